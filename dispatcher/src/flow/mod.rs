@@ -1,0 +1,1 @@
+//! Flow table, SYN cookie, splice: pure.

@@ -1,0 +1,1 @@
+//! One trait, one file per driver.

@@ -1,0 +1,19 @@
+//! `dispatcher`: a packet-level load balancer that locks every TLS session to the server that can resume it.
+//!
+//! The modules are layered; each may use those above it in this list and nothing below:
+//!
+//! * [`time`]: points in time as numbers; nobody here reads a clock.
+//! * [`wire`]: header views and checksums, sequence numbers as types.
+//! * [`flow`]: flow table, SYN cookie, splice.
+//! * [`engine`]: what happens to one frame.
+//! * [`worker`]: the poll loop, counters.
+//! * [`io`]: one trait, one file per driver.
+//! * [`replay`]: captures, and the engine driven by them.
+
+pub mod engine;
+pub mod flow;
+pub mod io;
+pub mod replay;
+pub mod time;
+pub mod wire;
+pub mod worker;

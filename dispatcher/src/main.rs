@@ -1,0 +1,2 @@
+//! The `dispatcher` command.
+fn main() {}

@@ -1,0 +1,3 @@
+//! Reads TLS, SSL and DTLS handshakes from borrowed bytes.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Prints every TLS and DTLS stream of a capture.
+fn main() {}
