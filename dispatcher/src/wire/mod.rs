@@ -1,1 +1,36 @@
-//! Header views, checksums, sequence numbers.
+//! Header views, checksums, sequence numbers as types.
+
+mod frame;
+mod seq;
+
+pub use frame::Frame;
+pub use seq::{Seq, SeqDelta};
+
+use core::fmt;
+
+/// An Ethernet address.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// All stations.
+    pub const BROADCAST: Mac = Mac([0xff; 6]);
+
+    /// Addressed to more than one station (IEEE 802.3: the group bit).
+    pub const fn is_group(self) -> bool {
+        self.0[0] & 1 == 1
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

@@ -1,0 +1,149 @@
+//! What the engine is told at start.
+
+use crate::wire::Mac;
+use core::time::Duration;
+use std::net::{IpAddr, SocketAddr};
+
+/// One port as the engine sees it.
+#[derive(Clone, Debug)]
+pub struct PortSpec {
+    /// Name on the command line and in reports.
+    pub name: String,
+    /// The port's own Ethernet address.
+    pub mac: Mac,
+    /// Own addresses and prefix lengths: SNAT sources, and what is on-link.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Next hops for what is on no link; at most one a family.
+    pub gateways: Vec<IpAddr>,
+    /// VLAN ids, outermost first, put on frames that we send to backends and gateways. Clients are answered with the
+    /// tags that their frames carry.
+    pub vlans: Vec<u16>,
+    /// Largest IP packet, bytes.
+    pub mtu: u16,
+}
+
+/// A server.
+#[derive(Clone, Debug)]
+pub struct BackendSpec {
+    /// Name on the command line and in reports.
+    pub name: String,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Share of new connections relative to the others; 0 takes none (only resumes).
+    pub weight: u32,
+}
+
+/// How a backend is chosen when no identity decides.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Balance {
+    /// Consistent hashing (Maglev).
+    #[default]
+    Maglev,
+    /// Fewest open connections for its weight.
+    LeastConn,
+    /// In turn.
+    RoundRobin,
+    /// The less loaded of two drawn at random.
+    RandomTwo,
+}
+
+/// What Maglev hashes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum HashOn {
+    /// The client's address: all its connections meet one backend.
+    #[default]
+    SourceIp,
+    /// Addresses and ports: connections of one client spread.
+    Tuple,
+}
+
+/// Whose address backends see.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AddressMode {
+    /// One of our own; backends need no routing change.
+    #[default]
+    Snat,
+    /// The client's; backends route back through us.
+    Dnat,
+}
+
+/// Sizes of every table and buffer. What happens when one is full is written at each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Open flows. Full: a client's ACK is dropped (`flow-table-full`); its retransmission may find room.
+    pub flows: usize,
+    /// Connections whose hello is being read, or is ours to deliver, at once. Full: segments are dropped
+    /// (`hello-no-buffer`); the client retransmits.
+    pub hellos: usize,
+    /// Longest hello with its record headers, bytes. Longer: reset (`hello-too-long`).
+    pub hello_bytes: usize,
+    /// Connections whose server's answer is being read at once. Full: nothing is learned from that connection.
+    pub watches: usize,
+    /// Session rows in the affinity table. Full: the least recently used of the bucket goes.
+    pub sessions: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { flows: 65_536, hellos: 2_048, hello_bytes: 20 * 1024, watches: 4_096, sessions: 262_144 }
+    }
+}
+
+/// Everything the engine is told at start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Ports, at most 16.
+    pub ports: Vec<PortSpec>,
+    /// Addresses clients connect to.
+    pub vips: Vec<SocketAddr>,
+    /// Servers, for all VIPs of their address family.
+    pub backends: Vec<BackendSpec>,
+    /// Without an identity.
+    pub balance: Balance,
+    /// For Maglev.
+    pub hash_on: HashOn,
+    /// Whose address backends see.
+    pub address_mode: AddressMode,
+    /// Begin every connection to a backend with a PROXY protocol v2 header.
+    pub proxy_protocol: bool,
+    /// How long a client may stay silent before it is taken for one that waits for the server to speak.
+    pub hello_timeout: Duration,
+    /// A flow without frames for this long is reset on both sides.
+    pub flow_idle_timeout: Duration,
+    /// Follow identities at all.
+    pub affinity: bool,
+    /// Rows die this long after their last use.
+    pub session_ttl: Duration,
+    /// Ask backends by a SYN, at start and while they are down, whether they answer and what options they speak.
+    pub probe: bool,
+    /// Keep the server name of each connection for its [`super::ConnectionRecord`].
+    pub keep_names: bool,
+    /// Table sizes.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            ports: Vec::new(),
+            vips: Vec::new(),
+            backends: Vec::new(),
+            balance: Balance::default(),
+            hash_on: HashOn::default(),
+            address_mode: AddressMode::default(),
+            proxy_protocol: false,
+            hello_timeout: Duration::from_secs(3),
+            flow_idle_timeout: Duration::from_secs(300),
+            affinity: true,
+            session_ttl: Duration::from_secs(3600),
+            probe: true,
+            keep_names: false,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Why a configuration cannot work: one clear line.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
