@@ -1,8 +1,14 @@
 //! Header views, checksums, sequence numbers as types.
 
+mod addr;
+pub mod build;
+pub mod checksum;
 mod frame;
+pub mod options;
+pub mod packet;
 mod seq;
 
+pub use addr::{Addr, Family};
 pub use frame::Frame;
 pub use seq::{Seq, SeqDelta};
 

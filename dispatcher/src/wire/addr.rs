@@ -1,0 +1,103 @@
+//! Addresses of both families in one 16-byte form: IPv4 as `::ffff:a.b.c.d` (RFC 4291, section 2.5.5.2), so that
+//! tables need one kind of key. An IPv6 packet that carries such an address on the wire is refused when it is parsed.
+
+use core::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// An IPv4 or IPv6 address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
+pub struct Addr(pub [u8; 16]);
+
+/// Address family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+
+impl Addr {
+    /// From the four bytes of an IPv4 header.
+    #[inline]
+    pub fn v4(b: [u8; 4]) -> Addr {
+        let mut a = [0; 16];
+        a[..12].copy_from_slice(&MAPPED);
+        a[12..].copy_from_slice(&b);
+        Addr(a)
+    }
+
+    /// The family.
+    #[inline]
+    pub fn family(&self) -> Family {
+        if self.0[..12] == MAPPED { Family::V4 } else { Family::V6 }
+    }
+
+    /// The bytes as they stand in a header: 4 or 16.
+    #[inline]
+    pub fn octets(&self) -> &[u8] {
+        match self.family() {
+            Family::V4 => &self.0[12..],
+            Family::V6 => &self.0,
+        }
+    }
+
+    /// Shares the first `prefix` bits (of 32 or of 128) with `other`, and the family.
+    pub fn in_prefix(&self, other: Addr, prefix: u8) -> bool {
+        if self.family() != other.family() {
+            return false;
+        }
+        let bits = u32::from(prefix) + if self.family() == Family::V4 { 96 } else { 0 };
+        let mask = if bits == 0 { 0 } else { u128::MAX << (128 - bits.min(128)) };
+        (u128::from_be_bytes(self.0) ^ u128::from_be_bytes(other.0)) & mask == 0
+    }
+
+    /// As the standard library has it.
+    pub fn ip(self) -> IpAddr {
+        IpAddr::V6(Ipv6Addr::from(self.0)).to_canonical()
+    }
+
+    /// With a port, as the standard library has it.
+    pub fn socket(self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ip(), port)
+    }
+}
+
+impl From<IpAddr> for Addr {
+    fn from(ip: IpAddr) -> Addr {
+        match ip {
+            IpAddr::V4(a) => Addr::v4(a.octets()),
+            IpAddr::V6(a) => Addr(a.octets()),
+        }
+    }
+}
+
+impl fmt::Debug for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.ip())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_families_survive_the_round_trip() {
+        for s in ["10.1.2.3", "fd00::1", "::"] {
+            let ip: IpAddr = s.parse().unwrap();
+            assert_eq!(Addr::from(ip).ip(), ip);
+        }
+        assert_eq!(Addr::from("10.1.2.3".parse::<IpAddr>().unwrap()).octets(), [10, 1, 2, 3]);
+    }
+
+    #[test]
+    fn prefixes_count_the_bits_of_their_family() {
+        let a = |s: &str| Addr::from(s.parse::<IpAddr>().unwrap());
+        assert!(a("10.1.2.3").in_prefix(a("10.1.2.200"), 24) && !a("10.1.2.3").in_prefix(a("10.1.3.3"), 24));
+        assert!(a("10.1.2.3").in_prefix(a("99.1.2.3"), 0) && !a("10.1.2.3").in_prefix(a("fd00::1"), 0));
+        assert!(a("fd00::1").in_prefix(a("fd00::2"), 64) && !a("fd00::1").in_prefix(a("fd00::2"), 128));
+    }
+}
