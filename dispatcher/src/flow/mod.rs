@@ -1,1 +1,24 @@
-//! Flow table, SYN cookie, splice: pure.
+//! What is remembered of connections, and the parts it is made of. Pure: frames' facts, a [`crate::time::Time`] and
+//! entropy go in; nothing here knows a socket, a clock or a frame's buffer.
+//!
+//! * [`Tuple`], [`FlowTable`]: addresses and ports as they stand in an arriving frame, to the flow and the side it came
+//!   from.
+//! * [`Wheel`]: one timer a flow.
+//! * [`CookieJar`]: what a SYN must come back with before anything is remembered at all.
+//! * [`BufferPool`], [`Assembler`]: one direction of a stream, put in order.
+//! * [`LocalPorts`]: which port of ours to dial from next.
+//!
+//! Everything is allocated at construction, and nothing grows afterwards; each type's `bytes_for` says what that costs.
+//! What happens when one is full is written at the operation that can find it so.
+
+mod assembler;
+mod cookie;
+mod ports;
+mod table;
+mod wheel;
+
+pub use assembler::{Assembler, BufferId, BufferPool, Inserted, MAX_RANGES};
+pub use cookie::{ClientOptions, CookieJar, CookieVerified, EPOCH};
+pub use ports::LocalPorts;
+pub use table::{FlowId, FlowTable, Side, Tuple};
+pub use wheel::Wheel;

@@ -1,0 +1,337 @@
+//! One direction of a TCP stream, put in order in a buffer from a pool.
+//!
+//! Two uses. A client's *hello* is assembled as a whole and kept, since it may become ours to retransmit: a buffer from
+//! the start, with room in front for a PROXY header. A server's *answer* is read in passing: bytes are consumed as they
+//! are parsed, and as long as segments come in order and the parser takes them whole, no buffer is needed at all
+//! ([`Assembler::accept_in_order`]).
+//!
+//! Where segments overlap the first bytes win: what has been parsed cannot be changed afterwards by a retransmission that
+//! says something else (Ptacek and Newsham, 1998).
+
+use crate::wire::Seq;
+use arrayvec::ArrayVec;
+
+/// Ranges of bytes ahead of a gap that one buffer keeps apart. A segment that would make one more is refused; its sender
+/// repeats it.
+pub const MAX_RANGES: usize = 16;
+
+/// Offsets from the base: from, to. In order, not empty, with gaps between them.
+type Ranges = ArrayVec<(u32, u32), MAX_RANGES>;
+
+/// A buffer of a [`BufferPool`], held by whoever has this. Neither copied nor dropped without thought: it goes back by
+/// [`BufferPool::free`].
+#[derive(PartialEq, Eq, Debug)]
+pub struct BufferId(u32);
+
+/// Buffers of one size in one allocation.
+pub struct BufferPool {
+    bytes: Box<[u8]>,
+    size: usize,
+    /// What is known of bytes ahead of a gap, by buffer: there is none without a buffer, so it lives here, and the state
+    /// in the flow stays small.
+    ranges: Box<[Ranges]>,
+    free: Vec<u32>,
+}
+
+impl BufferPool {
+    /// `count` buffers of `size` bytes.
+    ///
+    /// # Panics
+    /// When `size` does not fit in 31 bits or `count` in 32.
+    pub fn new(count: usize, size: usize) -> BufferPool {
+        assert!(size <= i32::MAX as usize, "buffers of {size} bytes");
+        let last = u32::try_from(count).expect("at most 2^32 buffers");
+        BufferPool {
+            bytes: vec![0; count * size].into_boxed_slice(),
+            size,
+            ranges: vec![Ranges::new(); count].into_boxed_slice(),
+            free: (0..last).rev().collect(),
+        }
+    }
+
+    /// Memory of such a pool, bytes.
+    pub const fn bytes_for(count: usize, size: usize) -> usize {
+        count * (size + size_of::<Ranges>() + size_of::<u32>())
+    }
+
+    /// Size of each buffer, bytes.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Buffers not in use.
+    pub fn available(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Buffers in use.
+    pub fn in_use(&self) -> usize {
+        self.ranges.len() - self.free.len()
+    }
+
+    /// A buffer with unspecified contents (of earlier streams, perhaps). `None` when all are in use.
+    pub fn allocate(&mut self) -> Option<BufferId> {
+        let id = self.free.pop()?;
+        self.ranges[id as usize].clear();
+        Some(BufferId(id))
+    }
+
+    /// Gives a buffer back.
+    pub fn free(&mut self, id: BufferId) {
+        debug_assert!(!self.free.contains(&id.0), "{id:?} of another pool");
+        self.free.push(id.0);
+    }
+
+    /// All bytes of a buffer.
+    pub fn bytes(&self, id: &BufferId) -> &[u8] {
+        &self.bytes[id.0 as usize * self.size..][..self.size]
+    }
+
+    /// All bytes of a buffer, to write.
+    pub fn bytes_mut(&mut self, id: &BufferId) -> &mut [u8] {
+        &mut self.bytes[id.0 as usize * self.size..][..self.size]
+    }
+}
+
+/// What became of a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Inserted {
+    /// Bytes by which the stream in order grew, those that had waited behind the gap included.
+    pub new_in_order: usize,
+    /// Bytes of the segment that were stored.
+    pub stored: usize,
+    /// Bytes of the segment that were there before, or consumed.
+    pub duplicate: usize,
+    /// The segment reaches beyond the buffer; what did not fit was left out.
+    pub overflow: bool,
+    /// The segment would have made a range too many, and was left out.
+    pub gap_full: bool,
+    /// A buffer was needed and the pool had none: the segment was left out.
+    pub no_buffer: bool,
+}
+
+/// One direction of a stream. Small; the bytes are in the pool, which must be the same one in every call.
+#[derive(Debug)]
+pub struct Assembler {
+    /// Position of the first byte not consumed: in the buffer, just behind the reserve.
+    base: Seq,
+    /// Bytes in order from the base on.
+    in_order: u32,
+    /// From the base to behind the last byte held, gaps included.
+    extent: u32,
+    reserve: u32,
+    buffer: Option<BufferId>,
+    /// Buffer only while there is something to hold.
+    lazy: bool,
+    fin: Option<Seq>,
+}
+
+impl Assembler {
+    /// A stream whose first byte is at `start`, held in `buffer` until [`Assembler::release`]. The first `reserve` bytes of
+    /// the buffer stay free, for a header to be put directly before the stream.
+    pub fn new(start: Seq, buffer: BufferId, reserve: usize) -> Assembler {
+        Assembler { buffer: Some(buffer), lazy: false, ..Assembler::lazy(start, reserve) }
+    }
+
+    /// A stream that takes a buffer from the pool when there is something to hold, and gives it back when there is not.
+    pub fn lazy(start: Seq, reserve: usize) -> Assembler {
+        Assembler { base: start, in_order: 0, extent: 0, reserve: reserve as u32, buffer: None, lazy: true, fin: None }
+    }
+
+    /// Position of the first byte that has not arrived: what an acknowledgement would say (a FIN not counted).
+    #[inline]
+    pub fn next_seq(&self) -> Seq {
+        self.base + self.in_order
+    }
+
+    /// Position of the first byte of [`Assembler::contiguous`].
+    #[inline]
+    pub fn base(&self) -> Seq {
+        self.base
+    }
+
+    /// Length of [`Assembler::contiguous`].
+    #[inline]
+    pub fn contiguous_len(&self) -> usize {
+        self.in_order as usize
+    }
+
+    /// Bytes wait behind a gap.
+    #[inline]
+    pub fn has_gap(&self) -> bool {
+        self.extent > self.in_order
+    }
+
+    /// It holds a buffer.
+    pub fn has_buffer(&self) -> bool {
+        self.buffer.is_some()
+    }
+
+    /// The bytes in order that have not been consumed.
+    pub fn contiguous<'p>(&self, pool: &'p BufferPool) -> &'p [u8] {
+        self.with_header(pool, 0)
+    }
+
+    /// The last `header` bytes of the reserve, and [`Assembler::contiguous`] behind them. Empty without a buffer.
+    ///
+    /// # Panics
+    /// When `header` exceeds the reserve.
+    pub fn with_header<'p>(&self, pool: &'p BufferPool, header: usize) -> &'p [u8] {
+        let reserve = self.reserve as usize;
+        match &self.buffer {
+            Some(id) => &pool.bytes(id)[reserve - header..reserve + self.in_order as usize],
+            None => &[],
+        }
+    }
+
+    /// The last `header` bytes of the reserve, to be written. `None` without a buffer.
+    ///
+    /// # Panics
+    /// When `header` exceeds the reserve.
+    pub fn header_mut<'p>(&self, pool: &'p mut BufferPool, header: usize) -> Option<&'p mut [u8]> {
+        let reserve = self.reserve as usize;
+        self.buffer.as_ref().map(|id| &mut pool.bytes_mut(id)[reserve - header..reserve])
+    }
+
+    /// What is new in a segment that continues the stream, when nothing is held: read it where it lies, then say by
+    /// [`Assembler::advance`] how much of it is done with, and [`Assembler::insert`] the same segment if some is left. `None`
+    /// when the segment must be inserted first: it lies ahead, or older bytes are held.
+    ///
+    /// Empty for a segment that is all old.
+    #[inline]
+    pub fn accept_in_order<'s>(&self, seq: Seq, payload: &'s [u8]) -> Option<&'s [u8]> {
+        if self.extent > 0 {
+            return None;
+        }
+        let old = usize::try_from(seq.distance_to(self.base)).ok()?;
+        let end = (old as i64).saturating_add(self.fin_offset()).min(payload.len() as i64) as usize;
+        Some(payload.get(old..end).unwrap_or_default())
+    }
+
+    /// Moves the base over bytes that were read from the frame itself; only while nothing is held.
+    pub fn advance(&mut self, n: usize) {
+        debug_assert!(self.extent == 0, "bytes are held: consume them");
+        self.base += n as u32;
+    }
+
+    /// Stores what is new in a segment.
+    pub fn insert(&mut self, pool: &mut BufferPool, seq: Seq, payload: &[u8]) -> Inserted {
+        let mut result = Inserted::default();
+        // Offsets from the base. A 32-bit distance and a slice's length cannot overflow 64 bits.
+        let begin = i64::from(self.base.distance_to(seq));
+        let mut end = (begin + payload.len() as i64).min(self.fin_offset());
+        let room = pool.size.saturating_sub(self.reserve as usize) as i64;
+        if end > room {
+            result.overflow = true;
+            end = room;
+        }
+        let from = begin.max(i64::from(self.in_order));
+        if from >= end {
+            result.duplicate = (end - begin).max(0) as usize;
+            return result;
+        }
+        // Both lie within the buffer from here on.
+        let (from, end) = (from as u32, end as u32);
+        if self.buffer.is_none() {
+            self.buffer = pool.allocate();
+        }
+        let Some(id) = &self.buffer else {
+            result.duplicate = (i64::from(from) - begin) as usize;
+            result.no_buffer = true;
+            return result;
+        };
+        let ranges = &mut pool.ranges[id.0 as usize];
+        // Ranges `first..last` overlap the segment or touch it: they become one with it.
+        let first = ranges.iter().position(|r| r.1 >= from).unwrap_or(ranges.len());
+        let last = ranges.iter().position(|r| r.0 > end).unwrap_or(ranges.len());
+        if first == last && from > self.in_order && ranges.is_full() {
+            result.gap_full = true;
+            return result;
+        }
+        let store = &mut pool.bytes[id.0 as usize * pool.size..][..pool.size][self.reserve as usize..];
+        let mut copy = |a: u32, b: u32| {
+            let at = (i64::from(a) - begin) as usize;
+            let n = (b - a) as usize;
+            store[a as usize..b as usize].copy_from_slice(&payload[at..at + n]);
+            result.stored += n;
+        };
+        let mut at = from;
+        let mut merged = (from, end);
+        for &(a, b) in &ranges[first..last] {
+            if at < a {
+                copy(at, a);
+            }
+            at = at.max(b);
+            merged = (merged.0.min(a), merged.1.max(b));
+        }
+        if at < end {
+            copy(at, end);
+        }
+        ranges.drain(first..last);
+        if merged.0 == self.in_order {
+            result.new_in_order = (merged.1 - self.in_order) as usize;
+            self.in_order = merged.1;
+        } else {
+            ranges.insert(first, merged);
+        }
+        self.extent = self.extent.max(merged.1);
+        result.duplicate = (i64::from(end) - begin) as usize - result.stored;
+        result
+    }
+
+    /// Discards the first `n` bytes of [`Assembler::contiguous`]; what is behind them moves to the front of the buffer, which is
+    /// given back if it was taken lazily and nothing is left.
+    ///
+    /// # Panics
+    /// When fewer are held.
+    pub fn consume(&mut self, pool: &mut BufferPool, n: usize) {
+        assert!(n <= self.in_order as usize, "{n} bytes of {}", self.in_order);
+        let shift = n as u32;
+        self.base += shift;
+        self.in_order -= shift;
+        self.extent -= shift;
+        let Some(id) = &self.buffer else { return };
+        if self.extent == 0 && self.lazy {
+            self.release(pool);
+            return;
+        }
+        for range in &mut pool.ranges[id.0 as usize] {
+            *range = (range.0 - shift, range.1 - shift);
+        }
+        let reserve = self.reserve as usize;
+        pool.bytes_mut(id).copy_within(reserve + n..reserve + n + self.extent as usize, reserve);
+    }
+
+    /// Gives the buffer back; bytes not consumed are forgotten, and would have to be sent again. To be called when the
+    /// flow ends: dropping an assembler leaks its buffer.
+    pub fn release(&mut self, pool: &mut BufferPool) {
+        if let Some(id) = self.buffer.take() {
+            pool.free(id);
+        }
+        (self.in_order, self.extent) = (0, 0);
+    }
+
+    /// The stream ends at `seq_after_payload`, the position of the FIN: that of a segment plus the length of its payload. The
+    /// first FIN holds; one that lies before bytes already held contradicts them and is ignored.
+    pub fn fin(&mut self, seq_after_payload: Seq) {
+        if self.fin.is_none() && self.base.distance_to(seq_after_payload) >= self.extent as i32 {
+            self.fin = Some(seq_after_payload);
+        }
+    }
+
+    /// Position of the FIN, if it is known.
+    pub fn fin_seq(&self) -> Option<Seq> {
+        self.fin
+    }
+
+    /// Everything up to the FIN has arrived.
+    pub fn at_fin(&self) -> bool {
+        self.fin == Some(self.next_seq())
+    }
+
+    /// Offset of the FIN from the base: nothing behind it belongs to the stream.
+    #[inline]
+    fn fin_offset(&self) -> i64 {
+        self.fin.map_or(i64::MAX, |fin| i64::from(self.base.distance_to(fin)))
+    }
+}

@@ -1,0 +1,106 @@
+//! Which port of ours to dial a backend from.
+//!
+//! A backend may hold a (address, port) of ours in TIME_WAIT for minutes after we have forgotten it, so a port should
+//! come back as late as possible: for each pair of backend and own address a cursor walks a permutation of the whole
+//! range, and a port is offered again only after all others have been. And an off-path attacker should not guess the next
+//! one from the last (RFC 6056), so the order is scattered: the permutation is a four-round Feistel network over the
+//! smallest even number of bits that covers the range, with SipHash under a secret as its round function, and values
+//! outside the range skipped ("cycle walking", Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). A
+//! slot costs four bytes; no permutation is stored.
+
+use siphasher::sip::SipHasher13;
+
+/// Cursors over the local ports, one for each slot: a slot is a pair of backend and own address, numbered by the caller.
+pub struct LocalPorts {
+    key: SipHasher13,
+    first: u16,
+    /// Ports in the range, 1 to 65536.
+    count: u32,
+    /// Half the width of the permutation's domain, bits: 1 to 8.
+    half: u32,
+    /// Position in the domain, by slot.
+    cursors: Box<[u32]>,
+}
+
+impl LocalPorts {
+    /// Ports `first..=last` for each of `slots` slots. `entropy` decides order and start: secret, and new at each start of the
+    /// process, or a restarted dispatcher would begin with the ports that the backends hold in TIME_WAIT.
+    ///
+    /// # Panics
+    /// When the range is empty.
+    pub fn new(first: u16, last: u16, slots: usize, entropy: [u8; 16]) -> LocalPorts {
+        assert!(first <= last, "no port in {first}..={last}");
+        let count = u32::from(last - first) + 1;
+        let half = (1..8).find(|half| 1 << (2 * half) >= count).unwrap_or(8);
+        let key = SipHasher13::new_with_key(&entropy);
+        let cursors =
+            (0..slots as u64).map(|slot| key.hash(&slot.to_le_bytes()) as u32 & ((1 << (2 * half)) - 1)).collect();
+        LocalPorts { key, first, count, half, cursors }
+    }
+
+    /// The part of `first..=last` that belongs to `worker` of `workers`: no port to two of them, none to nobody. `None` when there
+    /// are fewer ports than workers.
+    pub fn share(first: u16, last: u16, worker: usize, workers: usize) -> Option<(u16, u16)> {
+        let count = usize::from(last.checked_sub(first)?) + 1;
+        if worker >= workers || count < workers {
+            return None;
+        }
+        let begin = usize::from(first) + count * worker / workers;
+        let end = usize::from(first) + count * (worker + 1) / workers;
+        Some((begin as u16, (end - 1) as u16))
+    }
+
+    /// Memory of `slots` cursors, bytes.
+    pub const fn bytes_for(slots: usize) -> usize {
+        slots * size_of::<u32>()
+    }
+
+    /// First and last port.
+    pub fn range(&self) -> (u16, u16) {
+        (self.first, (u32::from(self.first) + self.count - 1) as u16)
+    }
+
+    /// The next port of `slot` that `is_free`; asks about at most `max_tries` of them. `None` when all of those are taken: the
+    /// dial fails as if the backend had refused, and the next attempt goes on behind them.
+    ///
+    /// # Panics
+    /// When there is no such slot.
+    pub fn next(&mut self, slot: usize, mut is_free: impl FnMut(u16) -> bool, max_tries: usize) -> Option<u16> {
+        for _ in 0..max_tries.min(self.count as usize) {
+            let port = self.advance(slot);
+            if is_free(port) {
+                return Some(port);
+            }
+        }
+        None
+    }
+
+    /// Moves the cursor to the next position that stands for a port in the range. The domain is less than four times the
+    /// range (ranges of one port or two apart, where it has four positions), so that takes less than four steps on average.
+    fn advance(&mut self, slot: usize) -> u16 {
+        let domain = 1u32 << (2 * self.half);
+        // The range has at least one port, and a full round of the domain meets them all.
+        loop {
+            let at = self.cursors[slot];
+            self.cursors[slot] = (at + 1) & (domain - 1);
+            let offset = self.permute(slot, at);
+            if offset < self.count {
+                return (u32::from(self.first) + offset) as u16;
+            }
+        }
+    }
+
+    /// A permutation of the domain, another for each slot (Luby and Rackoff, 1988).
+    fn permute(&self, slot: usize, at: u32) -> u32 {
+        let mask = (1u32 << self.half) - 1;
+        let (mut left, mut right) = (at >> self.half, at & mask);
+        for round in 0..4u64 {
+            // A domain apart from that of the starting positions, whose messages are 8 bytes long.
+            let mut message = [0; 12];
+            message[..8].copy_from_slice(&(slot as u64).to_le_bytes());
+            message[8..].copy_from_slice(&(right | (round as u32) << 16).to_le_bytes());
+            (left, right) = (right, left ^ (self.key.hash(&message) as u32 & mask));
+        }
+        left << self.half | right
+    }
+}

@@ -1,0 +1,420 @@
+//! The flow table: a slab of flows, and one hash index that leads to them from either side.
+//!
+//! A flow is found by the addresses and ports *as they stand in an arriving frame*, source first: `client -> VIP` on
+//! the client side, and once a backend is dialled `backend -> our own address` on the server side. Both kinds of key
+//! share one index, so that a frame costs one hash and, as a rule, one cache line of the index and one of the slab.
+//!
+//! The index is open addressing with linear probing at a load of at most 1/2. A slot is 8 bytes: 32 bits of the hash,
+//! which decide the home position and turn away nearly all strangers, and the flow with its side. Deletion shifts the
+//! rest of the run back (Knuth, TAOCP vol. 3, section 6.4, algorithm R), so there are no tombstones and a table that
+//! has been churned for a month probes like a new one.
+//!
+//! Both addresses and ports are the sender's to choose, so the hash is keyed: SipHash-1-3 (Aumasson and Bernstein, "SipHash: a
+//! fast short-input PRF", 2012). Who does not know the key cannot make a long run.
+
+use core::fmt;
+use core::hash::Hash;
+use siphasher::sip::SipHasher13;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Addresses and ports of one direction of one connection, source first.
+///
+/// IPv4 addresses are held as v4-mapped (RFC 4291, section 2.5.5.2), which no frame may carry as IPv6, so the two
+/// families cannot collide.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tuple {
+    /// Source address.
+    pub src: [u8; 16],
+    /// Destination address.
+    pub dst: [u8; 16],
+    /// Source port.
+    pub sport: u16,
+    /// Destination port.
+    pub dport: u16,
+}
+
+const V4_MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+
+/// An address in 16 bytes.
+fn octets(addr: IpAddr) -> [u8; 16] {
+    match addr {
+        IpAddr::V4(a) => a.to_ipv6_mapped().octets(),
+        IpAddr::V6(a) => a.octets(),
+    }
+}
+
+/// The address that 16 bytes stand for.
+fn address(octets: &[u8; 16]) -> IpAddr {
+    match octets {
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => IpAddr::V4(Ipv4Addr::new(*a, *b, *c, *d)),
+        _ => IpAddr::V6(Ipv6Addr::from(*octets)),
+    }
+}
+
+impl Tuple {
+    /// From IPv4 addresses as a header carries them.
+    #[inline]
+    pub const fn v4(src: [u8; 4], sport: u16, dst: [u8; 4], dport: u16) -> Tuple {
+        const fn mapped(a: [u8; 4]) -> [u8; 16] {
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3]]
+        }
+        Tuple { src: mapped(src), dst: mapped(dst), sport, dport }
+    }
+
+    /// From IPv6 addresses as a header carries them.
+    #[inline]
+    pub const fn v6(src: [u8; 16], sport: u16, dst: [u8; 16], dport: u16) -> Tuple {
+        Tuple { src, dst, sport, dport }
+    }
+
+    /// From addresses of any family.
+    pub fn new(src: IpAddr, sport: u16, dst: IpAddr, dport: u16) -> Tuple {
+        Tuple { src: octets(src), dst: octets(dst), sport, dport }
+    }
+
+    /// From two endpoints.
+    pub fn between(src: SocketAddr, dst: SocketAddr) -> Tuple {
+        Tuple::new(src.ip(), src.port(), dst.ip(), dst.port())
+    }
+
+    /// The same connection, seen in a frame going the other way.
+    #[inline]
+    pub const fn reversed(&self) -> Tuple {
+        Tuple { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport }
+    }
+
+    /// Both addresses are IPv4.
+    #[inline]
+    pub fn is_v4(&self) -> bool {
+        self.src[..12] == V4_MAPPED && self.dst[..12] == V4_MAPPED
+    }
+
+    /// Source address and port.
+    pub fn source(&self) -> SocketAddr {
+        SocketAddr::new(address(&self.src), self.sport)
+    }
+
+    /// Destination address and port.
+    pub fn destination(&self) -> SocketAddr {
+        SocketAddr::new(address(&self.dst), self.dport)
+    }
+
+    /// All 36 bytes in a fixed order, to be hashed.
+    #[inline]
+    pub(super) fn to_bytes(self) -> [u8; 36] {
+        let mut bytes = [0; 36];
+        bytes[..16].copy_from_slice(&self.src);
+        bytes[16..32].copy_from_slice(&self.dst);
+        bytes[32..34].copy_from_slice(&self.sport.to_be_bytes());
+        bytes[34..].copy_from_slice(&self.dport.to_be_bytes());
+        bytes
+    }
+}
+
+impl fmt::Debug for Tuple {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {}", self.source(), self.destination())
+    }
+}
+
+/// A flow's place in the slab, below the table's capacity. It is given to another flow after this one is removed; what
+/// outlives a flow keeps its [`FlowTable::generation`] too.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FlowId(pub u32);
+
+impl FlowId {
+    /// As an index into arrays beside the table.
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// One of the two ends that a flow joins; said of a frame, the one it came from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Side {
+    /// Towards whoever connected to the VIP.
+    Client = 0,
+    /// Towards the backend.
+    Server = 1,
+}
+
+impl Side {
+    /// The opposite end.
+    #[inline]
+    pub const fn other(self) -> Side {
+        match self {
+            Side::Client => Side::Server,
+            Side::Server => Side::Client,
+        }
+    }
+}
+
+/// One position of the index.
+#[derive(Clone, Copy)]
+struct Slot {
+    /// 32 bits of the key's hash. The low ones are the home position.
+    tag: u32,
+    /// `FlowId << 1 | Side`, or [`VACANT`].
+    place: u32,
+}
+
+const VACANT: u32 = u32::MAX;
+const EMPTY: Slot = Slot { tag: 0, place: VACANT };
+
+const fn place_of(id: FlowId, side: Side) -> u32 {
+    id.0 << 1 | side as u32
+}
+
+/// One place of the slab.
+struct Entry<F> {
+    /// By [`Side`]. The client's is meaningful while `flow` is there, the server's while `bound` too.
+    tuples: [Tuple; 2],
+    bound: bool,
+    generation: u32,
+    flow: Option<F>,
+}
+
+/// Flows of type `F`, found by either of their two tuples.
+pub struct FlowTable<F> {
+    key: SipHasher13,
+    index: Box<[Slot]>,
+    /// `index.len() - 1`; the length is a power of two.
+    mask: usize,
+    entries: Box<[Entry<F>]>,
+    /// A stack: what was used last is still in the cache.
+    free: Vec<u32>,
+}
+
+impl<F> FlowTable<F> {
+    /// Most flows a table can be made for.
+    pub const MAX_CAPACITY: usize = 1 << 29;
+
+    /// A table of at most `capacity` flows, hashed under `key`: keep it secret, never derive it from the time.
+    ///
+    /// # Panics
+    /// When `capacity` is 0 or exceeds [`FlowTable::MAX_CAPACITY`].
+    pub fn new(capacity: usize, key: (u64, u64)) -> FlowTable<F> {
+        assert!((1..=Self::MAX_CAPACITY).contains(&capacity), "a flow table of {capacity} flows");
+        let slots = index_slots(capacity);
+        let unset = Tuple { src: [0; 16], dst: [0; 16], sport: 0, dport: 0 };
+        FlowTable {
+            key: SipHasher13::new_with_keys(key.0, key.1),
+            index: vec![EMPTY; slots].into_boxed_slice(),
+            mask: slots - 1,
+            entries: (0..capacity)
+                .map(|_| Entry { tuples: [unset; 2], bound: false, generation: 0, flow: None })
+                .collect(),
+            free: (0..capacity as u32).rev().collect(),
+        }
+    }
+
+    /// Memory of a table of `capacity` flows, bytes.
+    pub const fn bytes_for(capacity: usize) -> usize {
+        index_slots(capacity) * size_of::<Slot>() + capacity * (size_of::<Entry<F>>() + size_of::<u32>())
+    }
+
+    /// Flows in the table.
+    pub fn len(&self) -> usize {
+        self.entries.len() - self.free.len()
+    }
+
+    /// No flow is in the table.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Flows there is room for in all.
+    pub fn capacity(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Adds a flow whose client's frames carry `client_tuple`. `None` when the table is full: the flow is dropped, and
+    /// the client's retransmission may find room.
+    ///
+    /// No flow may have this tuple yet; only debug builds check it.
+    pub fn insert(&mut self, client_tuple: Tuple, flow: F) -> Option<FlowId> {
+        debug_assert!(!self.contains(&client_tuple), "{client_tuple:?} has a flow");
+        let id = FlowId(self.free.pop()?);
+        let entry = &mut self.entries[id.index()];
+        entry.tuples[Side::Client as usize] = client_tuple;
+        entry.bound = false;
+        entry.flow = Some(flow);
+        self.link(id, Side::Client);
+        Some(id)
+    }
+
+    /// Lets the flow also be found by `server_tuple`, as the backend's frames will carry it; replaces an earlier
+    /// one. False, and nothing changed, when that tuple leads to a flow already (this one included).
+    ///
+    /// # Panics
+    /// When there is no such flow.
+    pub fn bind(&mut self, id: FlowId, server_tuple: Tuple) -> bool {
+        assert!(self.is_live(id), "{id:?} is no flow");
+        if self.contains(&server_tuple) {
+            return false;
+        }
+        self.unbind(id);
+        let entry = &mut self.entries[id.index()];
+        entry.tuples[Side::Server as usize] = server_tuple;
+        entry.bound = true;
+        self.link(id, Side::Server);
+        true
+    }
+
+    /// Forgets the flow's server-side tuple, if it has one: another backend, or another port, is to be tried.
+    pub fn unbind(&mut self, id: FlowId) {
+        if self.entries[id.index()].bound {
+            self.unlink(id, Side::Server);
+            self.entries[id.index()].bound = false;
+        }
+    }
+
+    /// The flow that a frame with this tuple belongs to, and the side it came from.
+    #[inline]
+    pub fn lookup(&self, tuple: &Tuple) -> Option<(FlowId, Side)> {
+        let tag = self.tag(tuple);
+        let mut at = tag as usize & self.mask;
+        // Half the slots are vacant, so this ends.
+        loop {
+            let slot = self.index[at];
+            if slot.place == VACANT {
+                return None;
+            }
+            if slot.tag == tag {
+                let (id, side) = (slot.place >> 1, slot.place & 1);
+                if self.entries[id as usize].tuples[side as usize] == *tuple {
+                    return Some((FlowId(id), if side == 0 { Side::Client } else { Side::Server }));
+                }
+            }
+            at = (at + 1) & self.mask;
+        }
+    }
+
+    /// Some flow has this tuple, on either side.
+    pub fn contains(&self, tuple: &Tuple) -> bool {
+        self.lookup(tuple).is_some()
+    }
+
+    /// The flow at `id`.
+    ///
+    /// # Panics
+    /// When there is none: ids from [`FlowTable::lookup`] and [`FlowTable::insert`] hold until the flow's removal, older ones
+    /// go through [`FlowTable::is_current`].
+    #[inline]
+    pub fn get(&self, id: FlowId) -> &F {
+        self.entries[id.index()].flow.as_ref().expect("a live flow")
+    }
+
+    /// The flow at `id`, to change it.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[inline]
+    pub fn get_mut(&mut self, id: FlowId) -> &mut F {
+        self.entries[id.index()].flow.as_mut().expect("a live flow")
+    }
+
+    /// The flow at `id` to change it, and its tuples by [`Side`], in one look; the server's is `None` while not bound.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[inline]
+    pub fn get_with_tuples(&mut self, id: FlowId) -> (&mut F, &Tuple, Option<&Tuple>) {
+        let Entry { tuples: [client, server], bound, flow, .. } = &mut self.entries[id.index()];
+        (flow.as_mut().expect("a live flow"), client, bound.then_some(server))
+    }
+
+    /// Some flow is at `id`, be it the one meant or a later one.
+    pub fn is_live(&self, id: FlowId) -> bool {
+        self.entries.get(id.index()).is_some_and(|e| e.flow.is_some())
+    }
+
+    /// How many flows have been removed from this place, modulo 2^32. Together with `id` it names one flow for good.
+    pub fn generation(&self, id: FlowId) -> u32 {
+        self.entries[id.index()].generation
+    }
+
+    /// The flow that had `id` when its place was at `generation` is still there.
+    pub fn is_current(&self, id: FlowId, generation: u32) -> bool {
+        self.is_live(id) && self.generation(id) == generation
+    }
+
+    /// The tuple by which frames from `side` find the flow.
+    #[inline]
+    pub fn tuple(&self, id: FlowId, side: Side) -> Option<&Tuple> {
+        let entry = &self.entries[id.index()];
+        (entry.flow.is_some() && (side == Side::Client || entry.bound)).then(|| &entry.tuples[side as usize])
+    }
+
+    /// Takes the flow out, with both its tuples.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn remove(&mut self, id: FlowId) -> F {
+        assert!(self.is_live(id), "{id:?} is no flow");
+        self.unbind(id);
+        self.unlink(id, Side::Client);
+        let entry = &mut self.entries[id.index()];
+        entry.generation = entry.generation.wrapping_add(1);
+        self.free.push(id.0);
+        entry.flow.take().expect("asserted above")
+    }
+
+    /// All flows, by place. Looks at every place: not for every packet.
+    pub fn iter_ids(&self) -> impl Iterator<Item = FlowId> + '_ {
+        (0..self.entries.len() as u32).map(FlowId).filter(|id| self.is_live(*id))
+    }
+
+    /// The first flow at `from` or after it: walks the table in portions while it changes.
+    pub fn next_id(&self, from: FlowId) -> Option<FlowId> {
+        (from.0..self.entries.len() as u32).map(FlowId).find(|id| self.is_live(*id))
+    }
+
+    #[inline]
+    fn tag(&self, tuple: &Tuple) -> u32 {
+        (self.key.hash(&tuple.to_bytes()) >> 32) as u32
+    }
+
+    /// Puts a key that is not in the index into it.
+    fn link(&mut self, id: FlowId, side: Side) {
+        let tag = self.tag(&self.entries[id.index()].tuples[side as usize]);
+        let mut at = tag as usize & self.mask;
+        while self.index[at].place != VACANT {
+            at = (at + 1) & self.mask;
+        }
+        self.index[at] = Slot { tag, place: place_of(id, side) };
+    }
+
+    /// Takes a key that is in the index out of it.
+    fn unlink(&mut self, id: FlowId, side: Side) {
+        let tag = self.tag(&self.entries[id.index()].tuples[side as usize]);
+        let mut hole = tag as usize & self.mask;
+        // By place, not by tuple: exact even if the precondition of `insert` was broken.
+        while self.index[hole].place != place_of(id, side) {
+            debug_assert!(self.index[hole].place != VACANT, "{id:?} {side:?} is not in the index");
+            hole = (hole + 1) & self.mask;
+        }
+        let mut at = hole;
+        loop {
+            at = (at + 1) & self.mask;
+            let slot = self.index[at];
+            if slot.place == VACANT {
+                break;
+            }
+            // A key may move back to the hole unless its home lies behind it.
+            let from_home = at.wrapping_sub(slot.tag as usize) & self.mask;
+            let from_hole = at.wrapping_sub(hole) & self.mask;
+            if from_home >= from_hole {
+                self.index[hole] = slot;
+                hole = at;
+            }
+        }
+        self.index[hole] = EMPTY;
+    }
+}
+
+/// Two keys a flow, at a load of at most 1/2.
+const fn index_slots(capacity: usize) -> usize {
+    (capacity * 4).next_power_of_two()
+}
