@@ -37,7 +37,7 @@ impl RecordHeader {
     /// no record has; never [`Outcome::Malformed`].
     pub fn read(bytes: &[u8]) -> Outcome<Self> {
         let known_type = |t: &u8| (ContentType::CHANGE_CIPHER_SPEC.0..=ContentType::HEARTBEAT.0).contains(t);
-        if !bytes.first().is_none_or(known_type) || !bytes.get(1).is_none_or(|&major| major == 3) {
+        if !bytes.first().is_none_or(known_type) || bytes.get(1).is_some_and(|&major| major != 3) {
             return Outcome::NotTls;
         }
         match bytes.first_chunk() {

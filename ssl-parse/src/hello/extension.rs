@@ -35,8 +35,8 @@ impl<'a> Extensions<'a> {
     }
 
     /// The first extension of that kind.
-    pub fn find(self, kind: ExtensionType) -> Option<&'a [u8]> {
-        { self }.find(|x| x.kind == kind).map(|x| x.data)
+    pub fn get(self, kind: ExtensionType) -> Option<&'a [u8]> {
+        self.into_iter().find(|x| x.kind == kind).map(|x| x.data)
     }
 }
 
