@@ -11,13 +11,13 @@
 //! A new connection goes through both, in this order:
 //!
 //! ```
-//! use lb::{Affinity, Algorithm, Backend, Balancer, Config, IdentityKind, Millis, Offered, Pool};
+//! use lb::{Affinity, Algorithm, Backend, Balancer, Config, Identity, IdentityKind, Millis, Offered, Pool};
 //!
 //! let pool = Pool::new(vec![Backend::new("web1"), Backend::new("web2")]).unwrap();
 //! let mut balancer = Balancer::new(Algorithm::Maglev, &pool);
 //! let affinity = Affinity::single(Config::new(pool.len()));
 //!
-//! let offered = [Offered { kind: IdentityKind::SessionId, bytes: &[7; 32] }];
+//! let offered = [Identity::new(&Offered { kind: IdentityKind::SessionId, bytes: &[7; 32] }).unwrap()];
 //! let found = affinity.lookup(&offered, Millis(0), |b| pool.may_resume(b));
 //! let backend = match &found.decision {
 //!     Some(decision) => balancer.pick_among(&pool, &decision.backends, 42, 0, |_| true),
@@ -35,7 +35,8 @@ mod sync;
 pub mod time;
 
 pub use affinity::{
-    Affinity, Config, Decision, IdentityKind, Key, KeyKind, KeyName, Lookup, Offered, Reason, Sighting, Update,
+    Affinity, Config, Decision, Identity, IdentityKind, Key, KeyKind, KeyName, Lookup, Offered, Reason, Sighting,
+    Update,
 };
 pub use backend::{Backend, BackendId, BackendSet, MAX_BACKENDS, State};
 pub use balance::{Algorithm, Balancer};

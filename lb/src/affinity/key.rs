@@ -49,6 +49,47 @@ pub struct Offered<'a> {
     pub bytes: &'a [u8],
 }
 
+/// One identity of a ClientHello in 56 bytes, whatever its length on the wire: what a caller keeps until the server has
+/// answered and the hello's own bytes are gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    kind: IdentityKind,
+    key: Key,
+    name: Option<KeyName>,
+}
+
+impl Identity {
+    /// Digests what was offered: one SHA-256 of a ticket or PSK identity. `None` for an empty one, and for a session ID
+    /// longer than TLS allows.
+    pub fn new(offered: &Offered<'_>) -> Option<Identity> {
+        let Offered { kind, bytes } = *offered;
+        if bytes.is_empty() {
+            return None;
+        }
+        let (key, name) = match kind {
+            IdentityKind::SessionId => (Key::session_id(bytes)?, None),
+            IdentityKind::Ticket => (Key::ticket(bytes), key_name(bytes)),
+            IdentityKind::Psk => (Key::psk(bytes), key_name(bytes)),
+        };
+        Some(Identity { kind, key, name })
+    }
+
+    /// Which field it came in.
+    pub fn kind(&self) -> IdentityKind {
+        self.kind
+    }
+
+    /// The key of its exact row.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Its first 16 bytes, if a ticket or PSK identity is that long.
+    pub fn name(&self) -> Option<&KeyName> {
+        self.name.as_ref()
+    }
+}
+
 /// Why a backend was named.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reason {

@@ -32,7 +32,7 @@ mod names;
 pub mod table;
 
 pub use config::Config;
-pub use key::{IdentityKind, Key, KeyKind, KeyName, Offered, Reason, key_name};
+pub use key::{Identity, IdentityKind, Key, KeyKind, KeyName, Offered, Reason, key_name};
 pub use metrics::{Census, KindCounters, Metrics, TableCounters};
 pub use names::RETIRE_AFTER;
 
@@ -251,27 +251,21 @@ impl Affinity {
     /// resumes: see [`Pool::may_resume`](crate::Pool::may_resume).
     ///
     /// PSK identities count in the order given. Writes nothing: a client's claim refreshes no row.
-    pub fn lookup(&self, offered: &[Offered<'_>], now: Millis, eligible: impl Fn(BackendId) -> bool) -> Lookup {
+    pub fn lookup(&self, offered: &[Identity], now: Millis, eligible: impl Fn(BackendId) -> bool) -> Lookup {
         let mut busy = 0;
         let found = self.look_up(offered, now.0, &eligible, &mut busy);
         self.busy.set(self.busy.get() + busy);
         found
     }
 
-    fn look_up(
-        &self,
-        offered: &[Offered<'_>],
-        now: u64,
-        eligible: &impl Fn(BackendId) -> bool,
-        busy: &mut u64,
-    ) -> Lookup {
+    fn look_up(&self, offered: &[Identity], now: u64, eligible: &impl Fn(BackendId) -> bool, busy: &mut u64) -> Lookup {
         let mut avoid = BackendSet::EMPTY;
-        let of = |kind| offered.iter().filter(move |o| o.kind == kind && !o.bytes.is_empty()).map(|o| o.bytes);
+        let of = |kind| offered.iter().filter(move |i| i.kind() == kind);
         for kind in [IdentityKind::Psk, IdentityKind::Ticket, IdentityKind::SessionId] {
-            for bytes in of(kind) {
+            for identity in of(kind) {
                 let decision = match kind {
-                    IdentityKind::SessionId => self.session(bytes, now, eligible, busy),
-                    _ => self.sealed(kind, bytes, now, eligible, &mut avoid, busy),
+                    IdentityKind::SessionId => self.session(identity.key(), now, eligible, busy),
+                    _ => self.sealed(identity, now, eligible, &mut avoid, busy),
                 };
                 if decision.is_some() {
                     return Lookup { decision, avoid: BackendSet::EMPTY, kind: Some(kind) };
@@ -284,58 +278,54 @@ impl Affinity {
         Lookup { decision: None, avoid, kind }
     }
 
-    fn session(&self, id: &[u8], now: u64, eligible: &impl Fn(BackendId) -> bool, busy: &mut u64) -> Option<Decision> {
-        let key = Key::session_id(id)?;
-        let backend = self.shared.exact(&key, now, busy).filter(|&b| eligible(b))?;
-        Some(Decision { backends: BackendSet::one(backend), reason: Reason::SessionId, key, proven: true })
+    fn session(&self, key: &Key, now: u64, eligible: &impl Fn(BackendId) -> bool, busy: &mut u64) -> Option<Decision> {
+        let backend = self.shared.exact(key, now, busy).filter(|&b| eligible(b))?;
+        Some(Decision { backends: BackendSet::one(backend), reason: Reason::SessionId, key: *key, proven: true })
     }
 
     /// A ticket or PSK identity.
     fn sealed(
         &self,
-        kind: IdentityKind,
-        bytes: &[u8],
+        identity: &Identity,
         now: u64,
         eligible: &impl Fn(BackendId) -> bool,
         avoid: &mut BackendSet,
         busy: &mut u64,
     ) -> Option<Decision> {
-        let psk = kind == IdentityKind::Psk;
+        let psk = identity.kind() == IdentityKind::Psk;
         let decide = |backends: BackendSet, reason, key, proven| {
             let backends = backends.filter(eligible);
             (!backends.is_empty()).then_some(Decision { backends, reason, key, proven })
         };
-        if !psk {
-            let key = Key::ticket(bytes);
-            if let Some(backend) = self.shared.exact(&key, now, busy)
-                && eligible(backend)
-            {
-                return decide(BackendSet::one(backend), Reason::Ticket, key, true);
-            }
+        if !psk
+            && let Some(backend) = self.shared.exact(identity.key(), now, busy)
+            && eligible(backend)
+        {
+            return decide(BackendSet::one(backend), Reason::Ticket, *identity.key(), true);
         }
-        let name = key_name(bytes)?;
+        let name = identity.name()?;
         let shared = &*self.shared;
-        let hash = hash_name(&shared.hasher, &name);
+        let hash = hash_name(&shared.hasher, name);
         let tables = &shared.shards[shared.shard(hash)].names;
         let by_name = if psk { Reason::PskKey } else { Reason::TicketKey };
-        if let Some(openers) = tables.openers(&name, hash, now, shared.ttl, busy) {
+        if let Some(openers) = tables.openers(name, hash, now, shared.ttl, busy) {
             // A known key is never among the refused ones.
-            return decide(openers, by_name, Key::name(&name), true);
+            return decide(openers, by_name, Key::name(name), true);
         }
-        let identity = shared.hasher.hash(bytes);
-        let (exact, candidates) = tables.candidates(&name, hash, identity, now, shared.ttl, busy);
+        let this = shared.hash_key(identity.key());
+        let (exact, candidates) = tables.candidates(name, hash, this, now, shared.ttl, busy);
         if let Some(backend) = exact
             && psk
             && eligible(backend)
         {
-            return decide(BackendSet::one(backend), Reason::Psk, Key::psk(bytes), true);
+            return decide(BackendSet::one(backend), Reason::Psk, *identity.key(), true);
         }
-        let guess = decide(candidates, by_name, Key::name(&name), false);
+        let guess = decide(candidates, by_name, Key::name(name), false);
         if guess.is_some() {
             return guess;
         }
         // The first identities weigh most: what the later ones add must leave a backend to choose.
-        let more = avoid.union(&tables.refused_by(&name, hash, now, shared.ttl, busy).filter(eligible));
+        let more = avoid.union(&tables.refused_by(name, hash, now, shared.ttl, busy).filter(eligible));
         if (0..shared.backends).map(BackendId).any(|b| eligible(b) && !more.contains(b)) {
             *avoid = more;
         }
@@ -360,70 +350,51 @@ impl Affinity {
         }
     }
 
-    /// A ServerHello of TLS <= 1.2 whose session ID equals the client's, and the client offered no ticket beside it: resumed. Makes the row
-    /// if there is none: the server has the session, whoever noticed its beginning.
-    pub fn session_resumed(&mut self, id: &[u8], seen: Sighting) {
-        self.count_accepted(IdentityKind::SessionId, seen.backend);
-        if let Some(key) = Key::session_id(id) {
-            self.exact_has(key, seen);
-        }
-    }
-
-    /// A ServerHello of TLS <= 1.2 with another session ID or none, though the client offered this one and no ticket.
-    pub fn session_refused(&mut self, id: &[u8], seen: Sighting) {
-        let Some(key) = Key::session_id(id) else { return };
-        let promised = self.shared.exact(&key, seen.now.0, &mut 0) == Some(seen.backend);
-        self.count_refused(IdentityKind::SessionId, seen.backend, promised);
-        self.exact_refused(key, seen);
-    }
-
     /// A NewSessionTicket of TLS <= 1.2, in clear.
     pub fn ticket_issued(&mut self, ticket: &[u8], seen: Sighting) {
-        self.ticket_seen(ticket, seen);
-    }
-
-    /// TLS <= 1.2: the client offered this ticket and the server resumed by it.
-    pub fn ticket_accepted(&mut self, ticket: &[u8], seen: Sighting) {
-        self.count_accepted(IdentityKind::Ticket, seen.backend);
-        self.ticket_seen(ticket, seen);
-    }
-
-    fn ticket_seen(&mut self, ticket: &[u8], seen: Sighting) {
-        if ticket.is_empty() {
-            return;
+        if let Some(identity) = Identity::new(&Offered { kind: IdentityKind::Ticket, bytes: ticket }) {
+            self.ticket_seen(&identity, seen);
         }
+    }
+
+    /// The server's answer shows that it resumed by this identity of the hello:
+    /// * session ID: a ServerHello of TLS <= 1.2 repeats it, and the client offered no ticket beside it. Makes the row if there
+    ///   is none: the server has the session, whoever noticed its beginning.
+    /// * ticket: the same, when there was one.
+    /// * PSK: the ServerHello selected it.
+    pub fn accepted(&mut self, identity: &Identity, seen: Sighting) {
+        self.count_accepted(identity.kind(), seen.backend);
+        match identity.kind() {
+            IdentityKind::SessionId => self.exact_has(*identity.key(), seen),
+            IdentityKind::Ticket => self.ticket_seen(identity, seen),
+            IdentityKind::Psk => {
+                self.name_opens(identity, seen);
+            }
+        }
+    }
+
+    /// The server's answer shows that it did not resume by this identity, though it was asked to:
+    /// * session ID: another ID or none in a ServerHello of TLS <= 1.2, and no ticket beside it.
+    /// * ticket: the same, when there was one.
+    /// * PSK: a ServerHello of TLS 1.3 without `pre_shared_key`. A server that chose less was not asked, and a
+    ///   HelloRetryRequest says nothing yet.
+    pub fn refused(&mut self, identity: &Identity, seen: Sighting) {
+        let kind = identity.kind();
+        let exact =
+            kind != IdentityKind::Psk && self.shared.exact(identity.key(), seen.now.0, &mut 0) == Some(seen.backend);
+        let promised = exact || self.name_promises(identity, seen);
+        self.count_refused(kind, seen.backend, promised);
+        if kind != IdentityKind::Psk {
+            self.exact_refused(*identity.key(), seen);
+        }
+        self.name_refused(identity, seen);
+    }
+
+    fn ticket_seen(&mut self, ticket: &Identity, seen: Sighting) {
         let named = self.name_opens(ticket, seen);
         if !named {
-            self.exact_has(Key::ticket(ticket), seen);
+            self.exact_has(*ticket.key(), seen);
         }
-    }
-
-    /// TLS <= 1.2: the client offered this ticket and the server did not resume.
-    pub fn ticket_refused(&mut self, ticket: &[u8], seen: Sighting) {
-        if ticket.is_empty() {
-            return;
-        }
-        let key = Key::ticket(ticket);
-        let exact = self.shared.exact(&key, seen.now.0, &mut 0) == Some(seen.backend);
-        let promised = exact || self.name_promises(ticket, seen);
-        self.count_refused(IdentityKind::Ticket, seen.backend, promised);
-        self.exact_refused(key, seen);
-        self.name_refused(ticket, seen);
-    }
-
-    /// TLS 1.3: the ServerHello selected this identity.
-    pub fn psk_accepted(&mut self, identity: &[u8], seen: Sighting) {
-        self.count_accepted(IdentityKind::Psk, seen.backend);
-        self.name_opens(identity, seen);
-    }
-
-    /// TLS 1.3: the client offered this identity and the ServerHello has no `pre_shared_key`.
-    ///
-    /// Only for a server that chose TLS 1.3: one that chose less was not asked. A HelloRetryRequest says nothing yet.
-    pub fn psk_refused(&mut self, identity: &[u8], seen: Sighting) {
-        let promised = self.name_promises(identity, seen);
-        self.count_refused(IdentityKind::Psk, seen.backend, promised);
-        self.name_refused(identity, seen);
     }
 
     fn count_accepted(&mut self, kind: IdentityKind, backend: BackendId) {
@@ -449,13 +420,12 @@ impl Affinity {
         self.learn(hash, Change::ExactRefused { key, hash, backend: seen.backend });
     }
 
-    fn name_event(&self, bytes: &[u8], seen: Sighting) -> Option<NameEvent> {
-        let name = key_name(bytes)?;
-        let hasher = &self.shared.hasher;
+    fn name_event(&self, identity: &Identity, seen: Sighting) -> Option<NameEvent> {
+        let name = *identity.name()?;
         Some(NameEvent {
             name,
-            hash: hash_name(hasher, &name),
-            identity: hasher.hash(bytes),
+            hash: hash_name(&self.shared.hasher, &name),
+            identity: self.shared.hash_key(identity.key()),
             backend: seen.backend,
             client: seen.client,
             now: seen.now.0,
@@ -463,8 +433,8 @@ impl Affinity {
     }
 
     /// True when the prefix is a proved key name, so that no exact row is needed.
-    fn name_opens(&mut self, bytes: &[u8], seen: Sighting) -> bool {
-        let Some(event) = self.name_event(bytes, seen) else { return false };
+    fn name_opens(&mut self, identity: &Identity, seen: Sighting) -> bool {
+        let Some(event) = self.name_event(identity, seen) else { return false };
         let openers = self.shared.openers(&event.name, event.hash, event.now, &mut 0);
         if self.shared.no_key_names.contains(seen.backend)
             && !openers.is_some_and(|openers| openers.contains(seen.backend))
@@ -475,15 +445,15 @@ impl Affinity {
         openers.is_some() || self.shared.openers(&event.name, event.hash, event.now, &mut 0).is_some()
     }
 
-    fn name_refused(&mut self, bytes: &[u8], seen: Sighting) {
-        if let Some(event) = self.name_event(bytes, seen) {
+    fn name_refused(&mut self, identity: &Identity, seen: Sighting) {
+        if let Some(event) = self.name_event(identity, seen) {
             self.learn(event.hash, Change::NameRefused(event));
         }
     }
 
     /// Does a row say that this backend opens it?
-    fn name_promises(&self, bytes: &[u8], seen: Sighting) -> bool {
-        let Some(event) = self.name_event(bytes, seen) else { return false };
+    fn name_promises(&self, identity: &Identity, seen: Sighting) -> bool {
+        let Some(event) = self.name_event(identity, seen) else { return false };
         let tables = &self.shared.shards[self.shared.shard(event.hash)].names;
         let ttl = self.shared.ttl;
         match tables.openers(&event.name, event.hash, event.now, ttl, &mut 0) {
