@@ -36,7 +36,7 @@ pub mod time;
 
 pub use affinity::{
     Affinity, Config, Decision, Identity, IdentityKind, Key, KeyKind, KeyName, Lookup, Offered, Reason, Sighting,
-    Update,
+    TicketDigest, Update,
 };
 pub use backend::{Backend, BackendId, BackendSet, MAX_BACKENDS, State};
 pub use balance::{Algorithm, Balancer};

@@ -271,7 +271,13 @@ mod tests {
     fn an_option_that_was_not_offered_teaches_nothing() {
         let mut h = two();
         h.answered(BackendId(0), &ALL, &ALL, None, 64240);
-        h.answered(BackendId(0), &SynOptions::default(), &SynOptions { mss: Some(1460), ..SynOptions::default() }, None, 64240);
+        h.answered(
+            BackendId(0),
+            &SynOptions::default(),
+            &SynOptions { mss: Some(1460), ..SynOptions::default() },
+            None,
+            64240,
+        );
         assert!(h.offer(Family::V4).sack && h.offer(Family::V4).timestamps && h.offer(Family::V4).wscale);
     }
 

@@ -98,7 +98,11 @@ impl Neighbours {
             if e.due <= now {
                 let mut buf = [0; 128];
                 let n = question(e, &mut buf);
-                if fx.transmit(e.port, &buf[..n]) { sent += 1 } else { lost += 1 }
+                if fx.transmit(e.port, &buf[..n]) {
+                    sent += 1
+                } else {
+                    lost += 1
+                }
                 e.asked += 1;
                 if e.asked > GIVE_UP {
                     e.mac = None;

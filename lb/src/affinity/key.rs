@@ -90,6 +90,32 @@ impl Identity {
     }
 }
 
+/// Digests a ticket that comes in pieces, too long to be held.
+#[derive(Clone, Debug, Default)]
+pub struct TicketDigest {
+    hash: Sha256,
+    head: KeyName,
+    len: usize,
+}
+
+impl TicketDigest {
+    /// The next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        for (to, from) in self.head.iter_mut().skip(self.len).zip(bytes) {
+            *to = *from;
+        }
+        self.len += bytes.len();
+        self.hash.update(bytes);
+    }
+
+    /// All bytes were given: the same identity as of the whole ticket. `None` when it was empty.
+    pub fn finish(self) -> Option<Identity> {
+        let key = Key::of(KeyKind::Ticket, &self.hash.finalize());
+        let name = (self.len >= self.head.len()).then_some(self.head);
+        (self.len > 0).then_some(Identity { kind: IdentityKind::Ticket, key, name })
+    }
+}
+
 /// Why a backend was named.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reason {

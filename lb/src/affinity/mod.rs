@@ -32,7 +32,7 @@ mod names;
 pub mod table;
 
 pub use config::Config;
-pub use key::{Identity, IdentityKind, Key, KeyKind, KeyName, Offered, Reason, key_name};
+pub use key::{Identity, IdentityKind, Key, KeyKind, KeyName, Offered, Reason, TicketDigest, key_name};
 pub use metrics::{Census, KindCounters, Metrics, TableCounters};
 pub use names::RETIRE_AFTER;
 
@@ -343,17 +343,13 @@ impl Affinity {
         }
     }
 
-    /// A ServerHello of TLS <= 1.2 with a non-empty session ID that differs from the client's: a new session.
-    pub fn session_issued(&mut self, id: &[u8], seen: Sighting) {
-        if let Some(key) = Key::session_id(id) {
-            self.exact_has(key, seen);
-        }
-    }
-
-    /// A NewSessionTicket of TLS <= 1.2, in clear.
-    pub fn ticket_issued(&mut self, ticket: &[u8], seen: Sighting) {
-        if let Some(identity) = Identity::new(&Offered { kind: IdentityKind::Ticket, bytes: ticket }) {
-            self.ticket_seen(&identity, seen);
+    /// The server has made a session: a ServerHello of TLS <= 1.2 with a session ID that is not the client's, or a
+    /// NewSessionTicket of TLS <= 1.2, in clear. Of PSK identities nothing is seen when they are issued.
+    pub fn issued(&mut self, identity: &Identity, seen: Sighting) {
+        match identity.kind() {
+            IdentityKind::SessionId => self.exact_has(*identity.key(), seen),
+            IdentityKind::Ticket => self.ticket_seen(identity, seen),
+            IdentityKind::Psk => {}
         }
     }
 
@@ -367,9 +363,7 @@ impl Affinity {
         match identity.kind() {
             IdentityKind::SessionId => self.exact_has(*identity.key(), seen),
             IdentityKind::Ticket => self.ticket_seen(identity, seen),
-            IdentityKind::Psk => {
-                self.name_opens(identity, seen);
-            }
+            IdentityKind::Psk => _ = self.name_opens(identity, seen),
         }
     }
 
