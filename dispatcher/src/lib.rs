@@ -13,6 +13,7 @@
 pub mod engine;
 pub mod flow;
 pub mod io;
+pub mod journal;
 pub mod replay;
 pub mod time;
 pub mod wire;
