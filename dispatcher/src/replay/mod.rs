@@ -1,1 +1,10 @@
 //! Captures, and the engine driven by them.
+//!
+//! * [`capture`]: pcap and pcapng files, read in place; [`pcapng`]: written.
+//! * [`decode`]: a recorded frame's addresses, ports and payload.
+//! * [`reassembly`]: connections and their byte streams, whatever the network or the capture did to them.
+
+pub mod capture;
+pub mod decode;
+pub mod pcapng;
+pub mod reassembly;
