@@ -23,6 +23,7 @@ mod direction;
 use super::decode::{Decoded, Segment};
 use crate::engine::End;
 use crate::time::Time;
+use crate::wire::Seq;
 use direction::{Direction, Piece};
 use std::collections::HashMap;
 use std::net::SocketAddr;
