@@ -6,7 +6,10 @@
 
 mod config;
 mod counters;
+mod health;
+mod neighbours;
 mod record;
+pub mod session;
 
 pub use config::{AddressMode, BackendSpec, Balance, Config, ConfigError, HashOn, Limits, PortSpec};
 pub use counters::{Counters, DropReason};

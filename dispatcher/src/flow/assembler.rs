@@ -220,6 +220,9 @@ impl Assembler {
         // Offsets from the base. A 32-bit distance and a slice's length cannot overflow 64 bits.
         let begin = i64::from(self.base.distance_to(seq));
         let mut end = (begin + payload.len() as i64).min(self.fin_offset());
+        if begin >= end {
+            return result;
+        }
         let room = pool.size.saturating_sub(self.reserve as usize) as i64;
         if end > room {
             result.overflow = true;
@@ -333,5 +336,249 @@ impl Assembler {
     #[inline]
     fn fin_offset(&self) -> i64 {
         self.fin.map_or(i64::MAX, |fin| i64::from(self.base.distance_to(fin)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const SIZE: usize = 120;
+    const RESERVE: usize = 20;
+    const ROOM: i64 = (SIZE - RESERVE) as i64;
+
+    /// A map from positions (from the stream's start) to bytes, and nothing clever.
+    #[derive(Default)]
+    struct Model {
+        bytes: BTreeMap<i64, u8>,
+        base: i64,
+        fin: Option<i64>,
+    }
+
+    impl Model {
+        fn next(&self) -> i64 {
+            (self.base..).find(|at| !self.bytes.contains_key(at)).unwrap()
+        }
+
+        /// Runs of bytes ahead of the gap.
+        fn runs(bytes: &BTreeMap<i64, u8>, next: i64) -> usize {
+            bytes.keys().filter(|at| **at > next && !bytes.contains_key(&(**at - 1))).count()
+        }
+
+        fn insert(&mut self, begin: i64, payload: &[u8]) -> Inserted {
+            let mut result = Inserted::default();
+            let before = self.next();
+            let mut bytes = self.bytes.clone();
+            for (at, byte) in (begin..).zip(payload) {
+                if self.fin.is_some_and(|fin| at >= fin) {
+                } else if at >= self.base + ROOM {
+                    result.overflow = true;
+                } else if at < self.base || bytes.contains_key(&at) {
+                    result.duplicate += 1;
+                } else {
+                    bytes.insert(at, *byte);
+                    result.stored += 1;
+                }
+            }
+            let next = (self.base..).find(|at| !bytes.contains_key(at)).unwrap();
+            if Model::runs(&bytes, next) > MAX_RANGES {
+                return Inserted { gap_full: true, overflow: result.overflow, ..Inserted::default() };
+            }
+            self.bytes = bytes;
+            result.new_in_order = (next - before) as usize;
+            result
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        /// Position relative to the base, length, and a number that makes bytes differ between segments.
+        Segment(i64, usize, u8),
+        /// A byte every other position: many ranges.
+        Comb(i64),
+        Consume(usize),
+        Fin(i64),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            8 => (-15..ROOM + 10, 0..12usize, any::<u8>()).prop_map(|(a, n, b)| Op::Segment(a, n, b)),
+            2 => (-15..20i64, 0..60usize, any::<u8>()).prop_map(|(a, n, b)| Op::Segment(a, n, b)),
+            1 => (0..ROOM).prop_map(Op::Comb),
+            2 => (0..40usize).prop_map(Op::Consume),
+            1 => (0..ROOM + 5).prop_map(Op::Fin),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+        #[test]
+        fn it_agrees_with_a_map_of_bytes(
+            start in prop_oneof![any::<u32>(), (u32::MAX - 150)..=u32::MAX],
+            lazy: bool,
+            ops in prop::collection::vec(op(), 1..80),
+        ) {
+            let mut pool = BufferPool::new(2, SIZE);
+            let neighbour = pool.allocate().unwrap();
+            pool.bytes_mut(&neighbour).fill(0xee);
+            let mut asm = if lazy {
+                Assembler::lazy(Seq(start), RESERVE)
+            } else {
+                Assembler::new(Seq(start), pool.allocate().unwrap(), RESERVE)
+            };
+            if let Some(header) = asm.header_mut(&mut pool, RESERVE) {
+                header.fill(0xdd);
+            }
+            let mut model = Model::default();
+            let seq = |at: i64| Seq(start.wrapping_add(at as u32));
+            for op in ops {
+                match op {
+                    Op::Segment(begin, len, salt) => {
+                        let payload: Vec<u8> = (0..len).map(|i| salt.wrapping_add(i as u8 * 3)).collect();
+                        let begin = model.base + begin;
+                        prop_assert_eq!(asm.insert(&mut pool, seq(begin), &payload), model.insert(begin, &payload));
+                    }
+                    Op::Comb(begin) => {
+                        for i in 0..20 {
+                            let begin = model.base + begin + 2 * i;
+                            prop_assert_eq!(asm.insert(&mut pool, seq(begin), &[7]), model.insert(begin, &[7]));
+                        }
+                    }
+                    Op::Consume(n) => {
+                        let n = n.min(asm.contiguous_len());
+                        asm.consume(&mut pool, n);
+                        model.base += n as i64;
+                        model.bytes = model.bytes.split_off(&model.base);
+                    }
+                    Op::Fin(at) => {
+                        let at = model.base + at;
+                        asm.fin(seq(at));
+                        let held = model.bytes.keys().last().map_or(model.base, |last| last + 1);
+                        if model.fin.is_none() && at >= held {
+                            model.fin = Some(at);
+                        }
+                    }
+                }
+                let next = model.next();
+                let expected: Vec<u8> = (model.base..next).map(|at| model.bytes[&at]).collect();
+                prop_assert_eq!(asm.contiguous(&pool), &expected[..]);
+                prop_assert_eq!(asm.contiguous_len(), expected.len());
+                prop_assert_eq!((asm.base(), asm.next_seq()), (seq(model.base), seq(next)));
+                prop_assert_eq!(asm.has_gap(), model.bytes.len() > expected.len());
+                prop_assert_eq!(asm.fin_seq(), model.fin.map(seq));
+                prop_assert_eq!(asm.at_fin(), model.fin == Some(next));
+                prop_assert_eq!(asm.has_buffer(), !lazy || !model.bytes.is_empty());
+                if !lazy {
+                    prop_assert!(asm.with_header(&pool, RESERVE)[..RESERVE].iter().all(|b| *b == 0xdd), "the reserve is kept");
+                }
+                prop_assert!(pool.bytes(&neighbour).iter().all(|b| *b == 0xee), "the next buffer is untouched");
+            }
+            asm.release(&mut pool);
+            pool.free(neighbour);
+            prop_assert_eq!(pool.in_use(), 0);
+        }
+
+        /// The use in the server's direction: a parser that takes what it likes, a network that loses, repeats and reorders.
+        #[test]
+        fn a_parser_reads_the_stream_whatever_the_network_does(
+            start: u32,
+            stream in prop::collection::vec(any::<u8>(), 1..400),
+            arrivals in prop::collection::vec((0..400usize, 1..50usize), 0..60),
+            appetite in prop::collection::vec(0..70usize, 1..20),
+        ) {
+            let mut pool = BufferPool::new(1, 90);
+            let mut asm = Assembler::lazy(Seq(start), 0);
+            let mut appetite = appetite.into_iter().cycle();
+            let mut read = Vec::new();
+            // Then everything once more in order, in segments that fit the buffer, until it is through.
+            let tail = (0..stream.len()).step_by(30).map(|at| (at, 30));
+            for (at, len) in arrivals.into_iter().chain(tail) {
+                let at = at.min(stream.len() - 1);
+                let payload = &stream[at..(at + len).min(stream.len())];
+                let seq = Seq(start) + at as u32;
+                match asm.accept_in_order(seq, payload) {
+                    Some(fresh) => {
+                        prop_assert!(!asm.has_buffer());
+                        let n = appetite.next().unwrap().min(fresh.len());
+                        read.extend_from_slice(&fresh[..n]);
+                        asm.advance(n);
+                        if n < fresh.len() {
+                            let result = asm.insert(&mut pool, seq, payload);
+                            prop_assert_eq!(result.stored, payload.len() - result.duplicate);
+                        }
+                    }
+                    None => {
+                        asm.insert(&mut pool, seq, payload);
+                    }
+                }
+                // A parser that is told of new bytes takes them in the end, or the buffer would fill.
+                let held = asm.contiguous(&pool);
+                let n = if held.len() > 40 { held.len() } else { appetite.next().unwrap().min(held.len()) };
+                read.extend_from_slice(&held[..n]);
+                asm.consume(&mut pool, n);
+            }
+            read.extend_from_slice(asm.contiguous(&pool));
+            prop_assert_eq!(&read, &stream);
+            let rest = asm.contiguous_len();
+            asm.consume(&mut pool, rest);
+            prop_assert_eq!(pool.in_use(), 0, "nothing held, no buffer");
+        }
+    }
+
+    #[test]
+    fn a_header_goes_directly_before_the_first_byte() {
+        let mut pool = BufferPool::new(1, 64);
+        let id = pool.allocate().unwrap();
+        let mut asm = Assembler::new(Seq(u32::MAX), id, 28);
+        asm.insert(&mut pool, Seq(u32::MAX), b"hello");
+        asm.header_mut(&mut pool, 5).unwrap().copy_from_slice(b"PROXY");
+        assert_eq!(asm.with_header(&pool, 5), b"PROXYhello");
+        assert_eq!(asm.contiguous(&pool), b"hello");
+        assert_eq!(asm.next_seq(), Seq(4));
+    }
+
+    #[test]
+    fn without_a_buffer_to_be_had_a_segment_is_refused_and_read_in_place_all_the_same() {
+        let mut pool = BufferPool::new(1, 64);
+        let other = pool.allocate().unwrap();
+        let mut asm = Assembler::lazy(Seq(10), 0);
+        assert_eq!(asm.accept_in_order(Seq(13), b"later"), None);
+        assert_eq!(asm.insert(&mut pool, Seq(13), b"later"), Inserted { no_buffer: true, ..Inserted::default() });
+        assert_eq!(asm.accept_in_order(Seq(8), b"..now"), Some(&b"now"[..]));
+        asm.advance(3);
+        assert_eq!(asm.accept_in_order(Seq(8), b"..now"), Some(&b""[..]));
+        assert_eq!(asm.accept_in_order(Seq(1), b"old"), Some(&b""[..]));
+        pool.free(other);
+        assert_eq!(asm.insert(&mut pool, Seq(14), b"ater").stored, 4);
+        assert_eq!(asm.insert(&mut pool, Seq(13), b"l").new_in_order, 5);
+        assert_eq!(asm.contiguous(&pool), b"later");
+    }
+
+    #[test]
+    fn nothing_behind_the_fin_belongs_to_the_stream() {
+        let mut pool = BufferPool::new(1, 64);
+        let mut asm = Assembler::lazy(Seq(0), 0);
+        asm.fin(Seq(3));
+        assert_eq!(asm.accept_in_order(Seq(0), b"abcde"), Some(&b"abc"[..]));
+        assert_eq!(asm.accept_in_order(Seq(u32::MAX), b".abcde"), Some(&b"abc"[..]));
+        asm.insert(&mut pool, Seq(1), b"bcde");
+        asm.insert(&mut pool, Seq(0), b"a");
+        assert_eq!((asm.contiguous(&pool), asm.at_fin()), (&b"abc"[..], true));
+        asm.fin(Seq(9));
+        assert_eq!(asm.fin_seq(), Some(Seq(3)), "the first holds");
+        let mut late = Assembler::lazy(Seq(0), 0);
+        late.advance(5);
+        late.fin(Seq(4));
+        assert_eq!(late.fin_seq(), None, "a FIN before what was read");
+    }
+
+    #[test]
+    fn state_in_the_flow_is_small_and_the_pool_costs_what_it_says() {
+        assert!(size_of::<Assembler>() <= 48);
+        let pool = BufferPool::new(10, 100);
+        let real = pool.bytes.len() + size_of_val(&*pool.ranges) + pool.free.capacity() * size_of::<u32>();
+        assert_eq!(real, BufferPool::bytes_for(10, 100));
     }
 }

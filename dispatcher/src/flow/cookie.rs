@@ -184,3 +184,166 @@ fn epoch_key(master: &SipHasher24, epoch: u64) -> SipHasher24 {
     };
     SipHasher24::new_with_keys(half(0), half(1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECRET: [u8; 16] = *b"sixteen secrets!";
+
+    fn tuple() -> Tuple {
+        Tuple::v4([10, 0, 0, 7], 41022, [10, 0, 9, 1], 443)
+    }
+
+    fn options() -> ClientOptions {
+        ClientOptions { mss: 1460, wscale: Some(7), sack: true, ecn: false }
+    }
+
+    fn any_options() -> impl Strategy<Value = ClientOptions> {
+        (216u16.., prop::option::of(0..=14u8), any::<bool>(), any::<bool>())
+            .prop_map(|(mss, wscale, sack, ecn)| ClientOptions { mss, wscale, sack, ecn })
+    }
+
+    fn any_tuple() -> impl Strategy<Value = Tuple> {
+        prop_oneof![
+            any::<([u8; 4], u16, [u8; 4], u16)>().prop_map(|(s, sp, d, dp)| Tuple::v4(s, sp, d, dp)),
+            any::<([u8; 16], u16, [u8; 16], u16)>().prop_map(|(s, sp, d, dp)| Tuple::v6(s, sp, d, dp)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_syn_offered_comes_back(t in any_tuple(), isn: u32, o in any_options(), at in 0..1_000_000u64, wait in 0..64_000u64) {
+            let jar = CookieJar::new(SECRET);
+            let cookie = jar.issue(&t, Seq(isn), &o, Time::from_millis(at)).unwrap();
+            let proof = jar.verify(&t, Seq(isn), cookie, Time::from_millis(at + wait)).unwrap();
+            let classes = if t.is_v4() { [216, 536, 1360, 1460] } else { [216, 1220, 1360, 1440] };
+            let mss = classes.into_iter().filter(|c| *c <= o.mss).max().unwrap();
+            prop_assert_eq!(proof.options(), ClientOptions { mss, ..o });
+            prop_assert_eq!((proof.tuple(), proof.client_isn(), proof.cookie()), (&t, Seq(isn), cookie));
+        }
+    }
+
+    /// The module's documentation, followed with another implementation of SipHash-2-4.
+    #[test]
+    #[allow(deprecated)]
+    fn a_cookie_is_what_the_documentation_says() {
+        use core::hash::{Hasher, SipHasher};
+        let sip = |k: (u64, u64), message: &[u8]| {
+            let mut h = SipHasher::new_with_keys(k.0, k.1);
+            h.write(message);
+            h.finish()
+        };
+        let half = |at: usize| u64::from_le_bytes(SECRET[at..at + 8].try_into().unwrap());
+        let master = (half(0), half(8));
+        let epoch = 3u64.to_be_bytes();
+        let key = (sip(master, &[&epoch[..], &[0]].concat()), sip(master, &[&epoch[..], &[1]].concat()));
+        let mapped = |d| [&[0; 10][..], &[0xff, 0xff, 10, 0], d].concat();
+        // MSS class 3, scale 7, SACK, no ECN.
+        let bits = 3 << 6 | 7 << 2 | 1 << 1;
+        let message =
+            [&mapped(&[0, 7])[..], &mapped(&[9, 1]), &[0xa0, 0x3e, 0x01, 0xbb], &[0, 0, 0x30, 0x39], &[bits]].concat();
+        let expected = (sip(key, &message) >> 40 << 8) as u32 | u32::from(bits);
+        let jar = CookieJar::new(SECRET);
+        let now = Time::from_millis(3 * 64_000);
+        assert_eq!(jar.issue(&tuple(), Seq(12345), &options(), now), Some(Seq(expected)));
+    }
+
+    #[test]
+    fn a_cookie_dies_with_the_second_rotation_and_not_before() {
+        let ms = Time::from_millis;
+        for epoch in [0, 1, 2, 77] {
+            for issued in [epoch * 64_000, epoch * 64_000 + 63_999] {
+                let jar = CookieJar::new(SECRET);
+                let cookie = jar.issue(&tuple(), Seq(9), &options(), ms(issued)).unwrap();
+                let good = |at| jar.verify(&tuple(), Seq(9), cookie, at).is_some();
+                assert!(good(ms(issued)));
+                assert!(good(ms((epoch + 2) * 64_000 - 1)));
+                assert!(good(Time::from_nanos((epoch + 2) * 64_000_000_000 - 1)));
+                assert!(!good(ms((epoch + 2) * 64_000)), "replayed after two rotations");
+                assert!(!good(ms((epoch + 4) * 64_000)), "same parity");
+                assert!(epoch == 0 || !good(ms(epoch * 64_000 - 1)), "from the future");
+            }
+        }
+    }
+
+    #[test]
+    fn every_bit_of_every_field_matters() {
+        let jar = CookieJar::new(SECRET);
+        let (now, isn, t) = (Time::from_millis(200_000), Seq(0x0102_0304), tuple());
+        let cookie = jar.issue(&t, isn, &options(), now).unwrap();
+        let good = |t: &Tuple, isn, cookie| jar.verify(t, isn, cookie, now).is_some();
+        assert!(good(&t, isn, cookie));
+        for bit in 0..32 {
+            assert!(!good(&t, Seq(isn.0 ^ 1 << bit), cookie), "ISN bit {bit}");
+            assert!(!good(&t, isn, Seq(cookie.0 ^ 1 << bit)), "cookie bit {bit}");
+        }
+        for bit in 0..128 {
+            let flip = |mut a: [u8; 16]| {
+                a[bit / 8] ^= 1 << (bit % 8);
+                a
+            };
+            assert!(!good(&Tuple { src: flip(t.src), ..t }, isn, cookie), "source bit {bit}");
+            assert!(!good(&Tuple { dst: flip(t.dst), ..t }, isn, cookie), "destination bit {bit}");
+        }
+        for bit in 0..16 {
+            assert!(!good(&Tuple { sport: t.sport ^ 1 << bit, ..t }, isn, cookie), "source port bit {bit}");
+            assert!(!good(&Tuple { dport: t.dport ^ 1 << bit, ..t }, isn, cookie), "destination port bit {bit}");
+        }
+        assert!(!good(&t.reversed(), isn, cookie));
+        let mut other = SECRET;
+        other[15] ^= 0x80;
+        assert_eq!(CookieJar::new(other).verify(&t, isn, cookie, now), None);
+    }
+
+    /// Of the 2^24 MACs that a guess can carry, one an epoch is right: shown for all that share the right one's upper
+    /// byte, and by the spread of each byte of the MAC over many connections.
+    #[test]
+    fn a_guess_is_right_once_in_two_to_the_24_for_each_epoch() {
+        let jar = CookieJar::new(SECRET);
+        let now = Time::from_millis(200_000);
+        let cookie = jar.issue(&tuple(), Seq(1), &options(), now).unwrap();
+        let right = (0..=0xffffu32)
+            .map(|guess| Seq(cookie.0 & 0xff00_00ff | guess << 8))
+            .filter(|guess| jar.verify(&tuple(), Seq(1), *guess, now).is_some());
+        assert_eq!(right.collect::<Vec<_>>(), [cookie]);
+
+        const N: u32 = 1 << 16;
+        let mut spread = [[0u32; 256]; 3];
+        for isn in 0..N {
+            let mac = jar.issue(&tuple(), Seq(isn), &options(), now).unwrap().0.to_be_bytes();
+            for (byte, counts) in mac.iter().zip(&mut spread) {
+                counts[usize::from(*byte)] += 1;
+            }
+        }
+        for counts in spread {
+            let mean = f64::from(N) / 256.0;
+            let chi2: f64 = counts.iter().map(|n| (f64::from(*n) - mean).powi(2) / mean).sum();
+            // 255 degrees of freedom: 5.6 standard deviations.
+            assert!(chi2 < 255.0 + 5.6 * 510f64.sqrt(), "chi squared {chi2}");
+        }
+    }
+
+    #[test]
+    fn jars_with_the_same_secret_agree_whatever_they_did_before() {
+        let (a, b) = (CookieJar::new(SECRET), CookieJar::new(SECRET));
+        for at in [5, 900, 130, 70, 3, 1_000_000, 64, 0] {
+            let now = Time::from_millis(at * 1000);
+            let cookie = a.issue(&tuple(), Seq(at as u32), &options(), now);
+            let fresh = CookieJar::new(SECRET);
+            assert_eq!(fresh.issue(&tuple(), Seq(at as u32), &options(), now), cookie);
+            assert!(b.verify(&tuple(), Seq(at as u32), cookie.unwrap(), now).is_some());
+        }
+    }
+
+    #[test]
+    fn a_tiny_mss_gets_no_cookie_and_a_huge_scale_is_taken_for_14() {
+        let jar = CookieJar::new(SECRET);
+        let issue = |o: &ClientOptions| jar.issue(&tuple(), Seq(1), o, Time::ZERO);
+        assert_eq!(issue(&ClientOptions { mss: 215, ..options() }), None);
+        let cookie = issue(&ClientOptions { mss: 216, wscale: Some(200), ..options() }).unwrap();
+        let back = jar.verify(&tuple(), Seq(1), cookie, Time::ZERO).unwrap().options();
+        assert_eq!((back.mss, back.wscale), (216, Some(14)));
+    }
+}

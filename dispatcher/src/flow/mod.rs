@@ -6,6 +6,8 @@
 //! * [`Wheel`]: one timer a flow.
 //! * [`CookieJar`]: what a SYN must come back with before anything is remembered at all.
 //! * [`BufferPool`], [`Assembler`]: one direction of a stream, put in order.
+//! * [`Direction`]: which segments of a direction can be meant seriously.
+//! * [`Splice`]: two connections made into one.
 //! * [`LocalPorts`]: which port of ours to dial from next.
 //!
 //! Everything is allocated at construction, and nothing grows afterwards; each type's `bytes_for` says what that costs.
@@ -14,11 +16,15 @@
 mod assembler;
 mod cookie;
 mod ports;
+pub mod splice;
 mod table;
+mod track;
 mod wheel;
 
 pub use assembler::{Assembler, BufferId, BufferPool, Inserted, MAX_RANGES};
 pub use cookie::{ClientOptions, CookieJar, CookieVerified, EPOCH};
 pub use ports::LocalPorts;
+pub use splice::{Clock, Endpoints, Rescale, Splice};
 pub use table::{FlowId, FlowTable, Side, Tuple};
+pub use track::Direction;
 pub use wheel::Wheel;

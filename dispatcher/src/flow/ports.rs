@@ -104,3 +104,92 @@ impl LocalPorts {
         left << self.half | right
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    const ENTROPY: [u8; 16] = [5; 16];
+
+    #[test]
+    fn every_port_comes_once_before_any_comes_again() {
+        for (first, last) in [(7, 7), (1024, 1025), (10, 12), (1, 16), (1, 17), (100, 355), (32768, 60999), (0, 65535)]
+        {
+            let mut ports = LocalPorts::new(first, last, 3, ENTROPY);
+            assert_eq!(ports.range(), (first, last));
+            let count = usize::from(last - first) + 1;
+            let mut round = |slot| (0..count).map(|_| ports.next(slot, |_| true, 1).unwrap()).collect::<Vec<_>>();
+            for slot in [0, 2] {
+                let cycle = round(slot);
+                let seen: BTreeSet<_> = cycle.iter().copied().collect();
+                assert_eq!(seen, (first..=last).collect(), "{first}..={last}");
+                assert_eq!(
+                    round(slot),
+                    cycle,
+                    "the second round repeats the first, so reuse is exactly {count} dials later"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_is_scattered_and_differs_by_slot_and_entropy() {
+        let order = |slot, entropy| {
+            let mut ports = LocalPorts::new(20_000, 29_999, 2, entropy);
+            (0..2000).map(|_| ports.next(slot, |_| true, 1).unwrap()).collect::<Vec<_>>()
+        };
+        let one = order(0, ENTROPY);
+        assert_eq!(one, order(0, ENTROPY));
+        for other in [order(1, ENTROPY), order(0, [6; 16])] {
+            let same = one.iter().zip(&other).filter(|(a, b)| a == b).count();
+            assert!(same < 10, "{same} of 2000 in the same place");
+        }
+        let steps: BTreeSet<_> = one.windows(2).map(|w| w[1].wrapping_sub(w[0])).collect();
+        assert!(steps.len() > 1500, "the next port follows from the last by one of {} steps", steps.len());
+    }
+
+    #[test]
+    fn taken_ports_are_passed_over_within_the_number_of_tries() {
+        let mut ports = LocalPorts::new(100, 149, 1, ENTROPY);
+        let mut asked = Vec::new();
+        let none = ports.next(
+            0,
+            |port| {
+                asked.push(port);
+                false
+            },
+            8,
+        );
+        assert_eq!((none, asked.len()), (None, 8));
+        let next = ports.next(0, |port| !asked.contains(&port), 1);
+        assert!(next.is_some(), "the next attempt goes on behind the tries that failed");
+        let mut tries = 0;
+        assert_eq!(
+            ports.next(
+                0,
+                |_| {
+                    tries += 1;
+                    false
+                },
+                usize::MAX
+            ),
+            None
+        );
+        assert_eq!(tries, 50, "no port is asked about twice");
+        assert_eq!(ports.next(0, |port| port == 123, 50), Some(123));
+    }
+
+    #[test]
+    fn the_shares_of_workers_are_a_partition() {
+        for workers in [1, 2, 3, 7, 64] {
+            let shares: Vec<_> = (0..workers).map(|w| LocalPorts::share(1024, 65535, w, workers).unwrap()).collect();
+            assert_eq!((shares[0].0, shares[workers - 1].1), (1024, 65535));
+            assert!(shares.windows(2).all(|w| w[0].1 + 1 == w[1].0));
+            assert!(shares.iter().all(|(first, last)| first <= last));
+        }
+        assert_eq!(LocalPorts::share(10, 12, 0, 4), None);
+        assert_eq!(LocalPorts::share(12, 10, 0, 1), None);
+        assert_eq!(LocalPorts::share(0, 65535, 0, 1), Some((0, 65535)));
+    }
+}

@@ -418,3 +418,200 @@ impl<F> FlowTable<F> {
 const fn index_slots(capacity: usize) -> usize {
     (capacity * 4).next_power_of_two()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    /// Tuples are few, so that sequences of operations meet each other.
+    fn tuple(n: u16) -> Tuple {
+        Tuple::v4([10, 0, 0, n as u8], 1000 + n, [10, 9, 9, 9], 443)
+    }
+
+    impl<F> FlowTable<F> {
+        /// What must hold of the index whatever was done to it.
+        fn check(&self) {
+            let mut keys = 0;
+            for (at, slot) in self.index.iter().enumerate().filter(|(_, slot)| slot.place != VACANT) {
+                keys += 1;
+                let (id, side) = (FlowId(slot.place >> 1), [Side::Client, Side::Server][(slot.place & 1) as usize]);
+                let tuple = self.tuple(id, side).expect("the index leads to live keys only");
+                assert_eq!(self.tag(tuple), slot.tag);
+                let mut from = slot.tag as usize & self.mask;
+                while from != at {
+                    assert_ne!(self.index[from].place, VACANT, "a vacancy between a key and its home");
+                    from = (from + 1) & self.mask;
+                }
+                assert_eq!(self.lookup(tuple), Some((id, side)));
+            }
+            let live = self.iter_ids().map(|id| 1 + usize::from(self.tuple(id, Side::Server).is_some())).sum();
+            assert_eq!(keys, live, "every key of a live flow is in the index");
+            assert!(keys * 2 <= self.index.len());
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Insert(u16),
+        Bind(u16, u16),
+        Unbind(u16),
+        Remove(u16),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            3 => (0..24u16).prop_map(Op::Insert),
+            3 => (0..24u16, 0..24u16).prop_map(|(c, s)| Op::Bind(c, s)),
+            1 => (0..24u16).prop_map(Op::Unbind),
+            2 => (0..24u16).prop_map(Op::Remove),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(192))]
+        #[test]
+        fn it_agrees_with_two_hash_maps(key: (u64, u64), ops in prop::collection::vec(op(), 1..200)) {
+            const CAPACITY: usize = 9;
+            let mut table = FlowTable::new(CAPACITY, key);
+            // Client tuple to (id, flow, server tuple), and server tuple to client tuple.
+            let mut clients: HashMap<u16, (FlowId, u32, Option<u16>)> = HashMap::new();
+            let mut servers: HashMap<u16, u16> = HashMap::new();
+            for (serial, op) in ops.into_iter().enumerate() {
+                match op {
+                    Op::Insert(c) => {
+                        if clients.contains_key(&c) || servers.contains_key(&c) {
+                            prop_assert!(table.contains(&tuple(c)));
+                            continue;
+                        }
+                        let id = table.insert(tuple(c), serial as u32);
+                        prop_assert_eq!(id.is_none(), clients.len() == CAPACITY);
+                        if let Some(id) = id {
+                            clients.insert(c, (id, serial as u32, None));
+                        }
+                    }
+                    Op::Bind(c, s) => {
+                        let taken = clients.contains_key(&s) || servers.contains_key(&s);
+                        let Some(client) = clients.get_mut(&c) else { continue };
+                        prop_assert_eq!(table.bind(client.0, tuple(s)), !taken);
+                        if !taken {
+                            if let Some(old) = client.2.replace(s) {
+                                servers.remove(&old);
+                            }
+                            servers.insert(s, c);
+                        }
+                    }
+                    Op::Unbind(c) => {
+                        let Some(client) = clients.get_mut(&c) else { continue };
+                        table.unbind(client.0);
+                        if let Some(old) = client.2.take() {
+                            servers.remove(&old);
+                        }
+                    }
+                    Op::Remove(c) => {
+                        let Some((id, flow, server)) = clients.remove(&c) else { continue };
+                        let generation = table.generation(id);
+                        prop_assert!(table.is_current(id, generation));
+                        prop_assert_eq!(table.remove(id), flow);
+                        prop_assert!(!table.is_current(id, generation));
+                        if let Some(old) = server {
+                            servers.remove(&old);
+                        }
+                    }
+                }
+                table.check();
+                prop_assert_eq!(table.len(), clients.len());
+                for n in 0..24 {
+                    let expected = match (clients.get(&n), servers.get(&n)) {
+                        (Some(c), None) => Some((c.0, Side::Client)),
+                        (None, Some(c)) => Some((clients[c].0, Side::Server)),
+                        _ => None,
+                    };
+                    prop_assert_eq!(table.lookup(&tuple(n)), expected);
+                    if let Some((id, Side::Client)) = expected {
+                        prop_assert_eq!(*table.get(id), clients[&n].1);
+                        prop_assert_eq!(table.tuple(id, Side::Server).copied(), clients[&n].2.map(tuple));
+                    }
+                }
+            }
+        }
+
+        /// All keys at home in three neighbouring slots around the index's end: one run that wraps, deleted in any order.
+        #[test]
+        fn a_run_across_the_end_survives_deletion_in_any_order(
+            order in Just((0..16usize).collect::<Vec<_>>()).prop_shuffle(),
+        ) {
+            let mut table = FlowTable::new(16, (1, 2));
+            let end = table.mask;
+            let crowd: Vec<Tuple> = (0..u16::MAX)
+                .map(|port| Tuple::v4([192, 0, 2, 1], port, [192, 0, 2, 2], 443))
+                .filter(|t| [end - 1, end, 0].contains(&(table.tag(t) as usize & end)))
+                .take(32)
+                .collect();
+            let ids: Vec<_> = crowd[..16].iter().map(|t| table.insert(*t, ()).unwrap()).collect();
+            for (id, t) in ids.iter().zip(&crowd[16..]) {
+                prop_assert!(table.bind(*id, *t));
+            }
+            table.check();
+            for &i in &order {
+                if i % 2 == 0 {
+                    table.unbind(ids[i]);
+                    table.check();
+                }
+                table.remove(ids[i]);
+                table.check();
+                prop_assert!(!table.contains(&crowd[i]) && !table.contains(&crowd[16 + i]));
+            }
+            prop_assert!(table.index.iter().all(|slot| slot.place == VACANT), "nothing is left behind");
+        }
+    }
+
+    #[test]
+    fn a_full_table_refuses_and_takes_again_after_a_removal() {
+        let mut table = FlowTable::new(3, (7, 7));
+        let ids: Vec<_> = (0..3).map(|n| table.insert(tuple(n), n).unwrap()).collect();
+        assert_eq!(table.insert(tuple(3), 3), None);
+        assert_eq!((table.len(), table.contains(&tuple(3))), (3, false));
+        assert!(ids.iter().zip(10..).all(|(id, n)| table.bind(*id, tuple(n))), "server sides always have room");
+        let stale = table.generation(ids[1]);
+        table.remove(ids[1]);
+        let again = table.insert(tuple(3), 3).unwrap();
+        assert_eq!(again, ids[1]);
+        assert!(table.is_live(again) && !table.is_current(again, stale));
+        assert_eq!(table.tuple(again, Side::Server), None, "the earlier flow's server side is not inherited");
+        assert_eq!(table.next_id(FlowId(2)), Some(ids[2]));
+        table.check();
+    }
+
+    #[test]
+    fn the_key_decides_where_a_tuple_lies() {
+        let homes = |key| {
+            let table: FlowTable<()> = FlowTable::new(1 << 10, key);
+            (0..64).map(|n| table.tag(&tuple(n)) as usize & table.mask).collect::<Vec<_>>()
+        };
+        assert_eq!(homes((1, 2)), homes((1, 2)));
+        let same = homes((1, 2)).iter().zip(homes((1, 3))).filter(|(a, b)| **a == *b).count();
+        assert!(same < 4, "{same} of 64 homes known without the key");
+    }
+
+    #[test]
+    fn tuples_keep_their_addresses_and_families() {
+        let (c, v): (SocketAddr, SocketAddr) = ("10.0.0.7:41022".parse().unwrap(), "10.0.9.1:443".parse().unwrap());
+        let t = Tuple::between(c, v);
+        assert_eq!(t, Tuple::v4([10, 0, 0, 7], 41022, [10, 0, 9, 1], 443));
+        assert_eq!((t.source(), t.destination(), t.is_v4()), (c, v, true));
+        assert_eq!(t.reversed(), Tuple::between(v, c));
+        let (c, v): (SocketAddr, SocketAddr) =
+            ("[2001:db8::7]:1".parse().unwrap(), "[2001:db8::1]:443".parse().unwrap());
+        let t = Tuple::between(c, v);
+        assert_eq!((t.source(), t.destination(), t.is_v4()), (c, v, false));
+    }
+
+    #[test]
+    fn memory_is_what_bytes_for_says() {
+        let table: FlowTable<[u64; 9]> = FlowTable::new(1000, (0, 0));
+        let real = size_of_val(&*table.index) + size_of_val(&*table.entries) + table.free.capacity() * size_of::<u32>();
+        assert_eq!(real, FlowTable::<[u64; 9]>::bytes_for(1000));
+    }
+}

@@ -76,7 +76,8 @@ impl Wheel {
         self.timers[index as usize].slot != NIL
     }
 
-    /// Sets the timer of `index` to `at`, wherever it stood before. A deadline in the past is due at once;
+    /// Sets the timer of `index` to `at`, wherever it stood before. It touches two other timers' memory, so an idle
+    /// timeout is best not moved by every frame: note the time in the flow, and arm anew when the timer expires too soon. A deadline in the past is due at once;
     /// [`Time::MAX`] is never, the same as [`Wheel::disarm`].
     pub fn arm(&mut self, index: u32, at: Time) {
         self.disarm(index);
@@ -108,7 +109,8 @@ impl Wheel {
     }
 
     /// An index whose deadline has come, disarmed; call until `None`. Never before the deadline; at most one tick after
-    /// it, provided that it is called that often. Among due timers there is no order.
+    /// it, provided that it is called that often. Among due timers there is no order. What is armed for `now` or before
+    /// within the loop comes up in the same loop.
     ///
     /// One call costs at most a scan of the occupancy bits and a bounded number of looks at timers that wait for a later
     /// round. Should that bound stop it, `None` is said early, [`Wheel::next_deadline`] stays at or before `now`, and
@@ -119,7 +121,7 @@ impl Wheel {
         let now_tick = (now.as_nanos() / self.tick).max(self.cursor);
         // After a jump of more than a round every list holds something to be looked at, once: so go on one round before
         // the end. Times the slots then stand for are later than those they stood for, but still not after `now`.
-        self.cursor = self.cursor.max((now_tick + 1).saturating_sub(slots));
+        self.cursor = self.cursor.max(now_tick.saturating_sub(slots - 1));
         for _ in 0..LOOKS_PER_CALL {
             match self.next_occupied() {
                 Some(tick) if tick <= now_tick => self.cursor = tick,
@@ -189,4 +191,162 @@ impl Wheel {
 /// The number of slots that is made of the one asked for.
 const fn slots_for(slots: usize) -> usize {
     if slots < 64 { 64 } else { slots.next_power_of_two() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    const TICK: Duration = Duration::from_millis(10);
+    const NANOS: u64 = TICK.as_nanos() as u64;
+
+    fn drain(wheel: &mut Wheel, now: Time) -> BTreeSet<u32> {
+        let mut out = BTreeSet::new();
+        loop {
+            while let Some(index) = wheel.expired(now) {
+                assert!(out.insert(index), "{index} expired twice");
+            }
+            // A caller that comes back as told.
+            match wheel.next_deadline() {
+                Some(at) if at <= now => {}
+                _ => return out,
+            }
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Arm(u32, u64),
+        Disarm(u32),
+        Wait(u64),
+        UntilNext,
+    }
+
+    /// Nanoseconds: within a tick, a round of 64 or 256 ticks, several rounds, days.
+    fn span() -> impl Strategy<Value = u64> {
+        prop_oneof![
+            2 => 0..2 * NANOS,
+            3 => 0..64 * NANOS,
+            2 => (0..70u64).prop_map(|ticks| ticks * NANOS),
+            2 => 0..1000 * NANOS,
+            1 => 0..1_000_000_000_000_000u64,
+        ]
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            4 => (0..20u32, span()).prop_map(|(i, d)| Op::Arm(i, d)),
+            1 => (0..20u32).prop_map(Op::Disarm),
+            2 => span().prop_map(Op::Wait),
+            2 => Just(Op::UntilNext),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+        #[test]
+        fn it_agrees_with_a_map_of_deadlines(
+            slots in prop_oneof![Just(64), Just(256)],
+            begin in span(),
+            ops in prop::collection::vec(op(), 1..120),
+        ) {
+            let mut now = Time::from_nanos(begin);
+            let mut wheel = Wheel::new(20, TICK, slots, now);
+            let mut model: BTreeMap<u32, Time> = BTreeMap::new();
+            for op in ops {
+                match op {
+                    Op::Arm(index, delay) => {
+                        let at = now + Duration::from_nanos(delay);
+                        wheel.arm(index, at);
+                        model.insert(index, at);
+                    }
+                    Op::Disarm(index) => {
+                        wheel.disarm(index);
+                        model.remove(&index);
+                    }
+                    Op::Wait(span) => now += Duration::from_nanos(span),
+                    Op::UntilNext => now = now.max(wheel.next_deadline().unwrap_or(now)),
+                }
+                for index in drain(&mut wheel, now) {
+                    let at = model.remove(&index).expect("only armed timers expire");
+                    prop_assert!(at <= now, "{index} at {at:?} expired at {now:?}");
+                }
+                for (index, at) in &model {
+                    prop_assert!(*at + TICK > now, "{index} at {at:?} is late at {now:?}");
+                    prop_assert!(wheel.is_armed(*index));
+                }
+                prop_assert_eq!(wheel.armed(), model.len());
+                match (wheel.next_deadline(), model.values().min()) {
+                    (None, None) => {}
+                    (Some(next), Some(earliest)) => prop_assert!(next > now && next < *earliest + TICK),
+                    (next, earliest) => prop_assert!(false, "{next:?} {earliest:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_jumps_to_its_end_costs_one_round() {
+        let mut wheel = Wheel::new(4, Duration::from_nanos(1), 64, Time::ZERO);
+        wheel.arm(0, Time::from_nanos(5));
+        wheel.arm(1, Time::from_nanos(u64::MAX - 2));
+        wheel.arm(2, Time::from_nanos(u64::MAX / 2));
+        assert_eq!(drain(&mut wheel, Time::from_nanos(u64::MAX - 10)), BTreeSet::from([0, 2]));
+        assert_eq!(wheel.next_deadline(), Some(Time::from_nanos(u64::MAX - 2)));
+        assert_eq!(drain(&mut wheel, Time::MAX), BTreeSet::from([1]));
+    }
+
+    #[test]
+    fn never_is_not_armed_and_the_past_is_due_at_once() {
+        let mut wheel = Wheel::new(2, TICK, 64, Time::from_millis(500));
+        wheel.arm(0, Time::from_millis(700));
+        wheel.arm(0, Time::MAX);
+        assert_eq!((wheel.next_deadline(), wheel.armed()), (None, 0));
+        wheel.arm(1, Time::from_millis(3));
+        assert_eq!(wheel.expired(Time::from_millis(500)), Some(1));
+    }
+
+    #[test]
+    fn a_clock_that_runs_backwards_fires_nothing_early() {
+        let mut wheel = Wheel::new(2, TICK, 64, Time::from_millis(500));
+        wheel.arm(0, Time::from_millis(600));
+        assert_eq!(wheel.expired(Time::from_millis(590)), None);
+        wheel.arm(1, Time::from_millis(100));
+        assert_eq!(wheel.expired(Time::from_millis(10)), Some(1), "overdue when it was armed");
+        assert_eq!(wheel.expired(Time::from_millis(10)), None);
+        assert_eq!(wheel.expired(Time::from_millis(600)), Some(0));
+    }
+
+    /// A thousand timers parked in one slot, all of later rounds.
+    #[test]
+    fn a_crowded_slot_is_looked_at_in_portions_and_loses_nobody() {
+        let crowd = LOOKS_PER_CALL as u32 * 4;
+        let mut wheel = Wheel::new(crowd as usize + 1, TICK, 64, Time::ZERO);
+        wheel.arm(crowd, Time::from_millis(630));
+        for index in 0..crowd {
+            wheel.arm(index, Time::from_millis(5_000 + u64::from(index)));
+        }
+        let now = Time::from_millis(630);
+        let mut calls = 0;
+        while wheel.next_deadline().unwrap() <= now {
+            calls += 1;
+            if let Some(index) = wheel.expired(now) {
+                assert_eq!(index, crowd);
+            }
+        }
+        assert!((4..8).contains(&calls), "{calls} calls");
+        assert!(drain(&mut wheel, Time::from_millis(4_999)).is_empty());
+        assert_eq!(drain(&mut wheel, Time::from_millis(5_500)), (0..=500).collect());
+        assert_eq!(drain(&mut wheel, Time::from_millis(9_999)), (501..crowd).collect());
+        assert_eq!(wheel.next_deadline(), None);
+    }
+
+    #[test]
+    fn memory_is_what_bytes_for_says() {
+        let wheel = Wheel::new(1000, TICK, 1000, Time::ZERO);
+        let real = size_of_val(&*wheel.timers) + size_of_val(&*wheel.heads) + size_of_val(&*wheel.occupied);
+        assert_eq!(real, Wheel::bytes_for(1000, 1000));
+    }
 }

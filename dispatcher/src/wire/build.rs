@@ -82,7 +82,7 @@ impl Segment<'_> {
         t[2..4].copy_from_slice(&self.dst.1.to_be_bytes());
         t[4..8].copy_from_slice(&self.seq.0.to_be_bytes());
         t[8..12].copy_from_slice(&self.ack.0.to_be_bytes());
-        t[12] = ((20 + self.options.len()) / 4 << 4) as u8;
+        t[12] = (((20 + self.options.len()) / 4) << 4) as u8;
         t[13] = self.flags.0;
         t[14..16].copy_from_slice(&self.window.to_be_bytes());
         t[16..20].fill(0);
@@ -109,7 +109,7 @@ fn write_ip(b: &mut [u8], link: &Link, src: Addr, dst: Addr, protocol: u8, ttl: 
             h[9] = protocol;
             h[12..16].copy_from_slice(src.octets());
             h[16..20].copy_from_slice(dst.octets());
-            let sum = Sum::default().add(h).checksum();
+            let sum = Sum::default().add_bytes(h).checksum();
             h[10..12].copy_from_slice(&sum.to_be_bytes());
             at + 20
         }

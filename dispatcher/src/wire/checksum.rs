@@ -9,7 +9,7 @@ pub struct Sum(u64);
 impl Sum {
     /// Adds `bytes`, which begin at an even offset of what is summed. An odd last byte counts as padded with zero.
     #[inline]
-    pub fn add(mut self, bytes: &[u8]) -> Sum {
+    pub fn add_bytes(mut self, bytes: &[u8]) -> Sum {
         let mut words = bytes.chunks_exact(4);
         for w in &mut words {
             self.0 += u64::from(u32::from_be_bytes([w[0], w[1], w[2], w[3]]));
@@ -49,7 +49,13 @@ impl Sum {
 /// of 4 or of 16 bytes. A segment that carries its own right checksum gives 0.
 pub fn transport(src: &[u8], dst: &[u8], protocol: u8, segment: &[u8]) -> u16 {
     let len = segment.len() as u32;
-    Sum::default().add(src).add(dst).add(&len.to_be_bytes()).add_word(u16::from(protocol)).add(segment).checksum()
+    Sum::default()
+        .add_bytes(src)
+        .add_bytes(dst)
+        .add_bytes(&len.to_be_bytes())
+        .add_word(u16::from(protocol))
+        .add_bytes(segment)
+        .checksum()
 }
 
 /// What has changed under a checksum: HC' = ~(~HC + sum(~m + m')), collected over all changed words, applied once.
@@ -74,7 +80,7 @@ impl Change {
     /// words is the swapped sum (RFC 1071, section 2 B).
     #[inline]
     pub fn long_at(&mut self, offset: usize, old: u32, new: u32) {
-        if offset % 2 == 0 {
+        if offset.is_multiple_of(2) {
             self.long(old, new);
         } else {
             let mut c = Change::default();
@@ -86,7 +92,7 @@ impl Change {
     /// Equally long byte strings of even length at an even offset, such as addresses.
     #[inline]
     pub fn bytes(&mut self, old: &[u8], new: &[u8]) {
-        debug_assert!(old.len() == new.len() && old.len() % 2 == 0);
+        debug_assert!(old.len() == new.len() && old.len().is_multiple_of(2));
         for (o, n) in old.chunks_exact(4).zip(new.chunks_exact(4)) {
             self.long(u32::from_be_bytes([o[0], o[1], o[2], o[3]]), u32::from_be_bytes([n[0], n[1], n[2], n[3]]));
         }
@@ -110,7 +116,7 @@ mod tests {
 
     #[test]
     fn the_example_of_rfc_1071_section_3() {
-        assert_eq!(Sum::default().add(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]).fold(), 0xddf2);
+        assert_eq!(Sum::default().add_bytes(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]).fold(), 0xddf2);
     }
 
     #[test]
@@ -127,7 +133,7 @@ mod tests {
             at in 0usize..30, new: u32, even_at in 0usize..15, addr in proptest::array::uniform16(any::<u8>()),
         ) {
             data[0] = 0; data[1] = 0; // the checksum field
-            let sum = Sum::default().add(&data).checksum();
+            let sum = Sum::default().add_bytes(&data).checksum();
             data[..2].copy_from_slice(&sum.to_be_bytes());
             let mut c = Change::default();
             let at = at + 2;
@@ -139,7 +145,7 @@ mod tests {
             c.bytes(&before, &addr);
             data[even..even + 16].copy_from_slice(&addr);
             data[..2].copy_from_slice(&c.apply(sum).to_be_bytes());
-            prop_assert_eq!(Sum::default().add(&data).checksum(), 0);
+            prop_assert_eq!(Sum::default().add_bytes(&data).checksum(), 0);
         }
     }
 }

@@ -143,7 +143,7 @@ impl SegmentOptions {
         for (kind, at, body) in (Walk { bytes, at: 0 }) {
             match kind {
                 kind::TIMESTAMPS if body.len() == 8 => o.timestamps = Some((at, read_timestamps(body))),
-                kind::SACK if body.len() % 8 == 0 => o.sack = Some((at, body.len() / 8)),
+                kind::SACK if body.len().is_multiple_of(8) => o.sack = Some((at, body.len() / 8)),
                 _ => {}
             }
         }

@@ -1,0 +1,263 @@
+//! What a TLS handshake says about sessions: what the client offers to resume, and what the server makes of it.
+//!
+//! The engine and the replay of recorded connections both read handshakes through this file, so that what is learned
+//! from a capture is what would have been learned live.
+//!
+//! | what is seen | what it means |
+//! |---|---|
+//! | ServerHello of TLS 1.3 with `pre_shared_key` | the server opens that identity |
+//! | ServerHello of TLS 1.3 without | it opens none of those offered |
+//! | ServerHello up to TLS 1.2 that repeats the client's session ID | resumed: by the ticket if there was one, else by the ID |
+//! | any other ID | not resumed; and unless a ticket is announced, a new session by that ID |
+//! | NewSessionTicket up to TLS 1.2 | a new session by that ticket |
+//!
+//! Junk never gets through: the ID that a TLS 1.3 server echoes, the ID that a client invents beside its ticket in order
+//! to see it echoed, and the random ID of a client that offers TLS 1.3 to an older server.
+
+use arrayvec::ArrayVec;
+use lb::{Affinity, Identity, IdentityKind, Lookup, Offered, Sighting, TicketDigest};
+use ssl_parse::{ClientHello, Event, Follower, HandshakeType, ServerHello, Side};
+
+/// PSK identities looked at in one hello. Clients send one or two; those beyond are not followed.
+pub const MAX_PSKS: usize = 6;
+
+/// Largest message of a server that is held whole, bytes: a ServerHello with a post-quantum share has 1.2 kB. Longer tickets
+/// are digested as they pass.
+pub const MESSAGE_BYTES: usize = 2048;
+
+/// What a ClientHello offers to resume, in bounded form.
+#[derive(Clone, Debug, Default)]
+pub struct Offer {
+    /// PSK identities in order, then the ticket, then the session ID.
+    identities: ArrayVec<Identity, { MAX_PSKS + 2 }>,
+    session_id: ArrayVec<u8, 32>,
+    /// The session ID may be the random one that every TLS 1.3 client sends.
+    id_may_be_random: bool,
+    /// The list of PSK identities was longer than is kept.
+    psks_cut: bool,
+}
+
+impl Offer {
+    /// What this hello offers.
+    pub fn new(hello: &ClientHello<'_>) -> Offer {
+        let mut offer = Offer::default();
+        for psk in hello.psk_identities() {
+            match Identity::new(&Offered { kind: IdentityKind::Psk, bytes: psk.identity }) {
+                Some(i) if offer.identities.len() < MAX_PSKS => offer.identities.push(i),
+                _ => offer.psks_cut = true,
+            }
+        }
+        let rest =
+            [(IdentityKind::Ticket, hello.ticket.unwrap_or_default()), (IdentityKind::SessionId, hello.session_id)];
+        let found = rest.into_iter().filter_map(|(kind, bytes)| Identity::new(&Offered { kind, bytes }));
+        offer.identities.extend(found);
+        offer.session_id.extend(hello.session_id.iter().copied().take(32));
+        offer.id_may_be_random = hello.offers_1_3();
+        offer
+    }
+
+    /// All identities, as the affinity table wants them.
+    pub fn identities(&self) -> &[Identity] {
+        &self.identities
+    }
+
+    fn of(&self, kind: IdentityKind) -> impl Iterator<Item = &Identity> {
+        self.identities.iter().filter(move |i| i.kind() == kind)
+    }
+
+    fn has(&self, kind: IdentityKind) -> bool {
+        self.of(kind).next().is_some()
+    }
+
+    /// A session ID that is certainly meant to resume: no ticket or PSK stands beside it, and no TLS 1.3 behind which it
+    /// may be a random one.
+    fn id_is_meant(&self) -> bool {
+        self.has(IdentityKind::SessionId)
+            && !self.id_may_be_random
+            && !self.has(IdentityKind::Psk)
+            && !self.has(IdentityKind::Ticket)
+    }
+
+    /// What the connection counts as having offered, given what the table found and, later, how the server answered: a
+    /// session ID that may be random counts only once somebody knows it.
+    pub fn kinds(&self, found: &Lookup, resumed: Option<bool>, version: Option<u16>) -> ArrayVec<IdentityKind, 3> {
+        let mut kinds = ArrayVec::new();
+        for kind in [IdentityKind::Psk, IdentityKind::Ticket] {
+            if self.has(kind) {
+                kinds.push(kind);
+            }
+        }
+        let known = found.decision.as_ref().is_some_and(|d| d.reason.kind() == IdentityKind::SessionId);
+        let resumed_by_id = resumed == Some(true) && version.is_some_and(|v| v <= 0x0303);
+        if self.has(IdentityKind::SessionId) && kinds.is_empty() && (self.id_is_meant() || known || resumed_by_id) {
+            kinds.push(IdentityKind::SessionId);
+        }
+        kinds
+    }
+
+    /// The hello asks for something that no row knows. A client of this kind goes by its address.
+    pub fn is_unknown(&self, found: &Lookup) -> bool {
+        match found.kind {
+            Some(IdentityKind::SessionId) => found.decision.is_none() && self.id_is_meant(),
+            Some(_) => found.decision.is_none(),
+            None => false,
+        }
+    }
+
+    /// The identity that weighs most: what a report names when no row decided.
+    pub fn primary(&self) -> Option<&Identity> {
+        self.identities.first()
+    }
+}
+
+/// Follows a server's first flight in passing, and tells the affinity table what it shows.
+///
+/// A few kilobytes, and nothing more however long the handshake.
+#[derive(Debug)]
+pub struct Watch {
+    offer: Offer,
+    follower: Follower<MESSAGE_BYTES>,
+    long_ticket: Option<TicketDigest>,
+    retried: bool,
+    /// Up to TLS 1.2: a ticket was offered without an ID to be echoed, so only the end of the flight tells.
+    undecided: bool,
+    version: Option<u16>,
+    resumed: Option<bool>,
+}
+
+impl Watch {
+    /// For a server that is about to answer this offer.
+    pub fn new(offer: Offer) -> Watch {
+        Watch {
+            offer,
+            follower: Follower::new(Side::Server),
+            long_ticket: None,
+            retried: false,
+            undecided: false,
+            version: None,
+            resumed: None,
+        }
+    }
+
+    /// What the client offered.
+    pub fn offer(&self) -> &Offer {
+        &self.offer
+    }
+
+    /// The version the server chose; none until its hello.
+    pub fn version(&self) -> Option<u16> {
+        self.version
+    }
+
+    /// Whether the session was resumed, as far as it shows.
+    pub fn resumed(&self) -> Option<bool> {
+        self.resumed
+    }
+
+    /// The next bytes of the server's stream, in order. False when there is nothing more to learn.
+    pub fn feed(&mut self, mut bytes: &[u8], affinity: &mut Affinity, seen: Sighting) -> bool {
+        let Watch { offer, follower, long_ticket, retried, undecided, version, resumed } = self;
+        loop {
+            // What the event borrows ends with this block, so that the follower can be asked again.
+            let ended = match follower.next_event(&mut bytes) {
+                None => break,
+                Some(Event::ServerHello(hello)) if hello.hello_retry => {
+                    *retried = true;
+                    *version = Some(hello.version.0);
+                    false
+                }
+                Some(Event::ServerHello(hello)) => {
+                    *version = Some(hello.version.0);
+                    if hello.version.is_1_3_or_later() {
+                        *resumed = Some(hello.psk_selected.is_some());
+                        learn_1_3(offer, &hello, *retried, affinity, seen);
+                    } else {
+                        (*resumed, *undecided) = learn_1_2(offer, &hello, affinity, seen);
+                    }
+                    false
+                }
+                Some(Event::NewSessionTicket(ticket)) => {
+                    let offered = Offered { kind: IdentityKind::Ticket, bytes: ticket.ticket };
+                    if let Some(identity) = Identity::new(&offered) {
+                        affinity.issued(&identity, seen);
+                    }
+                    false
+                }
+                Some(Event::LongTicketStart { .. }) => {
+                    *long_ticket = Some(TicketDigest::default());
+                    false
+                }
+                Some(Event::LongTicketBytes(b)) => {
+                    if let Some(digest) = long_ticket {
+                        digest.update(b);
+                    }
+                    false
+                }
+                Some(Event::LongTicketEnd) => {
+                    if let Some(identity) = long_ticket.take().and_then(TicketDigest::finish) {
+                        affinity.issued(&identity, seen);
+                    }
+                    false
+                }
+                Some(Event::Handshake { kind: HandshakeType::CERTIFICATE, .. }) => *undecided,
+                Some(Event::Encrypted) => true,
+                Some(_) => false,
+            };
+            if ended && *undecided {
+                *undecided = false;
+                if let Some(it_did) = follower.resumed() {
+                    *resumed = Some(it_did);
+                    offer.of(IdentityKind::Ticket).for_each(|i| tell(affinity, i, it_did, seen));
+                }
+            }
+        }
+        !follower.is_done()
+    }
+}
+
+fn tell(affinity: &mut Affinity, identity: &Identity, accepted: bool, seen: Sighting) {
+    if accepted {
+        affinity.accepted(identity, seen);
+    } else {
+        affinity.refused(identity, seen);
+    }
+}
+
+fn learn_1_3(offer: &Offer, hello: &ServerHello<'_>, retried: bool, affinity: &mut Affinity, seen: Sighting) {
+    let psks = || offer.of(IdentityKind::Psk);
+    match hello.psk_selected {
+        // The second hello after a retry may have left identities out (RFC 8446 section 4.1.2): with several, the place
+        // no longer says which one it is.
+        Some(_) if retried && (psks().count() > 1 || offer.psks_cut) => {}
+        Some(i) => {
+            if let Some(identity) = psks().nth(usize::from(i)) {
+                affinity.accepted(identity, seen);
+            }
+        }
+        None => psks().for_each(|identity| affinity.refused(identity, seen)),
+    }
+}
+
+/// Returns whether it was resumed, and whether that cannot be said yet.
+fn learn_1_2(offer: &Offer, hello: &ServerHello<'_>, affinity: &mut Affinity, seen: Sighting) -> (Option<bool>, bool) {
+    let echoed = !hello.session_id.is_empty() && hello.session_id == offer.session_id.as_slice();
+    if let Some(ticket) = offer.of(IdentityKind::Ticket).next() {
+        if offer.session_id.is_empty() {
+            // RFC 5077 (section 3.4) lets a client offer a ticket without an ID.
+            return (None, true);
+        }
+        tell(affinity, ticket, echoed, seen);
+    } else if let Some(id) = offer.of(IdentityKind::SessionId).next()
+        && (echoed || offer.id_is_meant())
+    {
+        tell(affinity, id, echoed, seen);
+    }
+    // A server that announces a ticket will be asked for that; the ID it chose beside it is never offered alone.
+    if !echoed && !hello.ticket_ext {
+        let issued = Offered { kind: IdentityKind::SessionId, bytes: hello.session_id };
+        if let Some(identity) = Identity::new(&issued) {
+            affinity.issued(&identity, seen);
+        }
+    }
+    (Some(echoed), false)
+}

@@ -1,0 +1,76 @@
+//! Bounds and lifetimes of the affinity tables.
+
+use super::exact::ExactShard;
+use super::key::KeyName;
+use super::names::NameShard;
+use crate::backend::{BackendId, BackendSet};
+use core::time::Duration;
+
+/// How large the tables are, how long rows live, and what is known in advance. Everything is fixed at construction.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Backends in the pool; their numbers are below it.
+    pub backends: usize,
+    /// Rows for session IDs and exact tickets, all shards together (`--session-capacity`). 64 bytes each.
+    pub session_capacity: usize,
+    /// A session or exact ticket is forgotten so long after its last use (`--session-ttl`).
+    pub session_ttl: Duration,
+    /// A key name is forgotten so long after a server last sealed or opened with it.
+    pub key_ttl: Duration,
+    /// A prefix seen once is forgotten so long after it was last seen.
+    pub candidate_ttl: Duration,
+    /// Who refused an unknown key name is forgotten so long after the last refusal.
+    pub refusal_ttl: Duration,
+    /// Key of the tables' hash: 16 random bytes, so that clients cannot aim at a bucket.
+    pub secret: [u8; 16],
+    /// Key names told in advance (`--ticket-key NAME=HEX16`). They neither expire nor are retired.
+    pub ticket_keys: Vec<(BackendId, KeyName)>,
+    /// Backends of which no key name is learned beyond those told in advance (`--ticket-key NAME=unknown`): their tickets
+    /// are followed exactly, their unknown PSK identities balanced.
+    pub no_key_names: BackendSet,
+}
+
+impl Config {
+    /// 65536 sessions for two hours, key names for a day, prefixes and refusals for an hour, an all-zero secret.
+    pub fn new(backends: usize) -> Config {
+        Config {
+            backends,
+            session_capacity: 65_536,
+            session_ttl: Duration::from_secs(7200),
+            key_ttl: Duration::from_secs(86_400),
+            candidate_ttl: Duration::from_secs(3600),
+            refusal_ttl: Duration::from_secs(3600),
+            secret: [0; 16],
+            ticket_keys: Vec::new(),
+            no_key_names: BackendSet::EMPTY,
+        }
+    }
+
+    /// Rows of the exact table of one shard.
+    pub(crate) fn exact_rows(&self, shards: usize) -> usize {
+        self.session_capacity.div_ceil(shards)
+    }
+
+    /// Rows of the key-name table of one shard: backends times live keys, with room for several generations of keys and
+    /// for uneven buckets.
+    pub(crate) fn name_rows(&self, shards: usize) -> usize {
+        ((16 * self.backends).max(256) / shards).max(128) + 16 * self.ticket_keys.len()
+    }
+
+    /// Rows of the candidate table of one shard. Servers without key names fill it, so it is tens of rows, not hundreds,
+    /// for a handful of backends.
+    pub(crate) fn candidate_rows(&self, shards: usize) -> usize {
+        (16 * self.backends / shards).max(64)
+    }
+
+    /// Rows of the refusal table of one shard. Clients can fill it; it holds nothing that must not be lost.
+    pub(crate) fn refusal_rows(&self, shards: usize) -> usize {
+        (16 * self.backends / shards).max(256)
+    }
+
+    /// Bytes all tables take together with so many workers. None of them ever grows.
+    pub fn bytes_for(&self, workers: usize) -> usize {
+        let workers = workers.max(1);
+        workers * (ExactShard::bytes_for(self.exact_rows(workers)) + NameShard::bytes_for(self, workers))
+    }
+}

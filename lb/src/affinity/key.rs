@@ -1,0 +1,261 @@
+//! What rows are about, and what a client offers.
+
+use core::fmt;
+use sha2::{Digest, Sha256};
+
+/// The first 16 bytes of an RFC 5077-style ticket: which ticket key sealed it.
+pub type KeyName = [u8; 16];
+
+/// How a client offers a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+pub enum IdentityKind {
+    /// Session ID of TLS <= 1.2.
+    SessionId = 0,
+    /// Session ticket of TLS <= 1.2 (RFC 5077).
+    Ticket = 1,
+    /// PSK identity of TLS 1.3 (RFC 8446, 4.2.11).
+    Psk = 2,
+}
+
+impl IdentityKind {
+    /// All kinds, in the order of their numbers.
+    pub const ALL: [IdentityKind; 3] = [IdentityKind::SessionId, IdentityKind::Ticket, IdentityKind::Psk];
+
+    /// `session-id`, `ticket` or `psk`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            IdentityKind::SessionId => "session-id",
+            IdentityKind::Ticket => "ticket",
+            IdentityKind::Psk => "psk",
+        }
+    }
+}
+
+impl fmt::Display for IdentityKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One identity of a ClientHello, as on the wire.
+///
+/// The caller leaves out what resumes nothing: the echoed session ID of a TLS 1.3 hello, and the ID a client invents
+/// beside a ticket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Offered<'a> {
+    /// Which field it came in.
+    pub kind: IdentityKind,
+    /// Its bytes.
+    pub bytes: &'a [u8],
+}
+
+/// One identity of a ClientHello in 56 bytes, whatever its length on the wire: what a caller keeps until the server has
+/// answered and the hello's own bytes are gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    kind: IdentityKind,
+    key: Key,
+    name: Option<KeyName>,
+}
+
+impl Identity {
+    /// Digests what was offered: one SHA-256 of a ticket or PSK identity. `None` for an empty one, and for a session ID
+    /// longer than TLS allows.
+    pub fn new(offered: &Offered<'_>) -> Option<Identity> {
+        let Offered { kind, bytes } = *offered;
+        if bytes.is_empty() {
+            return None;
+        }
+        let (key, name) = match kind {
+            IdentityKind::SessionId => (Key::session_id(bytes)?, None),
+            IdentityKind::Ticket => (Key::ticket(bytes), key_name(bytes)),
+            IdentityKind::Psk => (Key::psk(bytes), key_name(bytes)),
+        };
+        Some(Identity { kind, key, name })
+    }
+
+    /// Which field it came in.
+    pub fn kind(&self) -> IdentityKind {
+        self.kind
+    }
+
+    /// The key of its exact row.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Its first 16 bytes, if a ticket or PSK identity is that long.
+    pub fn name(&self) -> Option<&KeyName> {
+        self.name.as_ref()
+    }
+}
+
+/// Digests a ticket that comes in pieces, too long to be held.
+#[derive(Clone, Debug, Default)]
+pub struct TicketDigest {
+    hash: Sha256,
+    head: KeyName,
+    len: usize,
+}
+
+impl TicketDigest {
+    /// The next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        for (to, from) in self.head.iter_mut().skip(self.len).zip(bytes) {
+            *to = *from;
+        }
+        self.len += bytes.len();
+        self.hash.update(bytes);
+    }
+
+    /// All bytes were given: the same identity as of the whole ticket. `None` when it was empty.
+    pub fn finish(self) -> Option<Identity> {
+        let key = Key::of(KeyKind::Ticket, &self.hash.finalize());
+        let name = (self.len >= self.head.len()).then_some(self.head);
+        (self.len > 0).then_some(Identity { kind: IdentityKind::Ticket, key, name })
+    }
+}
+
+/// Why a backend was named.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// It issued this session ID.
+    SessionId,
+    /// It issued or opened this very ticket.
+    Ticket,
+    /// It opens tickets with this key name.
+    TicketKey,
+    /// It opened this very PSK identity.
+    Psk,
+    /// It opens PSK identities with this key name.
+    PskKey,
+}
+
+impl Reason {
+    /// The word for reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Reason::SessionId => "session-id",
+            Reason::Ticket => "ticket",
+            Reason::TicketKey => "ticket-key",
+            Reason::Psk => "psk",
+            Reason::PskKey => "psk-key",
+        }
+    }
+
+    /// The kind of identity that was offered.
+    pub const fn kind(self) -> IdentityKind {
+        match self {
+            Reason::SessionId => IdentityKind::SessionId,
+            Reason::Ticket | Reason::TicketKey => IdentityKind::Ticket,
+            Reason::Psk | Reason::PskKey => IdentityKind::Psk,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a [`Key`]'s bytes are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash)]
+pub enum KeyKind {
+    /// A session ID, verbatim.
+    SessionId = 1,
+    /// SHA-256 of a ticket.
+    Ticket = 2,
+    /// SHA-256 of a PSK identity.
+    Psk = 3,
+    /// A key name.
+    KeyName = 4,
+}
+
+/// The key of a row: a kind and at most 32 bytes. Displays as lower-case hex.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    kind: KeyKind,
+    len: u8,
+    bytes: [u8; 32],
+}
+
+impl Key {
+    /// `None` for an empty ID and for one longer than the 32 bytes that TLS allows.
+    pub fn session_id(id: &[u8]) -> Option<Key> {
+        if id.is_empty() || id.len() > 32 {
+            return None;
+        }
+        Some(Key::of(KeyKind::SessionId, id))
+    }
+
+    /// Of a whole ticket.
+    pub fn ticket(ticket: &[u8]) -> Key {
+        Key::of(KeyKind::Ticket, &Sha256::digest(ticket))
+    }
+
+    /// Of a whole PSK identity.
+    pub fn psk(identity: &[u8]) -> Key {
+        Key::of(KeyKind::Psk, &Sha256::digest(identity))
+    }
+
+    /// Of a key name.
+    pub fn name(name: &KeyName) -> Key {
+        Key::of(KeyKind::KeyName, name)
+    }
+
+    fn of(kind: KeyKind, from: &[u8]) -> Key {
+        let mut bytes = [0; 32];
+        bytes[..from.len()].copy_from_slice(from);
+        Key { kind, len: from.len() as u8, bytes }
+    }
+
+    /// What the bytes are.
+    pub fn kind(&self) -> KeyKind {
+        self.kind
+    }
+
+    /// The bytes: 1 to 32.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
+    /// Kind and length in a word that is never zero, and the bytes in four.
+    pub(crate) fn to_words(self) -> (u64, [u64; 4]) {
+        let word = |i: usize| u64::from_le_bytes(self.bytes[i * 8..i * 8 + 8].try_into().expect("8 bytes"));
+        (self.kind as u64 | u64::from(self.len) << 8, core::array::from_fn(word))
+    }
+
+    /// The inverse; `None` for words no key has.
+    pub(crate) fn from_words(meta: u64, words: [u64; 4]) -> Option<Key> {
+        let kind = match meta & 0xff {
+            1 => KeyKind::SessionId,
+            2 => KeyKind::Ticket,
+            3 => KeyKind::Psk,
+            4 => KeyKind::KeyName,
+            _ => return None,
+        };
+        let mut bytes = [0; 32];
+        for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
+            chunk.copy_from_slice(&word.to_le_bytes());
+        }
+        Some(Key { kind, len: ((meta >> 8) as u8).min(32), bytes })
+    }
+}
+
+/// The key name of a ticket or identity, if it is long enough to begin with one. Whether it *is* one has to be proved.
+pub fn key_name(ticket: &[u8]) -> Option<KeyName> {
+    ticket.first_chunk().copied()
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_bytes().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}:{self}", self.kind)
+    }
+}

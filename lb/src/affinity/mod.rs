@@ -1,0 +1,576 @@
+//! Affinity: identity -> backend, learned only from what the servers say in clear.
+//!
+//! **Lookup**, at the ClientHello; first match wins, and its backend must be eligible:
+//! 1. TLS 1.3 PSK identities, in order: this exact identity, then its key name.
+//! 2. The ticket of TLS <= 1.2: this exact ticket, then its key name.
+//! 3. The session ID.
+//!
+//! **Learning**, at the server's answer: the `session_*`, `ticket_*` and `psk_*` calls. A client can never make a row by
+//! what it claims: every row is made by a server that issued or resumed something, except those of the small table of refused unknown key
+//! names, which holds nothing that must not be lost.
+//!
+//! | table | a row is | bound |
+//! |---|---|---|
+//! | [exact](Census::session_ids) | a session ID or ticket -> backend | `session_capacity` |
+//! | [key names](Census::key_names) | 16-byte key name -> backends that open it | about 16 for each backend |
+//! | [candidates](Census::candidates) | a prefix that was seen once | about 16 for each backend |
+//! | [refusals](Census::refusals) | an unknown key name -> backends that refused it | about 16 for each backend |
+//!
+//! # Several workers
+//!
+//! All four tables are cut into one shard for each worker, by a keyed hash of session, ticket or key name. Each worker owns an
+//! [`Affinity`]: the only writer of its shard, a lock-free reader of all ([`table`] has the protocol). What a worker learns about a key of another
+//! shard waits in its outbox as an [`Update`]: the caller takes it with [`Affinity::next_update`], carries it to
+//! the worker [`Update::owner`] names through a bounded queue, and gives it to [`Affinity::apply`] there. With one worker the same
+//! code runs and the outbox stays empty. An update that finds a queue full is lost and counted; a lost row costs one full handshake.
+
+mod config;
+mod exact;
+mod key;
+mod metrics;
+mod names;
+pub mod table;
+
+pub use config::Config;
+pub use key::{Identity, IdentityKind, Key, KeyKind, KeyName, Offered, Reason, TicketDigest, key_name};
+pub use metrics::{Census, KindCounters, Metrics, TableCounters};
+pub use names::RETIRE_AFTER;
+
+use crate::backend::{BackendId, BackendSet};
+use crate::sync::Arc;
+use crate::time::{Millis, millis};
+use core::cell::Cell;
+use exact::ExactShard;
+use names::{Lifetimes, NameEvent, NameShard, NameTables};
+use siphasher::sip::SipHasher13;
+use std::collections::VecDeque;
+
+/// Updates that wait for [`Affinity::next_update`]. A burst is 64 frames and a server's first flight makes at most a few updates,
+/// so a caller that drains the outbox after each burst never fills it. When full, updates are lost and counted.
+pub const OUTBOX: usize = 1024;
+
+/// Rows of each table that [`Affinity::tick`] looks at.
+pub const SWEEP: usize = 256;
+
+/// Who said something, to whom, and when.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sighting {
+    /// The server.
+    pub backend: BackendId,
+    /// Any hash of the client's *address* (not its port): refusals to one client alone retire no key.
+    pub client: u64,
+    /// Now.
+    pub now: Millis,
+}
+
+/// Backends that can resume what was offered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Decision {
+    /// Never empty, all eligible. Several share ticket keys: balance among them.
+    pub backends: BackendSet,
+    /// What matched.
+    pub reason: Reason,
+    /// The row's key: session ID, SHA-256 of ticket or identity, or key name.
+    pub key: Key,
+    /// False for a key name that was seen with a single ticket so far: a good guess.
+    pub proven: bool,
+}
+
+/// What the tables know about a hello.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Lookup {
+    /// Who can resume it; `None` when no row knows, or none of those that could is eligible.
+    pub decision: Option<Decision>,
+    /// Without a decision: eligible backends that refused the same unknown key name before. At least one eligible backend is
+    /// not among them.
+    pub avoid: BackendSet,
+    /// The kind of identity that decided, or that should have: PSK before ticket before session ID. `None` when nothing
+    /// was offered.
+    pub kind: Option<IdentityKind>,
+}
+
+impl Lookup {
+    /// Something was offered and no row knows it.
+    pub fn is_unknown(&self) -> bool {
+        self.kind.is_some() && self.decision.is_none()
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Change {
+    ExactHas { key: Key, hash: u64, backend: BackendId, now: u64 },
+    ExactRefused { key: Key, hash: u64, backend: BackendId },
+    NameOpens(NameEvent),
+    NameRefused(NameEvent),
+}
+
+/// Something learned about a key of another worker's shard. `Copy`, owns no memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Update {
+    owner: u16,
+    change: Change,
+}
+
+impl Update {
+    /// The worker to bring it to: an index into what [`Affinity::for_workers`] returned.
+    pub fn owner(&self) -> usize {
+        usize::from(self.owner)
+    }
+}
+
+/// A row as tools print it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Row {
+    /// Session ID, SHA-256 of a ticket, or key name.
+    pub key: Key,
+    /// Who it leads to, or for `Refused` away from.
+    pub backends: BackendSet,
+    /// What it is.
+    pub class: RowClass,
+    /// Last used.
+    pub used: Millis,
+}
+
+/// Which table a [`Row`] is in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RowClass {
+    /// A session or ticket.
+    Exact,
+    /// A proved key name.
+    Name,
+    /// A key name told in advance.
+    Told,
+    /// A prefix seen once.
+    Candidate,
+    /// An unknown key name that was refused.
+    Refused,
+}
+
+struct ShardTables {
+    exact: Arc<table::Table<{ exact::WORDS }>>,
+    names: NameTables,
+}
+
+/// What all workers read.
+struct Shared {
+    shards: Box<[ShardTables]>,
+    backends: u16,
+    session_ttl: u64,
+    ttl: Lifetimes,
+    hasher: SipHasher13,
+    no_key_names: BackendSet,
+}
+
+impl Shared {
+    fn shard(&self, hash: u64) -> usize {
+        // The lower half chooses the shard, the upper the bucket.
+        ((hash & 0xffff_ffff) as usize * self.shards.len()) >> 32
+    }
+
+    fn hash_key(&self, key: &Key) -> u64 {
+        let mut bytes = [0; 33];
+        bytes[0] = key.kind() as u8;
+        bytes[1..=key.as_bytes().len()].copy_from_slice(key.as_bytes());
+        self.hasher.hash(&bytes[..=key.as_bytes().len()])
+    }
+
+    fn openers(&self, name: &KeyName, hash: u64, now: u64, busy: &mut u64) -> Option<BackendSet> {
+        self.shards[self.shard(hash)].names.openers(name, hash, now, self.ttl, busy)
+    }
+
+    fn exact(&self, key: &Key, now: u64, busy: &mut u64) -> Option<BackendId> {
+        let hash = self.hash_key(key);
+        exact::find(&self.shards[self.shard(hash)].exact, key, hash, now, self.session_ttl, busy)
+    }
+}
+
+fn hash_name(hasher: &SipHasher13, name: &KeyName) -> u64 {
+    let mut bytes = [KeyKind::KeyName as u8; 17];
+    bytes[1..].copy_from_slice(name);
+    hasher.hash(&bytes)
+}
+
+/// One worker's part of the affinity tables: writes its shard, reads all.
+pub struct Affinity {
+    shared: Arc<Shared>,
+    me: u16,
+    exact: ExactShard,
+    names: NameShard,
+    outbox: VecDeque<Update>,
+    metrics: Metrics,
+    /// Raised by lookups, which take `&self`.
+    busy: Cell<u64>,
+}
+
+impl Affinity {
+    /// For a single worker.
+    pub fn single(config: Config) -> Affinity {
+        Affinity::for_workers(config, 1).pop().expect("one worker")
+    }
+
+    /// One for each of `workers` (at least 1, at most 65535), in the order of their numbers. All memory is taken here.
+    pub fn for_workers(config: Config, workers: usize) -> Vec<Affinity> {
+        let workers = workers.clamp(1, usize::from(u16::MAX));
+        let session_ttl = millis(config.session_ttl);
+        let writers: Vec<(ExactShard, NameShard)> = (0..workers)
+            .map(|_| (ExactShard::new(config.exact_rows(workers), session_ttl), NameShard::new(&config, workers)))
+            .collect();
+        let shared = Arc::new(Shared {
+            shards: writers
+                .iter()
+                .map(|(exact, names)| ShardTables { exact: exact.table(), names: names.tables() })
+                .collect(),
+            backends: config.backends.min(crate::MAX_BACKENDS) as u16,
+            session_ttl,
+            ttl: Lifetimes::of(&config),
+            hasher: SipHasher13::new_with_key(&config.secret),
+            no_key_names: config.no_key_names,
+        });
+        let mut all: Vec<Affinity> = writers
+            .into_iter()
+            .enumerate()
+            .map(|(me, (exact, names))| Affinity {
+                shared: shared.clone(),
+                me: me as u16,
+                exact,
+                names,
+                outbox: VecDeque::with_capacity(if workers > 1 { OUTBOX } else { 0 }),
+                metrics: Metrics::new(config.backends),
+                busy: Cell::new(0),
+            })
+            .collect();
+        for (backend, name) in &config.ticket_keys {
+            let hash = hash_name(&shared.hasher, name);
+            let owner = &mut all[shared.shard(hash)];
+            owner.names.tell(name, hash, *backend, &mut owner.metrics);
+        }
+        all
+    }
+
+    /// What the tables know about the identities of a ClientHello. `eligible` says which backends may be given a flow that
+    /// resumes: see [`Pool::may_resume`](crate::Pool::may_resume).
+    ///
+    /// PSK identities count in the order given. Writes nothing: a client's claim refreshes no row.
+    pub fn lookup(&self, offered: &[Identity], now: Millis, eligible: impl Fn(BackendId) -> bool) -> Lookup {
+        let mut busy = 0;
+        let found = self.look_up(offered, now.0, &eligible, &mut busy);
+        self.busy.set(self.busy.get() + busy);
+        found
+    }
+
+    fn look_up(&self, offered: &[Identity], now: u64, eligible: &impl Fn(BackendId) -> bool, busy: &mut u64) -> Lookup {
+        let mut avoid = BackendSet::EMPTY;
+        let of = |kind| offered.iter().filter(move |i| i.kind() == kind);
+        for kind in [IdentityKind::Psk, IdentityKind::Ticket, IdentityKind::SessionId] {
+            for identity in of(kind) {
+                let decision = match kind {
+                    IdentityKind::SessionId => self.session(identity.key(), now, eligible, busy),
+                    _ => self.sealed(identity, now, eligible, &mut avoid, busy),
+                };
+                if decision.is_some() {
+                    return Lookup { decision, avoid: BackendSet::EMPTY, kind: Some(kind) };
+                }
+            }
+        }
+        let kind = [IdentityKind::Psk, IdentityKind::Ticket, IdentityKind::SessionId]
+            .into_iter()
+            .find(|&kind| of(kind).next().is_some());
+        Lookup { decision: None, avoid, kind }
+    }
+
+    fn session(&self, key: &Key, now: u64, eligible: &impl Fn(BackendId) -> bool, busy: &mut u64) -> Option<Decision> {
+        let backend = self.shared.exact(key, now, busy).filter(|&b| eligible(b))?;
+        Some(Decision { backends: BackendSet::one(backend), reason: Reason::SessionId, key: *key, proven: true })
+    }
+
+    /// A ticket or PSK identity.
+    fn sealed(
+        &self,
+        identity: &Identity,
+        now: u64,
+        eligible: &impl Fn(BackendId) -> bool,
+        avoid: &mut BackendSet,
+        busy: &mut u64,
+    ) -> Option<Decision> {
+        let psk = identity.kind() == IdentityKind::Psk;
+        let decide = |backends: BackendSet, reason, key, proven| {
+            let backends = backends.filter(eligible);
+            (!backends.is_empty()).then_some(Decision { backends, reason, key, proven })
+        };
+        if !psk
+            && let Some(backend) = self.shared.exact(identity.key(), now, busy)
+            && eligible(backend)
+        {
+            return decide(BackendSet::one(backend), Reason::Ticket, *identity.key(), true);
+        }
+        let name = identity.name()?;
+        let shared = &*self.shared;
+        let hash = hash_name(&shared.hasher, name);
+        let tables = &shared.shards[shared.shard(hash)].names;
+        let by_name = if psk { Reason::PskKey } else { Reason::TicketKey };
+        if let Some(openers) = tables.openers(name, hash, now, shared.ttl, busy) {
+            // A known key is never among the refused ones.
+            return decide(openers, by_name, Key::name(name), true);
+        }
+        let this = shared.hash_key(identity.key());
+        let (exact, candidates) = tables.candidates(name, hash, this, now, shared.ttl, busy);
+        if let Some(backend) = exact
+            && psk
+            && eligible(backend)
+        {
+            return decide(BackendSet::one(backend), Reason::Psk, *identity.key(), true);
+        }
+        let guess = decide(candidates, by_name, Key::name(name), false);
+        if guess.is_some() {
+            return guess;
+        }
+        // The first identities weigh most: what the later ones add must leave a backend to choose.
+        let more = avoid.union(&tables.refused_by(name, hash, now, shared.ttl, busy).filter(eligible));
+        if (0..shared.backends).map(BackendId).any(|b| eligible(b) && !more.contains(b)) {
+            *avoid = more;
+        }
+        None
+    }
+
+    /// The flow of this hello goes to `backend`: counts it. Once for each connection, when it is bound.
+    pub fn chosen(&mut self, found: &Lookup, backend: BackendId) {
+        let Some(kind) = found.kind else { return };
+        let Some(counters) = self.metrics.at(backend, kind) else { return };
+        counters.offered += 1;
+        match &found.decision {
+            Some(decision) => counters.promised += u64::from(decision.backends.contains(backend)),
+            None => counters.unknown += 1,
+        }
+    }
+
+    /// The server has made a session: a ServerHello of TLS <= 1.2 with a session ID that is not the client's, or a
+    /// NewSessionTicket of TLS <= 1.2, in clear. Of PSK identities nothing is seen when they are issued.
+    pub fn issued(&mut self, identity: &Identity, seen: Sighting) {
+        match identity.kind() {
+            IdentityKind::SessionId => self.exact_has(*identity.key(), seen),
+            IdentityKind::Ticket => self.ticket_seen(identity, seen),
+            IdentityKind::Psk => {}
+        }
+    }
+
+    /// The server's answer shows that it resumed by this identity of the hello:
+    /// * session ID: a ServerHello of TLS <= 1.2 repeats it, and the client offered no ticket beside it. Makes the row if there
+    ///   is none: the server has the session, whoever noticed its beginning.
+    /// * ticket: the same, when there was one.
+    /// * PSK: the ServerHello selected it.
+    pub fn accepted(&mut self, identity: &Identity, seen: Sighting) {
+        self.count_accepted(identity.kind(), seen.backend);
+        match identity.kind() {
+            IdentityKind::SessionId => self.exact_has(*identity.key(), seen),
+            IdentityKind::Ticket => self.ticket_seen(identity, seen),
+            IdentityKind::Psk => _ = self.name_opens(identity, seen),
+        }
+    }
+
+    /// The server's answer shows that it did not resume by this identity, though it was asked to:
+    /// * session ID: another ID or none in a ServerHello of TLS <= 1.2, and no ticket beside it.
+    /// * ticket: the same, when there was one.
+    /// * PSK: a ServerHello of TLS 1.3 without `pre_shared_key`. A server that chose less was not asked, and a
+    ///   HelloRetryRequest says nothing yet.
+    pub fn refused(&mut self, identity: &Identity, seen: Sighting) {
+        let kind = identity.kind();
+        let exact =
+            kind != IdentityKind::Psk && self.shared.exact(identity.key(), seen.now.0, &mut 0) == Some(seen.backend);
+        let promised = exact || self.name_promises(identity, seen);
+        self.count_refused(kind, seen.backend, promised);
+        if kind != IdentityKind::Psk {
+            self.exact_refused(*identity.key(), seen);
+        }
+        self.name_refused(identity, seen);
+    }
+
+    fn ticket_seen(&mut self, ticket: &Identity, seen: Sighting) {
+        let named = self.name_opens(ticket, seen);
+        if !named {
+            self.exact_has(*ticket.key(), seen);
+        }
+    }
+
+    fn count_accepted(&mut self, kind: IdentityKind, backend: BackendId) {
+        if let Some(counters) = self.metrics.at(backend, kind) {
+            counters.accepted += 1;
+        }
+    }
+
+    fn count_refused(&mut self, kind: IdentityKind, backend: BackendId, promised: bool) {
+        if let Some(counters) = self.metrics.at(backend, kind) {
+            counters.refused += 1;
+            counters.broken += u64::from(promised);
+        }
+    }
+
+    fn exact_has(&mut self, key: Key, seen: Sighting) {
+        let hash = self.shared.hash_key(&key);
+        self.learn(hash, Change::ExactHas { key, hash, backend: seen.backend, now: seen.now.0 });
+    }
+
+    fn exact_refused(&mut self, key: Key, seen: Sighting) {
+        let hash = self.shared.hash_key(&key);
+        self.learn(hash, Change::ExactRefused { key, hash, backend: seen.backend });
+    }
+
+    fn name_event(&self, identity: &Identity, seen: Sighting) -> Option<NameEvent> {
+        let name = *identity.name()?;
+        Some(NameEvent {
+            name,
+            hash: hash_name(&self.shared.hasher, &name),
+            identity: self.shared.hash_key(identity.key()),
+            backend: seen.backend,
+            client: seen.client,
+            now: seen.now.0,
+        })
+    }
+
+    /// True when the prefix is a proved key name, so that no exact row is needed.
+    fn name_opens(&mut self, identity: &Identity, seen: Sighting) -> bool {
+        let Some(event) = self.name_event(identity, seen) else { return false };
+        let openers = self.shared.openers(&event.name, event.hash, event.now, &mut 0);
+        if self.shared.no_key_names.contains(seen.backend)
+            && !openers.is_some_and(|openers| openers.contains(seen.backend))
+        {
+            return false;
+        }
+        self.learn(event.hash, Change::NameOpens(event));
+        openers.is_some() || self.shared.openers(&event.name, event.hash, event.now, &mut 0).is_some()
+    }
+
+    fn name_refused(&mut self, identity: &Identity, seen: Sighting) {
+        if let Some(event) = self.name_event(identity, seen) {
+            self.learn(event.hash, Change::NameRefused(event));
+        }
+    }
+
+    /// Does a row say that this backend opens it?
+    fn name_promises(&self, identity: &Identity, seen: Sighting) -> bool {
+        let Some(event) = self.name_event(identity, seen) else { return false };
+        let tables = &self.shared.shards[self.shared.shard(event.hash)].names;
+        let ttl = self.shared.ttl;
+        match tables.openers(&event.name, event.hash, event.now, ttl, &mut 0) {
+            Some(openers) => openers.contains(seen.backend),
+            None => {
+                let (_, all) = tables.candidates(&event.name, event.hash, event.identity, event.now, ttl, &mut 0);
+                all.contains(seen.backend)
+            }
+        }
+    }
+
+    fn learn(&mut self, hash: u64, change: Change) {
+        let owner = self.shared.shard(hash) as u16;
+        let update = Update { owner, change };
+        if owner == self.me {
+            self.apply(update);
+        } else if self.outbox.len() < OUTBOX {
+            self.outbox.push_back(update);
+        } else {
+            self.metrics.updates_lost += 1;
+        }
+    }
+
+    /// The oldest update for another worker.
+    pub fn next_update(&mut self) -> Option<Update> {
+        self.outbox.pop_front()
+    }
+
+    /// Takes in what another worker learned. One for another shard is ignored.
+    pub fn apply(&mut self, update: Update) {
+        if update.owner != self.me {
+            debug_assert!(false, "an update for worker {} came to {}", update.owner, self.me);
+            return;
+        }
+        match update.change {
+            Change::ExactHas { key, hash, backend, now } => {
+                self.exact.has(&key, hash, backend, now, &mut self.metrics.exact);
+            }
+            Change::ExactRefused { key, hash, backend } => {
+                self.exact.refused(&key, hash, backend, &mut self.metrics.exact);
+            }
+            Change::NameOpens(event) => self.names.opens(&event, &mut self.metrics),
+            Change::NameRefused(event) => self.names.refused(&event, &mut self.metrics),
+        }
+    }
+
+    /// Clears expired rows of this worker's shard, [`SWEEP`] of each table at a time. Call it every 100 ms or so, or when idle:
+    /// lookups never return expired rows, this only makes room and counts early.
+    pub fn tick(&mut self, now: Millis) {
+        self.exact.sweep(now.0, SWEEP, &mut self.metrics.exact);
+        self.names.sweep(now.0, SWEEP, &mut self.metrics);
+    }
+
+    /// Forgets all of this worker's rows about a backend. Walks the tables: when a server is replaced, not in passing. Each worker has to.
+    pub fn forget(&mut self, backend: BackendId) {
+        self.exact.forget(backend);
+        self.names.forget(backend);
+    }
+
+    /// This worker's counters.
+    pub fn metrics(&self) -> Metrics {
+        let mut metrics = self.metrics.clone();
+        metrics.busy = self.busy.get();
+        metrics
+    }
+
+    /// Live rows of all shards. Walks the tables.
+    pub fn census(&self, now: Millis) -> Census {
+        let mut census = Census::default();
+        self.for_each_row(now, |row| match (row.class, row.key.kind()) {
+            (RowClass::Exact, KeyKind::SessionId) => census.session_ids += 1,
+            (RowClass::Exact, _) => census.tickets += 1,
+            (RowClass::Name | RowClass::Told, _) => {
+                census.key_names += 1;
+                census.shared_key_names += usize::from(row.backends.len() > 1);
+            }
+            (RowClass::Candidate, _) => census.candidates += 1,
+            (RowClass::Refused, _) => census.refusals += 1,
+        });
+        census
+    }
+
+    /// Every live row of all shards, in no particular order: for tools.
+    pub fn for_each_row(&self, now: Millis, mut each: impl FnMut(Row)) {
+        let live = |used: u64, ttl: u64| now.0.saturating_sub(used) <= ttl;
+        let ttl = self.shared.ttl;
+        for shard in &self.shared.shards {
+            for row in shard.exact.snapshots().filter_map(|words| exact::decode(&words)) {
+                if live(row.used, self.shared.session_ttl) {
+                    let backends = BackendSet::one(row.backend);
+                    each(Row { key: row.key, backends, class: RowClass::Exact, used: Millis(row.used) });
+                }
+            }
+            for row in shard.names.names.snapshots().map(|words| names::decode(&words)) {
+                let class = if row.told { RowClass::Told } else { RowClass::Name };
+                if row.told || live(row.used, ttl.key) {
+                    let key = Key::name(&row.name);
+                    each(Row { key, backends: row.backends, class, used: Millis(row.used) });
+                }
+            }
+            for row in shard.names.candidates.snapshots().map(|words| names::candidate(&words)) {
+                if live(row.used, ttl.candidate) {
+                    let (key, backends) = (Key::name(&row.name), BackendSet::one(row.backend));
+                    each(Row { key, backends, class: RowClass::Candidate, used: Millis(row.used) });
+                }
+            }
+            for row in shard.names.refusals.snapshots().map(|words| names::decode(&words)) {
+                if live(row.used, ttl.refusal) {
+                    let key = Key::name(&row.name);
+                    each(Row { key, backends: row.backends, class: RowClass::Refused, used: Millis(row.used) });
+                }
+            }
+        }
+    }
+
+    /// Bytes all workers' tables take together.
+    pub fn bytes(config: &Config, workers: usize) -> usize {
+        config.bytes_for(workers)
+    }
+}
+
+impl core::fmt::Debug for Affinity {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Affinity").field("worker", &self.me).field("metrics", &self.metrics).finish_non_exhaustive()
+    }
+}

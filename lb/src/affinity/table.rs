@@ -1,0 +1,273 @@
+//! A bounded table of fixed rows with one writer and any number of lock-free readers. No `unsafe`.
+//!
+//! # Shape
+//!
+//! A table is an array of buckets of `ways` rows. The hash of a key names its bucket, and a key lives nowhere else: finding,
+//! inserting and removing touch one bucket. A row is [`W`](Table) words of 64 bits and a sequence number, on cache lines
+//! of its own. The first three words mean the same in every table: [`HASH`], [`STAMP`] (last use, in milliseconds) and
+//! [`META`] (zero in an empty row, never else).
+//!
+//! **And when full?** When the bucket of a new key has no free row, an expired row goes; else the row the caller values least
+//! (usually the least recently used), which is reported, to be counted.
+//!
+//! # Memory protocol
+//!
+//! There is exactly one [`Writer`], which is not `Clone` and writes through `&mut self`. It publishes a row as a sequence
+//! lock does (Boehm, "Can seqlocks get along with programming language memory models?", MSPC 2012):
+//!
+//! | writer: [`publish`](Row) | reader: [`snapshot`](Row) |
+//! |---|---|
+//! | W1 `seq := odd`, relaxed | R1 `s := seq`, acquire; odd: try again |
+//! | W2 fence, release | R2 read all words, relaxed |
+//! | W3 write all words, relaxed | R3 fence, acquire |
+//! | W4 `seq := even`, release | R4 `seq`, relaxed; differs from `s`: try again |
+//!
+//! * R1 that reads a W4 happens after it, and so sees all words of that publication (or later ones).
+//! * R2 that reads a word of a *later* W3 makes R3 synchronise with that publication's W2, hence R4 sees at least its W1, which
+//!   is not `s`: the mixture is thrown away. So a snapshot that is kept holds the words of one publication.
+//! * Every word is an atomic, so reading while the writer writes is a race in the sense of the algorithm only, not of the
+//!   language.
+//!
+//! The exception: [`Writer::touch`] stores [`STAMP`] alone, relaxed, without moving `seq`. A reader then has the older or
+//! the newer time of last use of *this* publication, either of which is true; the stamp of another publication is
+//! caught by `seq`, as above, because replacing a row always moves it.
+//!
+//! A reader first compares [`HASH`], relaxed and unprotected, to leave other rows alone. That it may miss a row written
+//! at this moment, or take a replaced row for the sought one, does no harm: the first costs one full handshake, the second is
+//! decided by the snapshot that follows.
+//!
+//! A reader never waits for the writer: after [`ATTEMPTS`] failed snapshots the row counts as absent. The writer reads its
+//! own rows relaxed: nobody else writes them.
+//!
+//! `tests/loom.rs` checks the protocol on tiny tables; `tests/threads.rs` on large ones with real threads.
+
+use crate::sync::{Arc, AtomicU64, Ordering::*, fence, spin_loop};
+
+/// Word of a row: hash of the key.
+pub const HASH: usize = 0;
+/// Word of a row: time of last use, milliseconds.
+pub const STAMP: usize = 1;
+/// Word of a row: zero means that the row is empty.
+pub const META: usize = 2;
+
+/// Snapshots tried before a row counts as absent.
+pub const ATTEMPTS: usize = 16;
+
+/// Rows of a bucket, unless said otherwise.
+pub const WAYS: usize = 8;
+
+#[repr(align(64))]
+struct Row<const W: usize> {
+    seq: AtomicU64,
+    words: [AtomicU64; W],
+}
+
+impl<const W: usize> Row<W> {
+    fn new() -> Row<W> {
+        Row { seq: AtomicU64::new(0), words: core::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+
+    /// One attempt; `None` when the writer was at it.
+    fn snapshot(&self) -> Option<[u64; W]> {
+        let before = self.seq.load(Acquire); // R1
+        if before & 1 == 1 {
+            return None;
+        }
+        let words = core::array::from_fn(|i| self.words[i].load(Relaxed)); // R2
+        fence(Acquire); // R3
+        (self.seq.load(Relaxed) == before).then_some(words) // R4
+    }
+
+    /// Only by the one writer.
+    fn publish(&self, words: &[u64; W]) {
+        let before = self.seq.load(Relaxed);
+        self.seq.store(before.wrapping_add(1), Relaxed); // W1
+        fence(Release); // W2
+        for (to, &word) in self.words.iter().zip(words) {
+            to.store(word, Relaxed); // W3
+        }
+        self.seq.store(before.wrapping_add(2), Release); // W4
+    }
+
+    /// Only by the one writer.
+    fn own(&self) -> [u64; W] {
+        core::array::from_fn(|i| self.words[i].load(Relaxed))
+    }
+}
+
+/// The readers' side: share it as `Arc<Table<W>>`.
+pub struct Table<const W: usize> {
+    rows: Box<[Row<W>]>,
+    ways: usize,
+}
+
+impl<const W: usize> Table<W> {
+    /// A table of at least `capacity` rows and its only writer. Rows are rounded up to whole buckets.
+    ///
+    /// # Panics
+    /// If `ways` is zero or rows have fewer than three words: errors of the program, not of its input.
+    #[allow(clippy::new_ret_no_self)] // the writer is the new thing; the table is what it shares
+    pub fn new(capacity: usize, ways: usize) -> Writer<W> {
+        assert!(ways > 0 && W > META);
+        let count = capacity.max(1).div_ceil(ways) * ways;
+        Writer { table: Arc::new(Table { rows: (0..count).map(|_| Row::new()).collect(), ways }), used: 0 }
+    }
+
+    /// Bytes a table of this capacity takes.
+    pub const fn bytes_for(capacity: usize, ways: usize) -> usize {
+        let capacity = if capacity == 0 { 1 } else { capacity };
+        capacity.div_ceil(ways) * ways * size_of::<Row<W>>()
+    }
+
+    /// Rows, used or not.
+    pub fn capacity(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn range(&self, hash: u64) -> core::ops::Range<usize> {
+        let buckets = (self.rows.len() / self.ways) as u128;
+        // The upper bits choose: the lower ones have chosen the shard.
+        let first = ((u128::from(hash) * buckets) >> 64) as usize * self.ways;
+        first..first + self.ways
+    }
+
+    /// The first row of this hash that `take` likes: a consistent snapshot, no older than the latest publication that
+    /// happened before the call. `busy` is raised when a row was given up because the writer kept changing it.
+    pub fn find<T>(&self, hash: u64, busy: &mut u64, mut take: impl FnMut(&[u64; W]) -> Option<T>) -> Option<T> {
+        for row in &self.rows[self.range(hash)] {
+            if row.words[HASH].load(Relaxed) != hash {
+                continue;
+            }
+            let mut snapshot = row.snapshot();
+            for _ in 1..ATTEMPTS {
+                if snapshot.is_some() {
+                    break;
+                }
+                spin_loop();
+                snapshot = row.snapshot();
+            }
+            match snapshot {
+                Some(words) if words[META] != 0 && words[HASH] == hash => {
+                    if let Some(found) = take(&words) {
+                        return Some(found);
+                    }
+                }
+                Some(_) => {}
+                None => *busy += 1,
+            }
+        }
+        None
+    }
+
+    /// All used rows, one consistent snapshot each, not all of one moment. For tools.
+    pub fn snapshots(&self) -> impl Iterator<Item = [u64; W]> + '_ {
+        self.rows.iter().filter_map(|row| (0..ATTEMPTS).find_map(|_| row.snapshot())).filter(|words| words[META] != 0)
+    }
+}
+
+/// What became of [`Writer::insert`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Inserted {
+    /// Into a free row.
+    Free,
+    /// Over an expired row.
+    Expired,
+    /// Over the row worth least.
+    Evicted,
+    /// Not at all: every row of the bucket is worth `u64::MAX`.
+    Refused,
+}
+
+/// The writers' side: one for each table, and it alone changes rows.
+pub struct Writer<const W: usize> {
+    table: Arc<Table<W>>,
+    used: usize,
+}
+
+impl<const W: usize> Writer<W> {
+    /// The table, for readers.
+    pub fn table(&self) -> Arc<Table<W>> {
+        self.table.clone()
+    }
+
+    /// Used rows, expired ones that nobody has cleared included.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+
+    /// Place of the first used row of this hash that `matches`.
+    pub fn position(&self, hash: u64, matches: impl Fn(&[u64; W]) -> bool) -> Option<usize> {
+        self.table.range(hash).find(|&at| {
+            let row = &self.table.rows[at];
+            row.words[HASH].load(Relaxed) == hash && row.words[META].load(Relaxed) != 0 && matches(&row.own())
+        })
+    }
+
+    /// The row at a place.
+    pub fn get(&self, at: usize) -> [u64; W] {
+        self.table.rows[at].own()
+    }
+
+    /// The used rows of a hash's bucket, whatever their hash, with their places.
+    pub fn bucket(&self, hash: u64) -> impl Iterator<Item = (usize, [u64; W])> + '_ {
+        self.table.range(hash).map(|at| (at, self.get(at))).filter(|(_, words)| words[META] != 0)
+    }
+
+    /// Writes a new row: into a free one, over one last used before `expired_before`, or over that of least `worth`.
+    /// Does not look whether the key is there already.
+    pub fn insert(&mut self, words: &[u64; W], expired_before: u64, worth: impl Fn(&[u64; W]) -> u64) -> Inserted {
+        debug_assert!(words[META] != 0, "an empty row is written by `remove`");
+        let mut victim = None;
+        for at in self.table.range(words[HASH]) {
+            let row = self.get(at);
+            if row[META] == 0 {
+                self.table.rows[at].publish(words);
+                self.used += 1;
+                return Inserted::Free;
+            }
+            let worth = worth(&row);
+            if worth == u64::MAX {
+                continue;
+            }
+            // An expired row is worth less than any other, and the longest expired the least.
+            let rank = if row[STAMP] < expired_before { (0, row[STAMP]) } else { (1, worth) };
+            if victim.is_none_or(|(_, least)| rank < least) {
+                victim = Some((at, rank));
+            }
+        }
+        let Some((at, (class, _))) = victim else { return Inserted::Refused };
+        self.table.rows[at].publish(words);
+        if class == 0 { Inserted::Expired } else { Inserted::Evicted }
+    }
+
+    /// Replaces the used row at a place.
+    pub fn replace(&mut self, at: usize, words: &[u64; W]) {
+        debug_assert!(words[META] != 0 && self.table.rows[at].words[META].load(Relaxed) != 0);
+        self.table.rows[at].publish(words);
+    }
+
+    /// Notes a use of the row at a place: one store, no publication.
+    pub fn touch(&mut self, at: usize, now: u64) {
+        self.table.rows[at].words[STAMP].store(now, Relaxed);
+    }
+
+    /// Empties the row at a place.
+    pub fn remove(&mut self, at: usize) {
+        if self.table.rows[at].words[META].load(Relaxed) != 0 {
+            self.table.rows[at].publish(&[0; W]);
+            self.used -= 1;
+        }
+    }
+
+    /// Empties the rows in `places` (cut to the table) that `drop` names; returns how many.
+    pub fn sweep(&mut self, places: core::ops::Range<usize>, drop: impl Fn(&[u64; W]) -> bool) -> usize {
+        let before = self.used;
+        for at in places.start..places.end.min(self.table.rows.len()) {
+            let row = self.get(at);
+            if row[META] != 0 && drop(&row) {
+                self.remove(at);
+            }
+        }
+        before - self.used
+    }
+}

@@ -1,0 +1,37 @@
+//! Weighted least connections.
+
+use crate::backend::BackendId;
+use crate::pool::Pool;
+
+/// Chooses the backend with the fewest live connections for its weight.
+///
+/// Loads are compared as `(connections + 1) / weight`, what the load would be with the new flow, so that among idle
+/// backends the heavier comes first. Equal ones take turns: the scan begins behind the last chosen, so an idle pool is not
+/// filled from its head. One pass over the backends and their cache lines per new flow.
+#[derive(Debug, Default)]
+pub struct LeastConn {
+    start: usize,
+}
+
+impl LeastConn {
+    /// The least loaded of those that `may`.
+    pub fn pick(&mut self, pool: &Pool, may: impl Fn(BackendId) -> bool) -> Option<BackendId> {
+        let n = pool.len();
+        let mut best: Option<(BackendId, u64, u64)> = None;
+        for step in 0..n {
+            let id = BackendId(((self.start + step) % n) as u16);
+            let weight = u64::from(pool.weight(id));
+            if weight == 0 || !may(id) {
+                continue;
+            }
+            let load = u64::from(pool.connections(id)) + 1;
+            // load / weight < best_load / best_weight, without dividing.
+            if best.is_none_or(|(_, best_load, best_weight)| load * best_weight < best_load * weight) {
+                best = Some((id, load, weight));
+            }
+        }
+        let (id, ..) = best?;
+        self.start = (id.index() + 1) % n;
+        Some(id)
+    }
+}

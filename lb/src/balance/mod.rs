@@ -1,0 +1,152 @@
+//! Choosing a backend for a connection that no identity ties to one.
+//!
+//! A [`Balancer`] belongs to one worker. Whatever the algorithm, a backend is chosen only when the pool lets it take new
+//! flows and the caller's `eligible` agrees (address family, not tried already, has not refused the client's key).
+
+mod least_conn;
+mod maglev;
+mod random_two;
+mod round_robin;
+
+pub use least_conn::LeastConn;
+pub use maglev::{Maglev, table_size};
+pub use round_robin::RoundRobin;
+
+use crate::backend::{BackendId, BackendSet};
+use crate::pool::Pool;
+use core::fmt;
+use core::str::FromStr;
+use std::sync::Arc;
+
+/// `--balance`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Algorithm {
+    /// Consistent hashing: the same client goes to the same backend, on every dispatcher.
+    #[default]
+    Maglev,
+    /// Fewest live connections for its weight, counted across all workers.
+    LeastConn,
+    /// One after the other, smoothly by weight; each worker turns by itself.
+    RoundRobin,
+    /// The less loaded of two drawn at random by weight.
+    RandomTwo,
+}
+
+impl Algorithm {
+    /// All of them, by the names of the command line.
+    pub const ALL: [Algorithm; 4] =
+        [Algorithm::Maglev, Algorithm::LeastConn, Algorithm::RoundRobin, Algorithm::RandomTwo];
+
+    /// Its name on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Algorithm::Maglev => "maglev",
+            Algorithm::LeastConn => "least-conn",
+            Algorithm::RoundRobin => "round-robin",
+            Algorithm::RandomTwo => "random-two",
+        }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Algorithm {
+    type Err = String;
+    fn from_str(name: &str) -> Result<Algorithm, String> {
+        Algorithm::ALL.into_iter().find(|a| a.as_str() == name).ok_or_else(|| {
+            let known: Vec<_> = Algorithm::ALL.iter().map(|a| a.as_str()).collect();
+            format!("unknown algorithm {name:?}, expected one of {}", known.join(", "))
+        })
+    }
+}
+
+/// One worker's chooser. [`Pool`] is passed to each call, since all workers share it.
+#[derive(Debug)]
+pub struct Balancer {
+    algorithm: Algorithm,
+    least_conn: LeastConn,
+    round_robin: RoundRobin,
+    maglev: Arc<Maglev>,
+    version: u64,
+}
+
+impl Balancer {
+    /// For one worker of this pool.
+    pub fn new(algorithm: Algorithm, pool: &Pool) -> Balancer {
+        // The version first: a table built in between is then taken again, rather than an old one kept.
+        let version = pool.version();
+        Balancer {
+            algorithm,
+            least_conn: LeastConn::default(),
+            round_robin: RoundRobin::new(pool.len()),
+            maglev: pool.maglev(),
+            version,
+        }
+    }
+
+    /// The algorithm it was made for.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// A backend for a new flow, or `None` when none may take it.
+    ///
+    /// `hash` is what Maglev goes by (of the client's address, or of the tuple), and should be keyed if clients must not
+    /// choose their backend; `entropy` is 64 random bits, used by random-two alone.
+    pub fn pick(
+        &mut self,
+        pool: &Pool,
+        hash: u64,
+        entropy: u64,
+        eligible: impl Fn(BackendId) -> bool,
+    ) -> Option<BackendId> {
+        self.choose(pool, hash, entropy, |b| pool.may_take_new(b) && eligible(b))
+    }
+
+    /// By Maglev, whatever the algorithm: for a client whose identity no row knows. Coming back from the same address, it
+    /// then meets the server it met before.
+    pub fn pick_by_hash(&mut self, pool: &Pool, hash: u64, eligible: impl Fn(BackendId) -> bool) -> Option<BackendId> {
+        self.refresh(pool);
+        self.maglev.pick(hash, |b| pool.may_take_new(b) && eligible(b))
+    }
+
+    /// One of several that can resume the client's session: by the algorithm among those that are up, else the least
+    /// loaded of those that are draining.
+    pub fn pick_among(
+        &mut self,
+        pool: &Pool,
+        set: &BackendSet,
+        hash: u64,
+        entropy: u64,
+        eligible: impl Fn(BackendId) -> bool,
+    ) -> Option<BackendId> {
+        // The usual case, one server: no algorithm to run.
+        if let Some(only) = set.single() {
+            return (pool.may_resume(only) && eligible(only)).then_some(only);
+        }
+        self.choose(pool, hash, entropy, |b| set.contains(b) && pool.may_take_new(b) && eligible(b))
+            .or_else(|| set.iter().filter(|&b| pool.may_resume(b) && eligible(b)).min_by_key(|&b| pool.connections(b)))
+    }
+
+    fn choose(&mut self, pool: &Pool, hash: u64, entropy: u64, may: impl Fn(BackendId) -> bool) -> Option<BackendId> {
+        self.refresh(pool);
+        match self.algorithm {
+            Algorithm::Maglev => self.maglev.pick(hash, may),
+            Algorithm::LeastConn => self.least_conn.pick(pool, may),
+            Algorithm::RoundRobin => self.round_robin.pick(pool, may),
+            Algorithm::RandomTwo => random_two::pick(&self.maglev, pool, entropy, may),
+        }
+    }
+
+    fn refresh(&mut self, pool: &Pool) {
+        let version = pool.version();
+        if version != self.version {
+            self.maglev = pool.maglev();
+            self.version = version;
+        }
+    }
+}

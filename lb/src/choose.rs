@@ -1,0 +1,85 @@
+//! From what the tables know to one backend.
+
+use crate::affinity::Lookup;
+use crate::backend::BackendId;
+use crate::balance::Balancer;
+use crate::pool::Pool;
+use core::fmt;
+use core::str::FromStr;
+
+/// `--resume-fallback`: where a client goes whose identity no row knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ResumeFallback {
+    /// By Maglev on the client's address, whatever the algorithm for new sessions: it may be where it was before.
+    #[default]
+    SourceIp,
+    /// Like a new session.
+    Balance,
+}
+
+impl fmt::Display for ResumeFallback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ResumeFallback::SourceIp => "source-ip",
+            ResumeFallback::Balance => "balance",
+        })
+    }
+}
+
+impl FromStr for ResumeFallback {
+    type Err = String;
+    fn from_str(name: &str) -> Result<ResumeFallback, String> {
+        match name {
+            "source-ip" => Ok(ResumeFallback::SourceIp),
+            "balance" => Ok(ResumeFallback::Balance),
+            _ => Err(format!("unknown fallback {name:?}, expected source-ip or balance")),
+        }
+    }
+}
+
+/// What a choice may go by, besides the tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hints {
+    /// What `--hash-on` says: of the client's address, or of the tuple.
+    pub hash: u64,
+    /// Of the client's address.
+    pub address_hash: u64,
+    /// 64 random bits.
+    pub entropy: u64,
+    /// For unknown identities.
+    pub fallback: ResumeFallback,
+}
+
+/// The backend for a connection. `eligible` excludes backends of the wrong address family and those tried already.
+///
+/// A decision of the tables that cannot be followed (its backends were tried) falls back like an unknown identity. `None` when
+/// no eligible backend is left.
+pub fn choose(
+    balancer: &mut Balancer,
+    pool: &Pool,
+    found: &Lookup,
+    hints: Hints,
+    eligible: impl Fn(BackendId) -> bool,
+) -> Option<BackendId> {
+    if let Some(decision) = &found.decision {
+        let among = balancer.pick_among(pool, &decision.backends, hints.hash, hints.entropy, &eligible);
+        if among.is_some() {
+            return among;
+        }
+    }
+    let by_address = found.kind.is_some() && hints.fallback == ResumeFallback::SourceIp;
+    let mut pick = |may: &dyn Fn(BackendId) -> bool| {
+        if by_address {
+            balancer.pick_by_hash(pool, hints.address_hash, may)
+        } else {
+            balancer.pick(pool, hints.hash, hints.entropy, may)
+        }
+    };
+    pick(&|b| !found.avoid.contains(b) && eligible(b)).or_else(|| {
+        // Those that have not refused the client's key take no new flows. One that drains may still be the one that sealed it.
+        let last = pool
+            .ids()
+            .find(|&b| !found.avoid.is_empty() && !found.avoid.contains(b) && pool.may_resume(b) && eligible(b));
+        last.or_else(|| pick(&eligible))
+    })
+}
