@@ -87,7 +87,17 @@ fn write_table(out: &mut impl Write, found: &Inspection, all: bool) -> io::Resul
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header([
-        "FRAME", "CLIENT", "SERVER", "CLASS", "SNI", "SESSION-ID", "TICKET", "PSK", "CHOSEN", "RESUMED", "ISSUED",
+        "FRAME",
+        "CLIENT",
+        "SERVER",
+        "CLASS",
+        "SNI",
+        "SESSION-ID",
+        "TICKET",
+        "PSK",
+        "CHOSEN",
+        "RESUMED",
+        "ISSUED",
     ]);
     let shown = found.streams.iter().filter(|s| all || s.class == "secure");
     let mut rows = 0;
@@ -130,7 +140,9 @@ fn row(stream: &StreamReport) -> [String; 11] {
     let retried = stream.server_hellos.iter().any(|s| s.hrr);
     let issued = match (stream.new_session_tickets.first(), server) {
         (Some(t), _) => format!("ticket {}", t.ticket.len),
-        (None, Some(s)) if s.version < "0304".to_owned() && stream.resumed == Some(false) && !s.session_id.is_empty() => {
+        (None, Some(s))
+            if s.version < "0304".to_owned() && stream.resumed == Some(false) && !s.session_id.is_empty() =>
+        {
             format!("id {}", short(&s.session_id))
         }
         _ => String::new(),

@@ -36,11 +36,7 @@ impl Flows {
         let (src, dst) = (packet.src, packet.dst);
         let tuple = if src < dst { (src, dst) } else { (dst, src) };
         let flow = *self.latest.entry(tuple).or_insert_with(|| {
-            self.flows.push(Flow {
-                vlans: packet.vlans.to_vec(),
-                first: at,
-                dtls: None,
-            });
+            self.flows.push(Flow { vlans: packet.vlans.to_vec(), first: at, dtls: None });
             self.flows.len() - 1
         });
         let flow = &mut self.flows[flow];
@@ -64,7 +60,6 @@ impl Flows {
                     findings.note(&event, at);
                 }
             }
-            findings.resumed = dtls.followers[1].resumed();
         }
     }
 
@@ -84,7 +79,7 @@ impl Flows {
                 client_hellos: dtls.findings.client_hellos,
                 server_hellos: dtls.findings.server_hellos,
                 new_session_tickets: dtls.findings.tickets,
-                resumed: dtls.findings.resumed,
+                resumed: dtls.followers[1].resumed(),
             })
         })
     }

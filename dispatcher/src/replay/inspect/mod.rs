@@ -31,13 +31,8 @@ pub struct Inspection {
 pub fn inspect(capture: &Capture) -> Inspection {
     let mut tracker = Tracker::new(streams::Inspector, Limits::default());
     let mut flows = datagrams::Flows::default();
-    let mut found = Inspection {
-        streams: Vec::new(),
-        frames: 0,
-        cut_frames: 0,
-        undecoded: BTreeMap::new(),
-        error: None,
-    };
+    let mut found =
+        Inspection { streams: Vec::new(), frames: 0, cut_frames: 0, undecoded: BTreeMap::new(), error: None };
     match capture.frames() {
         Err(error) => found.error = Some(error),
         Ok(frames) => {

@@ -190,7 +190,6 @@ pub(super) struct Findings {
     pub server_hellos: Vec<ServerHelloReport>,
     pub tickets: Vec<TicketReport>,
     long_ticket: Option<(u32, BlobDigest)>,
-    pub resumed: Option<bool>,
 }
 
 impl Findings {
