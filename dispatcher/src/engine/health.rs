@@ -198,6 +198,12 @@ impl Health {
         found
     }
 
+    /// The probe could not be sent: later.
+    pub fn postpone(&mut self, id: BackendId, until: Time) {
+        self.backends[id.index()].probe_due = until;
+        self.due = self.due.min(until);
+    }
+
     /// Which backend a segment from `addr` to one of the probes' ports belongs to, if it answers a probe whose SYN had the
     /// sequence number before `ack`.
     pub fn probe_answer(&mut self, addr: Addr, to_port: u16, ack: Seq) -> Option<BackendId> {
