@@ -276,7 +276,8 @@ impl<const N: usize> Follower<N> {
 
     /// Nothing of this side is known to be TLS yet.
     const fn at_start(&self) -> bool {
-        self.progress.hellos == 0 && !self.progress.beyond_hello
+        let untouched = matches!(self.message, Message::Head { have: 0, .. });
+        self.progress.hellos == 0 && !self.progress.beyond_hello && untouched
     }
 
     fn record_head<'i>(&mut self, mut bytes: [u8; 5], have: u8, input: &mut &'i [u8]) -> Step<'i> {

@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::{connections, datagram_events, events, message, records};
+use common::{connections, datagram_events, events, line, message, records};
 use proptest::prelude::*;
-use ssl_parse::{ClientHello, Framing, Outcome, ProtocolVersion, Side, client_hello, dtls, server_hello, sslv2};
+use ssl_parse::{ClientHello, Event, Framing, Outcome, ProtocolVersion, Side, client_hello, dtls, server_hello, sslv2};
 
 /// Slices of `bytes` between the cuts, wherever they are.
 fn slices<'a>(bytes: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
@@ -77,6 +77,20 @@ proptest! {
         } else {
             prop_assert_eq!(events::<4096>(side, slices(&bytes, &cuts)), events::<4096>(side, [bytes.as_slice()]));
             prop_assert_eq!(events::<150>(side, slices(&bytes, &cuts)), events::<150>(side, bytes.chunks(1)));
+        }
+    }
+
+    /// Two readers written apart, one at once and one byte by byte.
+    #[test]
+    fn the_follower_begins_with_what_the_one_shot_reader_says((datagram, _, bytes) in damaged()) {
+        let mut scratch = [0; 4096];
+        let outcome = client_hello(&bytes, &mut scratch);
+        let first = events::<4096>(Side::Client, bytes.chunks(1)).remove(0);
+        prop_assert_eq!(outcome == Outcome::NotTls, first == "NotTls");
+        if let Outcome::Complete(hello) = outcome {
+            prop_assert_eq!(line(&Event::ClientHello(hello)), Some(first));
+        } else if !datagram && outcome == Outcome::NeedMore {
+            prop_assert!(first.starts_with("resumed"), "{}", first);
         }
     }
 
