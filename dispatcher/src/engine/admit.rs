@@ -30,6 +30,7 @@ const ACK_AFTER: Duration = Duration::from_millis(40);
 const ACK_EVERY: u8 = 8;
 
 /// What a client's stream is so far.
+#[expect(clippy::large_enum_variant, reason = "lives on the stack for a moment")]
 enum Reading {
     Hello { offer: Offer, name: Option<Box<str>> },
     NotTls,

@@ -146,9 +146,9 @@ impl Engine {
         if config.address_mode == AddressMode::Dnat {
             return Some(tuple(Addr(client.src), client.sport)).filter(|t| !flows.contains(t));
         }
-        let free = |port: u16| !flows.contains(&tuple(route.egress.source, port));
+        let free = |port: u16| !flows.contains(&tuple(route.source, port));
         let port = local_ports.next(backend.index(), free, PORT_TRIES)?;
-        Some(tuple(route.egress.source, port))
+        Some(tuple(route.source, port))
     }
 }
 

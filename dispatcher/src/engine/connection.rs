@@ -214,11 +214,3 @@ pub struct Connection {
     /// What will be told.
     pub story: Story,
 }
-
-impl Connection {
-    /// What this side has sent.
-    #[inline]
-    pub fn sent_by(&mut self, side: Side) -> &mut Direction {
-        &mut self.directions[side as usize]
-    }
-}

@@ -3,9 +3,8 @@
 use super::health::Health;
 use super::send::Own;
 use super::{Arrived, DropReason, Effects, Engine, PortId, Step, Verdict};
-use crate::flow::FlowId;
 use crate::time::Time;
-use crate::wire::build::{Arp, Link, Ndp, Segment, arp_op, ndp_type, solicited_node};
+use crate::wire::build::{Arp, Link, Ndp, Segment, arp_op, ndp_type};
 use crate::wire::checksum::transport;
 use crate::wire::options::{SynOptions, Timestamps};
 use crate::wire::packet::{Ethernet, Flags, Ip, Vlans, protocol, tcp_checksum_ok};
@@ -178,7 +177,7 @@ impl Engine {
         let n = self.probe_options(route.addr.family(), now).write(&mut options);
         let segment = Segment {
             link,
-            src: (route.egress.source, Health::probe_port(id)),
+            src: (route.source, Health::probe_port(id)),
             dst: (route.addr, route.port),
             seq: isn,
             ack: Seq(0),

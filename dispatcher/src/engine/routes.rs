@@ -1,7 +1,7 @@
 //! Which addresses are ours, and by which port and next hop a backend is reached. Fixed at start.
 
 use super::config::{Config, ConfigError};
-use super::health::{Egress, mss_for};
+use super::health::mss_for;
 use super::neighbours::{Neighbours, NextHop};
 use super::{AddressMode, PortId};
 use crate::wire::packet::Vlans;
@@ -29,8 +29,8 @@ pub struct Route {
     pub port: u16,
     /// Next hop.
     pub hop: NextHop,
-    /// Port, source address, MTU.
-    pub egress: Egress,
+    /// Our address towards it.
+    pub source: Addr,
 }
 
 /// What is fixed at start about addresses.
@@ -89,7 +89,7 @@ impl Routes {
             };
             let spec = &cfg.ports[usize::from(port.0)];
             let hop = neighbours.add(port, spec.mac, Vlans::from_ids(&spec.vlans), next, source);
-            backends.push(Route { addr, port: b.addr.port(), hop, egress: Egress { port, source, mtu: spec.mtu } });
+            backends.push(Route { addr, port: b.addr.port(), hop, source });
         }
         if cfg.address_mode == AddressMode::Dnat {
             let mut seen = HashSet::new();
