@@ -369,9 +369,11 @@ impl Learner<'_> {
     /// The hello is complete: what does the table say, before the answer is known?
     fn ask(&mut self, conn: u64, server: SocketAddr, offer: Offer, sni: Option<String>, at: At) -> Hello {
         let backend = self.backend(server);
-        let known = self.servers.len();
         let found = if self.enabled {
-            self.affinity.lookup(offer.identities(), millis(at.time), |b| b.index() < known)
+            // As live: a VIP's backends are those of its address family.
+            let servers = &self.servers;
+            let may = |b: BackendId| servers.get(b.index()).is_some_and(|s| s.is_ipv4() == server.is_ipv4());
+            self.affinity.lookup(offer.identities(), millis(at.time), may)
         } else {
             Lookup::default()
         };
