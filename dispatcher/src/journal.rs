@@ -247,8 +247,10 @@ pub struct JournalWriter {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Bytes that the queue of a journal takes.
-pub const QUEUE_BYTES: usize = QUEUE * size_of::<Entry>();
+/// Lines that the queue of a journal holds, see [`QUEUE_BYTES`].
+pub const QUEUE_ENTRIES: usize = QUEUE;
+/// Bytes that it takes: each entry, and the stamp beside it.
+pub const QUEUE_BYTES: usize = QUEUE * (size_of::<Entry>() + size_of::<usize>());
 
 /// Opens `path` to append to, and starts its writer.
 pub fn open(path: &Path) -> io::Result<(Journal, JournalWriter)> {

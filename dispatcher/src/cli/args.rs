@@ -378,9 +378,20 @@ mod tests {
         let b = backend("web=[fd00::1]:443,weight=3").unwrap();
         assert_eq!((b.name.as_str(), b.addr, b.weight), ("web", "[fd00::1]:443".parse().unwrap(), 3));
         assert_eq!(backend("w=10.0.0.1:1").unwrap().weight, 1);
-        for wrong in ["", "web", "=1.1.1.1:1", "w=1.1.1.1", "w=fd00::1:443", "w=1.1.1.1:0", "w=1.1.1.1:1,weight=x",
-            "w=1.1.1.1:1,weight=1,weight=1", "w=1.1.1.1:1,colour=red", "w=host:80", "a b=1.1.1.1:1", "w=0.0.0.0:1"]
-        {
+        for wrong in [
+            "",
+            "web",
+            "=1.1.1.1:1",
+            "w=1.1.1.1",
+            "w=fd00::1:443",
+            "w=1.1.1.1:0",
+            "w=1.1.1.1:1,weight=x",
+            "w=1.1.1.1:1,weight=1,weight=1",
+            "w=1.1.1.1:1,colour=red",
+            "w=host:80",
+            "a b=1.1.1.1:1",
+            "w=0.0.0.0:1",
+        ] {
             assert!(backend(wrong).is_err(), "{wrong}");
         }
     }

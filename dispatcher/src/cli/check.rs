@@ -127,8 +127,8 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
     for port in &args.ports {
         let (plan, mac, mtu) = match port.driver {
             Driver::AfPacket => {
-                let info = io::device_info(&port.device)
-                    .map_err(|e| Refusal::new(format!("port '{}': {e}", port.name)))?;
+                let info =
+                    io::device_info(&port.device).map_err(|e| Refusal::new(format!("port '{}': {e}", port.name)))?;
                 warn(port, &info, &mut warnings);
                 let (mac, mtu) = (info.mac, info.mtu);
                 (PortPlan::AfPacket(port.device.clone(), info), mac, mtu)
@@ -201,13 +201,6 @@ fn check_ports(ports: &[PortArg], config: &Config) -> Result<(), Refusal> {
             )));
         }
         for (ip, _) in &port.addresses {
-            if config.vips.iter().any(|vip| vip.ip() == *ip) && config.address_mode == AddressMode::Snat {
-                return Err(Refusal::new(format!(
-                    "{ip} is both a VIP and port '{}''s own address: servers are spoken to from the latter, so it must \
-                     be another",
-                    port.name
-                )));
-            }
             if let Some(backend) = config.backends.iter().find(|b| b.addr.ip() == *ip) {
                 return Err(Refusal::new(format!("backend '{}' has port '{}''s own address", backend.name, port.name)));
             }
