@@ -153,7 +153,8 @@ fn no_cut_and_no_flipped_byte_makes_it_panic() {
     body.extend([6, 1]);
     body.extend([0; 14]);
     body.extend(tcp_header(b"payload"));
-    for whole in [ethernet(&[(0x8100, 5)], 0x86dd, &ipv6(0, &body)), ethernet(&[], 0x0800, &ipv4(6, &tcp_header(b"p")))] {
+    for whole in [ethernet(&[(0x8100, 5)], 0x86dd, &ipv6(0, &body)), ethernet(&[], 0x0800, &ipv4(6, &tcp_header(b"p")))]
+    {
         for cut in 0..=whole.len() {
             let _ = decode(&frame(LinkType::ETHERNET, &whole[..cut], whole.len()));
             let _ = decode(&frame(LinkType::ETHERNET, &whole[..cut], cut));
