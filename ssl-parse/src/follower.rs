@@ -108,6 +108,8 @@ struct Progress {
     beyond_hello: bool,
     /// Client: the hello offers TLS 1.3. Server: the last was a HelloRetryRequest.
     may_repeat: bool,
+    /// Client: the last hello offers TLS 1.3 or could not be read. Server: the last could not be read. Application data then are what TLS 1.3 encrypts.
+    perhaps_1_3: bool,
     /// Client: early data may follow the hello.
     early_data: bool,
     /// Client: a ChangeCipherSpec came right behind the hello; what follows is a second hello or encrypted.
@@ -154,6 +156,7 @@ impl<const N: usize> Follower<N> {
                 hellos: 0,
                 beyond_hello: false,
                 may_repeat: false,
+                perhaps_1_3: false,
                 early_data: false,
                 probing: false,
                 first: None,
@@ -273,7 +276,8 @@ impl<const N: usize> Follower<N> {
 
     /// Nothing of this side is known to be TLS yet.
     const fn at_start(&self) -> bool {
-        self.progress.hellos == 0 && !self.progress.beyond_hello
+        let untouched = matches!(self.message, Message::Head { have: 0, .. });
+        self.progress.hellos == 0 && !self.progress.beyond_hello && untouched
     }
 
     fn record_head<'i>(&mut self, mut bytes: [u8; 5], have: u8, input: &mut &'i [u8]) -> Step<'i> {
@@ -321,12 +325,10 @@ impl<const N: usize> Follower<N> {
             ContentType::CHANGE_CIPHER_SPEC if length == 1 => {}
             ContentType::CHANGE_CIPHER_SPEC => return Err(wrong_length),
             ContentType::APPLICATION_DATA => {
-                let client = self.side == Side::Client && self.progress.hellos > 0 && !self.progress.beyond_hello;
-                if client && self.progress.may_repeat && !self.progress.early_data {
-                    return Err(Stop::Encrypted);
-                }
-                if !client || !self.progress.early_data {
-                    return Err(Stop::Malformed(Malformed::Unexpected));
+                let Progress { early_data, perhaps_1_3, beyond_hello, .. } = self.progress;
+                if !early_data || beyond_hello {
+                    let may_be = perhaps_1_3 && !beyond_hello;
+                    return Err(if may_be { Stop::Encrypted } else { Stop::Malformed(Malformed::Unexpected) });
                 }
                 if length > MAX_CIPHERTEXT {
                     return Err(wrong_length);
@@ -374,7 +376,7 @@ impl<const N: usize> Follower<N> {
         let clear_may_follow = progress.may_repeat && !progress.beyond_hello;
         if !clear_may_follow {
             self.pending = Some(Pending::Encrypted);
-            if self.side == Side::Server && progress.resumed.is_none() {
+            if self.side == Side::Server && !progress.perhaps_1_3 && progress.resumed.is_none() {
                 progress.resumed = Some(true);
             }
         }
@@ -523,7 +525,7 @@ impl<const N: usize> Follower<N> {
             (true, true) if len == 0 => Some(Found::Message(kind, 0)),
             (true, true) => None,
             (true, false) if hello => {
-                self.progress.unread_hello();
+                self.progress.unread_hello(self.side);
                 Some(Found::Event(Event::Skipped { kind, len }))
             }
             (true, false) => None,
@@ -563,7 +565,8 @@ impl Progress {
         // A third hello has no place, nor early data behind the second (RFC 8446, 4.2.10).
         let second = self.hellos > 0;
         self.hellos = self.hellos.saturating_add(1);
-        self.may_repeat = hello.offers_1_3() && !second;
+        self.perhaps_1_3 = hello.offers_1_3();
+        self.may_repeat = self.perhaps_1_3 && !second;
         self.early_data = hello.early_data && !second;
         self.probing = false;
         self.first = None;
@@ -579,6 +582,7 @@ impl Progress {
     fn server_hello(&mut self, hello: &ServerHello<'_>) -> bool {
         self.hellos = self.hellos.saturating_add(1);
         self.may_repeat = hello.hello_retry;
+        self.perhaps_1_3 = false;
         let ends = !hello.hello_retry && hello.version.is_1_3_or_later();
         if ends {
             self.resumed = Some(hello.psk_accepted());
@@ -586,10 +590,12 @@ impl Progress {
         ends
     }
 
-    /// A hello passed over could have said anything.
-    fn unread_hello(&mut self) {
-        self.may_repeat = self.hellos == 0;
+    /// A hello passed over may have said anything; but a HelloRetryRequest is never long.
+    fn unread_hello(&mut self, side: Side) {
+        self.may_repeat = side == Side::Client && self.hellos == 0;
         self.hellos = self.hellos.saturating_add(1);
+        self.perhaps_1_3 = true;
+        self.early_data = false;
         self.probing = false;
     }
 }

@@ -6,6 +6,27 @@
 //! - [`dtls`]: the same for datagrams.
 //!
 //! Everything answers with an [`Outcome`] or [`Event`]s; code points are numbers in newtypes ([`codepoint`]), so values nobody has assigned pass.
+//!
+//! What a dispatcher does with the bytes a client has sent so far:
+//! ```
+//! use ssl_parse::{Outcome, client_hello};
+//! # let stream: &[u8] = b"GET / HTTP/1.1\r\n";
+//! let mut scratch = [0; 16 * 1024]; // only used by hellos that are spread over several records
+//! match client_hello(stream, &mut scratch) {
+//!     Outcome::Complete(hello) => {
+//!         for psk in hello.psk_identities() {
+//!             println!("offers an identity of {} bytes", psk.identity.len());
+//!         }
+//!         match hello.ticket {
+//!             None | Some([]) => {}
+//!             Some(ticket) => println!("offers a ticket of {} bytes", ticket.len()),
+//!         }
+//!     }
+//!     Outcome::NeedMore => println!("hold"),
+//!     Outcome::Malformed(why) => println!("shed: {why}"),
+//!     Outcome::NotTls => println!("balance without affinity"),
+//! }
+//! ```
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -24,7 +24,8 @@ const LONGEST: usize = 2 + (1 << 14);
 /// Whether `bytes` may begin a hello in this form, and how long it then is with its header: by as many of the first [`HEAD`] bytes as there are.
 pub(crate) fn length(bytes: &[u8]) -> Outcome<usize> {
     let at = |i: usize| bytes.get(i).copied();
-    if at(0).is_some_and(|b| b & 0x80 == 0) || at(2).is_some_and(|b| b != 1) {
+    // From the highest bit set up to the highest length.
+    if at(0).is_some_and(|b| !(0x80..=0xc0).contains(&b)) || at(2).is_some_and(|b| b != 1) {
         return Outcome::NotTls;
     }
     let (Some(hi), Some(lo)) = (at(0), at(1)) else { return Outcome::NeedMore };

@@ -9,8 +9,8 @@ use crate::sslv2;
 /// Bytes of type and length in front of a handshake message.
 pub(crate) const MESSAGE_HEAD: usize = 4;
 
-/// Longest hello taken for one, in bytes: what OpenSSL takes (`SSL3_RT_MAX_PLAIN_LENGTH` times eight and some). Longer ones are
-/// [`Malformed::TooLong`] at sight of their length, whatever memory is given.
+/// Longest body of a hello, in bytes, with every vector at its upper bound (RFC 5246, 7.4.1.2). What announces more is [`Malformed::TooLong`] at
+/// sight of its length, whatever memory is given.
 pub const MAX_HELLO: usize = 131_396;
 
 /// Reads the ClientHello at the front of a client's stream: TLS and SSL 3.0 records, or the SSL 2.0 form.

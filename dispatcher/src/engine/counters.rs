@@ -65,6 +65,8 @@ drop_reasons! {
     IcmpNoFlow = "icmp-no-flow",
     /// A client's MSS too small to be encoded.
     MssTooSmall = "mss-too-small",
+    /// The driver's buffer has no room in front for the link layer of the other side.
+    NoHeadroom = "no-headroom",
     /// The flow is over; a late segment of it.
     FlowClosed = "flow-closed",
 }
@@ -76,6 +78,10 @@ pub struct Counters {
     pub frames_in: u64,
     /// Frames handed out: forwarded, answered, and of our own making.
     pub frames_out: u64,
+    /// Frames whose content was copied and that went no further themselves: held hellos, answers to our own questions.
+    pub held: u64,
+    /// Frames of our own making, not in answer to one that came in: SYNs, held segments, resets, questions.
+    pub made: u64,
     /// Frames forwarded for known flows.
     pub forwarded: u64,
     /// SYNs answered with a cookie.
@@ -96,6 +102,8 @@ pub struct Counters {
     pub non_secure: u64,
     /// Server answers not followed because no watch was free or too much was out of order.
     pub unwatched: u64,
+    /// Segments answered by a reset, by what was wrong with them.
+    pub refused: [u64; DropReason::ALL.len()],
     /// Frames dropped, by [`DropReason`].
     pub drops: [u64; DropReason::ALL.len()],
 }

@@ -4,7 +4,6 @@
 //! of ours with every option, whose SYN-ACK is answered by a reset, so that the server's application never sees it.
 //! Otherwise the dials of clients' connections tell.
 
-use super::PortId;
 use crate::time::Time;
 use crate::wire::options::SynOptions;
 use crate::wire::{Addr, Family, Seq};
@@ -198,6 +197,12 @@ impl Health {
         found
     }
 
+    /// The probe could not be sent: later.
+    pub fn postpone(&mut self, id: BackendId, until: Time) {
+        self.backends[id.index()].probe_due = until;
+        self.due = self.due.min(until);
+    }
+
     /// Which backend a segment from `addr` to one of the probes' ports belongs to, if it answers a probe whose SYN had the
     /// sequence number before `ack`.
     pub fn probe_answer(&mut self, addr: Addr, to_port: u16, ack: Seq) -> Option<BackendId> {
@@ -225,17 +230,6 @@ impl Health {
 /// Largest segment payload that fits a port's MTU.
 pub fn mss_for(mtu: u16, family: Family) -> u16 {
     mtu.saturating_sub(if family == Family::V4 { 40 } else { 60 })
-}
-
-/// A port and the address of ours there that backends of one family see.
-#[derive(Clone, Copy, Debug)]
-pub struct Egress {
-    /// Where frames leave.
-    pub port: PortId,
-    /// Our address there.
-    pub source: Addr,
-    /// Its largest packet.
-    pub mtu: u16,
 }
 
 #[cfg(test)]

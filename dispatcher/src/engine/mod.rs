@@ -3,20 +3,60 @@
 //! The [`Engine`] is one worker's share of the dispatcher: frames and a time go in, [`Verdict`]s, frames and
 //! [`ConnectionRecord`]s come out. It knows no socket, clock, thread, random source or log; the same engine runs
 //! live, on captures, in simulation and under fuzzing.
+//!
+//! # The packet's story
+//!
+//! From the most to the least frequent, and in this order in the code; each step returns a verdict:
+//!
+//! 1. **Known flow** ([`forward`]): look the tuple up, translate, send.
+//! 2. **Bare SYN to a VIP** ([`admit`]): answer with a cookie. No state is kept.
+//! 3. **ACK to a VIP whose cookie verifies** ([`admit`]): open a flow, read its payload if it has any.
+//! 4. **More payload for a flow without a complete hello** ([`admit`]): assemble; when the hello is complete, or known not to be
+//!    TLS, choose a backend ([`choose`]) and dial it ([`dial`]).
+//! 5. **SYN-ACK or RST of a backend being dialled** ([`dial`]): finish the splice and release what was held, or choose another.
+//! 6. **ARP, NDP, ICMP echo to our addresses** ([`local`]); **ICMP errors about a flow** ([`icmp`]).
+//! 7. Else: drop, counted.
+//!
+//! Everything that happens by itself, without a frame, is in [`timers`]; what is ours to retransmit, in [`ours`].
 
+mod admit;
+mod choose;
 mod config;
+mod connection;
 mod counters;
+mod dial;
+mod forward;
 mod health;
+mod icmp;
+mod limiter;
+mod local;
 mod neighbours;
+mod ours;
 mod record;
+mod routes;
+mod send;
 pub mod session;
+mod timers;
+mod watches;
 
 pub use config::{AddressMode, BackendSpec, Balance, Config, ConfigError, HashOn, Limits, PortSpec};
 pub use counters::{Counters, DropReason};
 pub use record::{Class, ConnectionRecord, End};
 
+use crate::flow::{BufferPool, CookieJar, FlowId, FlowTable, LocalPorts, Side, Tuple, Wheel};
 use crate::time::Time;
-use crate::wire::Frame;
+use crate::wire::packet::{Ethernet, Ip, Tcp, WireError, ethertype, protocol};
+use crate::wire::{Addr, Family, Frame};
+use connection::Connection;
+use core::time::Duration;
+use health::Health;
+use lb::{Affinity, Algorithm, Balancer, Pool};
+use limiter::Limiter;
+use neighbours::Neighbours;
+use routes::Routes;
+use siphasher::sip::{SipHasher13, SipHasher24};
+use std::sync::Arc;
+use watches::Watches;
 
 /// A port of the engine: its index in [`Config::ports`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -45,47 +85,292 @@ pub trait Effects {
     fn connection_ended(&mut self, record: &ConnectionRecord<'_>);
 }
 
+/// What a step of the ladder comes to: a verdict, or the reason for a drop.
+type Step = Result<Verdict, DropReason>;
+
+/// A TCP segment in a frame, its headers read.
+#[derive(Clone, Copy, Debug)]
+struct Arrived {
+    port: PortId,
+    eth: Ethernet,
+    ip: Ip,
+    tcp: Tcp,
+    now: Time,
+}
+
+impl Arrived {
+    fn tuple(&self) -> Tuple {
+        Tuple { src: self.ip.src.0, dst: self.ip.dst.0, sport: self.tcp.src_port, dport: self.tcp.dst_port }
+    }
+}
+
 /// One worker's engine.
-pub struct Engine {}
+pub struct Engine {
+    config: Config,
+    routes: Routes,
+    neighbours: Neighbours,
+    health: Health,
+    flows: FlowTable<Connection>,
+    wheel: Wheel,
+    cookies: CookieJar,
+    buffers: BufferPool,
+    watches: Watches,
+    local_ports: LocalPorts,
+    pool: Arc<Pool>,
+    balancer: Balancer,
+    affinity: Affinity,
+    /// Resets and challenge acknowledgements that nobody asked for.
+    resets: Limiter,
+    counters: Counters,
+    /// Frames of our own are written here before they are handed out.
+    scratch: Box<[u8]>,
+    /// Hellos that are spread over several records are joined here.
+    joined: Box<[u8]>,
+    keyed: SipHasher13,
+    /// Connections so far; also what entropy is drawn from.
+    serial: u64,
+    announced: bool,
+    /// Where [`Engine::shutdown`] has got to.
+    closing: FlowId,
+}
+
+/// Room in front of a hello for a PROXY v2 header: 16 bytes and 36 of addresses.
+const HEADER_ROOM: usize = 64;
+/// Local ports for flows; those below are left to the system and to probes.
+const FIRST_PORT: u16 = health::PROBE_PORT + health::PROBE_PORTS;
+/// Exactness of timers.
+const TICK: Duration = Duration::from_millis(10);
+/// Horizon of the timing wheel in ticks: longer spans are looked at again when they come into it.
+const WHEEL_SLOTS: usize = 4096;
+
+/// What one table takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TableSize {
+    /// What it holds.
+    pub name: &'static str,
+    /// So many of them.
+    pub entries: usize,
+    /// In so many bytes, all told.
+    pub bytes: usize,
+}
+
+impl Limits {
+    /// What an engine of this size takes in memory, table by table, for `backends` backends.
+    pub fn tables(&self, backends: usize) -> Vec<TableSize> {
+        let size = |name, entries, bytes| TableSize { name, entries, bytes };
+        vec![
+            size("flows", self.flows, FlowTable::<Connection>::bytes_for(self.flows)),
+            size("timers", self.flows, Wheel::bytes_for(self.flows, WHEEL_SLOTS)),
+            size("held hellos", self.hellos, BufferPool::bytes_for(self.hellos, HEADER_ROOM + self.hello_bytes)),
+            size("watched answers", self.watches, Watches::bytes_for(self.watches)),
+            size("affinity rows", self.sessions, self.affinity(backends).bytes_for(1)),
+            size("local port cursors", backends, LocalPorts::bytes_for(backends)),
+        ]
+    }
+
+    fn affinity(&self, backends: usize) -> lb::Config {
+        lb::Config { session_capacity: self.sessions, ..lb::Config::new(backends) }
+    }
+}
 
 impl Engine {
     /// Builds all tables at their full size; nothing grows afterwards.
     ///
     /// `secret` keys every hash and cookie: 32 bytes from the operating system live, a seed in simulation. `now` is the
     /// first time it will hear of.
-    pub fn new(_config: Config, _secret: [u8; 32], _now: Time) -> Result<Engine, ConfigError> {
-        todo!()
+    pub fn new(config: Config, secret: [u8; 32], now: Time) -> Result<Engine, ConfigError> {
+        let mut neighbours = Neighbours::default();
+        let routes = Routes::new(&config, &mut neighbours)?;
+        let backends = config
+            .backends
+            .iter()
+            .map(|b| {
+                let weight = u16::try_from(b.weight)
+                    .map_err(|_| ConfigError(format!("backend {}: weight {} is too large", b.name, b.weight)))?;
+                Ok(lb::Backend::new(b.name.clone()).weight(weight))
+            })
+            .collect::<Result<Vec<_>, ConfigError>>()?;
+        let pool = Arc::new(Pool::new(backends).map_err(|e| ConfigError(e.to_string()))?);
+        let derive = |purpose: u8| derived(&secret, purpose);
+        let half = |purpose: u8| u64::from_le_bytes(derive(purpose)[..8].try_into().expect("8 of 16 bytes"));
+        let limits = config.limits;
+        let algorithm = match config.balance {
+            Balance::Maglev => Algorithm::Maglev,
+            Balance::LeastConn => Algorithm::LeastConn,
+            Balance::RoundRobin => Algorithm::RoundRobin,
+            Balance::RandomTwo => Algorithm::RandomTwo,
+        };
+        let affinity = lb::Config { session_ttl: config.session_ttl, secret: derive(1), ..limits.affinity(pool.len()) };
+        let largest = routes.ports.iter().map(|p| usize::from(p.mtu)).max().unwrap_or(1500) + 32;
+        let mss = routes.mss();
+        Ok(Engine {
+            health: Health::new(routes.backends.iter().map(|b| b.addr), mss, config.probe, half(2) as u32, now),
+            neighbours,
+            flows: FlowTable::new(limits.flows, (half(3), half(4))),
+            wheel: Wheel::new(limits.flows, TICK, WHEEL_SLOTS, now),
+            cookies: CookieJar::new(derive(5)),
+            buffers: BufferPool::new(limits.hellos, HEADER_ROOM + limits.hello_bytes),
+            watches: Watches::new(limits.watches),
+            local_ports: LocalPorts::new(FIRST_PORT, u16::MAX, routes.backends.len(), derive(6)),
+            balancer: Balancer::new(algorithm, &pool),
+            affinity: Affinity::single(affinity),
+            pool,
+            resets: Limiter::new(1000, now),
+            counters: Counters::default(),
+            scratch: vec![0; largest].into_boxed_slice(),
+            joined: vec![0; limits.hello_bytes].into_boxed_slice(),
+            keyed: SipHasher13::new_with_key(&derive(7)),
+            serial: 0,
+            announced: false,
+            closing: FlowId(0),
+            routes,
+            config,
+        })
     }
 
     /// One frame that came in at `port`.
-    pub fn handle(&mut self, _port: PortId, _frame: &mut Frame<'_>, _now: Time, _fx: &mut dyn Effects) -> Verdict {
-        todo!()
+    pub fn handle(&mut self, port: PortId, frame: &mut Frame<'_>, now: Time, fx: &mut dyn Effects) -> Verdict {
+        self.counters.frames_in += 1;
+        let verdict = self.climb(port, frame, now, fx).unwrap_or_else(Verdict::Drop);
+        match verdict {
+            Verdict::Forward(_) | Verdict::Reply(_) => self.counters.frames_out += 1,
+            Verdict::Hold => self.counters.held += 1,
+            Verdict::Drop(reason) => self.counters.drops[reason as usize] += 1,
+        }
+        verdict
     }
 
-    /// Everything that is due by `now`: retransmissions, timeouts, expiry, probes, neighbour requests. Bounded work a
-    /// call; call it once a burst and when [`Engine::next_deadline`] is reached.
-    pub fn poll(&mut self, _now: Time, _fx: &mut dyn Effects) {
-        todo!()
+    /// The ladder.
+    fn climb(&mut self, port: PortId, frame: &mut Frame<'_>, now: Time, fx: &mut dyn Effects) -> Step {
+        let bytes = frame.bytes();
+        let eth = Ethernet::parse(bytes)?;
+        let ours = self.routes.ports[usize::from(port.0)].mac;
+        if eth.dst != ours && !eth.dst.is_group() {
+            return Err(DropReason::NotForUs);
+        }
+        let ip = match eth.ethertype {
+            ethertype::IPV4 | ethertype::IPV6 => Ip::parse(bytes, eth.payload, eth.ethertype)?,
+            ethertype::ARP => return self.on_arp(port, &eth, frame, now),
+            _ => return Err(DropReason::NotForUs),
+        };
+        match ip.protocol {
+            protocol::TCP => {
+                let tcp = Tcp::parse(bytes, &ip)?;
+                let seg = Arrived { port, eth, ip, tcp, now };
+                match self.flows.lookup(&seg.tuple()) {
+                    Some((id, side)) => self.on_known(id, side, &seg, frame, fx),
+                    None => self.on_stranger(&seg, frame, fx),
+                }
+            }
+            protocol::ICMP | protocol::ICMPV6 => self.on_icmp(port, &eth, &ip, frame, now, fx),
+            _ => Err(DropReason::NotForUs),
+        }
     }
 
-    /// When [`Engine::poll`] next has something to do, for drivers that sleep and for virtual clocks.
-    pub fn next_deadline(&self) -> Option<Time> {
-        todo!()
+    /// A segment of no flow.
+    fn on_stranger(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
+        if seg.eth.dst.is_group() || martian(seg.ip.src) {
+            return Err(DropReason::Malformed);
+        }
+        if self.routes.is_service(seg.ip.dst, seg.tcp.dst_port) {
+            if seg.tcp.is_bare_syn() { self.on_syn(seg, frame, fx) } else { self.on_cookie(seg, frame, fx) }
+        } else if self.routes.is_ours(seg.ip.dst) {
+            self.on_own_address(seg, frame, fx)
+        } else {
+            Err(DropReason::NotForUs)
+        }
+    }
+
+    /// A segment of a known flow: by far the most frequent case is that both sides are connected.
+    fn on_known(&mut self, id: FlowId, side: Side, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
+        use connection::State;
+        match (&self.flows.get(id).state, side) {
+            (State::Spliced(_), _) => self.forward(id, side, seg, frame, fx),
+            (State::AwaitHello(_), Side::Client) => self.on_waiting(id, seg, frame, fx),
+            (State::Dialing(_), Side::Client) => self.on_client_while_dialing(id, seg, frame, fx),
+            (State::Dialing(_), Side::Server) => self.on_dialed(id, seg, frame, fx),
+            (State::TimeWait { .. } | State::Reset { .. }, _) => self.on_closed(id, side, seg, frame, fx),
+            (State::AwaitHello(_), Side::Server) => Err(DropReason::NoFlow),
+        }
     }
 
     /// All counters so far.
     pub fn counters(&self) -> &Counters {
-        todo!()
+        &self.counters
     }
 
-    /// Flows now open.
+    /// Flows now in the table, those included that are closed and kept for a moment.
     pub fn flows(&self) -> usize {
-        todo!()
+        self.flows.len()
     }
 
-    /// Ends every flow with a reset to both sides and a record (`End::Shutdown`). At most `budget` flows a call; true
-    /// when none is left.
-    pub fn shutdown(&mut self, _budget: usize, _now: Time, _fx: &mut dyn Effects) -> bool {
-        todo!()
+    /// Buffers for hellos now in use.
+    pub fn held_hellos(&self) -> usize {
+        self.buffers.in_use()
     }
+
+    /// Server answers now being read.
+    pub fn watched(&self) -> usize {
+        self.watches.in_use()
+    }
+
+    /// The affinity tables.
+    pub fn affinity(&self) -> &Affinity {
+        &self.affinity
+    }
+
+    /// The backends: states may be set while running.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// The client's address and port, for a flow whose frames arrive from a backend with this tuple (backend, then our
+    /// own address).
+    pub fn client_of(&self, server_side: &Tuple) -> Option<std::net::SocketAddr> {
+        let (id, Side::Server) = self.flows.lookup(server_side)? else { return None };
+        Some(self.flows.tuple(id, Side::Client)?.source())
+    }
+
+    fn count(&mut self, reason: DropReason) {
+        self.counters.drops[reason as usize] += 1;
+    }
+}
+
+impl From<WireError> for DropReason {
+    fn from(e: WireError) -> DropReason {
+        match e {
+            WireError::Truncated => DropReason::Truncated,
+            WireError::Malformed => DropReason::Malformed,
+            WireError::Fragment => DropReason::IpFragment,
+        }
+    }
+}
+
+/// An address that no packet can come from: multicast, unspecified, broadcast, loopback.
+fn martian(a: Addr) -> bool {
+    match a.ip() {
+        std::net::IpAddr::V4(a) => a.is_multicast() || a.is_unspecified() || a.is_broadcast() || a.is_loopback(),
+        std::net::IpAddr::V6(a) => a.is_multicast() || a.is_unspecified() || a.is_loopback(),
+    }
+}
+
+/// The Ethernet type of a family.
+fn ethertype_of(family: Family) -> u16 {
+    match family {
+        Family::V4 => ethertype::IPV4,
+        Family::V6 => ethertype::IPV6,
+    }
+}
+
+/// 16 bytes for one purpose out of the secret, telling nothing about those for others.
+fn derived(secret: &[u8; 32], purpose: u8) -> [u8; 16] {
+    let mut out = [0; 16];
+    for (i, half) in out.chunks_exact_mut(8).enumerate() {
+        let key: &[u8; 16] = secret[..16].try_into().expect("16 of 32 bytes");
+        let mut message = [purpose; 17];
+        message[..16].copy_from_slice(&secret[16..]);
+        let word = SipHasher24::new_with_key(key).hash(&[&message[..], &[i as u8]].concat());
+        half.copy_from_slice(&word.to_le_bytes());
+    }
+    out
 }

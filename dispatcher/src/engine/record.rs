@@ -30,6 +30,8 @@ pub enum End {
     ClientReset,
     /// Reset by the backend.
     BackendReset,
+    /// The backend acknowledged nothing of what was ours to deliver.
+    BackendLost,
     /// No frames for the idle timeout.
     Idle,
     /// No backend could be reached.
@@ -49,6 +51,7 @@ impl End {
             End::Fin => "fin",
             End::ClientReset => "client-reset",
             End::BackendReset => "backend-reset",
+            End::BackendLost => "backend-lost",
             End::Idle => "idle",
             End::NoBackend => "no-backend",
             End::BadHello => "bad-hello",

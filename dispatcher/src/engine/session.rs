@@ -78,18 +78,18 @@ impl Offer {
             && !self.has(IdentityKind::Ticket)
     }
 
-    /// What the connection counts as having offered, given what the table found and, later, how the server answered: a
-    /// session ID that may be random counts only once somebody knows it.
-    pub fn kinds(&self, found: &Lookup, resumed: Option<bool>, version: Option<u16>) -> ArrayVec<IdentityKind, 3> {
+    /// What the connection counts as having offered. A session ID that may be random counts only once somebody knows it: the
+    /// table, which decided by it (`id_decided`), or the server, which resumed by it.
+    pub fn kinds(&self, id_decided: bool, version: Option<u16>, resumed: Option<bool>) -> ArrayVec<IdentityKind, 3> {
         let mut kinds = ArrayVec::new();
         for kind in [IdentityKind::Psk, IdentityKind::Ticket] {
             if self.has(kind) {
                 kinds.push(kind);
             }
         }
-        let known = found.decision.as_ref().is_some_and(|d| d.reason.kind() == IdentityKind::SessionId);
         let resumed_by_id = resumed == Some(true) && version.is_some_and(|v| v <= 0x0303);
-        if self.has(IdentityKind::SessionId) && kinds.is_empty() && (self.id_is_meant() || known || resumed_by_id) {
+        if self.has(IdentityKind::SessionId) && kinds.is_empty() && (self.id_is_meant() || id_decided || resumed_by_id)
+        {
             kinds.push(IdentityKind::SessionId);
         }
         kinds

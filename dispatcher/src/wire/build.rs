@@ -20,8 +20,8 @@ pub struct Link {
 }
 
 impl Link {
-    /// Writes the header; returns its length.
-    fn write(&self, b: &mut [u8], ethertype: u16) -> usize {
+    /// Writes the header; returns its length, [`Link::len`].
+    pub fn write(&self, b: &mut [u8], ethertype: u16) -> usize {
         b[..6].copy_from_slice(&self.dst.0);
         b[6..12].copy_from_slice(&self.src.0);
         let mut at = 12;
@@ -35,7 +35,8 @@ impl Link {
     }
 
     /// Bytes the header takes.
-    fn len(&self) -> usize {
+    #[expect(clippy::len_without_is_empty, reason = "there is always a header")]
+    pub fn len(&self) -> usize {
         14 + self.vlans.len()
     }
 }

@@ -1,0 +1,390 @@
+//! The client's handshake, and its hello: from the SYN, which leaves no state, to the moment when there is enough to choose a
+//! backend by.
+//!
+//! As a rule nothing of the hello is acknowledged before the backend has it: what is held here is a copy, and the client
+//! repeats what was lost. Only a client that would stall (its first window full, the hello still incomplete) is
+//! acknowledged what is in order, and from that moment on those bytes are ours to deliver.
+
+use super::connection::{Agreed, Connection, Held, State, Story, Waiting};
+use super::health::OUR_WSCALE;
+use super::neighbours::NextHop;
+use super::record::{Class, End};
+use super::send::Own;
+use super::session::Offer;
+use super::{Arrived, DropReason, Effects, Engine, HEADER_ROOM, Step, Verdict};
+use crate::flow::{Assembler, ClientOptions, CookieVerified, Direction, FlowId, Side, Splice};
+use crate::time::Time;
+use crate::wire::build::Link;
+use crate::wire::options::{SegmentOptions, SynOptions, Timestamps};
+use crate::wire::packet::{Flags, tcp_checksum_ok};
+use crate::wire::{Family, Frame};
+use core::time::Duration;
+use ssl_parse::{Malformed, Outcome};
+
+/// Who has sent part of a hello gets this long for the rest.
+const COMPLETE_WITHIN: Duration = Duration::from_secs(30);
+/// A client that has sent part of a hello and nothing more for so long has filled its window, or lost a segment: it is
+/// acknowledged what is in order. As long as a delayed acknowledgement of a host.
+const ACK_AFTER: Duration = Duration::from_millis(40);
+/// So many segments without an acknowledgement fill the smallest initial windows in use (RFC 6928: ten segments).
+const ACK_EVERY: u8 = 8;
+
+/// What a client's stream is so far.
+#[expect(clippy::large_enum_variant, reason = "lives on the stack for a moment")]
+enum Reading {
+    Hello { offer: Offer, name: Option<Box<str>> },
+    NotTls,
+    More,
+    TooLong,
+    Malformed,
+}
+
+impl Engine {
+    /// A bare SYN to a VIP: answered with a cookie, and forgotten.
+    pub(super) fn on_syn(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
+        if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
+            return Err(DropReason::BadChecksum);
+        }
+        let asked = SynOptions::parse(&frame.bytes()[seg.tcp.header + 20..seg.tcp.payload]);
+        let v4 = seg.ip.family == Family::V4;
+        let offer = *self.health.offer(seg.ip.family);
+        let wants_ecn = seg.tcp.flags.0 & (Flags::ECE.0 | Flags::CWR.0) == Flags::ECE.0 | Flags::CWR.0;
+        let agreed = ClientOptions {
+            mss: asked.mss.unwrap_or(if v4 { 536 } else { 1220 }),
+            wscale: asked.wscale.filter(|_| offer.wscale),
+            sack: asked.sack_permitted && offer.sack,
+            ecn: wants_ecn && offer.ecn,
+        };
+        let cookie = self.cookies.issue(&seg.tuple(), seg.tcp.seq, &agreed, seg.now).ok_or(DropReason::MssTooSmall)?;
+        let answer = SynOptions {
+            mss: Some(offer.mss),
+            wscale: agreed.wscale.map(|_| OUR_WSCALE),
+            sack_permitted: agreed.sack,
+            timestamps: asked
+                .timestamps
+                .filter(|_| offer.timestamps)
+                .map(|ts| Timestamps { val: self.clock(seg.now), ecr: ts.val }),
+        };
+        let mut options = [0; 40];
+        let n = answer.write(&mut options);
+        let ecn = if agreed.ecn { Flags::ECE } else { Flags::default() };
+        let own = Own {
+            seq: cookie,
+            ack: seg.tcp.seq + 1,
+            flags: Flags::SYN.with(Flags::ACK).with(ecn),
+            window: self.first_window(seg.ip.family),
+            options: &options[..n],
+        };
+        self.counters.cookies_sent += 1;
+        self.answer(seg, &own, frame, fx)
+    }
+
+    /// The window of our SYN-ACK: no more than we can hold, nor than the backends will say.
+    fn first_window(&self, family: Family) -> u16 {
+        let room = u16::try_from(self.config.limits.hello_bytes).unwrap_or(u16::MAX);
+        room.min(self.health.offer(family).window)
+    }
+
+    /// Our clock for timestamps: milliseconds, from a secret start.
+    fn clock(&self, now: Time) -> u32 {
+        (now.as_millis() as u32).wrapping_add(self.keyed.hash(b"clock") as u32)
+    }
+
+    /// A segment to a VIP that belongs to no flow and is no SYN: perhaps a cookie comes back.
+    pub(super) fn on_cookie(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
+        let flags = seg.tcp.flags;
+        if flags.has(Flags::RST) {
+            return Err(DropReason::NoFlow);
+        }
+        if !flags.has(Flags::ACK) || flags.has(Flags::SYN) {
+            return self.refuse(seg, DropReason::NoFlow, frame, fx);
+        }
+        match self.cookies.verify(&seg.tuple(), seg.tcp.seq - 1, seg.tcp.ack - 1, seg.now) {
+            Some(proof) => self.open(&proof, seg, frame, fx),
+            None => self.refuse(seg, DropReason::BadCookie, frame, fx),
+        }
+    }
+
+    /// Opens a flow, and reads what the segment carries.
+    fn open(&mut self, proof: &CookieVerified, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
+        if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
+            return Err(DropReason::BadChecksum);
+        }
+        let (isn, cookie, got) = (proof.client_isn(), proof.cookie(), proof.options());
+        let options = SegmentOptions::parse(&frame.bytes()[seg.tcp.header + 20..seg.tcp.payload]);
+        let stamp = options.timestamps.map(|(_, ts)| ts);
+        let client_window = u32::from(seg.tcp.window) << got.wscale.unwrap_or(0);
+        let now = seg.now;
+        let connection = Connection {
+            state: State::AwaitHello(Waiting {
+                held: Held { stream: Assembler::lazy(isn + 1, HEADER_ROOM), acked: isn + 1 },
+                silent_until: now + self.config.hello_timeout,
+                complete_until: now + self.config.hello_timeout.max(COMPLETE_WITHIN),
+                ack_at: None,
+                unacked: 0,
+            }),
+            splice: Splice::default(),
+            directions: [
+                Direction::new(isn + 1, self.config.limits.hello_bytes as u32),
+                Direction::new(cookie + 1, client_window),
+            ],
+            client_port: seg.port,
+            client_link: Link {
+                dst: seg.eth.src,
+                src: self.routes.ports[usize::from(seg.port.0)].mac,
+                vlans: seg.eth.vlans,
+            },
+            hop: NextHop(0),
+            last_seen: now,
+            agreed: Agreed {
+                mss: got.mss,
+                wscale: got.wscale,
+                sack: got.sack,
+                ecn: got.ecn,
+                timestamps: stamp.is_some(),
+            },
+            isn,
+            cookie,
+            client_clock: stamp.map_or(0, |ts| ts.val),
+            our_clock: stamp.map_or(0, |ts| ts.ecr),
+            client_window,
+            watch: None,
+            story: Story::new(self.serial + 1),
+        };
+        let id = self.flows.insert(*proof.tuple(), connection).ok_or(DropReason::FlowTableFull)?;
+        self.serial += 1;
+        self.counters.flows_opened += 1;
+        self.wheel.arm(id.0, now + self.config.hello_timeout);
+        if seg.tcp.seq_len() == 0 {
+            return Ok(Verdict::Hold);
+        }
+        self.read_client(id, seg, frame, fx)
+    }
+
+    /// Another segment of a client whose hello is not complete.
+    pub(super) fn on_waiting(
+        &mut self,
+        id: FlowId,
+        seg: &Arrived,
+        frame: &mut Frame<'_>,
+        fx: &mut dyn Effects,
+    ) -> Step {
+        if let Some(step) = self.on_reuse(id, seg, frame, fx) {
+            return step;
+        }
+        self.on_early(id, seg, frame, fx)?;
+        self.read_client(id, seg, frame, fx)
+    }
+
+    /// What is common to all segments of a client before the splice: a reset, a new handshake, and the numbers to be
+    /// remembered of an acceptable one. An error ends the matter.
+    fn on_early(
+        &mut self,
+        id: FlowId,
+        seg: &Arrived,
+        frame: &mut Frame<'_>,
+        fx: &mut dyn Effects,
+    ) -> Result<(), DropReason> {
+        let tcp = &seg.tcp;
+        let c = self.flows.get_mut(id);
+        let held = match &c.state {
+            State::AwaitHello(w) => &w.held,
+            State::Dialing(d) => &d.held,
+            _ => return Err(DropReason::FlowClosed),
+        };
+        let window = self.config.limits.hello_bytes as u32;
+        let expected = held.stream.next_seq();
+        if tcp.flags.has(Flags::RST) {
+            // Anything from what we acknowledged to what has arrived may be the sender's next number.
+            if tcp.seq.is_before(held.acked) || tcp.seq.is_after(expected) {
+                return Err(DropReason::OutOfWindow);
+            }
+            self.abandon(id, End::ClientReset, seg.now, fx);
+            return Err(DropReason::FlowClosed);
+        }
+        if tcp.flags.has(Flags::SYN) || !tcp.flags.has(Flags::ACK) {
+            return Err(DropReason::OutOfWindow);
+        }
+        if tcp.ack != c.cookie + 1 || !tcp.seq_end().in_window(c.isn + 1, window + 2) {
+            return Err(DropReason::OutOfWindow);
+        }
+        if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
+            return Err(DropReason::BadChecksum);
+        }
+        c.last_seen = seg.now;
+        c.client_link.dst = seg.eth.src;
+        c.client_link.vlans = seg.eth.vlans;
+        c.client_window = u32::from(tcp.window) << c.agreed.wscale.unwrap_or(0);
+        if c.agreed.timestamps {
+            let options = SegmentOptions::parse(&frame.bytes()[tcp.header + 20..tcp.payload]);
+            if let Some((_, ts)) = options.timestamps
+                && (ts.val.wrapping_sub(c.client_clock) as i32) > 0
+            {
+                c.client_clock = ts.val;
+            }
+        }
+        Ok(())
+    }
+
+    /// A client's segment while its backend is dialled: kept, to be forwarded when the backend has answered.
+    pub(super) fn on_client_while_dialing(
+        &mut self,
+        id: FlowId,
+        seg: &Arrived,
+        frame: &mut Frame<'_>,
+        fx: &mut dyn Effects,
+    ) -> Step {
+        if let Some(step) = self.on_reuse(id, seg, frame, fx) {
+            return step;
+        }
+        self.on_early(id, seg, frame, fx)?;
+        self.hold(id, seg, frame)?;
+        Ok(Verdict::Hold)
+    }
+
+    /// Copies what is new in a segment into the flow's buffer.
+    fn hold(&mut self, id: FlowId, seg: &Arrived, frame: &Frame<'_>) -> Result<(), DropReason> {
+        let payload = &frame.bytes()[seg.tcp.payload..seg.tcp.end];
+        let stream = match &mut self.flows.get_mut(id).state {
+            State::AwaitHello(w) => &mut w.held.stream,
+            State::Dialing(d) => &mut d.held.stream,
+            _ => return Err(DropReason::FlowClosed),
+        };
+        if !payload.is_empty() {
+            let inserted = stream.insert(&mut self.buffers, seg.tcp.seq, payload);
+            if inserted.no_buffer {
+                return Err(DropReason::HelloNoBuffer);
+            }
+            if inserted.gap_full || (inserted.overflow && inserted.stored == 0) {
+                return Err(DropReason::HelloOverflow);
+            }
+            if inserted.overflow {
+                // The FIN, if there is one, stands behind bytes that were left out.
+                return Ok(());
+            }
+        }
+        if seg.tcp.flags.has(Flags::FIN) {
+            stream.fin(seg.tcp.seq + payload.len() as u32);
+        }
+        Ok(())
+    }
+
+    /// Takes a segment in, and goes on as far as the stream allows: waits, chooses a backend, or gives up.
+    fn read_client(&mut self, id: FlowId, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
+        if seg.tcp.seq_len() == 0 {
+            return Ok(Verdict::Hold);
+        }
+        self.hold(id, seg, frame)?;
+        match self.read_hello(id) {
+            Reading::Hello { offer, name } => {
+                self.choose_for_hello(id, offer, name, seg.now, fx);
+                Ok(Verdict::Hold)
+            }
+            Reading::NotTls => {
+                self.choose_without_identity(id, seg.now, fx);
+                Ok(Verdict::Hold)
+            }
+            Reading::More => {
+                self.acknowledge_if_stalled(id, seg.now, fx);
+                Ok(Verdict::Hold)
+            }
+            Reading::TooLong => self.shed(id, DropReason::HelloTooLong, seg.now, fx),
+            Reading::Malformed => self.shed(id, DropReason::HelloMalformed, seg.now, fx),
+        }
+    }
+
+    fn read_hello(&mut self, id: FlowId) -> Reading {
+        let State::AwaitHello(waiting) = &self.flows.get(id).state else { return Reading::More };
+        let stream = &waiting.held.stream;
+        match ssl_parse::client_hello(stream.contiguous(&self.buffers), &mut self.joined) {
+            Outcome::Complete(hello) => {
+                let name = if self.config.keep_names { hello.sni } else { None };
+                Reading::Hello {
+                    offer: Offer::new(&hello),
+                    name: name.map(|n| String::from_utf8_lossy(&n[..n.len().min(255)]).into_owned().into_boxed_str()),
+                }
+            }
+            Outcome::NotTls => Reading::NotTls,
+            // A client that closes after half a hello, or after nothing, gets a backend's answer to that.
+            Outcome::NeedMore if stream.at_fin() => Reading::NotTls,
+            Outcome::NeedMore if stream.contiguous_len() >= self.config.limits.hello_bytes => Reading::TooLong,
+            Outcome::NeedMore => Reading::More,
+            Outcome::Malformed(Malformed::TooLong) => Reading::TooLong,
+            Outcome::Malformed(_) => Reading::Malformed,
+        }
+    }
+
+    /// A hello that cannot be read: the client is reset rather than sent to a backend that may be the wrong one.
+    fn shed(&mut self, id: FlowId, why: DropReason, now: Time, fx: &mut dyn Effects) -> Step {
+        self.flows.get_mut(id).story.class = Some(Class::Secure);
+        self.reset_client(id, fx);
+        self.abandon(id, End::BadHello, now, fx);
+        Err(why)
+    }
+
+    /// The hello is incomplete. If the client has sent as much as a first window may hold it is acknowledged now, else in a
+    /// moment.
+    fn acknowledge_if_stalled(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
+        let State::AwaitHello(waiting) = &mut self.flows.get_mut(id).state else { return };
+        waiting.unacked = waiting.unacked.saturating_add(1);
+        if waiting.unacked >= ACK_EVERY {
+            self.acknowledge_client(id, fx);
+        } else if waiting.ack_at.is_none() {
+            waiting.ack_at = Some(now + ACK_AFTER);
+            self.wheel.arm(id.0, now + ACK_AFTER);
+        }
+    }
+
+    /// Acknowledges what is in order: from now on it is ours to deliver.
+    pub(super) fn acknowledge_client(&mut self, id: FlowId, fx: &mut dyn Effects) {
+        let limit = self.config.limits.hello_bytes;
+        let c = self.flows.get_mut(id);
+        let State::AwaitHello(waiting) = &mut c.state else { return };
+        waiting.ack_at = None;
+        waiting.unacked = 0;
+        let stream = &waiting.held.stream;
+        let upto = stream.next_seq();
+        if upto == waiting.held.acked && !stream.has_gap() {
+            return;
+        }
+        waiting.held.acked = upto;
+        let window = c.window_for_client(limit.saturating_sub(stream_len(c)));
+        let (options, n) = c.clock_for_client();
+        let own = Own { seq: c.cookie + 1, ack: upto, flags: Flags::ACK, window, options: &options[..n] };
+        self.send_to_client(id, &own, fx);
+    }
+
+    /// A hello, or its rest, has not come in time.
+    pub(super) fn on_hello_due(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
+        let State::AwaitHello(waiting) = &self.flows.get(id).state else { return };
+        let silent = waiting.held.stream.contiguous_len() == 0 && !waiting.held.stream.has_gap();
+        if silent {
+            // Perhaps the server is to speak first.
+            self.choose_without_identity(id, now, fx);
+        } else if now >= waiting.complete_until {
+            self.flows.get_mut(id).story.class = Some(Class::Secure);
+            self.reset_client(id, fx);
+            self.abandon(id, End::BadHello, now, fx);
+        }
+    }
+
+    /// Tells the client that nothing will come of it.
+    pub(super) fn reset_client(&mut self, id: FlowId, fx: &mut dyn Effects) {
+        let c = self.flows.get(id);
+        let (seq, ack) = match &c.state {
+            State::AwaitHello(w) => (c.cookie + 1, w.held.stream.next_seq()),
+            State::Dialing(d) => (c.cookie + 1, d.held.stream.next_seq()),
+            // What the client expects next is what it has acknowledged.
+            _ => (c.directions[Side::Server as usize].acked, c.directions[Side::Client as usize].next),
+        };
+        let own = Own { seq, ack, flags: Flags::RST.with(Flags::ACK), window: 0, options: &[] };
+        self.send_to_client(id, &own, fx);
+    }
+}
+
+fn stream_len(c: &Connection) -> usize {
+    match &c.state {
+        State::AwaitHello(w) => w.held.stream.contiguous_len(),
+        _ => 0,
+    }
+}

@@ -1,0 +1,175 @@
+//! Which backend: by identity where the tables know one, else by the balancing algorithm.
+
+use super::connection::State;
+use super::record::{Class, End};
+use super::session::Offer;
+use super::{AddressMode, DropReason, Effects, Engine, HashOn};
+use crate::flow::{FlowId, Side, Tuple};
+use crate::time::Time;
+use crate::wire::{Addr, Family};
+use lb::{BackendId, BackendSet, Lookup, Millis};
+
+impl Engine {
+    /// The hello is complete: ask the table, choose, dial.
+    pub(super) fn choose_for_hello(
+        &mut self,
+        id: FlowId,
+        offer: Offer,
+        name: Option<Box<str>>,
+        now: Time,
+        fx: &mut dyn Effects,
+    ) {
+        self.counters.secure += 1;
+        let Some(tuple) = self.flows.tuple(id, Side::Client).copied() else { return };
+        let family = Addr(tuple.src).family();
+        let may_resume = |b: BackendId| {
+            self.routes.backends[b.index()].addr.family() == family && self.health.is_up(b) && self.pool.may_resume(b)
+        };
+        let found = if self.config.affinity {
+            self.affinity.lookup(offer.identities(), millis(now), may_resume)
+        } else {
+            Lookup::default()
+        };
+        let by_address = self.config.affinity && offer.is_unknown(&found);
+        let chosen = match &found.decision {
+            Some(decision) => self.pick(&tuple, Wish::OneOf(&decision.backends)),
+            None if by_address => self.pick(&tuple, Wish::ByAddress { avoid: &found.avoid }),
+            None => self.pick(&tuple, Wish::Any { except: &[] }),
+        };
+        let connection = self.flows.get_mut(id);
+        let cookie = connection.cookie;
+        let story = &mut connection.story;
+        story.class = Some(Class::Secure);
+        story.sni = name;
+        if let Some(decision) = &found.decision {
+            story.reason = decision.reason.as_str();
+            story.key = Some(decision.key);
+            story.id_decided = decision.reason.kind() == lb::IdentityKind::SessionId;
+            story.decided = chosen.filter(|b| decision.backends.contains(*b)).or(decision.backends.iter().next());
+        } else {
+            story.key = offer.primary().filter(|_| by_address).map(|i| *i.key());
+        }
+        story.offered = offer.kinds(story.id_decided, None, None).iter().map(|k| k.as_str()).collect();
+        let Some(backend) = chosen else { return self.give_up(id, now, fx) };
+        self.affinity.chosen(&found, backend);
+        let watch = self.watches.open(offer, cookie + 1);
+        if watch.is_none() {
+            self.counters.unwatched += 1;
+        }
+        self.flows.get_mut(id).watch = watch;
+        self.dial(id, backend, now, fx);
+    }
+
+    /// Not TLS, or a client that waits for the server to speak: choose by the algorithm, dial.
+    pub(super) fn choose_without_identity(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
+        self.counters.non_secure += 1;
+        let Some(tuple) = self.flows.tuple(id, Side::Client).copied() else { return };
+        self.flows.get_mut(id).story.class = Some(Class::NonSecure);
+        match self.pick(&tuple, Wish::Any { except: &[] }) {
+            Some(backend) => self.dial(id, backend, now, fx),
+            None => self.give_up(id, now, fx),
+        }
+    }
+
+    /// The backend did not take the connection: another one, if there is one that was not tried.
+    pub(super) fn redispatch(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
+        let Some(tuple) = self.flows.tuple(id, Side::Client).copied() else { return };
+        let State::Dialing(dialing) = &self.flows.get(id).state else { return };
+        if dialing.tried.is_full() {
+            return self.give_up(id, now, fx);
+        }
+        let tried = dialing.tried.clone();
+        match self.pick(&tuple, Wish::Any { except: &tried }) {
+            Some(backend) => {
+                self.counters.redispatches += 1;
+                self.dial(id, backend, now, fx);
+            }
+            None => self.give_up(id, now, fx),
+        }
+    }
+
+    /// Nobody left to ask.
+    fn give_up(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
+        self.counters.refused[DropReason::NoBackend as usize] += 1;
+        self.reset_client(id, fx);
+        self.abandon(id, End::NoBackend, now, fx);
+    }
+
+    /// A backend of the client's family. Those held to be down are asked only when no other is left: they may have come
+    /// back, and the client has nothing to lose.
+    fn pick(&mut self, tuple: &Tuple, wish: Wish<'_>) -> Option<BackendId> {
+        let family = Addr(tuple.src).family();
+        let hash = self.hash_of(tuple);
+        let entropy = self.keyed.hash(&self.serial.to_le_bytes());
+        let Engine { routes, health, pool, balancer, .. } = self;
+        let fits = |b: BackendId| routes.backends[b.index()].addr.family() == family;
+        let up = |b: BackendId| fits(b) && health.is_up(b);
+        match wish {
+            Wish::OneOf(set) => balancer
+                .pick_among(pool, set, hash, entropy, up)
+                .or_else(|| balancer.pick(pool, hash, entropy, up))
+                .or_else(|| balancer.pick(pool, hash, entropy, fits)),
+            Wish::ByAddress { avoid } => balancer
+                .pick_by_hash(pool, hash, |b| up(b) && !avoid.contains(b))
+                .or_else(|| balancer.pick_by_hash(pool, hash, up))
+                .or_else(|| balancer.pick_by_hash(pool, hash, fits)),
+            Wish::Any { except } => balancer
+                .pick(pool, hash, entropy, |b| up(b) && !except.contains(&b))
+                .or_else(|| balancer.pick(pool, hash, entropy, |b| fits(b) && !except.contains(&b))),
+        }
+    }
+
+    fn hash_of(&self, tuple: &Tuple) -> u64 {
+        match self.config.hash_on {
+            HashOn::SourceIp => self.keyed.hash(&tuple.src),
+            HashOn::Tuple => {
+                let mut bytes = [0; 36];
+                bytes[..16].copy_from_slice(&tuple.src);
+                bytes[16..32].copy_from_slice(&tuple.dst);
+                bytes[32..34].copy_from_slice(&tuple.sport.to_be_bytes());
+                bytes[34..].copy_from_slice(&tuple.dport.to_be_bytes());
+                self.keyed.hash(&bytes)
+            }
+        }
+    }
+
+    /// A hash of the client's address alone: who it is, as far as the affinity table cares.
+    pub(super) fn client_hash(&self, tuple: &Tuple) -> u64 {
+        self.keyed.hash(&tuple.src)
+    }
+
+    /// The tuple in which a backend's answers will arrive, from a local port that is free. In DNAT mode there is only one.
+    pub(super) fn server_tuple(&mut self, client: &Tuple, backend: BackendId) -> Option<Tuple> {
+        let Engine { routes, flows, local_ports, config, .. } = self;
+        let route = &routes.backends[backend.index()];
+        let tuple = |local: Addr, port| Tuple { src: route.addr.0, sport: route.port, dst: local.0, dport: port };
+        if config.address_mode == AddressMode::Dnat {
+            return Some(tuple(Addr(client.src), client.sport)).filter(|t| !flows.contains(t));
+        }
+        let free = |port: u16| !flows.contains(&tuple(route.source, port));
+        let port = local_ports.next(backend.index(), free, PORT_TRIES)?;
+        Some(tuple(route.source, port))
+    }
+}
+
+/// Local ports looked at for one dial.
+const PORT_TRIES: usize = 512;
+
+/// What is asked of the balancer.
+enum Wish<'a> {
+    /// Who can resume it.
+    OneOf(&'a BackendSet),
+    /// An identity nobody knows: the client's address decides, but not for those who refused the same key before.
+    ByAddress { avoid: &'a BackendSet },
+    /// Any but these.
+    Any { except: &'a [BackendId] },
+}
+
+pub(super) fn millis(now: Time) -> Millis {
+    Millis(now.as_millis())
+}
+
+/// The family of a flow's client.
+pub(super) fn family_of(tuple: &Tuple) -> Family {
+    Addr(tuple.src).family()
+}

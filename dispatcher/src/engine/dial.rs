@@ -1,0 +1,266 @@
+//! Dialling a backend, and what it answers.
+//!
+//! The backend gets the client's own initial sequence number (less the length of a PROXY header, so that the stream behind
+//! it stays aligned) and the options agreed with the client. The SYN is ours, so we repeat it; a backend that refuses or
+//! stays silent is replaced by another, and the client never knows.
+
+use super::choose::family_of;
+use super::connection::{Connection, Dialing, Ours, State};
+use super::health::OUR_WSCALE;
+use super::record::End;
+use super::send::Own;
+use super::{Arrived, DropReason, Effects, Engine, HEADER_ROOM, Step, Verdict};
+use crate::flow::{Assembler, Clock, Direction, FlowId, Rescale, Side, Splice, Tuple};
+use crate::time::Time;
+use crate::wire::options::{SynOptions, Timestamps};
+use crate::wire::packet::{Flags, tcp_checksum_ok};
+use crate::wire::{Family, Frame, Seq};
+use arrayvec::ArrayVec;
+use core::time::Duration;
+use lb::BackendId;
+
+/// When a SYN is repeated, after the first, second and third; after the last the backend is given up.
+const RETRY: [Duration; 3] = [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1)];
+/// While the next hop's address is not known nothing was sent: try again soon.
+const NO_LINK_RETRY: Duration = Duration::from_millis(20);
+
+impl Engine {
+    /// Begins to dial `backend` for a flow that waits for its hello, or whose last backend failed.
+    pub(super) fn dial(&mut self, id: FlowId, backend: BackendId, now: Time, fx: &mut dyn Effects) {
+        let Some(client) = self.flows.tuple(id, Side::Client).copied() else { return };
+        self.leave_backend(id);
+        let header = if self.config.proxy_protocol { proxy_header_len(family_of(&client)) } else { 0 };
+        let c = self.flows.get_mut(id);
+        let state = core::mem::replace(&mut c.state, State::TimeWait { until: now });
+        let mut tried = ArrayVec::new();
+        let held = match state {
+            State::AwaitHello(waiting) => waiting.held,
+            State::Dialing(dialing) => {
+                tried = dialing.tried;
+                dialing.held
+            }
+            other => {
+                c.state = other;
+                return;
+            }
+        };
+        tried.push(backend);
+        c.story.attempts += 1;
+        c.state = State::Dialing(Dialing { held, header, syns: 0, since: now, retry_at: now, tried });
+        c.hop = self.routes.backends[backend.index()].hop;
+        let Some(tuple) = self.server_tuple(&client, backend) else {
+            self.counters.refused[DropReason::NoLocalPort as usize] += 1;
+            return self.redispatch(id, now, fx);
+        };
+        if header > 0 && !self.write_proxy_header(id, &client, header) {
+            self.counters.refused[DropReason::HelloNoBuffer as usize] += 1;
+            self.reset_client(id, fx);
+            return self.abandon(id, End::NoBackend, now, fx);
+        }
+        let bound = self.flows.bind(id, tuple);
+        debug_assert!(bound, "the tuple was free a moment ago");
+        self.flows.get_mut(id).story.backend = Some(backend);
+        self.pool.opened(backend);
+        self.send_syn(id, now, fx);
+    }
+
+    /// The flow has no backend any more.
+    pub(super) fn leave_backend(&mut self, id: FlowId) {
+        if let Some(old) = self.flows.get_mut(id).story.backend.take() {
+            self.pool.closed(old);
+            self.flows.unbind(id);
+        }
+    }
+
+    /// Puts the PROXY protocol's header (version 2, section 2.2 of its specification) before the client's first byte.
+    fn write_proxy_header(&mut self, id: FlowId, client: &Tuple, len: u8) -> bool {
+        let State::Dialing(dialing) = &mut self.flows.get_mut(id).state else { return false };
+        let stream = &mut dialing.held.stream;
+        if !stream.has_buffer() {
+            let Some(buffer) = self.buffers.allocate() else { return false };
+            let mut with_buffer = Assembler::new(stream.base(), buffer, HEADER_ROOM);
+            if let Some(fin) = stream.fin_seq() {
+                with_buffer.fin(fin);
+            }
+            *stream = with_buffer;
+        }
+        let Some(to) = stream.header_mut(&mut self.buffers, usize::from(len)) else { return false };
+        to[..12].copy_from_slice(b"\r\n\r\n\0\r\nQUIT\n");
+        let (family, addresses) = match family_of(client) {
+            Family::V4 => (0x11, 4),
+            Family::V6 => (0x21, 16),
+        };
+        to[12] = 0x21;
+        to[13] = family;
+        to[14..16].copy_from_slice(&(u16::from(len) - 16).to_be_bytes());
+        to[16..16 + addresses].copy_from_slice(&client.src[16 - addresses..]);
+        to[16 + addresses..16 + 2 * addresses].copy_from_slice(&client.dst[16 - addresses..]);
+        let ports = 16 + 2 * addresses;
+        to[ports..ports + 2].copy_from_slice(&client.sport.to_be_bytes());
+        to[ports + 2..ports + 4].copy_from_slice(&client.dport.to_be_bytes());
+        true
+    }
+
+    /// Sends the SYN, for the first time or again.
+    pub(super) fn send_syn(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
+        let c = self.flows.get(id);
+        let State::Dialing(dialing) = &c.state else { return };
+        let (header, hop) = (dialing.header, c.hop);
+        let known = self.link_to(hop, now).is_some();
+        let c = self.flows.get(id);
+        let offered = offered_to_backend(c, self.mss_for_backend(id));
+        let mut options = [0; 40];
+        let n = offered.write(&mut options);
+        let ecn = if c.agreed.ecn { Flags::ECE.with(Flags::CWR) } else { Flags::default() };
+        let own = Own {
+            seq: c.isn - u32::from(header),
+            ack: Seq(0),
+            flags: Flags::SYN.with(ecn),
+            // The window of a SYN is never scaled.
+            window: u16::try_from(c.client_window).unwrap_or(u16::MAX),
+            options: &options[..n],
+        };
+        if known {
+            self.counters.dials += 1;
+            self.send_to_server(id, &own, now, fx);
+        }
+        let State::Dialing(dialing) = &mut self.flows.get_mut(id).state else { return };
+        let wait = if known {
+            dialing.syns += 1;
+            RETRY[usize::from(dialing.syns - 1).min(RETRY.len() - 1)]
+        } else {
+            NO_LINK_RETRY
+        };
+        dialing.retry_at = now + wait;
+        self.wheel.arm(id.0, now + wait);
+    }
+
+    /// No answer yet: again, or another backend.
+    pub(super) fn on_dial_due(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
+        let c = self.flows.get(id);
+        let State::Dialing(dialing) = &c.state else { return };
+        // Patience is counted in SYNs, and in time where none could be sent for want of a next hop.
+        let patience = RETRY.iter().sum::<Duration>();
+        let out_of_patience = usize::from(dialing.syns) >= RETRY.len() || now.since(dialing.since) > patience;
+        if !out_of_patience {
+            return self.send_syn(id, now, fx);
+        }
+        if let Some(&backend) = dialing.tried.last() {
+            self.health.silent(backend, now);
+        }
+        self.redispatch(id, now, fx);
+    }
+
+    /// Largest segment the backend may send: what the client takes, and what fits the ports on both sides.
+    fn mss_for_backend(&self, id: FlowId) -> u16 {
+        let c = self.flows.get(id);
+        let family = self.flows.tuple(id, Side::Client).map_or(Family::V4, family_of);
+        c.agreed.mss.min(self.routes.mss()[family as usize])
+    }
+
+    /// A segment of the backend that is being dialled.
+    pub(super) fn on_dialed(&mut self, id: FlowId, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
+        if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
+            return Err(DropReason::BadChecksum);
+        }
+        let c = self.flows.get(id);
+        let State::Dialing(dialing) = &c.state else { return Err(DropReason::NoFlow) };
+        let backend = *dialing.tried.last().ok_or(DropReason::NoFlow)?;
+        let expected = c.isn - u32::from(dialing.header) + 1;
+        let flags = seg.tcp.flags;
+        let ours = flags.has(Flags::ACK) && seg.tcp.ack == expected;
+        match (flags.has(Flags::RST), flags.has(Flags::SYN), ours) {
+            (true, _, true) => {
+                self.health.refused(backend, seg.now);
+                self.redispatch(id, seg.now, fx);
+                Ok(Verdict::Hold)
+            }
+            (true, _, false) => Err(DropReason::OutOfWindow),
+            (false, true, true) => {
+                self.splice(id, backend, seg, frame, fx);
+                Ok(Verdict::Hold)
+            }
+            _ if flags.has(Flags::ACK) => {
+                // The backend still holds an older connection from this address and port (RFC 9293 section 3.10.7.3): a
+                // reset with the number it expects ends that, and the SYN comes again.
+                let own = Own { seq: seg.tcp.ack, ack: Seq(0), flags: Flags::RST, window: 0, options: &[] };
+                self.send_to_server(id, &own, seg.now, fx);
+                let State::Dialing(dialing) = &self.flows.get(id).state else { return Err(DropReason::NoFlow) };
+                if usize::from(dialing.syns) < RETRY.len() {
+                    self.send_syn(id, seg.now, fx);
+                }
+                Ok(Verdict::Hold)
+            }
+            _ => Err(DropReason::OutOfWindow),
+        }
+    }
+
+    /// The backend has answered: from now on both directions are forwarded.
+    fn splice(&mut self, id: FlowId, backend: BackendId, seg: &Arrived, frame: &Frame<'_>, fx: &mut dyn Effects) {
+        let got = SynOptions::parse(&frame.bytes()[seg.tcp.header + 20..seg.tcp.payload]);
+        let mss = self.mss_for_backend(id);
+        let c = self.flows.get_mut(id);
+        let offered = offered_to_backend(c, mss);
+        let ecn = c.agreed.ecn.then(|| seg.tcp.flags.has(Flags::ECE));
+        let State::Dialing(Dialing { held, header, .. }) =
+            core::mem::replace(&mut c.state, State::TimeWait { until: seg.now })
+        else {
+            return;
+        };
+        // A scale counts only when both sides sent one (RFC 7323 section 2.2).
+        let both_scale = c.agreed.wscale.is_some() && got.wscale.is_some();
+        let backend_shift = if both_scale { got.wscale.unwrap_or(0) } else { 0 };
+        let read_by_backend = if both_scale { c.agreed.wscale.unwrap_or(0) } else { 0 };
+        c.splice = Splice {
+            seq: seg.tcp.seq.delta_to(c.cookie),
+            clock: match (c.agreed.timestamps, got.timestamps) {
+                (false, _) => Clock::Unused,
+                (true, None) => Clock::Erase,
+                // So that what the client has echoed since our SYN-ACK is what the backend sent in its own: it accepts
+                // no other echo before the handshake is complete.
+                (true, Some(ts)) => Clock::Shift(c.our_clock.wrapping_sub(ts.val)),
+            },
+            to_server: Rescale::new(c.agreed.wscale.unwrap_or(0), read_by_backend),
+            to_client: Rescale::new(backend_shift, c.agreed.wscale.map_or(0, |_| OUR_WSCALE)),
+        };
+        let room = u32::from(seg.tcp.window);
+        let begin = c.isn + 1;
+        let mut to_server = Direction::new(begin, room.saturating_sub(u32::from(header)));
+        let len = begin.distance_to(held.stream.next_seq()) as u32;
+        to_server.sent(begin, len.min(to_server.window), held.stream.at_fin() && len <= to_server.window);
+        c.directions[Side::Client as usize] = to_server;
+        c.last_seen = seg.now;
+        let ours = Ours {
+            una: begin - u32::from(header),
+            end: held.acked,
+            header,
+            stream: held.stream,
+            segment: 0,
+            retry_at: seg.now,
+            tries: 0,
+        };
+        c.state = State::Spliced(Some(ours));
+        let idle = seg.now + self.config.flow_idle_timeout;
+        self.wheel.arm(id.0, idle);
+        self.health.answered(backend, &offered, &got, ecn, seg.tcp.window);
+        let segment = usize::from(got.mss.unwrap_or(536).min(mss));
+        self.release(id, segment, room as usize, seg, fx);
+    }
+}
+
+/// The options of our SYN to a backend: what was agreed with the client.
+fn offered_to_backend(c: &Connection, mss: u16) -> SynOptions {
+    SynOptions {
+        mss: Some(mss),
+        wscale: c.agreed.wscale,
+        sack_permitted: c.agreed.sack,
+        timestamps: c.agreed.timestamps.then_some(Timestamps { val: c.client_clock, ecr: 0 }),
+    }
+}
+
+const fn proxy_header_len(family: Family) -> u8 {
+    match family {
+        Family::V4 => 16 + 12,
+        Family::V6 => 16 + 36,
+    }
+}

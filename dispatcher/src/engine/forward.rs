@@ -1,0 +1,295 @@
+//! Known flows: the hot path.
+//!
+//! For nearly every frame the whole story is: look the tuple up (done by the caller), note what the segment says about its
+//! direction, put in the other side's addresses, ports and numbers, put another link layer in front, send. No allocation, no
+//! lock, no log; the rest of this file is what happens to the few others: segments that change a flow's state, and those
+//! of flows that are over.
+
+use super::connection::State;
+use super::record::End;
+use super::send::Own;
+use super::{Arrived, DropReason, Effects, Engine, Step, Verdict};
+use crate::flow::{Endpoints, FlowId, Side, Tuple};
+use crate::time::Time;
+use crate::wire::build::Link;
+use crate::wire::packet::Flags;
+use crate::wire::{Addr, Family, Frame, Seq};
+use core::time::Duration;
+use lb::Sighting;
+
+/// How long a flow that was closed in order is kept: as long as a lost last acknowledgement may be repeated.
+const TIME_WAIT: Duration = Duration::from_secs(15);
+/// The same when the table is nearly full.
+const TIME_WAIT_SHORT: Duration = Duration::from_secs(1);
+/// How long a flow is kept after a reset.
+const RESET_WAIT: Duration = Duration::from_secs(2);
+
+impl Engine {
+    /// A segment of a spliced flow.
+    #[inline]
+    pub(super) fn forward(
+        &mut self,
+        id: FlowId,
+        side: Side,
+        seg: &Arrived,
+        frame: &mut Frame<'_>,
+        fx: &mut dyn Effects,
+    ) -> Step {
+        let tcp = &seg.tcp;
+        if tcp.flags.has(Flags::SYN.with(Flags::RST)) {
+            return self.forward_rare(id, side, seg, frame, fx);
+        }
+        let c = self.flows.get_mut(id);
+        let (seq, ack) = c.splice.client_view(side, tcp);
+        let len = tcp.payload_len() as u32;
+        let fin = tcp.flags.has(Flags::FIN);
+        let mut floor = None;
+        if c.directions[side as usize].plausible(seq + len) {
+            let window = c.splice.rescale(side).bytes(tcp.window);
+            c.directions[side as usize].sent(seq, len, fin);
+            if tcp.flags.has(Flags::ACK) {
+                c.directions[side.other() as usize].acknowledged(ack, window);
+            }
+            c.last_seen = seg.now;
+            if side == Side::Client {
+                // A client behind routers that fail over is followed to where its frames come from now.
+                c.client_link.dst = seg.eth.src;
+                c.client_link.vlans = seg.eth.vlans;
+            } else {
+                if matches!(c.state, State::Spliced(Some(_))) {
+                    floor = self.ours_acknowledged(id, ack);
+                    if floor.is_some() && len == 0 && !fin {
+                        // Acknowledges only what the client was told already.
+                        return Ok(Verdict::Hold);
+                    }
+                }
+                if len > 0 && self.flows.get(id).watch.is_some() {
+                    self.watch(id, seq, &frame.bytes()[tcp.payload..tcp.end], seg.now);
+                }
+            }
+            let c = self.flows.get(id);
+            if c.directions[0].finished() && c.directions[1].finished() {
+                self.finish(id, End::Fin, seg.now, fx);
+            }
+        }
+        self.pass_on(id, side, seg, frame, floor)
+    }
+
+    /// Translates the frame and says where it goes.
+    #[inline]
+    fn pass_on(&mut self, id: FlowId, side: Side, seg: &Arrived, frame: &mut Frame<'_>, floor: Option<Seq>) -> Step {
+        let (c, client, server) = self.flows.get_with_tuples(id);
+        let Some(server) = server else { return Err(DropReason::NoFlow) };
+        let (port, link, to) = match side {
+            Side::Client => {
+                let (port, link) = self.neighbours.link(c.hop);
+                (port, link.ok_or(DropReason::NoNeighbour)?, other_end(server))
+            }
+            Side::Server => (c.client_port, c.client_link, other_end(client)),
+        };
+        // What follows the IP packet is padding.
+        let cut = frame.set_len(seg.ip.end);
+        debug_assert!(cut, "shorter is always possible");
+        c.splice.translate(side, frame.bytes_mut(), &seg.ip, &seg.tcp, &to, floor);
+        relink(frame, seg.eth.payload, seg.ip.family, &link)?;
+        self.counters.forwarded += 1;
+        Ok(Verdict::Forward(port))
+    }
+
+    /// SYN or RST on a spliced flow.
+    #[cold]
+    fn forward_rare(
+        &mut self,
+        id: FlowId,
+        side: Side,
+        seg: &Arrived,
+        frame: &mut Frame<'_>,
+        fx: &mut dyn Effects,
+    ) -> Step {
+        let c = self.flows.get(id);
+        let (seq, _) = c.splice.client_view(side, &seg.tcp);
+        if seg.tcp.flags.has(Flags::RST) {
+            let direction = &c.directions[side as usize];
+            if !direction.plausible(seq) || seq.is_before(direction.acked) {
+                return Err(DropReason::OutOfWindow);
+            }
+            if direction.reset_counts(seq) {
+                let certain = direction.acked == direction.next;
+                self.on_reset(id, side, certain, seg.now, fx);
+            }
+            // In the window but not at its edge: the receiver will ask, and the true sender answer.
+            return self.pass_on(id, side, seg, frame, None);
+        }
+        match side {
+            // Our acknowledgement was lost, and the backend says its SYN-ACK again.
+            Side::Server if seq == c.cookie => {
+                self.acknowledge_server(id, seg.now, fx);
+                Ok(Verdict::Hold)
+            }
+            Side::Server => Err(DropReason::OutOfWindow),
+            Side::Client => self.challenge(id, seg, frame, fx),
+        }
+    }
+
+    /// A SYN on a living flow: ask the client whether it means it (RFC 5961 section 4.2). One that does answers with a
+    /// reset that fits.
+    fn challenge(&mut self, id: FlowId, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
+        if !self.resets.allow(seg.now) {
+            return Err(DropReason::RateLimited);
+        }
+        let c = self.flows.get(id);
+        let (options, n) = c.clock_for_client();
+        let own = Own {
+            seq: c.directions[Side::Server as usize].acked,
+            ack: c.directions[Side::Client as usize].acked,
+            flags: Flags::ACK,
+            window: c.window_for_client(c.directions[Side::Client as usize].window as usize),
+            options: &options[..n],
+        };
+        self.answer(seg, &own, frame, fx)
+    }
+
+    fn on_reset(&mut self, id: FlowId, by: Side, certain: bool, now: Time, fx: &mut dyn Effects) {
+        let end = if by == Side::Client { End::ClientReset } else { End::BackendReset };
+        if certain {
+            self.tell(id, end, fx);
+        }
+        self.drop_held(id);
+        let until = now + RESET_WAIT;
+        self.flows.get_mut(id).state = State::Reset { by, until };
+        self.wheel.arm(id.0, until);
+    }
+
+    /// Both sides are done: the flow is told, and kept for a while.
+    fn finish(&mut self, id: FlowId, end: End, now: Time, fx: &mut dyn Effects) {
+        self.tell(id, end, fx);
+        self.drop_held(id);
+        let crowded = self.flows.len() > self.flows.capacity() / 4 * 3;
+        let until = now + if crowded { TIME_WAIT_SHORT } else { TIME_WAIT };
+        self.flows.get_mut(id).state = State::TimeWait { until };
+        self.wheel.arm(id.0, until);
+    }
+
+    /// A segment of a flow that is over.
+    #[cold]
+    pub(super) fn on_closed(
+        &mut self,
+        id: FlowId,
+        side: Side,
+        seg: &Arrived,
+        frame: &mut Frame<'_>,
+        fx: &mut dyn Effects,
+    ) -> Step {
+        if side == Side::Client
+            && let Some(step) = self.on_reuse(id, seg, frame, fx)
+        {
+            return step;
+        }
+        let c = self.flows.get_mut(id);
+        let (seq, _) = c.splice.client_view(side, &seg.tcp);
+        let alive = seg.tcp.payload_len() > 0 && c.directions[side as usize].plausible(seq);
+        if let State::Reset { by, .. } = c.state
+            && by == side
+            && alive
+            && !c.story.told
+            && !seg.tcp.flags.has(Flags::RST)
+        {
+            // Who goes on sending has not sent that reset.
+            c.state = State::Spliced(None);
+            let idle = seg.now + self.config.flow_idle_timeout;
+            self.wheel.arm(id.0, idle);
+            return self.forward(id, side, seg, frame, fx);
+        }
+        if seg.tcp.flags.has(Flags::SYN) {
+            return Err(DropReason::FlowClosed);
+        }
+        self.pass_on(id, side, seg, frame, None)
+    }
+
+    /// Perhaps a client uses its address and port again for a new connection: a SYN is answered like any other, and leaves
+    /// the old flow alone until its cookie has come back.
+    pub(super) fn on_reuse(
+        &mut self,
+        id: FlowId,
+        seg: &Arrived,
+        frame: &mut Frame<'_>,
+        fx: &mut dyn Effects,
+    ) -> Option<Step> {
+        let c = self.flows.get(id);
+        if seg.tcp.is_bare_syn() {
+            return (seg.tcp.seq != c.isn || !matches!(c.state, State::AwaitHello(_) | State::Dialing(_)))
+                .then(|| self.on_syn(seg, frame, fx));
+        }
+        let Flags(flags) = seg.tcp.flags;
+        let plain_ack = flags & (Flags::ACK.0 | Flags::SYN.0 | Flags::RST.0) == Flags::ACK.0;
+        if !plain_ack || seg.tcp.ack == c.cookie + 1 {
+            return None;
+        }
+        self.cookies.verify(&seg.tuple(), seg.tcp.seq - 1, seg.tcp.ack - 1, seg.now)?;
+        self.abandon(id, End::Replaced, seg.now, fx);
+        Some(self.on_cookie(seg, frame, fx))
+    }
+
+    /// Reads the server's answer in passing.
+    fn watch(&mut self, id: FlowId, seq: Seq, payload: &[u8], now: Time) {
+        let c = self.flows.get(id);
+        let (Some(watch_id), Some(backend)) = (c.watch, c.story.backend) else { return };
+        let client = self.flows.tuple(id, Side::Client).map_or(0, |t| self.client_hash(t));
+        let seen = Sighting { backend, client, now: super::choose::millis(now) };
+        let Engine { watches, buffers, affinity, .. } = self;
+        let Some(watched) = watches.get_mut(watch_id) else { return };
+        let more = match watched.stream.accept_in_order(seq, payload) {
+            Some(fresh) => {
+                watched.stream.advance(fresh.len());
+                watched.watch.feed(fresh, affinity, seen)
+            }
+            None => {
+                let inserted = watched.stream.insert(buffers, seq, payload);
+                if inserted.no_buffer || inserted.gap_full || inserted.overflow {
+                    // Too much out of order to be followed.
+                    self.counters.unwatched += 1;
+                    false
+                } else {
+                    let more = watched.watch.feed(watched.stream.contiguous(buffers), affinity, seen);
+                    let n = watched.stream.contiguous_len();
+                    watched.stream.consume(buffers, n);
+                    more
+                }
+            }
+        };
+        if !more {
+            self.unwatch(id);
+        }
+    }
+
+    /// Ends the reading of the server's answer, and notes what it showed.
+    pub(super) fn unwatch(&mut self, id: FlowId) {
+        let c = self.flows.get_mut(id);
+        let Some(watch) = c.watch.take().and_then(|w| self.watches.close(w, &mut self.buffers)) else { return };
+        let story = &mut c.story;
+        (story.version, story.resumed) = (watch.version(), watch.resumed());
+        let kinds = watch.offer().kinds(story.id_decided, story.version, story.resumed);
+        story.offered = kinds.iter().map(|k| k.as_str()).collect();
+    }
+}
+
+/// From our own address to the other end of a flow, as seen from the side of that end's tuple.
+#[inline]
+fn other_end(arriving: &Tuple) -> Endpoints {
+    Endpoints { src: (Addr(arriving.dst), arriving.dport), dst: (Addr(arriving.src), arriving.sport) }
+}
+
+/// Puts another link layer in front of the IP packet that begins at `ip`.
+#[inline]
+pub(super) fn relink(frame: &mut Frame<'_>, ip: usize, family: Family, link: &Link) -> Result<(), DropReason> {
+    let len = link.len();
+    if len > ip {
+        if !frame.push_front(len - ip) {
+            return Err(DropReason::NoHeadroom);
+        }
+    } else {
+        frame.pull_front(ip - len);
+    }
+    link.write(frame.bytes_mut(), super::ethertype_of(family));
+    Ok(())
+}

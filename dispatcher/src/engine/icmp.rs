@@ -1,0 +1,165 @@
+//! ICMP errors about a flow of ours: translated and passed on to the side whose packet they are about, so that path-MTU
+//! discovery works through us; and heard, when they are about a backend that is being dialled.
+//!
+//! An error is believed only when the packet it quotes lies within what was really sent and not yet acknowledged (RFC 5927
+//! section 4.1): who is not on the path does not know that.
+
+use super::connection::State;
+use super::forward::relink;
+use super::{DropReason, Effects, Engine, Step, Verdict};
+use crate::flow::{Endpoints, FlowId, Side, Tuple};
+use crate::time::Time;
+use crate::wire::checksum::{Change, Sum, transport};
+use crate::wire::packet::{Ethernet, Ip, protocol};
+use crate::wire::{Addr, Family, Frame, Seq};
+
+/// The quoted packet: where it lies, and what is needed of it. A quote may be cut after eight bytes of TCP.
+struct Quote {
+    header: usize,
+    tcp: usize,
+    tuple: Tuple,
+    seq: Seq,
+}
+
+impl Engine {
+    pub(super) fn on_icmp_error(
+        &mut self,
+        eth: &Ethernet,
+        ip: &Ip,
+        frame: &mut Frame<'_>,
+        now: Time,
+        fx: &mut dyn Effects,
+    ) -> Step {
+        let [kind, code] = [frame.bytes()[ip.payload], frame.bytes()[ip.payload + 1]];
+        let is_error = match ip.family {
+            Family::V4 => matches!(kind, 3 | 11 | 12),
+            Family::V6 => matches!(kind, 1..=4),
+        };
+        if !is_error || eth.dst.is_group() {
+            return Err(DropReason::NotForUs);
+        }
+        let quote = read_quote(frame.bytes(), ip).ok_or(DropReason::Truncated)?;
+        // The quoted packet went out from us; turned round it is what arrives from the side that complains.
+        let (id, side) = self.flows.lookup(&quote.tuple.reversed()).ok_or(DropReason::IcmpNoFlow)?;
+        let c = self.flows.get(id);
+        match (&c.state, side) {
+            (State::Dialing(dialing), Side::Server) => {
+                let unreachable =
+                    (ip.family == Family::V4 && kind == 3 && code != 4) || (ip.family == Family::V6 && kind == 1);
+                if quote.seq != c.isn - u32::from(dialing.header) || !unreachable {
+                    return Err(DropReason::OutOfWindow);
+                }
+                if let Some(&backend) = dialing.tried.last() {
+                    self.health.refused(backend, now);
+                }
+                self.redispatch(id, now, fx);
+                Ok(Verdict::Hold)
+            }
+            (State::Spliced(_), _) => self.pass_error_on(id, side, eth, ip, &quote, frame),
+            _ => Err(DropReason::IcmpNoFlow),
+        }
+    }
+
+    /// `side` complains about a packet that came from the other side; that one must hear it, about its own packet.
+    fn pass_error_on(
+        &mut self,
+        id: FlowId,
+        side: Side,
+        eth: &Ethernet,
+        ip: &Ip,
+        quote: &Quote,
+        frame: &mut Frame<'_>,
+    ) -> Step {
+        let (c, client, server) = self.flows.get_with_tuples(id);
+        let Some(server) = server else { return Err(DropReason::NoFlow) };
+        let sender = side.other();
+        // What the sender's own packet looked like: addresses as it arrived here, and its own numbers.
+        let (arrived, seq, (port, link)) = match sender {
+            Side::Client => (*client, quote.seq, (c.client_port, Some(c.client_link))),
+            Side::Server => (*server, quote.seq + -c.splice.seq, self.neighbours.link(c.hop)),
+        };
+        let in_flight = &c.directions[sender as usize];
+        if quote.seq.is_before(in_flight.acked) || quote.seq.is_after(in_flight.next) {
+            return Err(DropReason::OutOfWindow);
+        }
+        let link = link.ok_or(DropReason::NoNeighbour)?;
+        let cut = frame.set_len(ip.end);
+        debug_assert!(cut, "shorter is always possible");
+        let b = frame.bytes_mut();
+        rewrite_quote(b, ip, quote, &arrived, seq);
+        // The error itself goes to the sender, from whoever complained.
+        let to = Endpoints { src: (ip.src, 0), dst: (Addr(arrived.src), 0) };
+        crate::flow::splice::rewrite_addresses(b, ip, &to, &mut Change::default());
+        let message = ip.payload..ip.end;
+        b[ip.payload + 2..ip.payload + 4].fill(0);
+        let sum = match ip.family {
+            Family::V4 => Sum::default().add_bytes(&b[message]).checksum(),
+            Family::V6 => transport(ip.src.octets(), &arrived.src, protocol::ICMPV6, &b[message]),
+        };
+        b[ip.payload + 2..ip.payload + 4].copy_from_slice(&sum.to_be_bytes());
+        relink(frame, eth.payload, ip.family, &link)?;
+        Ok(Verdict::Forward(port))
+    }
+}
+
+/// The quoted IP and TCP headers, as far as they are there.
+fn read_quote(b: &[u8], ip: &Ip) -> Option<Quote> {
+    let header = ip.payload + 8;
+    let q = b.get(header..ip.end)?;
+    let (len, src, dst, proto) = match ip.family {
+        Family::V4 => {
+            let h = q.first_chunk::<20>()?;
+            let v4 = |i: usize| Addr::v4([h[i], h[i + 1], h[i + 2], h[i + 3]]);
+            (usize::from(h[0] & 15) * 4, v4(12), v4(16), h[9])
+        }
+        Family::V6 => {
+            let h = q.first_chunk::<40>()?;
+            let v6 = |i: usize| Addr(core::array::from_fn(|n| h[i + n]));
+            (40, v6(8), v6(24), h[6])
+        }
+    };
+    if len < 20 || proto != protocol::TCP {
+        return None;
+    }
+    let t = q.get(len..)?.first_chunk::<8>()?;
+    let port = |i: usize| u16::from_be_bytes([t[i], t[i + 1]]);
+    Some(Quote {
+        header,
+        tcp: header + len,
+        tuple: Tuple { src: src.0, dst: dst.0, sport: port(0), dport: port(2) },
+        seq: Seq(u32::from_be_bytes([t[4], t[5], t[6], t[7]])),
+    })
+}
+
+/// Makes the quote what its sender sent: its addresses, ports and number, and the checksums over them where they are quoted.
+fn rewrite_quote(b: &mut [u8], ip: &Ip, quote: &Quote, sent: &Tuple, seq: Seq) {
+    let (old_src, old_dst) = (Addr(quote.tuple.src), Addr(quote.tuple.dst));
+    let (src, dst) = (Addr(sent.src), Addr(sent.dst));
+    let mut sum = Change::default();
+    sum.bytes(old_src.octets(), src.octets());
+    sum.bytes(old_dst.octets(), dst.octets());
+    let h = quote.header;
+    match ip.family {
+        Family::V4 => {
+            let new = sum.apply(u16::from_be_bytes([b[h + 10], b[h + 11]]));
+            b[h + 10..h + 12].copy_from_slice(&new.to_be_bytes());
+            b[h + 12..h + 16].copy_from_slice(src.octets());
+            b[h + 16..h + 20].copy_from_slice(dst.octets());
+        }
+        Family::V6 => {
+            b[h + 8..h + 24].copy_from_slice(src.octets());
+            b[h + 24..h + 40].copy_from_slice(dst.octets());
+        }
+    }
+    let t = quote.tcp;
+    sum.word(quote.tuple.sport, sent.sport);
+    sum.word(quote.tuple.dport, sent.dport);
+    sum.long(quote.seq.0, seq.0);
+    b[t..t + 2].copy_from_slice(&sent.sport.to_be_bytes());
+    b[t + 2..t + 4].copy_from_slice(&sent.dport.to_be_bytes());
+    b[t + 4..t + 8].copy_from_slice(&seq.0.to_be_bytes());
+    if t + 18 <= ip.end {
+        let new = sum.apply(u16::from_be_bytes([b[t + 16], b[t + 17]]));
+        b[t + 16..t + 18].copy_from_slice(&new.to_be_bytes());
+    }
+}

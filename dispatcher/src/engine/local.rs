@@ -1,0 +1,224 @@
+//! Frames to ourselves: ARP, NDP, echo requests, answers to probes; and what we say of our own accord.
+
+use super::health::Health;
+use super::send::Own;
+use super::{Arrived, DropReason, Effects, Engine, PortId, Step, Verdict};
+use crate::time::Time;
+use crate::wire::build::{Arp, Link, Ndp, Segment, arp_op, ndp_type};
+use crate::wire::checksum::transport;
+use crate::wire::options::{SynOptions, Timestamps};
+use crate::wire::packet::{Ethernet, Flags, Ip, Vlans, protocol, tcp_checksum_ok};
+use crate::wire::{Addr, Family, Frame, Mac, Seq};
+use core::time::Duration;
+
+const ECHO_REQUEST: u8 = 8;
+const ECHO_REQUEST_V6: u8 = 128;
+
+impl Engine {
+    /// ARP: questions about our addresses are answered; answers to our questions are heard.
+    pub(super) fn on_arp(&mut self, port: PortId, eth: &Ethernet, frame: &mut Frame<'_>, now: Time) -> Step {
+        let arp = Arp::parse(&frame.bytes()[eth.payload..]).ok_or(DropReason::Malformed)?;
+        match arp.op {
+            arp_op::REQUEST if self.routes.answers(arp.target, port) => {
+                let ours = self.routes.ports[usize::from(port.0)].mac;
+                let link = Link { dst: arp.sender_mac, src: ours, vlans: eth.vlans };
+                let reply = Arp {
+                    op: arp_op::REPLY,
+                    sender_mac: ours,
+                    sender: arp.target,
+                    target_mac: arp.sender_mac,
+                    target: arp.sender,
+                };
+                let n = reply.write(frame.bytes_mut(), &link);
+                let cut = frame.set_len(n);
+                debug_assert!(cut, "the question was as long");
+                Ok(Verdict::Reply(port))
+            }
+            arp_op::REQUEST => Err(DropReason::NotForUs),
+            arp_op::REPLY => self.heard(port, arp.sender, arp.sender_mac, now),
+            _ => Err(DropReason::Malformed),
+        }
+    }
+
+    fn heard(&mut self, port: PortId, addr: Addr, mac: Mac, now: Time) -> Step {
+        if self.neighbours.heard(port, addr, mac, now) { Ok(Verdict::Hold) } else { Err(DropReason::NeighbourUnasked) }
+    }
+
+    /// Any ICMP message, of either version.
+    pub(super) fn on_icmp(
+        &mut self,
+        port: PortId,
+        eth: &Ethernet,
+        ip: &Ip,
+        frame: &mut Frame<'_>,
+        now: Time,
+        fx: &mut dyn Effects,
+    ) -> Step {
+        let message = &frame.bytes()[ip.payload..ip.end];
+        let Some(&[kind, ..]) = message.first_chunk::<8>() else { return Err(DropReason::Truncated) };
+        let fits = match (ip.family, ip.protocol) {
+            (Family::V4, protocol::ICMP) => crate::wire::checksum::Sum::default().add_bytes(message).checksum() == 0,
+            (Family::V6, protocol::ICMPV6) => {
+                transport(ip.src.octets(), ip.dst.octets(), protocol::ICMPV6, message) == 0
+            }
+            _ => return Err(DropReason::Malformed),
+        };
+        if !fits {
+            return Err(DropReason::BadChecksum);
+        }
+        match (ip.family, kind) {
+            (Family::V6, ndp_type::SOLICITATION | ndp_type::ADVERTISEMENT) => self.on_ndp(port, eth, ip, frame, now),
+            (Family::V4, ECHO_REQUEST) | (Family::V6, ECHO_REQUEST_V6) => self.on_echo(port, eth, ip, frame),
+            _ => self.on_icmp_error(eth, ip, frame, now, fx),
+        }
+    }
+
+    /// Neighbour discovery. Its hop limit proves that it was not routed here (RFC 4861 section 7.1).
+    fn on_ndp(&mut self, port: PortId, eth: &Ethernet, ip: &Ip, frame: &mut Frame<'_>, now: Time) -> Step {
+        let ndp = Ndp::parse(&frame.bytes()[ip.payload..ip.end]).ok_or(DropReason::Malformed)?;
+        if ip.ttl != 255 {
+            return Err(DropReason::Malformed);
+        }
+        if ndp.kind == ndp_type::ADVERTISEMENT {
+            return self.heard(port, ndp.target, ndp.mac.unwrap_or(eth.src), now);
+        }
+        if !self.routes.answers(ndp.target, port) {
+            return Err(DropReason::NotForUs);
+        }
+        let ours = self.routes.ports[usize::from(port.0)].mac;
+        let unspecified = ip.src.ip().is_unspecified();
+        let (dst, dst_mac, solicited) = if unspecified {
+            // Somebody checks whether the address is in use (RFC 4862): the answer goes to all nodes.
+            (ALL_NODES, Mac([0x33, 0x33, 0, 0, 0, 1]), 0)
+        } else {
+            (ip.src, ndp.mac.unwrap_or(eth.src), 0x40)
+        };
+        let link = Link { dst: dst_mac, src: ours, vlans: eth.vlans };
+        let answer =
+            Ndp { kind: ndp_type::ADVERTISEMENT, flags: solicited | 0x20, target: ndp.target, mac: Some(ours) };
+        // A solicitation may lack the option that our answer carries.
+        if !frame.set_len(link.len() + 40 + 32) {
+            return Err(DropReason::NoHeadroom);
+        }
+        answer.write(frame.bytes_mut(), &link, ndp.target, dst);
+        Ok(Verdict::Reply(port))
+    }
+
+    /// An echo request to one of our addresses.
+    fn on_echo(&mut self, port: PortId, eth: &Ethernet, ip: &Ip, frame: &mut Frame<'_>) -> Step {
+        if !self.routes.is_ours(ip.dst) || eth.dst.is_group() {
+            return Err(DropReason::NotForUs);
+        }
+        let cut = frame.set_len(ip.end);
+        debug_assert!(cut, "shorter is always possible");
+        let b = frame.bytes_mut();
+        let ours = self.routes.ports[usize::from(port.0)].mac;
+        b[..6].copy_from_slice(&eth.src.0);
+        b[6..12].copy_from_slice(&ours.0);
+        let (at, n) = match ip.family {
+            Family::V4 => (ip.header + 12, 4),
+            Family::V6 => (ip.header + 8, 16),
+        };
+        // Swapping the addresses changes no sum.
+        b[at..at + n].copy_from_slice(ip.dst.octets());
+        b[at + n..at + 2 * n].copy_from_slice(ip.src.octets());
+        let p = ip.payload;
+        let mut sum = crate::wire::checksum::Change::default();
+        let reply = if ip.family == Family::V4 { 0 } else { ECHO_REQUEST_V6 + 1 };
+        sum.word(u16::from_be_bytes([b[p], b[p + 1]]), u16::from_be_bytes([reply, b[p + 1]]));
+        b[p] = reply;
+        let new = sum.apply(u16::from_be_bytes([b[p + 2], b[p + 3]]));
+        b[p + 2..p + 4].copy_from_slice(&new.to_be_bytes());
+        Ok(Verdict::Reply(port))
+    }
+
+    /// A TCP segment to one of our own addresses, of no flow: the answer to a probe, or nothing of ours.
+    pub(super) fn on_own_address(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
+        let flags = seg.tcp.flags;
+        if flags.has(Flags::ACK)
+            && let Some(id) = self.health.probe_answer(seg.ip.src, seg.tcp.dst_port, seg.tcp.ack)
+        {
+            if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
+                return Err(DropReason::BadChecksum);
+            }
+            if flags.has(Flags::RST) || !flags.has(Flags::SYN) {
+                self.health.refused(id, seg.now);
+                return Ok(Verdict::Hold);
+            }
+            let got = SynOptions::parse(&frame.bytes()[seg.tcp.header + 20..seg.tcp.payload]);
+            let ecn = Some(flags.has(Flags::ECE));
+            self.health.answered(id, &self.probe_options(seg.ip.family, seg.now), &got, ecn, seg.tcp.window);
+            let own = Own { seq: seg.tcp.ack, ack: Seq(0), flags: Flags::RST, window: 0, options: &[] };
+            return self.answer(seg, &own, frame, fx);
+        }
+        self.refuse(seg, DropReason::NoFlow, frame, fx)
+    }
+
+    fn probe_options(&self, family: Family, now: Time) -> SynOptions {
+        SynOptions {
+            mss: Some(self.routes.mss()[family as usize]),
+            wscale: Some(super::health::OUR_WSCALE),
+            sack_permitted: true,
+            timestamps: Some(Timestamps { val: now.as_millis() as u32, ecr: 0 }),
+        }
+    }
+
+    /// Asks the backends that are due to be asked.
+    pub(super) fn probe(&mut self, now: Time, fx: &mut dyn Effects) {
+        // One a call is plenty, and bounds the call.
+        let Some((id, isn)) = self.health.next_probe(now) else { return };
+        let route = self.routes.backends[id.index()];
+        let (port, Some(link)) = self.neighbours.link(route.hop) else {
+            self.neighbours.want(route.hop, now);
+            self.health.postpone(id, now + PROBE_LATER);
+            return;
+        };
+        let mut options = [0; 40];
+        let n = self.probe_options(route.addr.family(), now).write(&mut options);
+        let segment = Segment {
+            link,
+            src: (route.source, Health::probe_port(id)),
+            dst: (route.addr, route.port),
+            seq: isn,
+            ack: Seq(0),
+            flags: Flags::SYN.with(Flags::ECE).with(Flags::CWR),
+            window: u16::MAX,
+            options: &options[..n],
+            payload: &[],
+        };
+        self.emit(port, &segment, fx);
+    }
+
+    /// Says once, at start, which addresses are here: switches and routers that remember another place learn.
+    pub(super) fn announce(&mut self, fx: &mut dyn Effects) {
+        let addresses: Vec<(PortId, Addr)> = self.routes.announced().collect();
+        for (port, addr) in addresses {
+            let mac = self.routes.ports[usize::from(port.0)].mac;
+            let vlans = Vlans::from_ids(&self.config.ports[usize::from(port.0)].vlans);
+            let n = match addr.family() {
+                Family::V4 => {
+                    let link = Link { dst: Mac::BROADCAST, src: mac, vlans };
+                    let arp = Arp {
+                        op: arp_op::REQUEST,
+                        sender_mac: mac,
+                        sender: addr,
+                        target_mac: Mac::default(),
+                        target: addr,
+                    };
+                    arp.write(&mut self.scratch, &link)
+                }
+                Family::V6 => {
+                    let link = Link { dst: Mac([0x33, 0x33, 0, 0, 0, 1]), src: mac, vlans };
+                    let ndp = Ndp { kind: ndp_type::ADVERTISEMENT, flags: 0x20, target: addr, mac: Some(mac) };
+                    ndp.write(&mut self.scratch, &link, addr, ALL_NODES)
+                }
+            };
+            self.hand_out(port, n, fx);
+        }
+    }
+}
+
+const ALL_NODES: Addr = Addr([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
+/// A probe whose next hop is not known yet.
+const PROBE_LATER: Duration = Duration::from_millis(50);

@@ -1,0 +1,151 @@
+//! Which addresses are ours, and by which port and next hop a backend is reached. Fixed at start.
+
+use super::config::{Config, ConfigError};
+use super::health::mss_for;
+use super::neighbours::{Neighbours, NextHop};
+use super::{AddressMode, PortId};
+use crate::wire::packet::Vlans;
+use crate::wire::{Addr, Family, Mac};
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+/// A port as frames are built for it.
+#[derive(Debug)]
+pub struct Port {
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// Largest packet.
+    pub mtu: u16,
+    /// Own addresses and prefix lengths.
+    pub addresses: Vec<(Addr, u8)>,
+}
+
+/// How a backend is reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    /// Where it listens.
+    pub addr: Addr,
+    /// Its port there.
+    pub port: u16,
+    /// Next hop.
+    pub hop: NextHop,
+    /// Our address towards it.
+    pub source: Addr,
+}
+
+/// What is fixed at start about addresses.
+#[derive(Debug)]
+pub struct Routes {
+    /// By [`PortId`].
+    pub ports: Vec<Port>,
+    /// By backend id.
+    pub backends: Vec<Route>,
+    services: HashSet<(Addr, u16)>,
+    /// Our own addresses and the VIPs, and the ports that answer for them; none: all do.
+    held: HashMap<Addr, Vec<PortId>>,
+}
+
+impl Routes {
+    /// Finds the ways, or says in one line what is missing. Next hops are entered in `neighbours`.
+    pub fn new(cfg: &Config, neighbours: &mut Neighbours) -> Result<Routes, ConfigError> {
+        let fail = |why: String| Err(ConfigError(why));
+        if cfg.ports.is_empty() || cfg.ports.len() > 16 {
+            return fail(format!("{} ports: 1 to 16 are needed", cfg.ports.len()));
+        }
+        let ports: Vec<Port> = cfg
+            .ports
+            .iter()
+            .map(|p| Port {
+                mac: p.mac,
+                mtu: p.mtu,
+                addresses: p.addresses.iter().map(|(a, prefix)| (Addr::from(*a), *prefix)).collect(),
+            })
+            .collect();
+        let mut held: HashMap<Addr, Vec<PortId>> = HashMap::new();
+        for (i, port) in ports.iter().enumerate() {
+            for (addr, _) in &port.addresses {
+                held.entry(*addr).or_default().push(PortId(i as u8));
+            }
+        }
+        let mut services = HashSet::new();
+        for vip in &cfg.vips {
+            let addr = Addr::from(vip.ip());
+            services.insert((addr, vip.port()));
+            let on_link = |p: &Port| p.addresses.iter().any(|(a, prefix)| addr.in_prefix(*a, *prefix));
+            let mut answering: Vec<PortId> = (0..ports.len()).map(|i| PortId(i as u8)).collect();
+            if ports.iter().any(on_link) {
+                answering.retain(|p| on_link(&ports[usize::from(p.0)]));
+            }
+            held.entry(addr).or_insert(answering);
+        }
+        let mut backends = Vec::new();
+        for b in &cfg.backends {
+            let addr = Addr::from(b.addr.ip());
+            if held.contains_key(&addr) {
+                return fail(format!("backend {}: {} is our own address", b.name, addr.ip()));
+            }
+            let Some((port, next, source)) = way_to(addr, cfg) else {
+                return fail(format!("backend {}: no port has {} on its link, nor a gateway to it", b.name, addr.ip()));
+            };
+            let spec = &cfg.ports[usize::from(port.0)];
+            let hop = neighbours.add(port, spec.mac, Vlans::from_ids(&spec.vlans), next, source);
+            backends.push(Route { addr, port: b.addr.port(), hop, source });
+        }
+        if cfg.address_mode == AddressMode::Dnat {
+            let mut seen = HashSet::new();
+            for (b, spec) in backends.iter().zip(&cfg.backends) {
+                if !seen.insert((b.addr, b.port)) {
+                    return fail(format!("backend {}: {} is listed twice", spec.name, spec.addr));
+                }
+            }
+        }
+        Ok(Routes { ports, backends, services, held })
+    }
+
+    /// Clients may connect here.
+    #[inline]
+    pub fn is_service(&self, addr: Addr, port: u16) -> bool {
+        self.services.contains(&(addr, port))
+    }
+
+    /// The address is one of ours or a VIP.
+    #[inline]
+    pub fn is_ours(&self, addr: Addr) -> bool {
+        self.held.contains_key(&addr)
+    }
+
+    /// A question for this address at this port is for us to answer.
+    pub fn answers(&self, addr: Addr, port: PortId) -> bool {
+        self.held.get(&addr).is_some_and(|ports| ports.contains(&port))
+    }
+
+    /// All addresses to be announced, with the port.
+    pub fn announced(&self) -> impl Iterator<Item = (PortId, Addr)> + '_ {
+        self.held.iter().flat_map(|(addr, ports)| ports.iter().map(move |p| (*p, *addr)))
+    }
+
+    /// Largest segment our ports allow, for IPv4 and IPv6.
+    pub fn mss(&self) -> [u16; 2] {
+        let mtu = self.ports.iter().map(|p| p.mtu).min().unwrap_or(1500);
+        [mss_for(mtu, Family::V4), mss_for(mtu, Family::V6)]
+    }
+}
+
+/// Port, next hop and our source address towards `addr`.
+fn way_to(addr: Addr, cfg: &Config) -> Option<(PortId, Addr, Addr)> {
+    let ports = || cfg.ports.iter().enumerate().map(|(i, p)| (PortId(i as u8), p));
+    let longest = ports()
+        .flat_map(|(i, p)| p.addresses.iter().map(move |(a, prefix)| (i, Addr::from(*a), *prefix)))
+        .filter(|(_, own, prefix)| addr.in_prefix(*own, *prefix))
+        .max_by_key(|(_, _, prefix)| *prefix);
+    if let Some((port, source, _)) = longest {
+        return Some((port, addr, source));
+    }
+    let same_family = |ip: &IpAddr| Addr::from(*ip).family() == addr.family();
+    ports().find_map(|(i, p)| {
+        let gateway = Addr::from(*p.gateways.iter().find(|g| same_family(g))?);
+        let on_link = p.addresses.iter().find(|(a, prefix)| gateway.in_prefix(Addr::from(*a), *prefix));
+        let own = on_link.or_else(|| p.addresses.iter().find(|(a, _)| same_family(a)))?;
+        Some((i, gateway, Addr::from(own.0)))
+    })
+}

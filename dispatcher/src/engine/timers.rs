@@ -1,0 +1,202 @@
+//! What happens without a frame: timeouts, retransmissions, expiry, probes, questions to neighbours; and how a flow ends.
+//!
+//! Each flow has one timer in the wheel. It fires at or before the time something may be due; what is due is read off the
+//! flow's state, so that nothing has to be re-armed when a frame passes.
+
+use super::connection::State;
+use super::record::{Class, ConnectionRecord, End};
+use super::send::Own;
+use super::{DropReason, Effects, Engine};
+use crate::flow::{FlowId, Side};
+use crate::time::Time;
+use crate::wire::Seq;
+use crate::wire::packet::Flags;
+
+/// Timers handled in one call.
+const BATCH: usize = 1024;
+
+impl Engine {
+    /// Everything that is due by `now`: retransmissions, timeouts, expiry, probes, neighbour requests. Bounded work a
+    /// call; call it once a burst and when [`Engine::next_deadline`] is reached.
+    pub fn poll(&mut self, now: Time, fx: &mut dyn Effects) {
+        if !self.announced {
+            self.announced = true;
+            self.announce(fx);
+        }
+        let (sent, lost) = self.neighbours.poll(now, fx);
+        self.counters.made += sent + lost;
+        self.counters.frames_out += sent;
+        self.counters.drops[DropReason::TxFull as usize] += lost;
+        self.probe(now, fx);
+        for _ in 0..BATCH {
+            let Some(index) = self.wheel.expired(now) else { break };
+            self.on_timer(FlowId(index), now, fx);
+        }
+        self.affinity.tick(super::choose::millis(now));
+    }
+
+    /// When [`Engine::poll`] next has something to do, for drivers that sleep and for virtual clocks.
+    pub fn next_deadline(&self) -> Option<Time> {
+        [self.wheel.next_deadline(), self.neighbours.due(), self.health.due()].into_iter().flatten().min()
+    }
+
+    fn on_timer(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
+        if !self.flows.is_live(id) {
+            return;
+        }
+        let c = self.flows.get(id);
+        let idle_at = c.last_seen + self.config.flow_idle_timeout;
+        match &c.state {
+            State::AwaitHello(waiting) => {
+                if waiting.ack_at.is_some_and(|at| at <= now) {
+                    self.acknowledge_client(id, fx);
+                }
+                if now >= waiting_until(&self.flows.get(id).state) {
+                    self.on_hello_due(id, now, fx);
+                }
+            }
+            State::Dialing(dialing) if dialing.retry_at <= now => self.on_dial_due(id, now, fx),
+            State::Spliced(Some(ours)) if ours.retry_at <= now => self.on_ours_due(id, now, fx),
+            State::Spliced(_) if idle_at <= now => self.cut(id, End::Idle, now, fx),
+            State::TimeWait { until } if *until <= now => self.remove(id),
+            State::Reset { by, until } if *until <= now => {
+                let end = if *by == Side::Client { End::ClientReset } else { End::BackendReset };
+                self.tell(id, end, fx);
+                self.remove(id);
+            }
+            _ => {}
+        }
+        if self.flows.is_live(id) {
+            let at = self.due_of(id);
+            self.wheel.arm(id.0, at);
+        }
+    }
+
+    fn due_of(&self, id: FlowId) -> Time {
+        let c = self.flows.get(id);
+        match &c.state {
+            State::AwaitHello(waiting) => waiting_until(&c.state).min(waiting.ack_at.unwrap_or(Time::MAX)),
+            State::Dialing(dialing) => dialing.retry_at,
+            State::Spliced(ours) => {
+                let idle = c.last_seen + self.config.flow_idle_timeout;
+                ours.as_ref().map_or(idle, |o| o.retry_at.min(idle))
+            }
+            State::TimeWait { until } | State::Reset { until, .. } => *until,
+        }
+    }
+
+    /// Ends a living flow: a reset to both sides.
+    pub(super) fn cut(&mut self, id: FlowId, end: End, now: Time, fx: &mut dyn Effects) {
+        self.reset_client(id, fx);
+        self.reset_server(id, now, fx);
+        self.tell(id, end, fx);
+        self.remove(id);
+    }
+
+    /// Ends a flow whose client is gone or has been told: a reset to the backend, if there is one.
+    pub(super) fn abandon(&mut self, id: FlowId, end: End, now: Time, fx: &mut dyn Effects) {
+        if !self.flows.get(id).story.told {
+            self.reset_server(id, now, fx);
+        }
+        self.tell(id, end, fx);
+        self.remove(id);
+    }
+
+    /// Tells the backend that nothing more will come.
+    fn reset_server(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
+        let c = self.flows.get(id);
+        let own = match &c.state {
+            // It may have taken our SYN; what it expects is the number behind that.
+            State::Dialing(dialing) => Own {
+                seq: c.isn - u32::from(dialing.header) + 1,
+                ack: Seq(0),
+                flags: Flags::RST,
+                window: 0,
+                options: &[],
+            },
+            State::Spliced(ours) => {
+                let expected = ours.as_ref().map_or(c.directions[Side::Client as usize].acked, |o| o.una);
+                let ack = c.directions[Side::Server as usize].next + -c.splice.seq;
+                Own { seq: expected, ack, flags: Flags::RST.with(Flags::ACK), window: 0, options: &[] }
+            }
+            _ => return,
+        };
+        self.send_to_server(id, &own, now, fx);
+    }
+
+    /// Tells of a connection, once.
+    pub(super) fn tell(&mut self, id: FlowId, end: End, fx: &mut dyn Effects) {
+        if self.flows.get(id).story.told {
+            return;
+        }
+        self.unwatch(id);
+        self.flows.get_mut(id).story.told = true;
+        self.counters.flows_closed += 1;
+        let (c, client, _) = self.flows.get_with_tuples(id);
+        let story = &c.story;
+        if let Some(backend) = story.backend {
+            self.pool.closed(backend);
+        }
+        let name = |b: Option<lb::BackendId>| b.map(|b| self.pool.name(b));
+        fx.connection_ended(&ConnectionRecord {
+            conn: story.number,
+            client: client.source(),
+            vip: client.destination(),
+            backend: name(story.backend),
+            class: story.class.unwrap_or(Class::NonSecure),
+            decided: name(story.decided),
+            reason: story.reason,
+            identity: story.key.as_ref().map_or(&[], |k| k.as_bytes()),
+            offered: &story.offered,
+            tls_version: story.version,
+            sni: story.sni.as_deref(),
+            resumed: story.resumed,
+            bytes_to_server: c.directions[Side::Client as usize].bytes,
+            bytes_to_client: c.directions[Side::Server as usize].bytes,
+            dial_attempts: story.attempts,
+            end,
+        });
+    }
+
+    /// Gives back what a flow holds of the pools.
+    pub(super) fn drop_held(&mut self, id: FlowId) {
+        self.unwatch(id);
+        let stream = match &mut self.flows.get_mut(id).state {
+            State::AwaitHello(w) => &mut w.held.stream,
+            State::Dialing(d) => &mut d.held.stream,
+            State::Spliced(Some(ours)) => &mut ours.stream,
+            _ => return,
+        };
+        stream.release(&mut self.buffers);
+    }
+
+    /// Forgets a flow.
+    pub(super) fn remove(&mut self, id: FlowId) {
+        self.drop_held(id);
+        self.wheel.disarm(id.0);
+        self.flows.remove(id);
+    }
+
+    /// Ends every flow with a reset to both sides and a record (`End::Shutdown`). At most `budget` flows a call; true
+    /// when none is left.
+    pub fn shutdown(&mut self, budget: usize, now: Time, fx: &mut dyn Effects) -> bool {
+        for _ in 0..budget {
+            let Some(id) = self.flows.next_id(self.closing) else { break };
+            self.closing = id;
+            let told = self.flows.get(id).story.told;
+            if told { self.remove(id) } else { self.cut(id, End::Shutdown, now, fx) }
+        }
+        self.flows.is_empty()
+    }
+}
+
+/// Until when the hello may take.
+fn waiting_until(state: &State) -> Time {
+    match state {
+        State::AwaitHello(w) => {
+            let begun = w.held.stream.contiguous_len() > 0 || w.held.stream.has_gap();
+            if begun { w.complete_until } else { w.silent_until }
+        }
+        _ => Time::MAX,
+    }
+}
