@@ -427,7 +427,9 @@ impl Learner<'_> {
         record.sni = hello.sni;
         record.version = hello.watch.version();
         record.resumed = hello.watch.resumed();
-        record.offered = hello.watch.offer().kinds(&hello.found, record.resumed, record.version).to_vec();
+        let decision = hello.found.decision.as_ref();
+        let by_id = decision.is_some_and(|d| d.reason.kind() == IdentityKind::SessionId);
+        record.offered = hello.watch.offer().kinds(by_id, record.version, record.resumed).to_vec();
         let named = hello.found.decision.map(|Decision { backends, reason, key, .. }| {
             let it = hello.backend.is_some_and(|b| backends.contains(b));
             let decided = if it { hello.backend } else { backends.iter().next() };
