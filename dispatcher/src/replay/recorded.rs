@@ -439,14 +439,7 @@ impl Learner<'_> {
             it
         });
         if !record.offered.is_empty() {
-            record.prediction = Some(match (named, record.resumed) {
-                (None, _) => Prediction::Unknown,
-                (Some(_), None) => Prediction::Unanswered,
-                (Some(true), Some(true)) => Prediction::Right,
-                (Some(true), Some(false)) => Prediction::Stale,
-                (Some(false), Some(true)) => Prediction::Wrong,
-                (Some(false), Some(false)) => Prediction::Rescued,
-            });
+            record.prediction = Some(predict(named, record.resumed));
         }
         record
     }
@@ -485,9 +478,38 @@ impl Learner<'_> {
     }
 }
 
+/// `named`: whether the table named the recorded server, none when it named nobody; `resumed`: what that server did.
+fn predict(named: Option<bool>, resumed: Option<bool>) -> Prediction {
+    match (named, resumed) {
+        (None, _) => Prediction::Unknown,
+        (Some(_), None) => Prediction::Unanswered,
+        (Some(true), Some(true)) => Prediction::Right,
+        (Some(true), Some(false)) => Prediction::Stale,
+        (Some(false), Some(true)) => Prediction::Wrong,
+        (Some(false), Some(false)) => Prediction::Rescued,
+    }
+}
+
 impl RecordedConnection {
     /// Every byte of both directions is in the capture.
     pub fn intact(&self) -> bool {
         self.connection.from_start == [true; 2] && self.connection.lost == [0; 2]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_five_words_mean_what_the_contract_says() {
+        let of = |named, resumed| predict(named, resumed).as_str();
+        assert_eq!(of(Some(true), Some(true)), "right");
+        assert_eq!(of(Some(false), Some(true)), "wrong");
+        assert_eq!(of(Some(false), Some(false)), "rescued");
+        assert_eq!(of(Some(true), Some(false)), "stale");
+        assert_eq!([of(None, Some(true)), of(None, Some(false)), of(None, None)], ["unknown"; 3]);
+        assert_eq!([of(Some(true), None), of(Some(false), None)], ["unanswered"; 2]);
+        assert_eq!(Prediction::ALL.map(|p| p as usize), [0, 1, 2, 3, 4, 5], "counters are indexed by it");
     }
 }
