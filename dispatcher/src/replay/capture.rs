@@ -331,7 +331,7 @@ impl<'a> Frames<'a> {
             let word = |b: [u8; 4]| if big_endian { u32::from_be_bytes(b) } else { u32::from_le_bytes(b) };
             let kind = word([head[0], head[1], head[2], head[3]]);
             let len = word([head[4], head[5], head[6], head[7]]) as usize;
-            if len < 12 || len % 4 != 0 {
+            if len < 12 || !len.is_multiple_of(4) {
                 return Err(self.damaged("a block of an impossible length"));
             }
             let Some(block) = rest.get(..len) else {

@@ -192,15 +192,39 @@ struct State {
 struct Live {
     dialogue: Dialogue,
     /// From the ClientHello on.
-    hello: Option<Hello>,
+    hello: Option<Box<Hello>>,
 }
 
 struct Hello {
     backend: Option<BackendId>,
     sni: Option<String>,
     found: Lookup,
-    watch: Watch,
-    watching: bool,
+    answer: Answer,
+}
+
+/// What the server makes of the hello.
+enum Answer {
+    /// Still being read. A few kilobytes, so it is not kept longer than that.
+    Reading(Box<Watch>),
+    /// All that can be known.
+    Known { offered: Vec<IdentityKind>, version: Option<u16>, resumed: Option<bool> },
+}
+
+impl Hello {
+    fn reading(&self) -> bool {
+        matches!(self.answer, Answer::Reading(_))
+    }
+
+    /// Nothing more will be read.
+    fn settle(&mut self) {
+        if let Answer::Reading(watch) = &self.answer {
+            let (version, resumed) = (watch.version(), watch.resumed());
+            let decision = self.found.decision.as_ref();
+            let by_id = decision.is_some_and(|d| d.reason.kind() == IdentityKind::SessionId);
+            let offered = watch.offer().kinds(by_id, version, resumed).to_vec();
+            self.answer = Answer::Known { offered, version, resumed };
+        }
+    }
 }
 
 impl<'l> Replay<'l> {
@@ -299,7 +323,7 @@ impl Handler for Learner<'_> {
         match &state.live {
             None => false,
             Some(live) => match &live.hello {
-                Some(hello) => way == Way::ToClient && hello.watching,
+                Some(hello) => way == Way::ToClient && hello.reading(),
                 None => live.dialogue.wants(way),
             },
         }
@@ -325,7 +349,7 @@ impl Handler for Learner<'_> {
         });
         if let Some((offer, sni)) = found {
             debug_assert!(began_late || turn == Turn::Keep);
-            live.hello = Some(self.ask(state.conn, recorded, offer, sni, at));
+            live.hello = Some(Box::new(self.ask(state.conn, recorded, offer, sni, at)));
         }
         turn
     }
@@ -333,7 +357,7 @@ impl Handler for Learner<'_> {
     fn gap(&mut self, _: &mut Connection, state: &mut State, way: Way, _: u64, _: At) {
         let Some(live) = &mut state.live else { return };
         match &mut live.hello {
-            Some(hello) if way == Way::ToClient => hello.watching = false,
+            Some(hello) if way == Way::ToClient => hello.settle(),
             Some(_) => {}
             None => live.dialogue.gap(way),
         }
@@ -388,23 +412,25 @@ impl Learner<'_> {
         } else if !offer.identities().is_empty() {
             self.note = Some(format!("connection {conn}: no row knows what it offers"));
         }
-        Hello { backend, sni, found, watch: Watch::new(offer), watching: true }
+        Hello { backend, sni, found, answer: Answer::Reading(Box::new(Watch::new(offer))) }
     }
 
     fn answer(&mut self, connection: &Connection, hello: &mut Hello, way: Way, bytes: &[u8], at: At) {
-        if way != Way::ToClient || !hello.watching {
+        let (Way::ToClient, Some(backend), Answer::Reading(watch)) = (way, hello.backend, &mut hello.answer) else {
             return;
-        }
-        let Some(backend) = hello.backend else { return };
+        };
         let mut hasher = DefaultHasher::new();
         connection.client.ip().hash(&mut hasher);
         let seen = Sighting { backend, client: hasher.finish(), now: millis(at.time) };
-        let before = hello.watch.resumed();
-        hello.watching = hello.watch.feed(bytes, &mut self.affinity, seen);
+        let before = watch.resumed();
+        let more = watch.feed(bytes, &mut self.affinity, seen);
         if before.is_none()
-            && let Some(resumed) = hello.watch.resumed()
+            && let Some(resumed) = watch.resumed()
         {
             self.note = Some(format!("{} {}", connection.server, if resumed { "resumed" } else { "did not resume" }));
+        }
+        if !more {
+            hello.settle();
         }
     }
 
@@ -423,11 +449,12 @@ impl Learner<'_> {
             sni: None,
             resumed: None,
         };
-        let Some(hello) = live.hello else { return record };
+        let Some(mut hello) = live.hello else { return record };
+        hello.settle();
+        if let Answer::Known { offered, version, resumed } = hello.answer {
+            (record.offered, record.version, record.resumed) = (offered, version, resumed);
+        }
         record.sni = hello.sni;
-        record.version = hello.watch.version();
-        record.resumed = hello.watch.resumed();
-        record.offered = hello.watch.offer().kinds(&hello.found, record.resumed, record.version).to_vec();
         let named = hello.found.decision.map(|Decision { backends, reason, key, .. }| {
             let it = hello.backend.is_some_and(|b| backends.contains(b));
             let decided = if it { hello.backend } else { backends.iter().next() };
@@ -437,14 +464,7 @@ impl Learner<'_> {
             it
         });
         if !record.offered.is_empty() {
-            record.prediction = Some(match (named, record.resumed) {
-                (None, _) => Prediction::Unknown,
-                (Some(_), None) => Prediction::Unanswered,
-                (Some(true), Some(true)) => Prediction::Right,
-                (Some(true), Some(false)) => Prediction::Stale,
-                (Some(false), Some(true)) => Prediction::Wrong,
-                (Some(false), Some(false)) => Prediction::Rescued,
-            });
+            record.prediction = Some(predict(named, record.resumed));
         }
         record
     }
@@ -483,9 +503,38 @@ impl Learner<'_> {
     }
 }
 
+/// `named`: whether the table named the recorded server, none when it named nobody; `resumed`: what that server did.
+fn predict(named: Option<bool>, resumed: Option<bool>) -> Prediction {
+    match (named, resumed) {
+        (None, _) => Prediction::Unknown,
+        (Some(_), None) => Prediction::Unanswered,
+        (Some(true), Some(true)) => Prediction::Right,
+        (Some(true), Some(false)) => Prediction::Stale,
+        (Some(false), Some(true)) => Prediction::Wrong,
+        (Some(false), Some(false)) => Prediction::Rescued,
+    }
+}
+
 impl RecordedConnection {
     /// Every byte of both directions is in the capture.
     pub fn intact(&self) -> bool {
         self.connection.from_start == [true; 2] && self.connection.lost == [0; 2]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_five_words_mean_what_the_contract_says() {
+        let of = |named, resumed| predict(named, resumed).as_str();
+        assert_eq!(of(Some(true), Some(true)), "right");
+        assert_eq!(of(Some(false), Some(true)), "wrong");
+        assert_eq!(of(Some(false), Some(false)), "rescued");
+        assert_eq!(of(Some(true), Some(false)), "stale");
+        assert_eq!([of(None, Some(true)), of(None, Some(false)), of(None, None)], ["unknown"; 3]);
+        assert_eq!([of(Some(true), None), of(Some(false), None)], ["unanswered"; 2]);
+        assert_eq!(Prediction::ALL.map(|p| p as usize), [0, 1, 2, 3, 4, 5], "counters are indexed by it");
     }
 }

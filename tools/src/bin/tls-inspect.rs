@@ -140,9 +140,7 @@ fn row(stream: &StreamReport) -> [String; 11] {
     let retried = stream.server_hellos.iter().any(|s| s.hrr);
     let issued = match (stream.new_session_tickets.first(), server) {
         (Some(t), _) => format!("ticket {}", t.ticket.len),
-        (None, Some(s))
-            if s.version < "0304".to_owned() && stream.resumed == Some(false) && !s.session_id.is_empty() =>
-        {
+        (None, Some(s)) if s.version.as_str() < "0304" && stream.resumed == Some(false) && !s.session_id.is_empty() => {
             format!("id {}", short(&s.session_id))
         }
         _ => String::new(),

@@ -76,6 +76,11 @@ impl Direction {
         self.extent == 0
     }
 
+    /// Nothing has come yet, and the first byte is known to be at `seq`.
+    pub fn begins_at(&self, seq: Seq) -> bool {
+        self.untouched() && self.next == Some(seq)
+    }
+
     /// Cost of what waits.
     pub fn waiting(&self) -> usize {
         self.waiting

@@ -215,8 +215,15 @@ impl<H: Handler> Tracker<H> {
         let bare_syn = syn && segment.ack.is_none();
         if let Some(&index) = self.latest.get(&tuple) {
             let stream = &mut self.streams[index];
-            // A SYN that is not a repetition of the one this connection began with begins another.
-            let same = stream.isn == Some(segment.seq.0) && stream.connection.client == packet.src;
+            // A SYN that is not a repetition of the one this connection began with begins another. (When the SYN-ACK was
+            // recorded first, the connection has begun with that.)
+            let client = &stream.directions[Way::ToServer.index()];
+            let behind_its_answer = stream.isn.is_none() && client.begins_at(segment.seq + 1);
+            let same = stream.connection.client == packet.src
+                && (stream.isn == Some(segment.seq.0) || !stream.connection.began_late && behind_its_answer);
+            if same {
+                stream.isn = Some(segment.seq.0);
+            }
             if !bare_syn || same {
                 return index;
             }

@@ -138,6 +138,15 @@ fn a_syn_with_another_number_begins_another_connection_and_a_repeated_one_does_n
 }
 
 #[test]
+fn a_syn_recorded_behind_its_answer_belongs_to_it() {
+    let mut lab = Lab::new();
+    lab.send(Way::ToClient, SYN | ACK, 900, 101, b"");
+    lab.send(Way::ToServer, SYN, 100, 0, b"");
+    lab.send(Way::ToServer, ACK, 101, 901, b"one");
+    assert_eq!(lab.only().1.streams[0], b"one");
+}
+
+#[test]
 fn the_reset_of_a_challenge_acknowledgement_does_not_end_the_new_connection() {
     let mut lab = Lab::new();
     lab.open(100, 900);
