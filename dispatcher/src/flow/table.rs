@@ -446,7 +446,7 @@ mod tests {
                 }
                 assert_eq!(self.lookup(tuple), Some((id, side)));
             }
-            let live = self.iter_ids().map(|id| 1 + usize::from(self.tuple(id, Side::Server).is_some())).sum();
+            let live = self.iter_ids().map(|id| 1 + usize::from(self.tuple(id, Side::Server).is_some())).sum::<usize>();
             assert_eq!(keys, live, "every key of a live flow is in the index");
             assert!(keys * 2 <= self.index.len());
         }

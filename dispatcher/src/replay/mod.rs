@@ -1,1 +1,169 @@
 //! Captures, and the engine driven by them.
+//!
+//! * [`capture`]: pcap and pcapng files, read in place; [`pcapng`]: written.
+//! * [`decode`]: a recorded frame's addresses, ports and payload.
+//! * [`reassembly`]: connections and their byte streams, whatever the network or the capture did to them.
+//! * [`dialogue`]: how a connection's streams begin.
+//! * [`inspect`]: what the TLS and DTLS streams of a capture say in the clear.
+//! * [`recorded`]: connections go where they were recorded going, and the affinity table is asked and taught.
+
+pub mod capture;
+pub mod decode;
+pub mod dialogue;
+pub mod inspect;
+pub mod pcapng;
+pub mod reassembly;
+pub mod recorded;
+mod report;
+
+pub use report::version_name;
+
+use capture::{Capture, LinkType, RecordedFrame};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pcapng::PcapngWriter;
+use recorded::{Listener, RecordedConnection, Replay, Tuning};
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::PathBuf;
+
+/// What `dispatcher replay` is told.
+#[derive(Clone, Debug)]
+pub struct ReplayOptions {
+    /// Captures, replayed one after the other with one affinity table.
+    pub files: Vec<PathBuf>,
+    /// JSON lines instead of the report.
+    pub json: bool,
+    /// Write the frames of connections to this pcapng file, with what was decided about them as comments.
+    pub out: Option<PathBuf>,
+    /// VIPs, backends and sizes. Without backends, those of the capture.
+    pub config: crate::engine::Config,
+}
+
+/// Replays captures and reports on standard output.
+///
+/// What could be read of a damaged capture is reported, and then the error is returned. A reader of our output that has seen enough
+/// (a broken pipe) is no error.
+pub fn run(options: &ReplayOptions) -> anyhow::Result<()> {
+    match replay(options, &mut BufWriter::new(io::stdout().lock())) {
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        done => done,
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// As [`run`], writing to `out`.
+pub fn replay(options: &ReplayOptions, out: &mut dyn Write) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        options.config.backends.is_empty() && options.config.vips.is_empty(),
+        "replay against other backends is not there yet"
+    );
+    // All files are opened before anything is written: a wrong name is told at once.
+    let mut captures = Vec::new();
+    for path in &options.files {
+        let capture = Capture::open(path).map_err(|e| anyhow::anyhow!("{} {e}", path.display()))?;
+        captures.push((path, capture));
+    }
+    let total: usize = captures.iter().map(|(_, c)| c.as_bytes().len()).sum();
+    let mut teller = Teller {
+        json: options.json.then_some(&mut *out),
+        copy: options.out.as_ref().map(Copy::create).transpose()?,
+        bar: progress_bar(total as u64),
+        before: 0,
+    };
+    let limits = options.config.limits;
+    let tuning = Tuning {
+        session_capacity: limits.sessions,
+        session_ttl: options.config.session_ttl,
+        affinity: options.config.affinity,
+    };
+    let mut failed = None;
+    let (totals, census) = {
+        let mut replay = Replay::new(tuning, &mut teller);
+        for (path, capture) in &captures {
+            if let Err(error) = replay.capture(capture)? {
+                failed = Some(format!("{} {error}", path.display()));
+                break;
+            }
+            replay.next_file(capture.as_bytes().len());
+        }
+        replay.finish()?
+    };
+    teller.bar.finish_and_clear();
+    if let Some(copy) = teller.copy {
+        copy.writer.finish()?;
+    }
+    if options.json {
+        report::write_summary(out, &totals, &census, failed.as_deref())?;
+    } else {
+        report::write_report(out, &totals, &census)?;
+    }
+    out.flush()?;
+    failed.map_or(Ok(()), |error| Err(anyhow::anyhow!(error)))
+}
+
+fn progress_bar(total: u64) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
+    let style = ProgressStyle::with_template("{wide_bar} {bytes} of {total_bytes}, {eta} left");
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// Tells the outside what a replay finds.
+struct Teller<'a> {
+    json: Option<&'a mut dyn Write>,
+    copy: Option<Copy>,
+    bar: ProgressBar,
+    /// Bytes of the files before this one.
+    before: usize,
+}
+
+struct Copy {
+    writer: PcapngWriter<BufWriter<File>>,
+    interfaces: Vec<(LinkType, u32)>,
+}
+
+impl Copy {
+    fn create(path: &PathBuf) -> anyhow::Result<Copy> {
+        let file = File::create(path).map_err(|e| anyhow::anyhow!("{} cannot be written: {e}", path.display()))?;
+        let writer = PcapngWriter::new(BufWriter::new(file), "dispatcher replay")?;
+        Ok(Copy { writer, interfaces: Vec::new() })
+    }
+}
+
+impl Listener for Teller<'_> {
+    fn connection(&mut self, record: &RecordedConnection) -> anyhow::Result<()> {
+        if let Some(out) = &mut self.json {
+            report::write_connection(out, record)?;
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, frame: &RecordedFrame<'_>, note: Option<&str>, progress: usize) -> anyhow::Result<()> {
+        if frame.number.is_multiple_of(1024) {
+            self.bar.set_position((self.before + progress) as u64);
+        }
+        if let Some(copy) = &mut self.copy {
+            let known = copy.interfaces.iter().find(|(link, _)| *link == frame.link);
+            let interface = match known {
+                Some((_, interface)) => *interface,
+                None => {
+                    let name = format!("recorded{}", copy.interfaces.len());
+                    let interface = copy.writer.interface(&name, frame.link)?;
+                    copy.interfaces.push((frame.link, interface));
+                    interface
+                }
+            };
+            copy.writer.frame(interface, frame.unix_nanos, frame.bytes, note)?;
+        }
+        Ok(())
+    }
+
+    fn next_file(&mut self, bytes: usize) {
+        self.before += bytes;
+    }
+}

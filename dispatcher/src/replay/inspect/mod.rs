@@ -1,0 +1,65 @@
+//! What the TLS and DTLS streams of a capture say in the clear: every hello, every ticket, and whether a session was
+//! resumed. `tls-inspect` prints it; tests compare it with the captures' oracles.
+
+mod datagrams;
+mod report;
+mod streams;
+
+pub use report::{Blob, ClientHelloReport, Endpoint, ServerHelloReport, StreamReport, TicketReport};
+
+use super::capture::{Capture, CaptureError};
+use super::decode::{Transport, Undecoded, decode};
+use super::reassembly::{At, Limits, Tracker};
+use std::collections::BTreeMap;
+
+/// Everything found in a capture.
+pub struct Inspection {
+    /// TCP connections, and UDP flows that speak DTLS, in order of their first frames.
+    pub streams: Vec<StreamReport>,
+    /// Frames read.
+    pub frames: u64,
+    /// Frames that the recorder cut short (snap length).
+    pub cut_frames: u64,
+    /// Frames that carry no TCP or UDP, by reason.
+    pub undecoded: BTreeMap<&'static str, u64>,
+    /// Why the rest of the capture could not be read.
+    pub error: Option<CaptureError>,
+}
+
+/// Reads a whole capture. Memory grows with the number of connections and what they say in the clear, not with what
+/// they carry.
+pub fn inspect(capture: &Capture) -> Inspection {
+    let mut tracker = Tracker::new(streams::Inspector, Limits::default());
+    let mut flows = datagrams::Flows::default();
+    let mut found =
+        Inspection { streams: Vec::new(), frames: 0, cut_frames: 0, undecoded: BTreeMap::new(), error: None };
+    match capture.frames() {
+        Err(error) => found.error = Some(error),
+        Ok(frames) => {
+            for frame in frames {
+                let frame = match frame {
+                    Ok(frame) => frame,
+                    Err(error) => {
+                        found.error = Some(error);
+                        break;
+                    }
+                };
+                found.frames += 1;
+                found.cut_frames += u64::from(frame.missing() > 0);
+                let at = At { frame: frame.number, time: frame.time, unix_nanos: frame.unix_nanos };
+                match decode(&frame) {
+                    Ok(packet) => match &packet.transport {
+                        Transport::Tcp(segment) => tracker.segment(&packet, segment, at),
+                        Transport::Udp { payload, missing } => flows.datagram(&packet, payload, *missing, at),
+                    },
+                    Err(why) => *found.undecoded.entry(Undecoded::as_str(why)).or_default() += 1,
+                }
+            }
+        }
+    }
+    tracker.finish();
+    found.streams = tracker.connections().map(|(connection, state)| state.report(connection)).collect();
+    found.streams.extend(flows.into_reports());
+    found.streams.sort_by_key(|s| s.first_frame);
+    found
+}
