@@ -18,8 +18,6 @@ pub mod reassembly;
 pub mod recorded;
 mod report;
 
-pub use report::version_name;
-
 use capture::{Capture, LinkType, RecordedFrame};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pcapng::PcapngWriter;
