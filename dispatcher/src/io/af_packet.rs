@@ -2,7 +2,7 @@
 //! sent by `sendmmsg(2)` straight from there.
 //!
 //! **Receiving.** The kernel fills blocks of [`BLOCK`] bytes with frames, one behind the other, and gives a block to us
-//! when it is full or [`RETIRE_MS`] after its first frame. Frames are rewritten where they lie. A block goes back to
+//! when it is full or `RETIRE_MS` after its first frame. Frames are rewritten where they lie. A block goes back to
 //! the kernel when the last slot in it has been released or sent. When all blocks are ours, the kernel drops, and
 //! tells us how many (`rx-ring-full`).
 //!

@@ -13,9 +13,10 @@
 //! A connection that offers an identity which the table knows, and whose server was not recorded answering, is counted
 //! as *unanswered*: nothing can be said of it.
 
-use super::capture::{Capture, CaptureError, Frames};
+use super::capture::{Capture, CaptureError, Frames, RecordedFrame};
 use super::decode::{Transport, Undecoded, decode};
 use super::dialogue::{Began, Dialogue};
+use super::fragments::Defragmenter;
 use super::reassembly::{At, Connection, Handler, Limits, Tracker, Turn, Way};
 use crate::engine::session::{Offer, Watch};
 use crate::engine::{Class, DropReason};
@@ -111,12 +112,7 @@ pub trait Listener {
     /// A connection has ended.
     fn connection(&mut self, record: &RecordedConnection) -> anyhow::Result<()>;
     /// A frame of a connection was passed on, with what there is to say about it; `progress` are the bytes of the file so far.
-    fn frame(
-        &mut self,
-        frame: &super::capture::RecordedFrame<'_>,
-        note: Option<&str>,
-        progress: usize,
-    ) -> anyhow::Result<()>;
+    fn frame(&mut self, frame: &RecordedFrame<'_>, note: Option<&str>, progress: usize) -> anyhow::Result<()>;
     /// A file of so many bytes is done.
     fn next_file(&mut self, _bytes: usize) {}
 }
@@ -166,6 +162,7 @@ pub struct Totals {
 /// Replays captures, one after the other, against one affinity table.
 pub struct Replay<'l> {
     tracker: Tracker<Learner<'l>>,
+    fragments: Defragmenter,
     first_nanos: Option<u64>,
     latest: Time,
 }
@@ -243,7 +240,12 @@ impl<'l> Replay<'l> {
             note: None,
             failed: None,
         };
-        Replay { tracker: Tracker::new(learner, Limits::default()), first_nanos: None, latest: Time::ZERO }
+        Replay {
+            tracker: Tracker::new(learner, Limits::default()),
+            fragments: Defragmenter::default(),
+            first_nanos: None,
+            latest: Time::ZERO,
+        }
     }
 
     /// Everything in a capture, as far as it can be read: an error of the capture's is returned as the inner result.
@@ -261,14 +263,25 @@ impl<'l> Replay<'l> {
         }
     }
 
-    fn frame(&mut self, frame: &super::capture::RecordedFrame<'_>, frames: &Frames<'_>) -> anyhow::Result<()> {
+    fn frame(&mut self, frame: &RecordedFrame<'_>, frames: &Frames<'_>) -> anyhow::Result<()> {
         // Time runs on from file to file, and never backwards.
         let first = *self.first_nanos.get_or_insert(frame.unix_nanos);
         self.latest = self.latest.max(Time::from_nanos(frame.unix_nanos.saturating_sub(first)));
         let at = At { frame: frame.number, time: self.latest, unix_nanos: frame.unix_nanos };
         let totals = &mut self.tracker.handler.totals;
         totals.frames_in += 1;
-        let dropped = match decode(frame) {
+        let joined;
+        let packet = match decode(frame) {
+            Err(Undecoded::Fragment) => match self.fragments.add(frame) {
+                None => Err(Undecoded::Fragment),
+                Some(bytes) => {
+                    joined = bytes;
+                    decode(&RecordedFrame { original_len: joined.len(), bytes: &joined, ..*frame })
+                }
+            },
+            packet => packet,
+        };
+        let dropped = match packet {
             Ok(packet) => match &packet.transport {
                 Transport::Tcp(segment) => {
                     totals.frames_out += 1;
@@ -412,7 +425,8 @@ impl Learner<'_> {
         } else if !offer.identities().is_empty() {
             self.note = Some(format!("connection {conn}: no row knows what it offers"));
         }
-        Hello { backend, sni, found, answer: Answer::Reading(Box::new(Watch::new(offer))) }
+        let id_known = found.decision.as_ref().is_some_and(|d| d.reason == Reason::SessionId);
+        Hello { backend, sni, found, answer: Answer::Reading(Box::new(Watch::new(offer, id_known))) }
     }
 
     fn answer(&mut self, connection: &Connection, hello: &mut Hello, way: Way, bytes: &[u8], at: At) {
