@@ -104,6 +104,9 @@ impl Default for Stack {
     }
 }
 
+/// Connections that a server's backlog takes at once.
+const LISTENING: usize = 24;
+
 /// A machine on one of the wires.
 pub struct Host {
     pub mac: [u8; 6],
@@ -371,12 +374,13 @@ impl World {
         self.hosts.iter().flat_map(|h| &h.conns).filter(|c| c.outcome == Outcome2::Open).count()
     }
 
-    /// Runs until all clients' connections have ended, or so long.
+    /// Runs until all clients' connections have ended, or so long; and a second more, for last words.
     pub fn run_until_done(&mut self, most: Duration) {
         let end = self.now + most;
         while self.open_connections() > 0 && self.now < end {
             self.step(end);
         }
+        self.run(Duration::from_secs(1));
     }
 
     /// Runs for so long.
@@ -564,19 +568,23 @@ impl World {
     fn poll_host(&mut self, h: usize) {
         let now = self.now;
         let host = &mut self.hosts[h];
-        for _ in 0..64 {
-            if let Some(server) = &host.server {
-                let want = if host.deaf { 0 } else { 24 };
-                let port = 8443;
-                while host.listening < want {
-                    let mut socket = new_socket(&host.stack);
-                    socket.listen(port).expect("a port");
-                    socket.set_nagle_enabled(false);
-                    let handle = host.sockets.add(socket);
-                    host.server_conns.push(ServerConn::new(handle));
-                    host.listening += 1;
+        if host.deaf {
+            for c in &mut host.server_conns {
+                let socket = host.sockets.get_mut::<tcp::Socket<'_>>(c.handle);
+                if socket.state() == tcp::State::Listen {
+                    socket.abort();
+                    c.done = true;
                 }
-                let _ = server;
+            }
+        }
+        for _ in 0..64 {
+            while host.server.is_some() && !host.deaf && host.listening < LISTENING {
+                let mut socket = new_socket(&host.stack);
+                socket.listen(8443).expect("a port");
+                socket.set_nagle_enabled(false);
+                let handle = host.sockets.add(socket);
+                host.server_conns.push(ServerConn::new(handle));
+                host.listening += 1;
             }
             host.iface.poll(instant(now), &mut host.wire, &mut host.sockets);
             let mut active = false;
@@ -592,10 +600,6 @@ impl World {
                     let socket = host.sockets.get_mut::<tcp::Socket<'_>>(c.handle);
                     if socket.state() == tcp::State::Listen {
                         host.listening += 1;
-                        if host.deaf {
-                            socket.abort();
-                            c.done = true;
-                        }
                     }
                     active |= c.step(server, socket);
                 }
