@@ -342,11 +342,8 @@ impl Engine {
         let State::AwaitHello(waiting) = &mut c.state else { return };
         waiting.ack_at = None;
         waiting.unacked = 0;
-        let stream = &waiting.held.stream;
-        let upto = stream.next_seq();
-        if upto == waiting.held.acked && !stream.has_gap() {
-            return;
-        }
+        // Also when nothing is new: what came was a repetition then, so our last acknowledgement was lost.
+        let upto = waiting.held.stream.next_seq();
         waiting.held.acked = upto;
         let window = c.window_for_client(limit.saturating_sub(stream_len(c)));
         let (options, n) = c.clock_for_client();

@@ -225,11 +225,8 @@ impl Engine {
         };
         let room = u32::from(seg.tcp.window);
         let begin = c.isn + 1;
-        let mut to_server = Direction::new(begin, room.saturating_sub(u32::from(header)));
-        let len = begin.distance_to(held.stream.next_seq()) as u32;
-        let allowed = to_server.allowed();
-        to_server.sent(begin, len.min(allowed), held.stream.at_fin() && len <= allowed);
-        c.directions[Side::Client as usize] = to_server;
+        // What is sent of it now, and later, is noted where it is sent.
+        c.directions[Side::Client as usize] = Direction::new(begin, room.saturating_sub(u32::from(header)));
         c.directions[Side::Server as usize] = Direction::new(c.cookie + 1, c.client_window);
         c.last_seen = seg.now;
         let ours = Ours {
