@@ -44,6 +44,7 @@ pub use counters::{Counters, DropReason};
 pub use record::{Class, ConnectionRecord, End};
 
 use crate::flow::{BufferPool, CookieJar, FlowId, FlowTable, LocalPorts, Side, Tuple, Wheel};
+use crate::sessions::Sessions;
 use crate::time::Time;
 use crate::wire::packet::{Ethernet, Ip, Tcp, WireError, ethertype, protocol};
 use crate::wire::{Addr, Family, Frame};
@@ -315,6 +316,11 @@ impl Engine {
     /// Server answers now being read.
     pub fn watched(&self) -> usize {
         self.watches.in_use()
+    }
+
+    /// What the affinity tables counted and hold. Walks them: not for every frame.
+    pub fn sessions(&self, now: Time) -> Sessions {
+        Sessions { metrics: self.affinity.metrics(), census: self.affinity.census(choose::millis(now)) }
     }
 
     /// The affinity tables.
