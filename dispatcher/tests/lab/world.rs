@@ -13,6 +13,7 @@ use core::time::Duration;
 use dispatcher::engine::{Class, Config, ConnectionRecord, Effects, End, Engine, PortId, Verdict};
 use dispatcher::time::Time;
 use dispatcher::wire::Frame;
+use dispatcher::wire::packet::{Packet, Tcp};
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
@@ -96,11 +97,15 @@ pub struct Stack {
     pub send_buffer: usize,
     pub timestamps: bool,
     pub mtu: usize,
+    /// Close only a while after all data was acknowledged. smoltcp 0.14 never repeats a FIN that was lost when a fast
+    /// retransmission of the data before it comes in between, or acknowledgements that look like a call for one; over bad
+    /// links that would look like our fault.
+    pub careful: bool,
 }
 
 impl Default for Stack {
     fn default() -> Stack {
-        Stack { receive_buffer: 200_000, send_buffer: 200_000, timestamps: true, mtu: 1500 }
+        Stack { receive_buffer: 200_000, send_buffer: 200_000, timestamps: true, mtu: 1500, careful: false }
     }
 }
 
@@ -127,6 +132,22 @@ pub struct Host {
     next: Time,
     router: Option<Router>,
     next_port: u16,
+}
+
+impl Host {
+    /// The frame is a SYN that one of the sockets has answered already. Among several listening sockets of smoltcp another one
+    /// would take it for a new connection; the first one repeats its answer by itself.
+    fn has_begun(&self, frame: &[u8]) -> bool {
+        let Ok(p) = Packet::parse(frame) else { return false };
+        let Ok(t) = Tcp::parse(frame, &p.ip) else { return false };
+        let from = p.ip.src.socket(t.src_port);
+        t.is_bare_syn()
+            && self.server_conns.iter().any(|c| {
+                let socket = self.sockets.get::<tcp::Socket<'_>>(c.handle);
+                !matches!(socket.state(), tcp::State::Closed | tcp::State::TimeWait)
+                    && socket.remote_endpoint().is_some_and(|r| SocketAddr::new(r.addr.into(), r.port) == from)
+            })
+    }
 }
 
 /// Forwards between hosts on its wire: who sends to its MAC with another address gets through.
@@ -331,6 +352,14 @@ impl World {
         self.hosts[host].server.as_mut().expect("a server")
     }
 
+    /// Bad links everywhere.
+    pub fn roughen(&mut self, faults: Faults) {
+        self.faults.fill(faults);
+        for h in &mut self.hosts {
+            h.stack.careful = true;
+        }
+    }
+
     /// Hosts that are servers.
     pub fn servers(&self) -> Vec<usize> {
         (0..self.hosts.len()).filter(|h| self.hosts[*h].server.is_some()).collect()
@@ -418,6 +447,7 @@ impl World {
             let f = self.air.pop().expect("peeked");
             match f.to {
                 To::Engine(port) => self.into_engine(port, f.frame),
+                To::Host(h) if self.hosts[h].has_begun(&f.frame) => {}
                 To::Host(h) => {
                     self.hosts[h].wire.rx.push_back(f.frame);
                     self.hosts[h].next = self.now;
@@ -591,7 +621,7 @@ impl World {
             for c in &mut host.conns {
                 if c.outcome == Outcome2::Open {
                     let socket = host.sockets.get_mut::<tcp::Socket<'_>>(c.handle);
-                    active |= c.step(socket, now);
+                    active |= c.step(socket, now, host.stack.careful);
                 }
             }
             if let Some(server) = &mut host.server {
@@ -601,7 +631,7 @@ impl World {
                     if socket.state() == tcp::State::Listen {
                         host.listening += 1;
                     }
-                    active |= c.step(server, socket);
+                    active |= c.step(server, socket, now, host.stack.careful);
                 }
                 let gone: Vec<SocketHandle> = host
                     .server_conns
@@ -630,6 +660,8 @@ impl World {
                 next = next.min(due);
             }
         }
+        let pauses = host.conns.iter().map(|c| c.quiet.until).chain(host.server_conns.iter().map(|c| c.quiet.until));
+        next = pauses.flatten().filter(|t| *t > now).fold(next, Time::min);
         host.next = if next <= now { now + Duration::from_micros(1000) } else { next };
         let out = core::mem::take(&mut host.wire.tx);
         for frame in out {
