@@ -9,10 +9,14 @@
 //! * [`worker`]: the poll loop, counters.
 //! * [`io`]: one trait, one file per driver.
 //! * [`replay`]: captures, and the engine driven by them.
+//! * [`journal`]: ended connections as JSON lines.
+//! * [`cli`]: the command line.
 
+pub mod cli;
 pub mod engine;
 pub mod flow;
 pub mod io;
+pub mod journal;
 pub mod replay;
 pub mod time;
 pub mod wire;

@@ -1,2 +1,7 @@
 //! The `dispatcher` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dispatcher::cli::main()
+}

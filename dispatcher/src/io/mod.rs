@@ -1,1 +1,264 @@
-//! One trait, one file per driver.
+//! Frames in, frames out: one narrow interface, one file per driver.
+//!
+//! A port's queue pair has two halves, because a frame that lies in the receiving half is worked on while the
+//! transmitting halves of all ports stand ready: [`Receiver`] and [`Transmitter`]. Both deal in [`Slot`]s.
+//!
+//! **Ownership.** A buffer is either the kernel's (or the NIC's) or ours. Ours is it exactly while a [`Slot`] for it
+//! exists: a slot cannot be copied, comes from [`Receiver::receive`], and goes back by [`Receiver::release`] or
+//! [`Transmitter::transmit`]. A slot that is dropped instead is a buffer lost until the port closes; `#[must_use]` and
+//! the tests' accounts guard against that.
+//!
+//! **Memory.** Every slot lies in a [`RegionId`]: the memory of one driver in one worker (one UMEM, one set of receive
+//! rings, one mempool), shared by all ports of that driver. A transmitter [takes](Transmitter::takes) slots of the
+//! regions it can send from without a copy. For all others there is [`Transmitter::transmit_copy`]; [`send`] decides.
+//!
+//! **Bursts.** At most [`BURST`] slots at a time; no call here allocates once the ports are open, and none blocks.
+//!
+//! Nothing above this module sees a driver's types. Drivers: [`mem`], [`af_packet`]. Wrappers around any of them:
+//! [`fault`].
+
+pub mod af_packet;
+pub mod arena;
+pub mod fault;
+pub mod mem;
+mod offload;
+mod sys;
+
+use crate::wire::Frame;
+use arrayvec::ArrayVec;
+use core::sync::atomic::{AtomicU32, Ordering};
+use std::os::fd::RawFd;
+
+pub use sys::{DeviceInfo, device_info, pin_to_core, wait_readable};
+
+/// Most frames taken from or given to a queue at once.
+pub const BURST: usize = 64;
+
+/// Room kept in front of a received frame, bytes: enough to push two VLAN tags, or later a tunnel's headers.
+pub const HEADROOM: usize = 64;
+
+/// Most bytes of link header: Ethernet and two VLAN tags.
+pub const MAX_LINK_HEADER: usize = 14 + 8;
+
+/// Names a piece of memory that slots lie in. Never the same for two pieces in the life of the process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RegionId(u32);
+
+impl RegionId {
+    /// A new name.
+    fn unique() -> RegionId {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // Relaxed: only that the numbers differ matters.
+        RegionId(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// A buffer that is ours, and where in it the frame lies. See the module's words on ownership.
+#[must_use = "a slot that is dropped is a buffer lost: release or transmit it"]
+#[derive(Debug)]
+pub struct Slot {
+    region: RegionId,
+    /// Bytes of the buffer.
+    capacity: u32,
+    head: u32,
+    len: u32,
+    /// Where the buffer is; only its driver can read this.
+    token: u64,
+}
+
+impl Slot {
+    /// # Safety
+    /// The `capacity` bytes that the region's driver finds by `token` are in no other slot, and are neither read nor
+    /// written by anybody else, until this slot is given back to that driver.
+    unsafe fn new(region: RegionId, token: u64, capacity: usize, head: usize, len: usize) -> Slot {
+        assert!(head + len <= capacity && capacity <= u32::MAX as usize, "frame outside its buffer");
+        Slot { region, capacity: capacity as u32, head: head as u32, len: len as u32, token }
+    }
+
+    /// The memory it lies in.
+    pub fn region(&self) -> RegionId {
+        self.region
+    }
+
+    /// Bytes in the frame.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// An empty frame.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Says where the frame lies now, after a [`Frame`] of this slot was pushed, pulled or cut.
+    ///
+    /// # Panics
+    /// When it would lie outside the buffer.
+    pub fn reframe(&mut self, head: usize, len: usize) {
+        assert!(head + len <= self.capacity as usize, "frame outside its buffer");
+        (self.head, self.len) = (head as u32, len as u32);
+    }
+}
+
+/// Slots on their way from a receiver to its worker.
+pub type Burst = ArrayVec<Slot, BURST>;
+
+/// The receiving half of a port's queue.
+pub trait Receiver {
+    /// Takes frames that have arrived, up to the room left in `burst`. Never waits.
+    fn receive(&mut self, burst: &mut Burst);
+
+    /// The frame in a slot that this receiver gave.
+    fn frame<'a>(&'a mut self, slot: &'a mut Slot) -> Frame<'a>;
+
+    /// Gives a slot back that this receiver gave.
+    fn release(&mut self, slot: Slot);
+
+    /// What becomes readable when frames arrive; none when there is nothing to wait on.
+    fn wait_fd(&self) -> Option<RawFd> {
+        None
+    }
+
+    /// The device said something while waited on (link down, for one): read it, count it.
+    fn device_event(&mut self) {}
+
+    /// No frame will ever come again (the end of a capture).
+    fn exhausted(&self) -> bool {
+        false
+    }
+
+    /// Counts since the port was opened.
+    fn traffic(&mut self) -> Traffic;
+}
+
+/// The transmitting half of a port's queue.
+pub trait Transmitter {
+    /// Whether [`Transmitter::transmit`] takes this slot.
+    fn takes(&self, slot: &Slot) -> bool;
+
+    /// Queues a slot's frame; its buffer goes back to its owner once it is sent. The slot comes back when the queue is
+    /// full (counted here), or when it is not of a region that this transmitter takes.
+    fn transmit(&mut self, slot: Slot) -> Result<(), Slot>;
+
+    /// Queues a copy of `frame`. False when there is no room, or it is larger than the port can send; counted here.
+    fn transmit_copy(&mut self, frame: &[u8]) -> bool;
+
+    /// Hands all that is queued to the device. Call it at the end of every burst.
+    fn flush(&mut self);
+
+    /// Counts since the port was opened.
+    fn traffic(&mut self) -> Traffic;
+}
+
+/// Sends a frame out of `tx` that came in by `rx`: without a copy where both share memory, else with one. False when
+/// it was lost; the transmitter has counted it.
+#[inline]
+pub fn send(rx: &mut dyn Receiver, tx: &mut dyn Transmitter, mut slot: Slot) -> bool {
+    if tx.takes(&slot) {
+        match tx.transmit(slot) {
+            Ok(()) => true,
+            Err(slot) => {
+                rx.release(slot);
+                false
+            }
+        }
+    } else {
+        let sent = tx.transmit_copy(rx.frame(&mut slot).bytes());
+        rx.release(slot);
+        sent
+    }
+}
+
+/// One queue pair of a port, open.
+pub struct Port {
+    /// What it is, for people.
+    pub description: String,
+    /// Frames in.
+    pub rx: Box<dyn Receiver>,
+    /// Frames out.
+    pub tx: Box<dyn Transmitter>,
+}
+
+/// Why a port could not be opened: one clear line, that says what to do where something can be done.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct OpenError(pub String);
+
+/// Declares [`Loss`] with its names, so that the list stands in one place.
+macro_rules! losses {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// How a driver can lose a frame. The names stand beside the engine's drop reasons in every report.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u8)]
+        pub enum Loss { $($(#[$doc])* $variant,)* }
+
+        impl Loss {
+            /// All of them, in order of their counters.
+            pub const ALL: &'static [Loss] = &[$(Loss::$variant,)*];
+
+            /// The operators' name.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Loss::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+losses! {
+    /// Frames came faster than the ring was emptied.
+    RxRingFull = "rx-ring-full",
+    /// Longer than the port's MTU allows: a super-frame of an offload (GRO, LRO, a neighbour's TSO).
+    RxOversized = "rx-oversized",
+    /// Cut off by the capture or the ring.
+    RxTruncated = "rx-truncated",
+    /// No buffer was left to receive into.
+    RxNoBuffer = "rx-no-buffer",
+    /// The transmit queue was full.
+    TxQueueFull = "tx-queue-full",
+    /// The link is down, or the device is gone.
+    TxLinkDown = "tx-link-down",
+    /// The device refused the frame (larger than its MTU, for one).
+    TxRefused = "tx-refused",
+    /// Lost on purpose.
+    Injected = "fault-injected",
+}
+
+/// Counts of one half of a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Traffic {
+    /// Frames that passed.
+    pub frames: u64,
+    /// Their bytes, Ethernet header included.
+    pub bytes: u64,
+    /// Frames lost, by [`Loss`].
+    pub losses: [u64; Loss::ALL.len()],
+    /// How often the link was seen going down.
+    pub link_downs: u64,
+}
+
+impl Traffic {
+    fn passed(&mut self, len: usize) {
+        self.frames += 1;
+        self.bytes += len as u64;
+    }
+
+    fn lost(&mut self, why: Loss, frames: u64) {
+        self.losses[why as usize] += frames;
+    }
+
+    /// Frames lost for one reason.
+    pub fn lost_to(&self, why: Loss) -> u64 {
+        self.losses[why as usize]
+    }
+
+    /// The sum of both.
+    pub fn plus(mut self, other: &Traffic) -> Traffic {
+        self.frames += other.frames;
+        self.bytes += other.bytes;
+        self.link_downs += other.link_downs;
+        for (mine, theirs) in self.losses.iter_mut().zip(other.losses) {
+            *mine += theirs;
+        }
+        self
+    }
+}

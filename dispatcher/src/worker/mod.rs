@@ -1,1 +1,201 @@
-//! The poll loop.
+//! Workers: one thread on one core each, that polls its queues and owns everything it writes on the hot path.
+//!
+//! * [`poll`]: the loop.
+//! * [`idle`]: what a worker does when nothing has arrived.
+//! * [`totals`]: what its ended connections add up to.
+//!
+//! There is one worker for now. What a second one needs is prepared: a worker opens its own ports in its own thread,
+//! builds its own engine, and tells the outside only through [`Shared`]; frames that belong to another worker's flow
+//! would travel through a bounded mailbox polled like one more receiver.
+
+pub mod idle;
+pub mod poll;
+pub mod totals;
+
+pub use idle::Idle;
+pub use totals::Totals;
+
+use crate::engine::{Config, Counters, Effects, Engine, PortId, Verdict};
+use crate::io::{self, DeviceInfo, OpenError, Port, Traffic};
+use crate::journal::Journal;
+use crate::time::Time;
+use crate::wire::Frame;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
+
+/// What a worker feeds its frames to: the [`Engine`]; something simpler in tests of the loop.
+pub trait FrameHandler {
+    /// See [`Engine::handle`].
+    fn handle(&mut self, port: PortId, frame: &mut Frame<'_>, now: Time, fx: &mut dyn Effects) -> Verdict;
+    /// See [`Engine::poll`].
+    fn poll(&mut self, now: Time, fx: &mut dyn Effects);
+    /// See [`Engine::next_deadline`].
+    fn next_deadline(&self) -> Option<Time>;
+    /// See [`Engine::shutdown`].
+    fn shutdown(&mut self, budget: usize, now: Time, fx: &mut dyn Effects) -> bool;
+    /// See [`Engine::counters`].
+    fn counters(&self) -> &Counters;
+    /// See [`Engine::flows`].
+    fn flows(&self) -> usize;
+}
+
+impl FrameHandler for Engine {
+    #[inline]
+    fn handle(&mut self, port: PortId, frame: &mut Frame<'_>, now: Time, fx: &mut dyn Effects) -> Verdict {
+        Engine::handle(self, port, frame, now, fx)
+    }
+    fn poll(&mut self, now: Time, fx: &mut dyn Effects) {
+        Engine::poll(self, now, fx);
+    }
+    fn next_deadline(&self) -> Option<Time> {
+        Engine::next_deadline(self)
+    }
+    fn shutdown(&mut self, budget: usize, now: Time, fx: &mut dyn Effects) -> bool {
+        Engine::shutdown(self, budget, now, fx)
+    }
+    fn counters(&self) -> &Counters {
+        Engine::counters(self)
+    }
+    fn flows(&self) -> usize {
+        Engine::flows(self)
+    }
+}
+
+/// What a worker tells the outside, every now and then.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// When, on the worker's clock.
+    pub at: Time,
+    /// The engine's.
+    pub counters: Counters,
+    /// Flows open.
+    pub flows: usize,
+    /// By port: what came in.
+    pub received: Vec<Traffic>,
+    /// By port: what went out.
+    pub sent: Vec<Traffic>,
+    /// Ended connections.
+    pub totals: Totals,
+    /// Turns of the loop that found frames.
+    pub busy_turns: u64,
+    /// Turns that found none.
+    pub idle_turns: u64,
+}
+
+/// What a worker shares with the outside.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// Set by the outside: come to an end.
+    pub stop: AtomicBool,
+    /// Written by the worker when it can have the lock at once, and at its end in any case.
+    snapshot: Mutex<Snapshot>,
+}
+
+impl Shared {
+    /// The latest snapshot.
+    pub fn snapshot(&self) -> Snapshot {
+        // A worker that died while it wrote leaves numbers that are still numbers.
+        self.snapshot.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+}
+
+/// A port that a worker is to open.
+#[derive(Clone, Debug)]
+pub enum PortPlan {
+    /// An interface of the kernel's.
+    AfPacket(String, DeviceInfo),
+}
+
+/// Opens one queue of every port, in their order. What shares memory is opened together.
+pub fn open_ports(plans: &[PortPlan]) -> Result<Vec<Port>, OpenError> {
+    let devices: Vec<_> = plans.iter().map(|PortPlan::AfPacket(name, info)| (name.clone(), info.clone())).collect();
+    io::af_packet::open(&devices)
+}
+
+/// Everything a worker needs to start.
+pub struct Plan {
+    /// For its engine; `config.ports` in the order of `ports`.
+    pub config: Config,
+    /// Keys the engine's hashes and cookies.
+    pub secret: [u8; 32],
+    /// What to open.
+    pub ports: Vec<PortPlan>,
+    /// When nothing arrives.
+    pub idle: Idle,
+    /// The core to run on.
+    pub core: Option<usize>,
+    /// Where ended connections are told.
+    pub journal: Option<Journal>,
+}
+
+/// A worker that runs.
+pub struct Worker {
+    thread: JoinHandle<()>,
+    /// What it tells.
+    pub shared: Arc<Shared>,
+    /// What its ports turned out to be, in order.
+    pub ports: Vec<String>,
+}
+
+/// Starts a worker, and comes back when its ports are open and its tables built, or when they cannot be.
+pub fn start(number: usize, plan: Plan) -> Result<Worker, String> {
+    let shared = Arc::new(Shared::default());
+    let for_thread = shared.clone();
+    let (tell, told) = mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new()
+        .name(format!("worker-{number}"))
+        .spawn(move || {
+            let mut run = match prepare(plan) {
+                Ok((run, descriptions)) => {
+                    let _ = tell.send(Ok(descriptions));
+                    run
+                }
+                Err(why) => {
+                    let _ = tell.send(Err(why));
+                    return;
+                }
+            };
+            run.run(&for_thread);
+        })
+        .map_err(|e| format!("cannot start a thread: {e}"))?;
+    match told.recv() {
+        Ok(Ok(ports)) => Ok(Worker { thread, shared, ports }),
+        Ok(Err(why)) => Err(why),
+        // The panic itself has been told by the hook.
+        Err(_) => Err(format!("worker {number} died while it was starting")),
+    }
+}
+
+fn prepare(plan: Plan) -> Result<(poll::Loop<Engine>, Vec<String>), String> {
+    if let Some(core) = plan.core {
+        io::pin_to_core(core).map_err(|e| format!("core {core}: cannot run there: {e}"))?;
+    }
+    let backends: Vec<_> = plan.config.backends.iter().map(|b| b.name.clone()).collect();
+    // The configuration first: it costs nothing outside.
+    let clock = poll::Clock::start();
+    let engine = Engine::new(plan.config, plan.secret, clock.now()).map_err(|e| e.to_string())?;
+    let ports = open_ports(&plan.ports).map_err(|e| e.to_string())?;
+    let descriptions = ports.iter().map(|p| p.description.clone()).collect();
+    Ok((poll::Loop::new(engine, ports, clock, plan.idle, plan.journal, Totals::new(backends)), descriptions))
+}
+
+impl Worker {
+    /// Asks it to come to an end.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// It has come to an end, of itself or otherwise.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits for its end: what it told last. An error when it died.
+    pub fn join(self) -> Result<Snapshot, Snapshot> {
+        match self.thread.join() {
+            Ok(()) => Ok(self.shared.snapshot()),
+            Err(_) => Err(self.shared.snapshot()),
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! Flags and their values.
+
+use super::port::PortArg;
+use crate::engine::{AddressMode, BackendSpec, Balance, HashOn};
+use crate::journal::MAX_NAME;
+use crate::worker::Idle;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use core::time::Duration;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// A packet-level load balancer that locks every TLS session to the server that can resume it.
+#[derive(Parser, Debug)]
+#[command(name = "dispatcher", version, about, max_term_width = 110, subcommand_required = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Balance live traffic.
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(RunArgs),
+    /// Replay captures: where would their connections have gone?
+    #[command(after_help = REPLAY_EXAMPLES)]
+    Replay(ReplayArgs),
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  Two-armed, clients on eth0, servers on eth1; servers see the dispatcher's address:
+    dispatcher run --port wan=af-packet:eth0,ip=10.77.0.1/24 --port lan=af-packet:eth1,ip=10.78.0.1/24 \\
+        --vip 10.77.0.100:443 --backend a=10.78.0.11:443 --backend b=10.78.0.12:443,weight=2
+
+  One-armed, IPv4 and IPv6, with a gateway of each family, servers told the client's address:
+    dispatcher run --port net=af-packet:eth0,ip=10.0.0.5/24,gateway=10.0.0.1,ip=[fd00::5]/64,gateway=[fd00::1] \\
+        --vip 10.0.0.80:443 --vip [fd00::80]:443 --backend a=10.0.0.11:443 --backend a6=[fd00::11]:443 \\
+        --proxy-protocol v2
+
+The interfaces should have no IP addresses of the kernel's in the same networks, and no merging of received
+segments: ethtool -K DEVICE gro off lro off. Needs CAP_NET_RAW and CAP_NET_ADMIN. SIGINT or SIGTERM stops with
+a summary. Exit status: 0 stopped as asked, 1 died, 2 refused to start (one line on standard error says why).";
+
+const REPLAY_EXAMPLES: &str = "\
+Examples:
+  Where did sessions go, and would affinity have sent them right?
+    dispatcher replay fleet.pcap
+  The same as JSON lines, one a connection and a summary:
+    dispatcher replay --json fleet.pcap
+  Re-enact the recorded conversations against other servers, through the whole engine:
+    dispatcher replay fleet.pcap --vip 10.0.0.1:443 --backend a=10.1.0.1:443 --backend b=10.1.0.2:443 --out sent.pcapng
+
+Exit status: 0 done, 2 refused (one line on standard error says why).";
+
+/// Flags of `run`.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// A network port (repeat). DRIVER is af-packet (DEVICE: an Ethernet interface), pcap (DEVICE: a capture to read,
+    /// after which the dispatcher stops), af-xdp or dpdk. Each ip= is an address of our own: what is on-link, and where
+    /// connections to servers come from. gateway= is the next hop for all else, one a family. vlan= puts frames to
+    /// servers into that VLAN (twice for two tags, outer first); clients are answered in theirs. mtu= lowers the
+    /// interface's. IPv6 addresses in brackets
+    #[arg(long = "port", value_name = "NAME=DRIVER:DEVICE[,ip=ADDR/PREFIX]...[,gateway=ADDR][,queues=N][,vlan=ID][,mtu=N]", required = true, value_parser = PortArg::parse)]
+    pub ports: Vec<PortArg>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub service: Service,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tuning: Tuning,
+
+    /// Threads that move frames, one core and one queue of every port each [default: 1]
+    #[arg(long, value_name = "N", conflicts_with = "cores", value_parser = workers)]
+    pub workers: Option<usize>,
+
+    /// Cores to run workers on, one each: 2 or 0,2-3
+    #[arg(long, value_name = "LIST", value_parser = Cores::parse)]
+    pub cores: Option<Cores>,
+
+    /// What a worker does when nothing arrives: look again at once (least latency, one whole core), yield the core, or
+    /// sleep until something arrives or is due
+    #[arg(long, value_enum, default_value = "sleep")]
+    pub idle: IdleArg,
+
+    /// Append a JSON line to FILE for each connection that ends
+    #[arg(long, value_name = "FILE")]
+    pub connections_log: Option<PathBuf>,
+
+    /// Print rates, flows and drops this often
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub stats_interval: Option<Duration>,
+}
+
+/// What is served, and by whom.
+#[derive(Args, Debug)]
+pub struct Service {
+    /// Address and port that clients connect to (repeat)
+    #[arg(long = "vip", value_name = "ADDR:PORT", value_parser = socket_address)]
+    pub vips: Vec<SocketAddr>,
+
+    /// A server, for all VIPs of its address family (repeat). Weight 0 takes no new sessions [default weight: 1]
+    #[arg(long = "backend", value_name = "NAME=ADDR:PORT[,weight=N]", value_parser = backend)]
+    pub backends: Vec<BackendSpec>,
+}
+
+/// What can be tuned, live and in replay.
+#[derive(Args, Debug)]
+pub struct Tuning {
+    /// How a server is chosen when no session decides
+    #[arg(long, value_enum, default_value = "maglev")]
+    pub balance: BalanceArg,
+
+    /// What maglev hashes: the client's address (its connections meet one server), or addresses and ports
+    #[arg(long, value_enum, default_value = "source-ip")]
+    pub hash_on: HashOnArg,
+
+    /// Whose address servers see: one of ours (snat), or the client's (dnat; servers then route back through us)
+    #[arg(long, value_enum, default_value = "snat")]
+    pub address_mode: AddressModeArg,
+
+    /// Begin each connection to a server with a PROXY protocol header that names the client
+    #[arg(long, value_enum, value_name = "VERSION")]
+    pub proxy_protocol: Option<ProxyArg>,
+
+    /// Lead sessions to the server that can resume them
+    #[arg(long, value_enum, default_value = "on")]
+    pub affinity: OnOff,
+
+    /// How long a client may stay silent before it is taken for one that waits for the server to speak
+    #[arg(long, value_name = "D", default_value = "3s", value_parser = duration)]
+    pub hello_timeout: Duration,
+
+    /// Sessions remembered; when full, the least recently used go
+    #[arg(long, value_name = "N", default_value_t = crate::engine::Limits::default().sessions, value_parser = capacity)]
+    pub session_capacity: usize,
+
+    /// A session is forgotten this long after its last use
+    #[arg(long, value_name = "D", default_value = "1h", value_parser = duration)]
+    pub session_ttl: Duration,
+
+    /// Connections open at once; further ones wait in their clients' retransmissions
+    #[arg(long, value_name = "N", default_value_t = crate::engine::Limits::default().flows, value_parser = capacity)]
+    pub flow_capacity: usize,
+
+    /// A connection without frames for this long is reset on both sides
+    #[arg(long, value_name = "D", default_value = "5m", value_parser = duration)]
+    pub flow_idle_timeout: Duration,
+}
+
+/// Flags of `replay`.
+#[derive(Args, Debug)]
+pub struct ReplayArgs {
+    /// Captures: pcap, nanosecond pcap or pcapng; one after the other, with one table of sessions
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub service: Service,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tuning: Tuning,
+
+    /// JSON lines instead of a report: one a connection, then a summary
+    #[arg(long)]
+    pub json: bool,
+
+    /// Write the frames, with what was decided about them, to this capture
+    #[arg(long, value_name = "FILE.pcapng")]
+    pub out: Option<PathBuf>,
+}
+
+/// Declares a flag's words and what each means to the engine.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident -> $target:ty { $($(#[$vdoc:meta])* $word:ident => $value:expr,)* }) => {
+        $(#[$doc])*
+        #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum $name { $($(#[$vdoc])* $word,)* }
+
+        impl From<$name> for $target {
+            fn from(word: $name) -> $target {
+                match word { $($name::$word => $value,)* }
+            }
+        }
+    };
+}
+
+words! {
+    /// `--balance`.
+    BalanceArg -> Balance {
+        /// Consistent hashing, weighted
+        Maglev => Balance::Maglev,
+        /// Fewest open connections for its weight
+        LeastConn => Balance::LeastConn,
+        /// In turn
+        RoundRobin => Balance::RoundRobin,
+        /// The less loaded of two drawn at random
+        RandomTwo => Balance::RandomTwo,
+    }
+}
+words! {
+    /// `--hash-on`.
+    HashOnArg -> HashOn {
+        /// The client's address
+        SourceIp => HashOn::SourceIp,
+        /// Addresses and ports
+        Tuple => HashOn::Tuple,
+    }
+}
+words! {
+    /// `--address-mode`.
+    AddressModeArg -> AddressMode {
+        /// One of our own addresses
+        Snat => AddressMode::Snat,
+        /// The client's address
+        Dnat => AddressMode::Dnat,
+    }
+}
+words! {
+    /// `--proxy-protocol`.
+    ProxyArg -> bool {
+        /// Version 2, binary
+        V2 => true,
+    }
+}
+words! {
+    /// `on` or `off`.
+    OnOff -> bool {
+        /// Yes
+        On => true,
+        /// No
+        Off => false,
+    }
+}
+words! {
+    /// `--idle`.
+    IdleArg -> Idle {
+        /// Look again at once
+        Spin => Idle::Spin,
+        /// Let others run in between
+        Yield => Idle::Yield,
+        /// Sleep until something arrives or is due
+        Sleep => Idle::Sleep,
+    }
+}
+
+/// `ADDR:PORT`, IPv6 in brackets.
+pub fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() == 0 => Err("port 0 cannot be connected to".into()),
+        Ok(address) if address.ip().is_unspecified() => Err("the unspecified address cannot be connected to".into()),
+        Ok(address) if address.ip().is_multicast() => Err("a multicast address cannot be connected to".into()),
+        Ok(address) => Ok(address),
+        Err(_) if text.matches(':').count() > 1 && !text.starts_with('[') => {
+            Err("an IPv6 address with a port needs brackets: [ADDR]:PORT".into())
+        }
+        Err(_) => Err("expected ADDR:PORT with a numeric address, IPv6 in brackets".into()),
+    }
+}
+
+/// `NAME=ADDR:PORT[,weight=N]`.
+fn backend(text: &str) -> Result<BackendSpec, String> {
+    let (name, rest) = text.split_once('=').ok_or("expected NAME=ADDR:PORT[,weight=N]")?;
+    check_name(name)?;
+    let mut parts = rest.split(',');
+    let addr = socket_address(parts.next().unwrap_or(""))?;
+    let mut weight = None;
+    for part in parts {
+        match part.split_once('=') {
+            Some(("weight", _)) if weight.is_some() => return Err("weight given twice".into()),
+            Some(("weight", n)) => {
+                let n = n.parse::<u32>().ok().filter(|n| *n <= MAX_WEIGHT);
+                weight = Some(n.ok_or(format!("weight is a number from 0 to {MAX_WEIGHT}"))?);
+            }
+            _ => return Err(format!("unknown option '{part}' (there is weight=N)")),
+        }
+    }
+    Ok(BackendSpec { name: name.to_string(), addr, weight: weight.unwrap_or(1) })
+}
+
+/// Largest weight: beyond it, tables would have to grow for differences nobody sees.
+const MAX_WEIGHT: u32 = 1000;
+
+/// Names of ports and backends stand in reports and logs.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    if name.is_empty() || name.len() > MAX_NAME {
+        return Err(format!("a name has 1 to {MAX_NAME} characters"));
+    }
+    match name.chars().find(|c| !(c.is_ascii_alphanumeric() || "-_.:[]".contains(*c))) {
+        Some(c) => Err(format!("'{}' cannot stand in a name", c.escape_default())),
+        None => Ok(()),
+    }
+}
+
+/// `500ms`, `30s`, `1h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(d) if d.is_zero() => Err("a duration of zero makes no sense here".into()),
+        Ok(d) if d > Duration::from_secs(366 * 24 * 3600) => Err("longer than a year".into()),
+        Ok(d) => Ok(d),
+        Err(_) => Err("expected a duration such as 500ms, 30s or 1h".into()),
+    }
+}
+
+/// Rows of a table.
+fn capacity(text: &str) -> Result<usize, String> {
+    const MOST: usize = 1 << 28;
+    match text.parse() {
+        Ok(n @ 1..=MOST) => Ok(n),
+        _ => Err(format!("expected a number from 1 to {MOST}")),
+    }
+}
+
+fn workers(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 1..=1024) => Ok(n),
+        _ => Err("expected a number from 1 to 1024".into()),
+    }
+}
+
+/// Cores, in the order given.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cores(pub Vec<usize>);
+
+impl Cores {
+    /// `0,2-3`.
+    fn parse(text: &str) -> Result<Cores, String> {
+        let wrong = || "expected core numbers such as 2 or 0,2-3".to_string();
+        let number = |t: &str| t.parse::<usize>().ok().filter(|n| *n < 1024).ok_or_else(wrong);
+        let mut cores = Vec::new();
+        for part in text.split(',') {
+            let (first, last) = match part.split_once('-') {
+                Some((a, b)) => (number(a)?, number(b)?),
+                None => (number(part)?, number(part)?),
+            };
+            if first > last {
+                return Err(wrong());
+            }
+            for core in first..=last {
+                if cores.contains(&core) {
+                    return Err(format!("core {core} given twice"));
+                }
+                cores.push(core);
+            }
+        }
+        Ok(Cores(cores))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn clap_finds_nothing_wrong_with_the_declarations() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn values_are_read_as_the_contract_writes_them() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
+        for wrong in ["", "30", "-1s", "0s", "1x", "9999999999999999999999s", "1000d"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(Cores::parse("0,2-4"), Ok(Cores(vec![0, 2, 3, 4])));
+        for wrong in ["", "a", "3-1", "1,1", "0-2,2", "1-", "99999"] {
+            assert!(Cores::parse(wrong).is_err(), "{wrong}");
+        }
+        let b = backend("web=[fd00::1]:443,weight=3").unwrap();
+        assert_eq!((b.name.as_str(), b.addr, b.weight), ("web", "[fd00::1]:443".parse().unwrap(), 3));
+        assert_eq!(backend("w=10.0.0.1:1").unwrap().weight, 1);
+        for wrong in [
+            "",
+            "web",
+            "=1.1.1.1:1",
+            "w=1.1.1.1",
+            "w=fd00::1:443",
+            "w=1.1.1.1:0",
+            "w=1.1.1.1:1,weight=x",
+            "w=1.1.1.1:1,weight=1,weight=1",
+            "w=1.1.1.1:1,colour=red",
+            "w=host:80",
+            "a b=1.1.1.1:1",
+            "w=0.0.0.0:1",
+        ] {
+            assert!(backend(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! What is wrong with values that are each right: seen before anything is opened.
+
+use super::Refusal;
+use super::args::{ReplayArgs, RunArgs, Service, Tuning};
+use super::port::{Driver, PortArg};
+use crate::engine::{AddressMode, BackendSpec, Config, Limits, PortSpec};
+use crate::io::{self, DeviceInfo};
+use crate::replay::ReplayOptions;
+use crate::worker::PortPlan;
+use std::collections::HashSet;
+use std::hash::Hash;
+use std::net::IpAddr;
+
+/// Everything of a configuration that live traffic and replay have in common.
+fn config(service: &Service, tuning: &Tuning) -> Result<Config, Refusal> {
+    if let Some(name) = twice(service.backends.iter().map(|b| &b.name)) {
+        return Err(Refusal::new(format!("backend '{name}' is given twice")));
+    }
+    if let Some(addr) = twice(service.backends.iter().map(|b| b.addr)) {
+        return Err(Refusal::new(format!("two backends have the address {addr}")));
+    }
+    if let Some(vip) = twice(service.vips.iter()) {
+        return Err(Refusal::new(format!("VIP {vip} is given twice")));
+    }
+    for BackendSpec { name, addr, .. } in &service.backends {
+        if service.vips.iter().any(|vip| vip.ip() == addr.ip()) {
+            return Err(Refusal::new(format!("backend '{name}' has the address of a VIP")));
+        }
+        if !service.vips.iter().any(|vip| vip.is_ipv4() == addr.is_ipv4()) {
+            let family = family(addr.ip());
+            return Err(Refusal::new(format!("backend '{name}' is {family}, but there is no {family} VIP")));
+        }
+    }
+    for vip in &service.vips {
+        if !service.backends.iter().any(|b| b.addr.is_ipv4() == vip.is_ipv4()) {
+            return Err(Refusal::new(format!("VIP {vip} has no {} backend", family(vip.ip()))));
+        }
+    }
+    Ok(Config {
+        ports: Vec::new(),
+        vips: service.vips.clone(),
+        backends: service.backends.clone(),
+        balance: tuning.balance.into(),
+        hash_on: tuning.hash_on.into(),
+        address_mode: tuning.address_mode.into(),
+        proxy_protocol: tuning.proxy_protocol.is_some_and(bool::from),
+        hello_timeout: tuning.hello_timeout,
+        flow_idle_timeout: tuning.flow_idle_timeout,
+        affinity: tuning.affinity.into(),
+        session_ttl: tuning.session_ttl,
+        probe: true,
+        keep_names: false,
+        limits: Limits { flows: tuning.flow_capacity, sessions: tuning.session_capacity, ..Limits::default() },
+    })
+}
+
+/// What `replay` is told.
+pub fn replay_options(args: &ReplayArgs) -> Result<ReplayOptions, Refusal> {
+    if args.service.backends.is_empty() && !args.service.vips.is_empty() {
+        return Err(Refusal::new("--vip without --backend: nowhere to send its connections"));
+    }
+    if let Some(out) = &args.out
+        && args.files.iter().any(|f| f == out || same_file(f, out))
+    {
+        return Err(Refusal::new(format!("{} would be overwritten while it is read", out.display())));
+    }
+    let mut config = if args.service.vips.is_empty() {
+        // Without VIPs the recorded servers' addresses stand in; only what is given twice can be wrong.
+        let stand_in = Service { vips: Vec::new(), backends: Vec::new() };
+        if let Some(name) = twice(args.service.backends.iter().map(|b| &b.name)) {
+            return Err(Refusal::new(format!("backend '{name}' is given twice")));
+        }
+        if let Some(addr) = twice(args.service.backends.iter().map(|b| b.addr)) {
+            return Err(Refusal::new(format!("two backends have the address {addr}")));
+        }
+        let mut config = config(&stand_in, &args.tuning)?;
+        config.backends = args.service.backends.clone();
+        config
+    } else {
+        config(&args.service, &args.tuning)?
+    };
+    config.keep_names = true;
+    Ok(ReplayOptions { files: args.files.clone(), json: args.json, out: args.out.clone(), config })
+}
+
+fn same_file(a: &std::path::Path, b: &std::path::Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (a.metadata(), b.metadata()) {
+        (Ok(a), Ok(b)) => a.is_file() && (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+/// What `run` is told, checked against itself and against the devices.
+#[derive(Debug)]
+pub struct Checked {
+    /// For the engine.
+    pub config: Config,
+    /// What to open, in the order of `config.ports`.
+    pub ports: Vec<PortPlan>,
+    /// The core of the worker.
+    pub core: Option<usize>,
+    /// What is not wrong, but will not go well.
+    pub warnings: Vec<String>,
+}
+
+/// Most ports: the engine numbers them so.
+const MAX_PORTS: usize = 16;
+
+/// Checks what `run` is told.
+pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
+    let core = match (&args.workers, &args.cores) {
+        (None | Some(1), None) => None,
+        (_, Some(cores)) if cores.0.len() == 1 => cores.0.first().copied(),
+        _ => return Err(Refusal::new("more than one worker is not built yet: --workers 1, or --cores with one core")),
+    };
+    if args.service.vips.is_empty() {
+        return Err(Refusal::new("no --vip: nothing for clients to connect to"));
+    }
+    if args.service.backends.is_empty() {
+        return Err(Refusal::new("no --backend: nowhere to send connections"));
+    }
+    let mut config = config(&args.service, &args.tuning)?;
+    config.keep_names = args.connections_log.is_some();
+    check_ports(&args.ports, &config)?;
+    let (mut ports, mut warnings) = (Vec::new(), Vec::new());
+    for port in &args.ports {
+        let (plan, mac, mtu) = match port.driver {
+            Driver::AfPacket => {
+                let info =
+                    io::device_info(&port.device).map_err(|e| Refusal::new(format!("port '{}': {e}", port.name)))?;
+                warn(port, &info, &mut warnings);
+                let (mac, mtu) = (info.mac, info.mtu);
+                (PortPlan::AfPacket(port.device.clone(), info), mac, mtu)
+            }
+            Driver::AfXdp | Driver::Dpdk => {
+                return Err(Refusal::new(format!(
+                    "port '{}': driver {} is not built yet",
+                    port.name,
+                    port.driver.as_str()
+                )));
+            }
+            Driver::Mem => {
+                return Err(Refusal::new(format!(
+                    "port '{}': driver mem has its other end inside a program: it is for tests, not for the command \
+                     line",
+                    port.name
+                )));
+            }
+            Driver::Pcap => {
+                return Err(Refusal::new(format!("port '{}': driver pcap is not built yet", port.name)));
+            }
+        };
+        if port.mtu.is_some_and(|n| n > mtu) {
+            return Err(Refusal::new(format!("port '{}': {} has an MTU of {mtu}", port.name, port.device)));
+        }
+        ports.push(plan);
+        config.ports.push(PortSpec {
+            name: port.name.clone(),
+            mac,
+            addresses: port.addresses.clone(),
+            gateways: port.gateways.clone(),
+            vlans: port.vlans.clone(),
+            mtu: port.mtu.unwrap_or(mtu),
+        });
+    }
+    Ok(Checked { config, ports, core, warnings })
+}
+
+fn warn(port: &PortArg, info: &DeviceInfo, warnings: &mut Vec<String>) {
+    let (name, device) = (&port.name, &port.device);
+    if !info.up {
+        warnings.push(format!("port '{name}': {device} is down: ip link set {device} up"));
+    }
+    if info.merges {
+        warnings.push(format!(
+            "port '{name}': {device} merges received segments, which cannot be sent on (rx-oversized): \
+             ethtool -K {device} gro off lro off"
+        ));
+    }
+}
+
+fn check_ports(ports: &[PortArg], config: &Config) -> Result<(), Refusal> {
+    if ports.len() > MAX_PORTS {
+        return Err(Refusal::new(format!("at most {MAX_PORTS} ports")));
+    }
+    if let Some(name) = twice(ports.iter().map(|p| &p.name)) {
+        return Err(Refusal::new(format!("port '{name}' is given twice")));
+    }
+    if let Some(device) = twice(ports.iter().map(|p| &p.device)) {
+        return Err(Refusal::new(format!("two ports have the device {device}")));
+    }
+    if let Some(ip) = twice(ports.iter().flat_map(|p| p.addresses.iter().map(|(ip, _)| *ip))) {
+        return Err(Refusal::new(format!("address {ip} is given to two ports")));
+    }
+    for port in ports {
+        if port.queues != 1 {
+            return Err(Refusal::new(format!(
+                "port '{}': more than one queue needs more than one worker, which is not built yet",
+                port.name
+            )));
+        }
+        for (ip, _) in &port.addresses {
+            if let Some(backend) = config.backends.iter().find(|b| b.addr.ip() == *ip) {
+                return Err(Refusal::new(format!("backend '{}' has port '{}''s own address", backend.name, port.name)));
+            }
+        }
+    }
+    for BackendSpec { name, addr, .. } in &config.backends {
+        let (ip, family) = (addr.ip(), family(addr.ip()));
+        let same_family = |other: &IpAddr| other.is_ipv4() == ip.is_ipv4();
+        if config.address_mode == AddressMode::Snat
+            && !ports.iter().any(|p| p.addresses.iter().any(|(own, _)| same_family(own)))
+        {
+            return Err(Refusal::new(format!(
+                "backend '{name}' is {family}, but no port has an {family} address of its own to reach it from \
+                 (--port ...,ip=ADDR/PREFIX)"
+            )));
+        }
+        let reachable =
+            ports.iter().any(|p| p.is_on_link(ip)) || ports.iter().any(|p| p.gateways.iter().any(same_family));
+        if !reachable {
+            return Err(Refusal::new(format!(
+                "backend '{name}' ({ip}) is in no port's network, and no port has an {family} gateway"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn family(ip: IpAddr) -> &'static str {
+    if ip.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+/// The first thing that comes a second time.
+fn twice<T: Hash + Eq + Clone>(things: impl Iterator<Item = T>) -> Option<T> {
+    let mut seen = HashSet::new();
+    things.into_iter().find(|thing| !seen.insert(thing.clone()))
+}

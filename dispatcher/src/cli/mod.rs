@@ -1,0 +1,80 @@
+//! The command line: what is written there becomes a [`crate::engine::Config`] and ports, or one clear line and exit
+//! status 2.
+//!
+//! * [`args`]: flags and their values.
+//! * [`port`]: the little language of `--port`.
+//! * [`check`]: what is wrong with values that are each right.
+//! * [`run`]: `dispatcher run`; [`report`]: what it prints.
+
+pub mod args;
+pub mod check;
+pub mod port;
+pub mod report;
+pub mod run;
+
+use args::{Cli, Command};
+use clap::Parser;
+use clap::error::ErrorKind;
+use std::process::ExitCode;
+
+/// Something that keeps the command from doing what was asked: one line.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+impl Refusal {
+    /// From anything that can be said in one line.
+    pub fn new(why: impl Into<String>) -> Refusal {
+        Refusal(why.into())
+    }
+}
+
+/// Exit status of a command that was not started.
+const REFUSED: u8 = 2;
+
+/// The whole command.
+pub fn main() -> ExitCode {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            // Printing help into a closed pipe is no error of ours.
+            let _ = e.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(e) => return refuse(&one_line(&e)),
+    };
+    match command {
+        Command::Run(args) => match run::run(&args) {
+            Ok(code) => code,
+            Err(e) => refuse(&e.0),
+        },
+        Command::Replay(args) => match check::replay_options(&args).map_err(|e| e.0).and_then(|options| {
+            // An error's whole chain on one line.
+            crate::replay::run(&options).map_err(|e| format!("{e:#}"))
+        }) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => refuse(&e),
+        },
+    }
+}
+
+fn refuse(why: &str) -> ExitCode {
+    eprintln!("dispatcher: {}", why.replace('\n', " "));
+    ExitCode::from(REFUSED)
+}
+
+/// clap explains itself over several lines; the first paragraph is what matters.
+fn one_line(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "nothing to do: run or replay? (see dispatcher --help)".to_string();
+    }
+    let text = error.render().to_string();
+    let words: Vec<_> = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .filter(|line| !line.is_empty())
+        .collect();
+    let line = words.join(" ");
+    format!("{} (see --help)", line.strip_prefix("error: ").unwrap_or(&line))
+}

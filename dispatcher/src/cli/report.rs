@@ -1,0 +1,223 @@
+//! What `dispatcher run` prints: at start, now and then, and at the end.
+
+use crate::engine::{Config, DropReason, PortSpec, TableSize};
+use crate::io::{Loss, Traffic, af_packet};
+use crate::journal;
+use crate::worker::totals::REASONS;
+use crate::worker::{Idle, Snapshot};
+use core::fmt::Write;
+use core::time::Duration;
+
+/// What is started, and the memory it takes.
+pub fn start(config: &Config, ports: &[String], idle: Idle, core: Option<usize>, journal: bool) -> String {
+    let mut out = String::new();
+    let core = core.map_or("any core".to_string(), |n| format!("core {n}"));
+    let idle = format!("{idle:?}").to_lowercase();
+    _ = writeln!(out, "dispatcher {}: 1 worker on {core}, idle: {idle}", env!("CARGO_PKG_VERSION"));
+    for (PortSpec { name, mac, addresses, gateways, vlans, mtu }, description) in config.ports.iter().zip(ports) {
+        _ = write!(out, "port {name}: {mac}, mtu {mtu}");
+        addresses.iter().for_each(|(ip, prefix)| _ = write!(out, ", {ip}/{prefix}"));
+        gateways.iter().for_each(|ip| _ = write!(out, ", gateway {ip}"));
+        vlans.iter().for_each(|id| _ = write!(out, ", vlan {id}"));
+        _ = writeln!(out, " ({description})");
+    }
+    for vip in &config.vips {
+        _ = writeln!(out, "vip {vip}");
+    }
+    for backend in &config.backends {
+        _ = writeln!(out, "backend {} {} weight {}", backend.name, backend.addr, backend.weight);
+    }
+    _ = writeln!(
+        out,
+        "balance {:?}, address mode {:?}, proxy protocol {}, affinity {}",
+        config.balance,
+        config.address_mode,
+        if config.proxy_protocol { "v2" } else { "off" },
+        if config.affinity { "on" } else { "off" },
+    );
+    let mut tables = config.limits.tables(config.backends.len());
+    let rings = config.ports.len();
+    tables.push(TableSize { name: "receive rings", entries: rings, bytes: rings * af_packet::RING_BYTES });
+    if journal {
+        tables.push(TableSize {
+            name: "connections log queue",
+            entries: journal::QUEUE_ENTRIES,
+            bytes: journal::QUEUE_BYTES,
+        });
+    }
+    _ = writeln!(out, "memory:");
+    for TableSize { name, entries, bytes } in &tables {
+        _ = writeln!(out, "  {name:<22} {entries:>10} {bytes:>14} bytes");
+    }
+    let total: usize = tables.iter().map(|t| t.bytes).sum();
+    _ = writeln!(out, "  {:<22} {:>10} {total:>14} bytes ({})", "total", "", binary(total as u64));
+    out
+}
+
+fn binary(bytes: u64) -> String {
+    match bytes {
+        0..0x400 => format!("{bytes} B"),
+        0x400..0x10_0000 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        0x10_0000..0x4000_0000 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+        _ => format!("{:.2} GiB", bytes as f64 / 1_073_741_824.0),
+    }
+}
+
+/// Every way a frame was lost that has happened, by name.
+fn drops(snapshot: &Snapshot) -> Vec<(&'static str, u64)> {
+    let engine = DropReason::ALL.iter().map(|r| (r.as_str(), snapshot.counters.dropped(*r)));
+    let driver = sum(&snapshot.received).plus(&sum(&snapshot.sent));
+    let driver = Loss::ALL.iter().map(|l| (l.as_str(), driver.lost_to(*l))).collect::<Vec<_>>();
+    engine.chain(driver).filter(|(_, n)| *n > 0).collect()
+}
+
+fn sum(ports: &[Traffic]) -> Traffic {
+    ports.iter().fold(Traffic::default(), |all, port| all.plus(port))
+}
+
+/// Remembers the last line of `--stats-interval`, for its rates.
+#[derive(Default)]
+pub struct Rates {
+    last: Snapshot,
+}
+
+impl Rates {
+    /// One line: rates since the last, gauges and drops as they stand.
+    pub fn line(&mut self, now: &Snapshot, journal_lost: u64) -> String {
+        let seconds = now.at.since(self.last.at).as_secs_f64().max(1e-3);
+        let (rx, tx) = (sum(&now.received), sum(&now.sent));
+        let (rx0, tx0) = (sum(&self.last.received), sum(&self.last.sent));
+        let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
+        let mut out = String::new();
+        _ = write!(
+            out,
+            "{:.1}s: in {:.0} frames/s {:.1} Mbit/s, out {:.0} frames/s {:.1} Mbit/s, flows {} (+{:.0}/s), \
+             connections {}, resumed {}",
+            now.at.as_nanos() as f64 / 1e9,
+            rate(rx.frames, rx0.frames),
+            rate(rx.bytes, rx0.bytes) * 8e-6,
+            rate(tx.frames, tx0.frames),
+            rate(tx.bytes, tx0.bytes) * 8e-6,
+            now.flows,
+            rate(now.counters.flows_opened, self.last.counters.flows_opened),
+            now.totals.connections,
+            now.totals.resumed,
+        );
+        let drops = drops(now);
+        if !drops.is_empty() {
+            _ = write!(out, ", drops:");
+            drops.iter().for_each(|(name, n)| _ = write!(out, " {name}={n}"));
+        }
+        if rx.link_downs + tx.link_downs > 0 {
+            _ = write!(out, ", link-downs {}", rx.link_downs + tx.link_downs);
+        }
+        if journal_lost > 0 {
+            _ = write!(out, ", log-lines-lost {journal_lost}");
+        }
+        out.push('\n');
+        self.last = now.clone();
+        out
+    }
+}
+
+/// What it all came to.
+pub fn summary(config: &Config, last: &Snapshot, ran: Duration, journal_lost: u64) -> String {
+    let mut out = String::new();
+    let totals = &last.totals;
+    _ = writeln!(out, "stopped after {:.1} s", ran.as_secs_f64());
+    _ = writeln!(
+        out,
+        "connections {}, secure {}, offered {}, resumed {}, without backend {}",
+        totals.connections, totals.secure, totals.offered, totals.resumed, totals.no_backend
+    );
+    let reasons: Vec<_> =
+        REASONS.iter().zip(totals.reasons).filter(|(_, n)| *n > 0).map(|(r, n)| format!("{r} {n}")).collect();
+    if !reasons.is_empty() {
+        _ = writeln!(out, "decided by: {}", reasons.join(", "));
+    }
+    let width = totals.backends.iter().map(|b| b.name.len()).max().unwrap_or(0).max("backend".len());
+    _ = writeln!(
+        out,
+        "{:<width$} {:>12} {:>7} {:>9} {:>13} {:>16} {:>16}",
+        "backend", "connections", "share", "resumed", "new sessions", "bytes to server", "bytes to client"
+    );
+    for b in &totals.backends {
+        let share = 100.0 * b.connections as f64 / (totals.connections.max(1)) as f64;
+        _ = writeln!(
+            out,
+            "{:<width$} {:>12} {:>6.1}% {:>9} {:>13} {:>16} {:>16}",
+            b.name, b.connections, share, b.resumed, b.new_sessions, b.bytes_to_server, b.bytes_to_client
+        );
+    }
+    for (i, (rx, tx)) in last.received.iter().zip(&last.sent).enumerate() {
+        let name = config.ports.get(i).map_or("?", |p| p.name.as_str());
+        _ = write!(
+            out,
+            "port {name}: in {} frames {} bytes, out {} frames {} bytes",
+            rx.frames, rx.bytes, tx.frames, tx.bytes
+        );
+        if rx.link_downs + tx.link_downs > 0 {
+            _ = write!(out, ", link went down {} times", rx.link_downs + tx.link_downs);
+        }
+        out.push('\n');
+    }
+    let c = &last.counters;
+    _ = writeln!(
+        out,
+        "engine: frames in {}, out {}, forwarded {}, cookies {}, flows opened {}, closed {}, dials {}, redispatches {}, \
+         retransmits {}",
+        c.frames_in,
+        c.frames_out,
+        c.forwarded,
+        c.cookies_sent,
+        c.flows_opened,
+        c.flows_closed,
+        c.dials,
+        c.redispatches,
+        c.retransmits
+    );
+    let drops = drops(last);
+    if drops.is_empty() {
+        _ = writeln!(out, "drops: none");
+    } else {
+        _ = writeln!(out, "drops:");
+        drops.iter().for_each(|(name, n)| _ = writeln!(out, "  {name:<18} {n:>12}"));
+    }
+    if journal_lost > 0 {
+        _ = writeln!(out, "connections log: {journal_lost} lines lost");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Time;
+
+    #[test]
+    fn a_line_tells_rates_of_the_interval_and_only_drops_that_happened() {
+        let mut rates = Rates::default();
+        let mut snapshot = Snapshot { at: Time::from_millis(1000), ..Snapshot::default() };
+        snapshot.received = vec![Traffic { frames: 100, bytes: 125_000, ..Traffic::default() }];
+        let line = rates.line(&snapshot, 0);
+        assert!(line.contains("in 100 frames/s 1.0 Mbit/s") && !line.contains("drops"), "{line}");
+        snapshot.at = Time::from_millis(3000);
+        snapshot.received[0].frames = 300;
+        snapshot.received[0].losses[Loss::RxOversized as usize] = 4;
+        snapshot.counters.drops[DropReason::BadCookie as usize] = 5;
+        let line = rates.line(&snapshot, 2);
+        assert!(line.contains("in 100 frames/s 0.0 Mbit/s"), "{line}");
+        assert!(line.contains("drops: bad-cookie=5 rx-oversized=4") && line.contains("log-lines-lost 2"), "{line}");
+        assert_eq!(line.lines().count(), 1);
+    }
+
+    #[test]
+    fn the_start_tells_the_memory_of_every_table() {
+        let text = start(&Config::default(), &[], Idle::Sleep, Some(1), true);
+        let bytes = |line: &str| -> Option<u64> { line.split_whitespace().rev().nth(1)?.parse().ok() };
+        let rows: Vec<_> = text.lines().skip_while(|l| *l != "memory:").skip(1).collect();
+        let (total, rows) = rows.split_last().unwrap();
+        let total: u64 = total.split_whitespace().nth(1).unwrap().parse().unwrap();
+        assert_eq!(rows.iter().map(|r| bytes(r).unwrap()).sum::<u64>(), total, "{text}");
+    }
+}

@@ -1,0 +1,428 @@
+//! Ended connections as JSON lines: the object that `run --connections-log` and `replay --json` both write, and the
+//! way from a worker to the file.
+//!
+//! A worker never waits for a disk: [`Journal::record`] puts a copy of fixed size into a bounded queue, and a thread of
+//! its own writes. A full queue, or a write that fails, costs lines, and each line lost is counted.
+
+use crate::engine::ConnectionRecord;
+use arrayvec::{ArrayString, ArrayVec};
+use crossbeam::queue::ArrayQueue;
+use serde::{Serialize, Serializer};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// One connection, as one line of JSON.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConnectionLine<'a> {
+    /// Running number, from 1.
+    pub conn: u64,
+    /// `ADDR:PORT`, IPv6 in brackets.
+    pub client: SocketAddr,
+    /// As `client`.
+    pub vip: SocketAddr,
+    /// Where it went.
+    pub backend: Option<&'a str>,
+    /// `secure` or `non-secure`.
+    pub class: &'static str,
+    /// What the table named.
+    pub decided: Option<&'a str>,
+    /// Replay only: left out when none, and null when the inner value is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Option<&'static str>>,
+    /// Why it went there.
+    pub reason: &'a str,
+    /// The key of the row that decided; null when empty.
+    #[serde(serialize_with = "hex")]
+    pub identity: &'a [u8],
+    /// What the hello offered to resume.
+    pub offered: &'a [&'static str],
+    /// As a name, `1.2`.
+    pub tls_version: Option<VersionName>,
+    /// The server name in the hello.
+    pub sni: Option<&'a str>,
+    /// What the server's answer showed.
+    pub resumed: Option<bool>,
+    /// Stream bytes.
+    pub bytes_to_server: u64,
+    /// Stream bytes.
+    pub bytes_to_client: u64,
+    /// Backends dialled.
+    pub dial_attempts: u32,
+    /// Replay only, as `verdict`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intact: Option<Option<bool>>,
+    /// Why it ended.
+    pub end: &'a str,
+}
+
+impl<'a> From<&'a ConnectionRecord<'a>> for ConnectionLine<'a> {
+    fn from(r: &'a ConnectionRecord<'a>) -> ConnectionLine<'a> {
+        ConnectionLine {
+            conn: r.conn,
+            client: r.client,
+            vip: r.vip,
+            backend: r.backend,
+            class: r.class.as_str(),
+            decided: r.decided,
+            verdict: None,
+            reason: r.reason,
+            identity: r.identity,
+            offered: r.offered,
+            tls_version: r.tls_version.map(VersionName),
+            sni: r.sni,
+            resumed: r.resumed,
+            bytes_to_server: r.bytes_to_server,
+            bytes_to_client: r.bytes_to_client,
+            dial_attempts: r.dial_attempts,
+            intact: None,
+            end: r.end.as_str(),
+        }
+    }
+}
+
+impl ConnectionLine<'_> {
+    /// Writes the object and a line feed.
+    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        serde_json::to_writer(&mut *out, self)?;
+        out.write_all(b"\n")
+    }
+}
+
+fn hex<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+    if bytes.is_empty() {
+        return to.serialize_none();
+    }
+    let digits = bytes.iter().flat_map(|b| [b >> 4, b & 15]).map(|d| char::from_digit(u32::from(d), 16).unwrap_or('?'));
+    to.serialize_str(&digits.collect::<String>())
+}
+
+/// A TLS version's code point, which shows as its name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VersionName(pub u16);
+
+impl core::fmt::Display for VersionName {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.0 {
+            0x0002 => f.write_str("SSL2"),
+            0x0300 => f.write_str("SSL3"),
+            0x0301 => f.write_str("1.0"),
+            0x0302 => f.write_str("1.1"),
+            0x0303 => f.write_str("1.2"),
+            0x0304 => f.write_str("1.3"),
+            0xfeff => f.write_str("DTLS1.0"),
+            0xfefd => f.write_str("DTLS1.2"),
+            0xfefc => f.write_str("DTLS1.3"),
+            other => write!(f, "{other:#06x}"),
+        }
+    }
+}
+
+impl Serialize for VersionName {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+/// Most bytes of a backend's name that a journal line carries; the command line accepts no longer ones.
+pub const MAX_NAME: usize = 63;
+
+/// Lines that wait for the writer, at most. Full: further ones are lost and counted.
+const QUEUE: usize = 8192;
+
+/// How often the writer looks into the queue. Looking, instead of being woken, keeps system calls out of the worker.
+const LOOK: Duration = Duration::from_millis(20);
+
+type Name = ArrayString<MAX_NAME>;
+
+/// A [`ConnectionRecord`] that owns what it says, without a heap. What is longer than its place is cut.
+struct Entry {
+    conn: u64,
+    client: SocketAddr,
+    vip: SocketAddr,
+    backend: Option<Name>,
+    class: &'static str,
+    decided: Option<Name>,
+    reason: &'static str,
+    identity: ArrayVec<u8, 32>,
+    offered: ArrayVec<&'static str, 3>,
+    tls_version: Option<VersionName>,
+    /// RFC 6066: a DNS name, hence at most 255 bytes.
+    sni: Option<ArrayString<255>>,
+    resumed: Option<bool>,
+    bytes_to_server: u64,
+    bytes_to_client: u64,
+    dial_attempts: u32,
+    end: &'static str,
+}
+
+fn cut<const N: usize>(text: &str) -> ArrayString<N> {
+    let mut to = ArrayString::new();
+    for c in text.chars() {
+        if to.try_push(c).is_err() {
+            break;
+        }
+    }
+    to
+}
+
+impl From<&ConnectionRecord<'_>> for Entry {
+    fn from(r: &ConnectionRecord<'_>) -> Entry {
+        Entry {
+            conn: r.conn,
+            client: r.client,
+            vip: r.vip,
+            backend: r.backend.map(cut),
+            class: r.class.as_str(),
+            decided: r.decided.map(cut),
+            reason: r.reason,
+            identity: r.identity.iter().copied().take(32).collect(),
+            offered: r.offered.iter().copied().take(3).collect(),
+            tls_version: r.tls_version.map(VersionName),
+            sni: r.sni.map(cut),
+            resumed: r.resumed,
+            bytes_to_server: r.bytes_to_server,
+            bytes_to_client: r.bytes_to_client,
+            dial_attempts: r.dial_attempts,
+            end: r.end.as_str(),
+        }
+    }
+}
+
+impl Entry {
+    fn line(&self) -> ConnectionLine<'_> {
+        ConnectionLine {
+            conn: self.conn,
+            client: self.client,
+            vip: self.vip,
+            backend: self.backend.as_deref(),
+            class: self.class,
+            decided: self.decided.as_deref(),
+            verdict: None,
+            reason: self.reason,
+            identity: &self.identity,
+            offered: &self.offered,
+            tls_version: self.tls_version,
+            sni: self.sni.as_deref(),
+            resumed: self.resumed,
+            bytes_to_server: self.bytes_to_server,
+            bytes_to_client: self.bytes_to_client,
+            dial_attempts: self.dial_attempts,
+            intact: None,
+            end: self.end,
+        }
+    }
+}
+
+struct Shared {
+    queue: ArrayQueue<Entry>,
+    lost: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// The worker's end.
+#[derive(Clone)]
+pub struct Journal {
+    shared: Arc<Shared>,
+}
+
+impl Journal {
+    /// Hands a connection to the writer. Never waits, never allocates.
+    pub fn record(&self, record: &ConnectionRecord<'_>) {
+        if self.shared.queue.push(record.into()).is_err() {
+            // Relaxed: a count, ordered with nothing.
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The thread that writes the file.
+pub struct JournalWriter {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Lines that the queue of a journal holds, see [`QUEUE_BYTES`].
+pub const QUEUE_ENTRIES: usize = QUEUE;
+/// Bytes that it takes: each entry, and the stamp beside it.
+pub const QUEUE_BYTES: usize = QUEUE * (size_of::<Entry>() + size_of::<usize>());
+
+/// Opens `path` to append to, and starts its writer.
+pub fn open(path: &Path) -> io::Result<(Journal, JournalWriter)> {
+    let file = File::options().append(true).create(true).open(path)?;
+    Ok(start(file, QUEUE))
+}
+
+fn start(out: impl Write + Send + 'static, queue: usize) -> (Journal, JournalWriter) {
+    let shared =
+        Arc::new(Shared { queue: ArrayQueue::new(queue), lost: AtomicU64::new(0), stop: AtomicBool::new(false) });
+    let for_thread = shared.clone();
+    let thread = std::thread::spawn(move || write_all(&for_thread, out));
+    (Journal { shared: shared.clone() }, JournalWriter { shared, thread: Some(thread) })
+}
+
+fn write_all(shared: &Shared, out: impl Write) {
+    let mut out = BufWriter::with_capacity(64 * 1024, out);
+    loop {
+        // Read before the queue is emptied: what was recorded before the stop is then written. Acquire pairs with the
+        // Release of `finish`.
+        let last = shared.stop.load(Ordering::Acquire);
+        let (mut lines, mut lost) = (0u64, 0u64);
+        while let Some(entry) = shared.queue.pop() {
+            match entry.line().write(&mut out) {
+                Ok(()) => lines += 1,
+                Err(_) => lost += 1,
+            }
+        }
+        if lines > 0 && out.flush().is_err() {
+            // Which of them got out before the disk was full is not known; say all of this round.
+            lost += lines;
+            // Do not write half a line again behind whatever is there by then.
+            let (file, rest) = out.into_parts();
+            drop(rest);
+            out = BufWriter::with_capacity(64 * 1024, file);
+        }
+        if lost > 0 {
+            shared.lost.fetch_add(lost, Ordering::Relaxed);
+        }
+        if last {
+            return;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+impl JournalWriter {
+    /// Lines lost so far.
+    pub fn lost(&self) -> u64 {
+        self.shared.lost.load(Ordering::Relaxed)
+    }
+
+    /// Writes what is queued and ends the thread: how many lines were lost in all.
+    pub fn finish(mut self) -> u64 {
+        self.shared.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        self.lost()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Class, End};
+    use std::sync::Mutex;
+
+    fn record<'a>() -> ConnectionRecord<'a> {
+        ConnectionRecord {
+            conn: 17,
+            client: "10.0.0.7:41022".parse().unwrap(),
+            vip: "[fd00::9]:443".parse().unwrap(),
+            backend: Some("web2"),
+            class: Class::Secure,
+            decided: Some("web2"),
+            reason: "session-id",
+            identity: &[0x0a, 0xff],
+            offered: &["session-id"],
+            tls_version: Some(0x0303),
+            sni: Some("a.example"),
+            resumed: Some(true),
+            bytes_to_server: 2315,
+            bytes_to_client: 8120,
+            dial_attempts: 1,
+            end: End::Fin,
+        }
+    }
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>, Arc<AtomicBool>);
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.1.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_is_the_contract_to_the_letter() {
+        let expected = concat!(
+            r#"{"conn":17,"client":"10.0.0.7:41022","vip":"[fd00::9]:443","backend":"web2","class":"secure","#,
+            r#""decided":"web2","reason":"session-id","identity":"0aff","offered":["session-id"],"tls_version":"1.2","#,
+            r#""sni":"a.example","resumed":true,"bytes_to_server":2315,"bytes_to_client":8120,"dial_attempts":1,"#,
+            r#""end":"fin"}"#,
+            "\n"
+        );
+        let mut direct = Vec::new();
+        ConnectionLine::from(&record()).write(&mut direct).unwrap();
+        assert_eq!(String::from_utf8(direct).unwrap(), expected);
+        let sink = Sink::default();
+        let (journal, writer) = start(sink.clone(), 4);
+        journal.record(&record());
+        assert_eq!(writer.finish(), 0);
+        assert_eq!(String::from_utf8(sink.0.lock().unwrap().clone()).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_unknown_is_null_and_what_is_replays_is_there_in_replay() {
+        let r = ConnectionRecord {
+            backend: None,
+            decided: None,
+            identity: &[],
+            offered: &[],
+            tls_version: None,
+            sni: None,
+            resumed: None,
+            class: Class::NonSecure,
+            ..record()
+        };
+        let mut line = ConnectionLine::from(&r);
+        (line.verdict, line.intact) = (Some(None), Some(Some(true)));
+        let json = serde_json::to_value(&line).unwrap();
+        for null in ["backend", "decided", "identity", "tls_version", "sni", "resumed", "verdict"] {
+            assert!(json.as_object().unwrap().contains_key(null) && json[null].is_null(), "{null}");
+        }
+        assert_eq!((json["intact"].as_bool(), json["offered"].as_array().unwrap().len()), (Some(true), 0));
+    }
+
+    #[test]
+    fn a_full_queue_and_a_full_disk_cost_lines_and_nothing_else() {
+        let sink = Sink::default();
+        sink.1.store(true, Ordering::Relaxed);
+        let (journal, writer) = start(sink.clone(), 64);
+        for _ in 0..64 {
+            journal.record(&record());
+        }
+        std::thread::sleep(5 * LOOK);
+        sink.1.store(false, Ordering::Relaxed);
+        journal.record(&record());
+        let lost = writer.finish();
+        assert_eq!(lost, 64, "and the disk that has room again is written to");
+        assert_eq!(sink.0.lock().unwrap().iter().filter(|b| **b == b'\n').count(), 1);
+
+        let shared =
+            Arc::new(Shared { queue: ArrayQueue::new(2), lost: AtomicU64::new(0), stop: AtomicBool::new(true) });
+        let journal = Journal { shared: shared.clone() };
+        (0..5).for_each(|_| journal.record(&record()));
+        assert_eq!(shared.lost.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn names_too_long_for_their_place_are_cut_at_a_character() {
+        let long = "é".repeat(40);
+        assert_eq!(cut::<63>(&long).as_str(), "é".repeat(31));
+    }
+}

@@ -1,0 +1,334 @@
+//! The poll loop: the clock once a turn, a burst from every port, everything that is due, then what is queued goes out.
+
+use super::idle::Idler;
+use super::{FrameHandler, Idle, Shared, Snapshot, Totals};
+use crate::engine::{ConnectionRecord, Effects, PortId, Verdict};
+use crate::io::{self, Burst, Port, Receiver, Transmitter};
+use crate::journal::Journal;
+use crate::time::Time;
+use core::time::Duration;
+use std::sync::TryLockError;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// How often a worker tells what it has counted.
+const TELL: Duration = Duration::from_millis(100);
+
+/// How long a worker that was asked to stop may take to reset its flows.
+const SHUTDOWN: Duration = Duration::from_secs(2);
+
+/// Flows reset in one turn while stopping: no more than what the transmit queues take.
+const SHUTDOWN_BUDGET: usize = 32;
+
+/// The worker's clock: its time begins at its start.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+impl Clock {
+    /// Begins now.
+    pub fn start() -> Clock {
+        Clock(Instant::now())
+    }
+
+    /// Reads it.
+    #[inline]
+    pub fn now(&self) -> Time {
+        Time::ZERO + self.0.elapsed()
+    }
+}
+
+/// What the engine does to the world, done.
+struct Outside {
+    tx: Vec<Box<dyn Transmitter>>,
+    totals: Totals,
+    journal: Option<Journal>,
+}
+
+impl Effects for Outside {
+    fn transmit(&mut self, port: PortId, frame: &[u8]) -> bool {
+        match self.tx.get_mut(usize::from(port.0)) {
+            Some(tx) => tx.transmit_copy(frame),
+            None => false,
+        }
+    }
+
+    fn connection_ended(&mut self, record: &ConnectionRecord<'_>) {
+        self.totals.add(record);
+        if let Some(journal) = &self.journal {
+            journal.record(record);
+        }
+    }
+}
+
+/// One worker's loop.
+pub struct Loop<H> {
+    handler: H,
+    rx: Vec<Box<dyn Receiver>>,
+    outside: Outside,
+    burst: Burst,
+    clock: Clock,
+    idler: Idler,
+    told: Time,
+    busy_turns: u64,
+    idle_turns: u64,
+}
+
+impl<H: FrameHandler> Loop<H> {
+    /// Over these ports, in the order of the handler's port numbers.
+    pub fn new(
+        handler: H,
+        ports: Vec<Port>,
+        clock: Clock,
+        idle: Idle,
+        journal: Option<Journal>,
+        totals: Totals,
+    ) -> Loop<H> {
+        let idler = Idler::new(idle, ports.len());
+        let (rx, tx) = ports.into_iter().map(|p| (p.rx, p.tx)).unzip();
+        Loop {
+            handler,
+            rx,
+            outside: Outside { tx, totals, journal },
+            burst: Burst::new(),
+            clock,
+            idler,
+            told: Time::ZERO,
+            busy_turns: 0,
+            idle_turns: 0,
+        }
+    }
+
+    /// Turns until it is told to stop, or until no port will ever have a frame again.
+    pub fn run(&mut self, shared: &Shared) {
+        // Relaxed: the flag orders nothing; it need only be seen soon.
+        while !shared.stop.load(Ordering::Relaxed) {
+            let now = self.clock.now();
+            if self.turn(now) == 0 {
+                if self.rx.iter().all(|rx| rx.exhausted()) {
+                    break;
+                }
+                let due = self.handler.next_deadline().map(|at| at.since(now));
+                self.idler.rest(&mut self.rx, due);
+            } else {
+                self.idler.busy();
+            }
+            if now.since(self.told) >= TELL {
+                self.told = now;
+                self.tell(now, shared, false);
+            }
+        }
+        let until = self.clock.now() + SHUTDOWN;
+        loop {
+            let now = self.clock.now();
+            let done = self.handler.shutdown(SHUTDOWN_BUDGET, now, &mut self.outside);
+            self.flush();
+            if done || now >= until {
+                self.tell(now, shared, true);
+                return;
+            }
+        }
+    }
+
+    /// One turn: how many frames came in.
+    pub fn turn(&mut self, now: Time) -> usize {
+        let mut frames = 0;
+        for port in 0..self.rx.len() {
+            let rx = &mut *self.rx[port];
+            rx.receive(&mut self.burst);
+            frames += self.burst.len();
+            for mut slot in self.burst.drain(..) {
+                let mut frame = rx.frame(&mut slot);
+                let verdict = self.handler.handle(PortId(port as u8), &mut frame, now, &mut self.outside);
+                match verdict {
+                    Verdict::Forward(to) | Verdict::Reply(to) => {
+                        let (head, len) = (frame.head(), frame.len());
+                        slot.reframe(head, len);
+                        match self.outside.tx.get_mut(usize::from(to.0)) {
+                            // A frame that finds no room is counted by its port; its sender will repeat it.
+                            Some(tx) => _ = io::send(rx, &mut **tx, slot),
+                            None => rx.release(slot),
+                        }
+                    }
+                    Verdict::Hold | Verdict::Drop(_) => rx.release(slot),
+                }
+            }
+        }
+        if frames > 0 || self.handler.next_deadline().is_some_and(|at| at <= now) {
+            self.handler.poll(now, &mut self.outside);
+        }
+        self.flush();
+        if frames > 0 {
+            self.busy_turns += 1
+        } else {
+            self.idle_turns += 1
+        }
+        frames
+    }
+
+    fn flush(&mut self) {
+        self.outside.tx.iter_mut().for_each(|tx| tx.flush());
+    }
+
+    fn tell(&mut self, now: Time, shared: &Shared, last: bool) {
+        let mut snapshot = match shared.snapshot.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(e)) => e.into_inner(),
+            // Somebody reads; the next round will do, unless there is none.
+            Err(TryLockError::WouldBlock) if !last => return,
+            Err(TryLockError::WouldBlock) => shared.snapshot.lock().unwrap_or_else(|e| e.into_inner()),
+        };
+        let Snapshot { at, counters, flows, received, sent, totals, busy_turns, idle_turns } = &mut *snapshot;
+        *at = now;
+        counters.clone_from(self.handler.counters());
+        *flows = self.handler.flows();
+        received.clear();
+        received.extend(self.rx.iter_mut().map(|rx| rx.traffic()));
+        sent.clear();
+        sent.extend(self.outside.tx.iter_mut().map(|tx| tx.traffic()));
+        totals.clone_from(&self.outside.totals);
+        (*busy_turns, *idle_turns) = (self.busy_turns, self.idle_turns);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Counters, DropReason};
+    use crate::io::mem::Memory;
+    use crate::wire::Frame;
+
+    /// Forwards by the frame's first byte: 0, 1 to that port with a byte put in front; 2 answers by a frame of its own;
+    /// 3 is dropped.
+    #[derive(Default)]
+    struct Bridge {
+        counters: Counters,
+        polls: u64,
+        deadline: Option<Time>,
+        flows: usize,
+    }
+
+    impl FrameHandler for Bridge {
+        fn handle(&mut self, port: PortId, frame: &mut Frame<'_>, _: Time, fx: &mut dyn Effects) -> Verdict {
+            self.counters.frames_in += 1;
+            match frame.bytes()[0] {
+                to @ (0 | 1) => {
+                    assert!(frame.push_front(1));
+                    frame.bytes_mut()[0] = 0xee;
+                    Verdict::Forward(PortId(to))
+                }
+                2 => {
+                    assert!(fx.transmit(port, b"made here"));
+                    Verdict::Hold
+                }
+                _ => Verdict::Drop(DropReason::NotForUs),
+            }
+        }
+        fn poll(&mut self, now: Time, _: &mut dyn Effects) {
+            self.polls += 1;
+            if self.deadline.is_some_and(|at| at <= now) {
+                self.deadline = None;
+            }
+        }
+        fn next_deadline(&self) -> Option<Time> {
+            self.deadline
+        }
+        fn shutdown(&mut self, budget: usize, _: Time, fx: &mut dyn Effects) -> bool {
+            for _ in 0..budget.min(self.flows) {
+                assert!(fx.transmit(PortId(0), b"reset"));
+                self.flows -= 1;
+            }
+            self.flows == 0
+        }
+        fn counters(&self) -> &Counters {
+            &self.counters
+        }
+        fn flows(&self) -> usize {
+            self.flows
+        }
+    }
+
+    fn run_loop(handler: Bridge, ports: Vec<Port>) -> Loop<Bridge> {
+        Loop::new(handler, ports, Clock::start(), Idle::Sleep, None, Totals::default())
+    }
+
+    #[test]
+    fn each_verdict_does_what_it_says_and_no_buffer_is_lost() {
+        let memory = Memory::new(64);
+        let ((a, a_wire), (b, b_wire)) = (memory.port(16), memory.port(16));
+        let mut worker = run_loop(Bridge::default(), vec![a, b]);
+        for first in [0, 1, 2, 3] {
+            assert!(a_wire.inject(&[first, 9]));
+        }
+        assert_eq!(worker.turn(Time::from_millis(1)), 4);
+        assert_eq!(a_wire.take().unwrap(), [0xee, 0, 9]);
+        assert_eq!(a_wire.take().unwrap(), b"made here");
+        assert_eq!(b_wire.take().unwrap(), [0xee, 1, 9]);
+        assert!(a_wire.take().is_none() && b_wire.take().is_none());
+        assert_eq!(memory.available(), 64);
+        assert_eq!(worker.handler.polls, 1);
+    }
+
+    #[test]
+    fn it_polls_after_frames_and_when_something_is_due_and_not_else() {
+        let memory = Memory::new(4);
+        let (a, _wire) = memory.port(4);
+        let handler = Bridge { deadline: Some(Time::from_millis(10)), ..Bridge::default() };
+        let mut worker = run_loop(handler, vec![a]);
+        worker.turn(Time::from_millis(9));
+        assert_eq!(worker.handler.polls, 0);
+        worker.turn(Time::from_millis(10));
+        worker.turn(Time::from_millis(11));
+        assert_eq!(worker.handler.polls, 1);
+    }
+
+    #[test]
+    fn a_bridge_between_two_memories_conserves_frames_under_load() {
+        let (m, n) = (Memory::new(300), Memory::new(300));
+        let ((a, a_wire), (b, b_wire)) = (m.port(256), n.port(256));
+        let mut worker = run_loop(Bridge::default(), vec![a, b]);
+        let (mut sent, mut got) = (0u64, 0u64);
+        for round in 0..100u32 {
+            sent += (0..round % 200).filter(|_| a_wire.inject(&[1; 60])).count() as u64;
+            sent += (0..round % 150).filter(|_| b_wire.inject(&[0; 60])).count() as u64;
+            worker.turn(Time::from_millis(u64::from(round)));
+            while a_wire.take().is_some() || b_wire.take().is_some() {
+                got += 1;
+            }
+        }
+        while worker.turn(Time::from_millis(200)) > 0 {
+            while a_wire.take().is_some() || b_wire.take().is_some() {
+                got += 1;
+            }
+        }
+        let lost: u64 = worker.outside.tx.iter_mut().map(|tx| tx.traffic().lost_to(io::Loss::TxQueueFull)).sum();
+        assert_eq!((sent, sent), (got + lost, worker.handler.counters.frames_in));
+        assert_eq!((m.available(), n.available()), (300, 300));
+    }
+
+    #[test]
+    fn a_stop_resets_every_flow_and_tells_the_last_numbers() {
+        let memory = Memory::new(200);
+        let (a, wire) = memory.port(200);
+        let mut worker = run_loop(Bridge { flows: 100, ..Bridge::default() }, vec![a]);
+        assert!(wire.inject(&[3]));
+        worker.turn(Time::ZERO);
+        let shared = Shared::default();
+        shared.stop.store(true, Ordering::Relaxed);
+        worker.run(&shared);
+        let last = shared.snapshot();
+        assert_eq!((last.flows, last.received[0].frames, last.sent[0].frames), (0, 1, 100));
+        assert_eq!(last.counters.frames_in, 1);
+    }
+
+    #[test]
+    fn it_ends_by_itself_when_no_port_will_have_frames_again() {
+        let memory = Memory::new(200);
+        let (a, wire) = memory.port(200);
+        let mut worker = run_loop(Bridge::default(), vec![a]);
+        (0..150).for_each(|_| assert!(wire.inject(&[3])));
+        wire.close();
+        let shared = Shared::default();
+        worker.run(&shared);
+        assert_eq!(shared.snapshot().received[0].frames, 150);
+    }
+}
