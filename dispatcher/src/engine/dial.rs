@@ -227,8 +227,10 @@ impl Engine {
         let begin = c.isn + 1;
         let mut to_server = Direction::new(begin, room.saturating_sub(u32::from(header)));
         let len = begin.distance_to(held.stream.next_seq()) as u32;
-        to_server.sent(begin, len.min(to_server.window), held.stream.at_fin() && len <= to_server.window);
+        let allowed = to_server.allowed();
+        to_server.sent(begin, len.min(allowed), held.stream.at_fin() && len <= allowed);
         c.directions[Side::Client as usize] = to_server;
+        c.directions[Side::Server as usize] = Direction::new(c.cookie + 1, c.client_window);
         c.last_seen = seg.now;
         let ours = Ours {
             una: begin - u32::from(header),

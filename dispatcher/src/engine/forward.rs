@@ -143,7 +143,7 @@ impl Engine {
             seq: c.directions[Side::Server as usize].acked,
             ack: c.directions[Side::Client as usize].acked,
             flags: Flags::ACK,
-            window: c.window_for_client(c.directions[Side::Client as usize].window as usize),
+            window: c.window_for_client(c.directions[Side::Client as usize].allowed() as usize),
             options: &options[..n],
         };
         self.answer(seg, &own, frame, fx)

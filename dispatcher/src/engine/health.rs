@@ -185,6 +185,10 @@ impl Health {
         let mut found = None;
         for (i, b) in self.backends.iter_mut().enumerate().filter(|(_, b)| wanted(b)) {
             if b.probe_due <= now && found.is_none() {
+                if b.probe.is_some_and(|p| !p.answered) {
+                    b.refusals = b.refusals.saturating_add(1);
+                    b.up &= b.refusals < REFUSALS;
+                }
                 self.serial = self.serial.wrapping_mul(0x9e37_79b1).wrapping_add(0x7f4a_7c15);
                 let isn = Seq(self.serial);
                 b.probe = Some(Probe { isn, answered: false });

@@ -130,6 +130,8 @@ pub struct Engine {
     /// Connections so far; also what entropy is drawn from.
     serial: u64,
     announced: bool,
+    /// When the affinity table was last swept.
+    swept: Time,
     /// Where [`Engine::shutdown`] has got to.
     closing: FlowId,
 }
@@ -222,6 +224,7 @@ impl Engine {
             keyed: SipHasher13::new_with_key(&derive(7)),
             serial: 0,
             announced: false,
+            swept: now,
             closing: FlowId(0),
             routes,
             config,

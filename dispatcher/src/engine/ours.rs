@@ -122,9 +122,11 @@ impl Engine {
     /// The backend acknowledged up to `ack`, in the client's numbers. Returns the number below which the client must hear no
     /// acknowledgement, because it was acknowledged more already.
     pub(super) fn ours_acknowledged(&mut self, id: FlowId, ack: Seq) -> Option<Seq> {
-        let State::Spliced(slot) = &mut self.flows.get_mut(id).state else { return None };
+        let c = self.flows.get_mut(id);
+        let sent = c.directions[Side::Client as usize].next;
+        let State::Spliced(slot) = &mut c.state else { return None };
         let ours = slot.as_mut()?;
-        if ack.is_after(ours.una) && !ack.is_after(ours.stream.next_seq() + 1) {
+        if ack.is_after(ours.una) && !ack.is_after(sent) {
             ours.una = ack;
             ours.tries = 0;
         }
@@ -139,7 +141,7 @@ impl Engine {
     /// What is ours was not acknowledged in time: again, or the backend is lost.
     pub(super) fn on_ours_due(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
         let c = self.flows.get_mut(id);
-        let allowed = c.directions[Side::Client as usize].window.max(1) as usize;
+        let allowed = c.directions[Side::Client as usize].allowed().max(1) as usize;
         let State::Spliced(Some(ours)) = &mut c.state else { return };
         if ours.tries >= TRIES {
             return self.cut(id, End::BackendLost, now, fx);

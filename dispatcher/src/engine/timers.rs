@@ -11,9 +11,12 @@ use crate::flow::{FlowId, Side};
 use crate::time::Time;
 use crate::wire::Seq;
 use crate::wire::packet::Flags;
+use core::time::Duration;
 
 /// Timers handled in one call.
 const BATCH: usize = 1024;
+/// Between looks at a part of the affinity table for rows that have expired.
+const SWEEP_EVERY: Duration = Duration::from_millis(100);
 
 impl Engine {
     /// Everything that is due by `now`: retransmissions, timeouts, expiry, probes, neighbour requests. Bounded work a
@@ -32,7 +35,10 @@ impl Engine {
             let Some(index) = self.wheel.expired(now) else { break };
             self.on_timer(FlowId(index), now, fx);
         }
-        self.affinity.tick(super::choose::millis(now));
+        if now.since(self.swept) >= SWEEP_EVERY {
+            self.swept = now;
+            self.affinity.tick(super::choose::millis(now));
+        }
     }
 
     /// When [`Engine::poll`] next has something to do, for drivers that sleep and for virtual clocks.

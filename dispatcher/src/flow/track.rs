@@ -13,8 +13,9 @@ pub struct Direction {
     pub next: Seq,
     /// Highest acknowledgement from the receiver: it has everything before.
     pub acked: Seq,
-    /// What the receiver last allowed beyond [`Direction::acked`], bytes.
-    pub window: u32,
+    /// The furthest the receiver ever allowed to send: acknowledgement and window. Receivers ought not to take back what
+    /// they allowed (RFC 9293 section 3.8.6), and acknowledgements that overtake each other must not make it seem so.
+    pub edge: Seq,
     /// Where the sender's FIN stands, once it was seen.
     pub fin: Option<Seq>,
     /// Bytes by which [`Direction::next`] has grown, FIN not counted.
@@ -24,15 +25,14 @@ pub struct Direction {
 impl Direction {
     /// Nothing sent yet; the first byte will be `next`.
     pub fn new(next: Seq, window: u32) -> Direction {
-        Direction { next, acked: next, window, fin: None, bytes: 0 }
+        Direction { next, acked: next, edge: next + window, fin: None, bytes: 0 }
     }
 
     /// A segment that a receiver could have use for: it ends within what the receiver allows (one more for a window
     /// probe), and not before what any retransmission would repeat.
     #[inline]
     pub fn plausible(&self, end: Seq) -> bool {
-        let ahead = self.acked.distance_to(end);
-        ahead <= (self.window as i32).saturating_add(1) && ahead >= -(1 << 30)
+        !end.is_after(self.edge + 1) && self.acked.distance_to(end) >= -(1 << 30)
     }
 
     /// A reset with this sequence number is one the receiver may obey: RFC 5961 (section 3.2) lets it obey only its
@@ -66,7 +66,12 @@ impl Direction {
             return;
         }
         self.acked = ack;
-        self.window = window;
+        self.edge = self.edge.later_of(ack + window);
+    }
+
+    /// Bytes the receiver allows beyond what it has acknowledged.
+    pub fn allowed(&self) -> u32 {
+        self.acked.distance_to(self.edge).max(0) as u32
     }
 
     /// The FIN was sent and acknowledged: this direction is over.
@@ -89,6 +94,17 @@ mod tests {
         assert!(!d.finished());
         d.acknowledged(Seq(8), 100);
         assert!(d.finished());
+    }
+
+    #[test]
+    fn an_overtaken_acknowledgement_takes_no_window_back() {
+        let mut d = Direction::new(Seq(1000), 100);
+        d.acknowledged(Seq(1000), 500);
+        d.acknowledged(Seq(1000), 20);
+        d.sent(Seq(1000), 500, false);
+        assert_eq!((d.next, d.allowed()), (Seq(1500), 500));
+        d.acknowledged(Seq(1500), 0);
+        assert_eq!((d.acked, d.allowed()), (Seq(1500), 0));
     }
 
     #[test]
