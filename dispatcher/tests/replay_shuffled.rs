@@ -120,6 +120,38 @@ fn other_link_layers_and_more_tags_say_the_same() {
 }
 
 #[test]
+fn every_packet_fragmented_says_the_same() {
+    for name in ["dtls12_openssl_resume.pcap", "tls12_ticket_openssl_nginx.pcap"] {
+        let original = frames(&capture(name));
+        let cut: Vec<Frame> = original.iter().enumerate().flat_map(|(i, f)| fragment(f, i as u16)).collect();
+        assert!(cut.len() > original.len());
+        same_after(name, "fragmented", &original, &cut);
+    }
+}
+
+/// IPv4 packets with more than 40 bytes behind the IP header, in two pieces, the second first.
+fn fragment(frame: &Frame, id: u16) -> Vec<Frame> {
+    let b = &frame.bytes;
+    if b.get(12..15) != Some(&[8, 0, 0x45]) {
+        return vec![frame.clone()];
+    }
+    let total = 14 + usize::from(u16::from_be_bytes([b[16], b[17]]));
+    let half = (total - 34) / 16 * 8;
+    if half < 20 {
+        return vec![frame.clone()];
+    }
+    let piece = |from: usize, to: usize, field: u16| {
+        let mut bytes = [&b[..34], &b[34 + from..34 + to]].concat();
+        let length = (bytes.len() - 14) as u16;
+        bytes[16..18].copy_from_slice(&length.to_be_bytes());
+        bytes[18..20].copy_from_slice(&id.to_be_bytes());
+        bytes[20..22].copy_from_slice(&field.to_be_bytes());
+        Frame { bytes, ..frame.clone() }
+    };
+    vec![piece(half, total - 34, (half / 8) as u16), piece(0, half, 0x2000)]
+}
+
+#[test]
 fn every_segment_cut_into_two_says_the_same() {
     for name in ["tls12_sessionid_openssl_nginx.pcap", "tls13_hrr_openssl.pcap", "ssl3_openssl111.pcap"] {
         let original = frames(&capture(name));

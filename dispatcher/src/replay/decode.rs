@@ -133,7 +133,11 @@ fn be16(b: &[u8], at: usize) -> Result<u16, Undecoded> {
 }
 
 /// The type of what the link layer carries, and where that begins.
-fn link_layer(link: LinkType, b: &[u8], vlans: &mut ArrayVec<u16, MAX_VLANS>) -> Result<(u16, usize), Undecoded> {
+pub(super) fn link_layer(
+    link: LinkType,
+    b: &[u8],
+    vlans: &mut ArrayVec<u16, MAX_VLANS>,
+) -> Result<(u16, usize), Undecoded> {
     let by_version = |at: usize| match b.get(at).map(|v| v >> 4) {
         Some(4) => Ok((ethertype::IPV4, at)),
         Some(6) => Ok((ethertype::IPV6, at)),

@@ -2,6 +2,7 @@
 //!
 //! * [`capture`]: pcap and pcapng files, read in place; [`pcapng`]: written.
 //! * [`decode`]: a recorded frame's addresses, ports and payload.
+//! * [`fragments`]: fragmented IP packets, put together again.
 //! * [`reassembly`]: connections and their byte streams, whatever the network or the capture did to them.
 //! * [`dialogue`]: how a connection's streams begin.
 //! * [`inspect`]: what the TLS and DTLS streams of a capture say in the clear.
@@ -11,14 +12,13 @@
 pub mod capture;
 pub mod decode;
 pub mod dialogue;
+pub mod fragments;
 pub mod inspect;
 pub mod pcapng;
 pub mod reassembly;
 pub mod recorded;
 pub mod reenact;
 mod report;
-
-pub use report::version_name;
 
 use capture::{Capture, LinkType, RecordedFrame};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};

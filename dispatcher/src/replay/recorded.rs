@@ -13,9 +13,10 @@
 //! A connection that offers an identity which the table knows, and whose server was not recorded answering, is counted
 //! as *unanswered*: nothing can be said of it.
 
-use super::capture::{Capture, CaptureError, Frames};
+use super::capture::{Capture, CaptureError, Frames, RecordedFrame};
 use super::decode::{Transport, Undecoded, decode};
 use super::dialogue::{Began, Dialogue};
+use super::fragments::Defragmenter;
 use super::reassembly::{At, Connection, Handler, Limits, Tracker, Turn, Way};
 use crate::engine::session::{Offer, Watch};
 use crate::engine::{Class, DropReason};
@@ -111,12 +112,7 @@ pub trait Listener {
     /// A connection has ended.
     fn connection(&mut self, record: &RecordedConnection) -> anyhow::Result<()>;
     /// A frame of a connection was passed on, with what there is to say about it; `progress` are the bytes of the file so far.
-    fn frame(
-        &mut self,
-        frame: &super::capture::RecordedFrame<'_>,
-        note: Option<&str>,
-        progress: usize,
-    ) -> anyhow::Result<()>;
+    fn frame(&mut self, frame: &RecordedFrame<'_>, note: Option<&str>, progress: usize) -> anyhow::Result<()>;
     /// A file of so many bytes is done.
     fn next_file(&mut self, _bytes: usize) {}
 }
@@ -166,6 +162,7 @@ pub struct Totals {
 /// Replays captures, one after the other, against one affinity table.
 pub struct Replay<'l> {
     tracker: Tracker<Learner<'l>>,
+    fragments: Defragmenter,
     first_nanos: Option<u64>,
     latest: Time,
 }
@@ -192,15 +189,39 @@ struct State {
 struct Live {
     dialogue: Dialogue,
     /// From the ClientHello on.
-    hello: Option<Hello>,
+    hello: Option<Box<Hello>>,
 }
 
 struct Hello {
     backend: Option<BackendId>,
     sni: Option<String>,
     found: Lookup,
-    watch: Watch,
-    watching: bool,
+    answer: Answer,
+}
+
+/// What the server makes of the hello.
+enum Answer {
+    /// Still being read. A few kilobytes, so it is not kept longer than that.
+    Reading(Box<Watch>),
+    /// All that can be known.
+    Known { offered: Vec<IdentityKind>, version: Option<u16>, resumed: Option<bool> },
+}
+
+impl Hello {
+    fn reading(&self) -> bool {
+        matches!(self.answer, Answer::Reading(_))
+    }
+
+    /// Nothing more will be read.
+    fn settle(&mut self) {
+        if let Answer::Reading(watch) = &self.answer {
+            let (version, resumed) = (watch.version(), watch.resumed());
+            let decision = self.found.decision.as_ref();
+            let by_id = decision.is_some_and(|d| d.reason.kind() == IdentityKind::SessionId);
+            let offered = watch.offer().kinds(by_id, version, resumed).to_vec();
+            self.answer = Answer::Known { offered, version, resumed };
+        }
+    }
 }
 
 impl<'l> Replay<'l> {
@@ -219,7 +240,12 @@ impl<'l> Replay<'l> {
             note: None,
             failed: None,
         };
-        Replay { tracker: Tracker::new(learner, Limits::default()), first_nanos: None, latest: Time::ZERO }
+        Replay {
+            tracker: Tracker::new(learner, Limits::default()),
+            fragments: Defragmenter::default(),
+            first_nanos: None,
+            latest: Time::ZERO,
+        }
     }
 
     /// Everything in a capture, as far as it can be read: an error of the capture's is returned as the inner result.
@@ -237,14 +263,25 @@ impl<'l> Replay<'l> {
         }
     }
 
-    fn frame(&mut self, frame: &super::capture::RecordedFrame<'_>, frames: &Frames<'_>) -> anyhow::Result<()> {
+    fn frame(&mut self, frame: &RecordedFrame<'_>, frames: &Frames<'_>) -> anyhow::Result<()> {
         // Time runs on from file to file, and never backwards.
         let first = *self.first_nanos.get_or_insert(frame.unix_nanos);
         self.latest = self.latest.max(Time::from_nanos(frame.unix_nanos.saturating_sub(first)));
         let at = At { frame: frame.number, time: self.latest, unix_nanos: frame.unix_nanos };
         let totals = &mut self.tracker.handler.totals;
         totals.frames_in += 1;
-        let dropped = match decode(frame) {
+        let joined;
+        let packet = match decode(frame) {
+            Err(Undecoded::Fragment) => match self.fragments.add(frame) {
+                None => Err(Undecoded::Fragment),
+                Some(bytes) => {
+                    joined = bytes;
+                    decode(&RecordedFrame { original_len: joined.len(), bytes: &joined, ..*frame })
+                }
+            },
+            packet => packet,
+        };
+        let dropped = match packet {
             Ok(packet) => match &packet.transport {
                 Transport::Tcp(segment) => {
                     totals.frames_out += 1;
@@ -299,7 +336,7 @@ impl Handler for Learner<'_> {
         match &state.live {
             None => false,
             Some(live) => match &live.hello {
-                Some(hello) => way == Way::ToClient && hello.watching,
+                Some(hello) => way == Way::ToClient && hello.reading(),
                 None => live.dialogue.wants(way),
             },
         }
@@ -325,7 +362,7 @@ impl Handler for Learner<'_> {
         });
         if let Some((offer, sni)) = found {
             debug_assert!(began_late || turn == Turn::Keep);
-            live.hello = Some(self.ask(state.conn, recorded, offer, sni, at));
+            live.hello = Some(Box::new(self.ask(state.conn, recorded, offer, sni, at)));
         }
         turn
     }
@@ -333,7 +370,7 @@ impl Handler for Learner<'_> {
     fn gap(&mut self, _: &mut Connection, state: &mut State, way: Way, _: u64, _: At) {
         let Some(live) = &mut state.live else { return };
         match &mut live.hello {
-            Some(hello) if way == Way::ToClient => hello.watching = false,
+            Some(hello) if way == Way::ToClient => hello.settle(),
             Some(_) => {}
             None => live.dialogue.gap(way),
         }
@@ -388,23 +425,25 @@ impl Learner<'_> {
         } else if !offer.identities().is_empty() {
             self.note = Some(format!("connection {conn}: no row knows what it offers"));
         }
-        Hello { backend, sni, found, watch: Watch::new(offer), watching: true }
+        Hello { backend, sni, found, answer: Answer::Reading(Box::new(Watch::new(offer))) }
     }
 
     fn answer(&mut self, connection: &Connection, hello: &mut Hello, way: Way, bytes: &[u8], at: At) {
-        if way != Way::ToClient || !hello.watching {
+        let (Way::ToClient, Some(backend), Answer::Reading(watch)) = (way, hello.backend, &mut hello.answer) else {
             return;
-        }
-        let Some(backend) = hello.backend else { return };
+        };
         let mut hasher = DefaultHasher::new();
         connection.client.ip().hash(&mut hasher);
         let seen = Sighting { backend, client: hasher.finish(), now: millis(at.time) };
-        let before = hello.watch.resumed();
-        hello.watching = hello.watch.feed(bytes, &mut self.affinity, seen);
+        let before = watch.resumed();
+        let more = watch.feed(bytes, &mut self.affinity, seen);
         if before.is_none()
-            && let Some(resumed) = hello.watch.resumed()
+            && let Some(resumed) = watch.resumed()
         {
             self.note = Some(format!("{} {}", connection.server, if resumed { "resumed" } else { "did not resume" }));
+        }
+        if !more {
+            hello.settle();
         }
     }
 
@@ -423,13 +462,12 @@ impl Learner<'_> {
             sni: None,
             resumed: None,
         };
-        let Some(hello) = live.hello else { return record };
+        let Some(mut hello) = live.hello else { return record };
+        hello.settle();
+        if let Answer::Known { offered, version, resumed } = hello.answer {
+            (record.offered, record.version, record.resumed) = (offered, version, resumed);
+        }
         record.sni = hello.sni;
-        record.version = hello.watch.version();
-        record.resumed = hello.watch.resumed();
-        let decision = hello.found.decision.as_ref();
-        let by_id = decision.is_some_and(|d| d.reason.kind() == IdentityKind::SessionId);
-        record.offered = hello.watch.offer().kinds(by_id, record.version, record.resumed).to_vec();
         let named = hello.found.decision.map(|Decision { backends, reason, key, .. }| {
             let it = hello.backend.is_some_and(|b| backends.contains(b));
             let decided = if it { hello.backend } else { backends.iter().next() };
@@ -439,14 +477,7 @@ impl Learner<'_> {
             it
         });
         if !record.offered.is_empty() {
-            record.prediction = Some(match (named, record.resumed) {
-                (None, _) => Prediction::Unknown,
-                (Some(_), None) => Prediction::Unanswered,
-                (Some(true), Some(true)) => Prediction::Right,
-                (Some(true), Some(false)) => Prediction::Stale,
-                (Some(false), Some(true)) => Prediction::Wrong,
-                (Some(false), Some(false)) => Prediction::Rescued,
-            });
+            record.prediction = Some(predict(named, record.resumed));
         }
         record
     }
@@ -485,9 +516,38 @@ impl Learner<'_> {
     }
 }
 
+/// `named`: whether the table named the recorded server, none when it named nobody; `resumed`: what that server did.
+fn predict(named: Option<bool>, resumed: Option<bool>) -> Prediction {
+    match (named, resumed) {
+        (None, _) => Prediction::Unknown,
+        (Some(_), None) => Prediction::Unanswered,
+        (Some(true), Some(true)) => Prediction::Right,
+        (Some(true), Some(false)) => Prediction::Stale,
+        (Some(false), Some(true)) => Prediction::Wrong,
+        (Some(false), Some(false)) => Prediction::Rescued,
+    }
+}
+
 impl RecordedConnection {
     /// Every byte of both directions is in the capture.
     pub fn intact(&self) -> bool {
         self.connection.from_start == [true; 2] && self.connection.lost == [0; 2]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_five_words_mean_what_the_contract_says() {
+        let of = |named, resumed| predict(named, resumed).as_str();
+        assert_eq!(of(Some(true), Some(true)), "right");
+        assert_eq!(of(Some(false), Some(true)), "wrong");
+        assert_eq!(of(Some(false), Some(false)), "rescued");
+        assert_eq!(of(Some(true), Some(false)), "stale");
+        assert_eq!([of(None, Some(true)), of(None, Some(false)), of(None, None)], ["unknown"; 3]);
+        assert_eq!([of(Some(true), None), of(Some(false), None)], ["unanswered"; 2]);
+        assert_eq!(Prediction::ALL.map(|p| p as usize), [0, 1, 2, 3, 4, 5], "counters are indexed by it");
     }
 }

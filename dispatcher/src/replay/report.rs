@@ -2,6 +2,8 @@
 
 use super::recorded::{Prediction, RecordedConnection, Totals};
 use crate::engine::{DropReason, End};
+use crate::journal::{ConnectionLine, VersionName};
+use arrayvec::ArrayVec;
 use comfy_table::{CellAlignment, Table, presets};
 use lb::IdentityKind;
 use lb::affinity::Census;
@@ -9,65 +11,34 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-/// A connection in the JSON of `replay --json`.
-#[derive(Serialize)]
-struct Line<'a> {
-    conn: u64,
-    client: String,
-    vip: String,
-    backend: String,
-    class: &'static str,
-    decided: Option<String>,
-    verdict: Option<&'static str>,
-    reason: &'static str,
-    identity: Option<String>,
-    offered: Vec<&'static str>,
-    tls_version: Option<&'a str>,
-    sni: Option<&'a str>,
-    resumed: Option<bool>,
-    bytes_to_server: u64,
-    bytes_to_client: u64,
-    dial_attempts: u32,
-    intact: bool,
-    end: &'static str,
-}
-
-/// The name of a TLS version in the JSON of connections.
-pub fn version_name(code: u16) -> String {
-    match code {
-        0x0300 => "SSL3".to_owned(),
-        0x0301..=0x0304 => format!("1.{}", code - 0x0301),
-        _ => format!("{code:#06x}"),
-    }
-}
-
 /// Writes a connection's line.
-pub fn write_connection(out: &mut dyn Write, record: &RecordedConnection) -> io::Result<()> {
+pub fn write_connection(mut out: &mut dyn Write, record: &RecordedConnection) -> io::Result<()> {
     let connection = &record.connection;
-    let version = record.version.map(version_name);
-    let line = Line {
+    let server = connection.server.to_string();
+    let decided = record.decided.map(|d| d.to_string());
+    let offered: ArrayVec<&'static str, 3> = record.offered.iter().map(|k| k.as_str()).take(3).collect();
+    let line = ConnectionLine {
         conn: record.conn,
-        client: connection.client.to_string(),
-        vip: connection.server.to_string(),
-        backend: connection.server.to_string(),
+        client: connection.client,
+        vip: connection.server,
+        backend: Some(&server),
         class: record.class.as_str(),
-        decided: record.decided.map(|d| d.to_string()),
-        verdict: record.prediction.filter(|p| *p != Prediction::Unanswered).map(Prediction::as_str),
+        decided: decided.as_deref(),
+        verdict: Some(record.prediction.filter(|p| *p != Prediction::Unanswered).map(Prediction::as_str)),
         reason: record.reason.map_or("recorded", |r| r.as_str()),
-        identity: record.key.map(|k| k.to_string()),
-        offered: record.offered.iter().map(|k| k.as_str()).collect(),
-        tls_version: version.as_deref(),
+        identity: record.key.as_ref().map_or(&[], |k| k.as_bytes()),
+        offered: &offered,
+        tls_version: record.version.map(VersionName),
         sni: record.sni.as_deref(),
         resumed: record.resumed,
         bytes_to_server: connection.bytes[0],
         bytes_to_client: connection.bytes[1],
         dial_attempts: 1,
-        intact: record.intact(),
+        intact: Some(Some(record.intact())),
         // The capture ended first: as if the dispatcher had stopped.
         end: connection.end.unwrap_or(End::Shutdown).as_str(),
     };
-    serde_json::to_writer(&mut *out, &line).map_err(io::Error::from)?;
-    out.write_all(b"\n")
+    line.write(&mut out)
 }
 
 #[derive(Serialize)]

@@ -7,8 +7,9 @@ mod streams;
 
 pub use report::{Blob, ClientHelloReport, Endpoint, ServerHelloReport, StreamReport, TicketReport};
 
-use super::capture::{Capture, CaptureError};
+use super::capture::{Capture, CaptureError, RecordedFrame};
 use super::decode::{Transport, Undecoded, decode};
+use super::fragments::Defragmenter;
 use super::reassembly::{At, Limits, Tracker};
 use std::collections::BTreeMap;
 
@@ -31,6 +32,7 @@ pub struct Inspection {
 pub fn inspect(capture: &Capture) -> Inspection {
     let mut tracker = Tracker::new(streams::Inspector, Limits::default());
     let mut flows = datagrams::Flows::default();
+    let mut fragments = Defragmenter::default();
     let mut found =
         Inspection { streams: Vec::new(), frames: 0, cut_frames: 0, undecoded: BTreeMap::new(), error: None };
     match capture.frames() {
@@ -47,7 +49,18 @@ pub fn inspect(capture: &Capture) -> Inspection {
                 found.frames += 1;
                 found.cut_frames += u64::from(frame.missing() > 0);
                 let at = At { frame: frame.number, time: frame.time, unix_nanos: frame.unix_nanos };
-                match decode(&frame) {
+                let joined;
+                let packet = match decode(&frame) {
+                    Err(Undecoded::Fragment) => match fragments.add(&frame) {
+                        None => Err(Undecoded::Fragment),
+                        Some(bytes) => {
+                            joined = bytes;
+                            decode(&RecordedFrame { original_len: joined.len(), bytes: &joined, ..frame })
+                        }
+                    },
+                    packet => packet,
+                };
+                match packet {
                     Ok(packet) => match &packet.transport {
                         Transport::Tcp(segment) => tracker.segment(&packet, segment, at),
                         Transport::Udp { payload, missing } => flows.datagram(&packet, payload, *missing, at),

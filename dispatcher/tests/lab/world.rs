@@ -1,0 +1,729 @@
+//! A small world on a virtual clock: the real engine between clients and servers that speak TCP by smoltcp, over links
+//! that lose, repeat, delay, reorder and damage frames by a seed.
+//!
+//! Each port of the engine is on a wire of its own with any number of hosts; ARP and neighbour discovery are real. What the
+//! hosts say to each other is not touched by the faults, only what passes the engine's ports.
+
+use super::apps::{ClientConn, Outcome2, Plan, Server, ServerConn};
+use super::check::Books;
+use super::config::{client_ip, server_ip, vip};
+use super::pcap::Recorder;
+use super::rng::Rng;
+use core::time::Duration;
+use dispatcher::engine::{Class, Config, ConnectionRecord, Effects, End, Engine, PortId, Verdict};
+use dispatcher::time::Time;
+use dispatcher::wire::Frame;
+use smoltcp::iface::{Interface, SocketHandle, SocketSet};
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::tcp;
+use smoltcp::time::Instant;
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpListenEndpoint};
+use std::cell::Cell;
+use std::collections::{BinaryHeap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+
+thread_local! {
+    /// Milliseconds, for the timestamps of smoltcp, which asks a bare function.
+    static CLOCK: Cell<u32> = const { Cell::new(0) };
+}
+
+/// What a link does to frames, in thousandths.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Faults {
+    pub loss: u32,
+    pub duplication: u32,
+    /// Overtaken by frames up to 30 ms later.
+    pub reordering: u32,
+    /// One bit flipped behind the Ethernet header.
+    pub corruption: u32,
+}
+
+impl Faults {
+    pub const NONE: Faults = Faults { loss: 0, duplication: 0, reordering: 0, corruption: 0 };
+    pub const ROUGH: Faults = Faults { loss: 50, duplication: 20, reordering: 50, corruption: 0 };
+}
+
+#[derive(Default)]
+struct Wire {
+    rx: VecDeque<Vec<u8>>,
+    tx: Vec<Vec<u8>>,
+    mtu: usize,
+}
+
+struct Rx(Vec<u8>);
+struct Tx<'a>(&'a mut Vec<Vec<u8>>);
+
+impl RxToken for Rx {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(&self.0)
+    }
+}
+
+impl TxToken for Tx<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut b = vec![0; len];
+        let r = f(&mut b);
+        self.0.push(b);
+        r
+    }
+}
+
+impl Device for Wire {
+    type RxToken<'a> = Rx;
+    type TxToken<'a> = Tx<'a>;
+
+    fn receive(&mut self, _: Instant) -> Option<(Rx, Tx<'_>)> {
+        let frame = self.rx.pop_front()?;
+        Some((Rx(frame), Tx(&mut self.tx)))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Tx<'_>> {
+        Some(Tx(&mut self.tx))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut c = DeviceCapabilities::default();
+        c.medium = Medium::Ethernet;
+        c.max_transmission_unit = self.mtu + 14;
+        c
+    }
+}
+
+/// TCP buffers and habits of a host.
+#[derive(Clone, Copy, Debug)]
+pub struct Stack {
+    pub receive_buffer: usize,
+    pub send_buffer: usize,
+    pub timestamps: bool,
+    pub mtu: usize,
+}
+
+impl Default for Stack {
+    fn default() -> Stack {
+        Stack { receive_buffer: 200_000, send_buffer: 200_000, timestamps: true, mtu: 1500 }
+    }
+}
+
+/// A machine on one of the wires.
+pub struct Host {
+    pub mac: [u8; 6],
+    pub port: usize,
+    pub vlan: Option<u16>,
+    /// Frames to and from it vanish.
+    pub dark: bool,
+    /// Refuses: nobody listens.
+    pub deaf: bool,
+    pub stack: Stack,
+    wire: Wire,
+    iface: Interface,
+    sockets: SocketSet<'static>,
+    pub conns: Vec<ClientConn>,
+    pub server: Option<Server>,
+    server_conns: Vec<ServerConn>,
+    listening: usize,
+    next: Time,
+    router: Option<Router>,
+    next_port: u16,
+}
+
+/// Forwards between hosts on its wire: who sends to its MAC with another address gets through.
+struct Router {
+    hosts: Vec<(IpAddr, [u8; 6])>,
+}
+
+pub struct Told {
+    pub client: SocketAddr,
+    pub backend: Option<String>,
+    pub class: Class,
+    pub decided: Option<String>,
+    pub reason: &'static str,
+    pub resumed: Option<bool>,
+    pub offered: Vec<&'static str>,
+    pub bytes_to_server: u64,
+    pub bytes_to_client: u64,
+    pub attempts: u32,
+    pub end: End,
+}
+
+#[derive(PartialEq, Eq)]
+struct Flying {
+    at: Time,
+    order: u64,
+    to: To,
+    frame: Vec<u8>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum To {
+    Engine(usize),
+    Host(usize),
+}
+
+impl Ord for Flying {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (other.at, other.order).cmp(&(self.at, self.order))
+    }
+}
+impl PartialOrd for Flying {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+pub struct World {
+    pub name: &'static str,
+    pub seed: u64,
+    pub config: Config,
+    pub engine: Engine,
+    pub now: Time,
+    pub hosts: Vec<Host>,
+    /// By port: towards the engine and away from it.
+    pub faults: Vec<Faults>,
+    pub delay: Duration,
+    pub told: Vec<Told>,
+    pub books: Books,
+    pub rng: Rng,
+    air: BinaryHeap<Flying>,
+    order: u64,
+    recorder: Recorder,
+    /// Frames that the engine hands out are refused for want of room, in thousandths.
+    pub full: u32,
+}
+
+/// Collects what the engine emits during one call.
+struct Collect<'a> {
+    sent: Vec<(usize, Vec<u8>)>,
+    told: &'a mut Vec<Told>,
+    books: &'a mut Books,
+    rng: &'a mut Rng,
+    full: u32,
+}
+
+impl Effects for Collect<'_> {
+    fn transmit(&mut self, port: PortId, frame: &[u8]) -> bool {
+        if self.rng.per_mille(self.full) {
+            self.books.refused_by_driver += 1;
+            return false;
+        }
+        self.books.transmitted += 1;
+        self.sent.push((usize::from(port.0), frame.to_vec()));
+        true
+    }
+
+    fn connection_ended(&mut self, r: &ConnectionRecord<'_>) {
+        self.told.push(Told {
+            client: r.client,
+            backend: r.backend.map(str::to_owned),
+            class: r.class,
+            decided: r.decided.map(str::to_owned),
+            reason: r.reason,
+            resumed: r.resumed,
+            offered: r.offered.to_vec(),
+            bytes_to_server: r.bytes_to_server,
+            bytes_to_client: r.bytes_to_client,
+            attempts: r.dial_attempts,
+            end: r.end,
+        });
+    }
+}
+
+impl World {
+    /// An engine and nobody else.
+    pub fn empty(name: &'static str, config: Config, seed: u64) -> World {
+        let mut secret = [0; 32];
+        secret.copy_from_slice(&Rng::new(seed).bytes(32));
+        let now = Time::from_millis(1_000_000);
+        let engine = Engine::new(config.clone(), secret, now).expect("a configuration that works");
+        World {
+            name,
+            seed,
+            faults: vec![Faults::NONE; config.ports.len()],
+            config,
+            engine,
+            now,
+            hosts: vec![],
+            delay: Duration::from_micros(500),
+            told: vec![],
+            books: Books::default(),
+            rng: Rng::new(seed.wrapping_add(1)),
+            air: BinaryHeap::new(),
+            order: 0,
+            recorder: Recorder::new(),
+            full: 0,
+        }
+    }
+
+    /// With `clients` and `servers` as the tables of [`super::config`] have them, servers on the last port.
+    pub fn new(name: &'static str, config: Config, seed: u64, clients: usize, servers: usize, v6: bool) -> World {
+        let mut w = World::empty(name, config, seed);
+        let last = w.config.ports.len() - 1;
+        for n in 0..clients {
+            w.add_client(n, v6);
+        }
+        for n in 0..servers {
+            w.add_server(n, v6, last, Stack::default());
+        }
+        w
+    }
+
+    pub fn add_client(&mut self, n: usize, v6: bool) -> usize {
+        self.add_host(&[client_ip(n, v6)], 0, Stack::default(), if v6 { "fd01::1" } else { "10.1.0.1" })
+    }
+
+    pub fn add_server(&mut self, n: usize, v6: bool, port: usize, stack: Stack) -> usize {
+        let h = self.add_host(&[server_ip(n, v6)], port, stack, if v6 { "fd02::1" } else { "10.2.0.1" });
+        self.hosts[h].server = Some(Server::new(n, self.seed));
+        h
+    }
+
+    /// A host; its default route leads to `gateway`.
+    pub fn add_host(&mut self, addresses: &[IpAddr], port: usize, stack: Stack, gateway: &str) -> usize {
+        let n = self.hosts.len();
+        let mac = [2, 0, 0, 1, 0, n as u8];
+        let mut wire = Wire { mtu: stack.mtu, ..Wire::default() };
+        let mut config = smoltcp::iface::Config::new(HardwareAddress::Ethernet(EthernetAddress(mac)));
+        config.random_seed = self.rng.u64();
+        let mut iface = Interface::new(config, &mut wire, instant(self.now));
+        iface.update_ip_addrs(|a| {
+            for ip in addresses {
+                a.push(IpCidr::new(IpAddress::from(*ip), if ip.is_ipv4() { 16 } else { 64 })).expect("room");
+            }
+        });
+        match gateway.parse().expect("an address") {
+            IpAddr::V4(g) => drop(iface.routes_mut().add_default_ipv4_route(g)),
+            IpAddr::V6(g) => drop(iface.routes_mut().add_default_ipv6_route(g)),
+        }
+        self.hosts.push(Host {
+            mac,
+            port,
+            vlan: None,
+            dark: false,
+            deaf: false,
+            stack,
+            wire,
+            iface,
+            sockets: SocketSet::new(vec![]),
+            conns: vec![],
+            server: None,
+            server_conns: vec![],
+            listening: 0,
+            next: self.now,
+            router: None,
+            next_port: 40_000,
+        });
+        n
+    }
+
+    /// Makes a host a router for others on its wire.
+    pub fn routes_for(&mut self, router: usize, hosts: &[(IpAddr, usize)]) {
+        let hosts = hosts.iter().map(|(ip, h)| (*ip, self.hosts[*h].mac)).collect();
+        self.hosts[router].router = Some(Router { hosts });
+    }
+
+    pub fn server(&self, host: usize) -> &Server {
+        self.hosts[host].server.as_ref().expect("a server")
+    }
+
+    pub fn server_mut(&mut self, host: usize) -> &mut Server {
+        self.hosts[host].server.as_mut().expect("a server")
+    }
+
+    /// Hosts that are servers.
+    pub fn servers(&self) -> Vec<usize> {
+        (0..self.hosts.len()).filter(|h| self.hosts[*h].server.is_some()).collect()
+    }
+
+    /// Starts a connection from a host's first address to the VIP of its family.
+    pub fn connect(&mut self, host: usize, plan: Plan) -> (usize, usize) {
+        let from: IpAddr = self.hosts[host].iface.ip_addrs()[0].address().into();
+        let port = self.hosts[host].next_port;
+        self.hosts[host].next_port += 1;
+        self.connect_from(host, SocketAddr::new(from, port), plan)
+    }
+
+    pub fn connect_from(&mut self, host: usize, local: SocketAddr, plan: Plan) -> (usize, usize) {
+        let now = self.now;
+        let h = &mut self.hosts[host];
+        let mut socket = new_socket(&h.stack);
+        socket.set_nagle_enabled(false);
+        let to = vip(local.is_ipv6());
+        let from = IpListenEndpoint { addr: Some(local.ip().into()), port: local.port() };
+        socket.connect(h.iface.context(), (IpAddress::from(to.ip()), to.port()), from).expect("a free port");
+        let handle = h.sockets.add(socket);
+        h.conns.push(ClientConn::new(handle, local, plan, now));
+        h.next = now;
+        (host, h.conns.len() - 1)
+    }
+
+    pub fn conn(&self, id: (usize, usize)) -> &ClientConn {
+        &self.hosts[id.0].conns[id.1]
+    }
+
+    /// The socket of a client's connection.
+    pub fn socket(&mut self, id: (usize, usize)) -> &mut tcp::Socket<'static> {
+        let handle = self.conn(id).handle;
+        let h = &mut self.hosts[id.0];
+        h.next = self.now;
+        h.sockets.get_mut(handle)
+    }
+
+    pub fn open_connections(&self) -> usize {
+        self.hosts.iter().flat_map(|h| &h.conns).filter(|c| c.outcome == Outcome2::Open).count()
+    }
+
+    /// Runs until all clients' connections have ended, or so long.
+    pub fn run_until_done(&mut self, most: Duration) {
+        let end = self.now + most;
+        while self.open_connections() > 0 && self.now < end {
+            self.step(end);
+        }
+    }
+
+    /// Runs for so long.
+    pub fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.step(end);
+        }
+    }
+
+    /// Runs until `done`, or panics after `most`.
+    pub fn run_until(&mut self, most: Duration, what: &str, done: impl Fn(&World) -> bool) {
+        let end = self.now + most;
+        while !done(self) {
+            assert!(self.now < end, "{what}: not within {most:?}");
+            self.step(end);
+        }
+    }
+
+    /// Everything that happens at the next moment when anything happens; no later than `end`.
+    fn step(&mut self, end: Time) {
+        let mut next = end;
+        if let Some(f) = self.air.peek() {
+            next = next.min(f.at);
+        }
+        for h in &self.hosts {
+            next = next.min(h.next);
+        }
+        if let Some(d) = self.engine.next_deadline() {
+            next = next.min(d);
+        }
+        self.now = self.now.max(next);
+        CLOCK.with(|c| c.set(self.now.as_millis() as u32));
+        while self.air.peek().is_some_and(|f| f.at <= self.now) {
+            let f = self.air.pop().expect("peeked");
+            match f.to {
+                To::Engine(port) => self.into_engine(port, f.frame),
+                To::Host(h) => {
+                    self.hosts[h].wire.rx.push_back(f.frame);
+                    self.hosts[h].next = self.now;
+                }
+            }
+        }
+        if self.engine.next_deadline().is_some_and(|d| d <= self.now) {
+            self.poll_engine();
+        }
+        for h in 0..self.hosts.len() {
+            if self.hosts[h].next <= self.now {
+                self.poll_host(h);
+            }
+        }
+    }
+
+    fn into_engine(&mut self, port: usize, bytes: Vec<u8>) {
+        self.recorder.note(self.now, &bytes);
+        let mut buffer = [0; 2048];
+        buffer[64..64 + bytes.len()].copy_from_slice(&bytes);
+        let mut frame = Frame::new(&mut buffer, 64, bytes.len());
+        let World { engine, told, books, rng, now, full, .. } = self;
+        let mut fx = Collect { sent: vec![], told, books, rng, full: *full };
+        let verdict = engine.handle(PortId(port as u8), &mut frame, *now, &mut fx);
+        let mut sent = fx.sent;
+        books.note(verdict);
+        if let Verdict::Forward(PortId(p)) | Verdict::Reply(PortId(p)) = verdict {
+            sent.push((usize::from(p), frame.bytes().to_vec()));
+        }
+        self.emitted(sent);
+        self.books.check(&self.engine, &self.config.limits);
+    }
+
+    fn poll_engine(&mut self) {
+        let World { engine, told, books, rng, now, full, .. } = self;
+        let mut fx = Collect { sent: vec![], told, books, rng, full: *full };
+        engine.poll(*now, &mut fx);
+        let sent = fx.sent;
+        self.emitted(sent);
+        self.books.check(&self.engine, &self.config.limits);
+    }
+
+    /// Ends every flow.
+    pub fn shutdown(&mut self) {
+        let World { engine, told, books, rng, now, full, .. } = self;
+        let mut fx = Collect { sent: vec![], told, books, rng, full: *full };
+        while !engine.shutdown(16, *now, &mut fx) {}
+        let sent = fx.sent;
+        self.emitted(sent);
+    }
+
+    fn emitted(&mut self, sent: Vec<(usize, Vec<u8>)>) {
+        for (port, frame) in sent {
+            self.recorder.note(self.now, &frame);
+            self.fly(port, frame, None);
+        }
+    }
+
+    /// Sends a frame over a port's wire: to the engine from a host, or from it.
+    fn fly(&mut self, port: usize, frame: Vec<u8>, from: Option<usize>) {
+        let to_engine = from.is_some();
+        let f = self.faults[port];
+        if self.rng.per_mille(f.loss) {
+            return;
+        }
+        let copies = 1 + usize::from(self.rng.per_mille(f.duplication));
+        for _ in 0..copies {
+            let mut frame = frame.clone();
+            let mut at = self.now + self.delay;
+            if self.rng.per_mille(f.reordering) {
+                at += Duration::from_micros(self.rng.below(30_000) as u64);
+            }
+            if self.rng.per_mille(f.corruption) && frame.len() > 14 {
+                let bit = self.rng.below((frame.len() - 14) * 8);
+                frame[14 + bit / 8] ^= 1 << (bit % 8);
+            }
+            if to_engine {
+                self.put(at, To::Engine(port), frame);
+            } else {
+                self.deliver(at, port, &frame, None);
+            }
+        }
+    }
+
+    fn put(&mut self, at: Time, to: To, frame: Vec<u8>) {
+        self.order += 1;
+        self.air.push(Flying { at, order: self.order, to, frame });
+    }
+
+    /// To the hosts on a wire that the frame is for.
+    fn deliver(&mut self, at: Time, port: usize, frame: &[u8], from: Option<usize>) {
+        let (vlan, plain) = untag(frame);
+        for h in 0..self.hosts.len() {
+            let host = &self.hosts[h];
+            let meant = frame[0] & 1 == 1 || frame[..6] == host.mac;
+            if Some(h) == from || host.port != port || host.vlan != vlan || !meant || host.dark {
+                continue;
+            }
+            if let Some(router) = &host.router
+                && let Some(to) = destination(&plain)
+                && let Some((_, mac)) = router.hosts.iter().find(|(ip, _)| *ip == to)
+                && frame[0] & 1 == 0
+            {
+                let mut onward = plain.clone();
+                onward[..6].copy_from_slice(mac);
+                onward[6..12].copy_from_slice(&host.mac);
+                self.deliver(at, port, &onward, Some(h));
+                continue;
+            }
+            self.put(at, To::Host(h), plain.clone());
+        }
+    }
+
+    /// What a host sends.
+    fn from_host(&mut self, h: usize, frame: Vec<u8>) {
+        let host = &self.hosts[h];
+        if host.dark {
+            return;
+        }
+        let port = host.port;
+        let tagged = match host.vlan {
+            Some(id) => [&frame[..12], &[0x81, 0], &id.to_be_bytes(), &frame[12..]].concat(),
+            None => frame,
+        };
+        let engine_mac = self.config.ports[port].mac.0;
+        let mut frame = tagged;
+        // Through a router on the way to the engine?
+        let router = self
+            .hosts
+            .iter()
+            .position(|r| r.router.is_some() && r.mac == frame[..6] && r.port == port && host.vlan == r.vlan);
+        if let Some(r) = router
+            && let Some(to) = destination(&frame)
+            && self.hosts[r].iface.ip_addrs().iter().all(|a| IpAddr::from(a.address()) != to)
+        {
+            let known = self.hosts[r].router.as_ref().and_then(|r| r.hosts.iter().find(|(ip, _)| *ip == to).copied());
+            frame[6..12].copy_from_slice(&self.hosts[r].mac);
+            frame[..6].copy_from_slice(&known.map_or(engine_mac, |(_, mac)| mac));
+        }
+        if frame[..6] == engine_mac || frame[0] & 1 == 1 {
+            self.fly(port, frame.clone(), Some(h));
+        }
+        if frame[..6] != engine_mac {
+            self.deliver(self.now + self.delay, port, &frame, Some(h));
+        }
+    }
+
+    fn poll_host(&mut self, h: usize) {
+        let now = self.now;
+        let host = &mut self.hosts[h];
+        for _ in 0..64 {
+            if let Some(server) = &host.server {
+                let want = if host.deaf { 0 } else { 24 };
+                let port = 8443;
+                while host.listening < want {
+                    let mut socket = new_socket(&host.stack);
+                    socket.listen(port).expect("a port");
+                    socket.set_nagle_enabled(false);
+                    let handle = host.sockets.add(socket);
+                    host.server_conns.push(ServerConn::new(handle));
+                    host.listening += 1;
+                }
+                let _ = server;
+            }
+            host.iface.poll(instant(now), &mut host.wire, &mut host.sockets);
+            let mut active = false;
+            for c in &mut host.conns {
+                if c.outcome == Outcome2::Open {
+                    let socket = host.sockets.get_mut::<tcp::Socket<'_>>(c.handle);
+                    active |= c.step(socket, now);
+                }
+            }
+            if let Some(server) = &mut host.server {
+                host.listening = 0;
+                for c in &mut host.server_conns {
+                    let socket = host.sockets.get_mut::<tcp::Socket<'_>>(c.handle);
+                    if socket.state() == tcp::State::Listen {
+                        host.listening += 1;
+                        if host.deaf {
+                            socket.abort();
+                            c.done = true;
+                        }
+                    }
+                    active |= c.step(server, socket);
+                }
+                let gone: Vec<SocketHandle> = host
+                    .server_conns
+                    .iter()
+                    .filter(|c| {
+                        let s = host.sockets.get::<tcp::Socket<'_>>(c.handle);
+                        c.done && s.state() == tcp::State::Closed && s.remote_endpoint().is_none()
+                    })
+                    .map(|c| c.handle)
+                    .collect();
+                for handle in gone {
+                    host.sockets.remove(handle);
+                    host.server_conns.retain(|c| c.handle != handle);
+                }
+            }
+            if !active {
+                break;
+            }
+        }
+        let mut next = host
+            .iface
+            .poll_at(instant(now), &host.sockets)
+            .map_or(Time::MAX, |i| Time::from_nanos((i.total_micros().max(0) as u64) * 1000));
+        for c in host.conns.iter().filter(|c| c.outcome == Outcome2::Open) {
+            if let Some(due) = c.due() {
+                next = next.min(due);
+            }
+        }
+        host.next = if next <= now { now + Duration::from_micros(1000) } else { next };
+        let out = core::mem::take(&mut host.wire.tx);
+        for frame in out {
+            self.from_host(h, frame);
+        }
+    }
+
+    /// Backend a connection was answered by, from what was told.
+    pub fn told_of(&self, client: SocketAddr) -> Vec<&Told> {
+        self.told.iter().filter(|t| t.client == client).collect()
+    }
+
+    /// Of all frames at the ports.
+    pub fn largest_frame(&self) -> usize {
+        self.recorder.largest()
+    }
+
+    /// A client's host loses all memory of a connection.
+    pub fn forget(&mut self, id: (usize, usize)) {
+        let handle = self.conn(id).handle;
+        let stack = self.hosts[id.0].stack;
+        *self.hosts[id.0].sockets.get_mut::<tcp::Socket<'_>>(handle) = new_socket(&stack);
+        self.hosts[id.0].conns[id.1].outcome = Outcome2::Closed;
+    }
+
+    /// Nothing is left of any connection: runs until also what was cut short on one side has expired.
+    pub fn assert_quiescent(&mut self) {
+        let most = self.config.flow_idle_timeout * 3 + Duration::from_secs(60);
+        self.faults.fill(Faults::NONE);
+        self.full = 0;
+        let end = self.now + most;
+        while self.engine.flows() > 0 && self.now < end {
+            self.step(end);
+        }
+        assert_eq!(self.engine.flows(), 0, "flows left");
+        assert_eq!(self.engine.held_hellos(), 0, "buffers left");
+        assert_eq!(self.engine.watched(), 0, "watches left");
+        let pool = self.engine.pool();
+        for b in pool.ids() {
+            assert_eq!(pool.connections(b), 0, "connections counted at {}", pool.name(b));
+        }
+        let c = self.engine.counters();
+        assert_eq!(c.flows_opened, c.flows_closed);
+        assert_eq!(c.flows_closed as usize, self.told.len());
+    }
+
+    /// All connections got exactly what they expected and closed in order.
+    pub fn assert_all_complete(&self) {
+        for c in self.hosts.iter().flat_map(|h| &h.conns) {
+            c.check();
+            assert!(c.complete(), "{}: {} bytes received, {:?}", c.local, c.received.len(), c.outcome);
+            assert_eq!(c.outcome, Outcome2::Closed, "{}", c.local);
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let path = self.recorder.write(self.name);
+            eprintln!(
+                "{}: seed {} (LAB_SEED), at {:?}; capture of the dispatcher's ports: {path:?}",
+                self.name, self.seed, self.now
+            );
+            eprintln!("{:?}", self.engine.counters());
+        }
+    }
+}
+
+fn new_socket(stack: &Stack) -> tcp::Socket<'static> {
+    let buffer = |n| tcp::SocketBuffer::new(vec![0; n]);
+    let mut socket = tcp::Socket::new(buffer(stack.receive_buffer), buffer(stack.send_buffer));
+    if stack.timestamps {
+        socket.set_tsval_generator(Some(|| CLOCK.with(Cell::get)));
+    }
+    socket.set_timeout(Some(smoltcp::time::Duration::from_secs(120)));
+    socket
+}
+
+fn instant(t: Time) -> Instant {
+    Instant::from_micros((t.as_nanos() / 1000) as i64)
+}
+
+/// The tag of a frame, if it has one, and the frame without it.
+fn untag(frame: &[u8]) -> (Option<u16>, Vec<u8>) {
+    if frame[12..14] == [0x81, 0] {
+        let id = u16::from_be_bytes([frame[14], frame[15]]) & 0xfff;
+        (Some(id), [&frame[..12], &frame[16..]].concat())
+    } else {
+        (None, frame.to_vec())
+    }
+}
+
+/// Where an IP packet in an untagged frame goes.
+fn destination(frame: &[u8]) -> Option<IpAddr> {
+    match frame[12..14] {
+        [8, 0] => Some(<[u8; 4]>::try_from(frame.get(30..34)?).ok()?.into()),
+        [0x86, 0xdd] => Some(<[u8; 16]>::try_from(frame.get(38..54)?).ok()?.into()),
+        _ => None,
+    }
+}

@@ -1,0 +1,46 @@
+# shellcheck shell=bash
+# What the scripts here have in common. To be sourced.
+
+# Says something on standard error, under the script's name.
+say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+
+# Says why, and ends.
+die() { say "$*"; exit 1; }
+
+need_root() { [ "$(id -u)" = 0 ] || die "needs root (network namespaces); try: sudo $0 $*"; }
+
+# need_packages COMMAND:PACKAGE...: installs what is missing, and says so.
+need_packages() {
+    local pair missing=()
+    for pair in "$@"; do
+        command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair##*:}")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+    [ "$(id -u)" = 0 ] || die "needs the packages ${missing[*]}; as root: apt-get install ${missing[*]}"
+    command -v apt-get >/dev/null || die "needs the packages ${missing[*]}, and there is no apt-get to install them with"
+    say "installing ${missing[*]}"
+    # Servers are wanted as programs only: keep their packages from starting them.
+    local policy=/usr/sbin/policy-rc.d made=
+    if [ ! -e $policy ]; then
+        printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy && made=1
+    fi
+    local log status=0
+    log=$(mktemp)
+    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } \
+        >"$log" 2>&1 || status=$?
+    [ -z "$made" ] || rm -f $policy
+    [ $status = 0 ] || { tail -n 20 "$log" >&2; rm -f "$log"; die "could not install ${missing[*]}"; }
+    rm -f "$log"
+}
+
+# wait_for SECONDS COMMAND...: until the command succeeds. False when it never did.
+wait_for() {
+    local tries=$(($1 * 20))
+    shift
+    while ! "$@" >/dev/null 2>&1; do
+        tries=$((tries - 1))
+        [ $tries -gt 0 ] || return 1
+        sleep 0.05
+    done
+}
