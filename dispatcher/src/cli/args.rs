@@ -58,11 +58,11 @@ Exit status: 0 done, 2 refused (one line on standard error says why).";
 /// Flags of `run`.
 #[derive(Args, Debug)]
 pub struct RunArgs {
-    /// A network port (repeat). DRIVER is af-packet (DEVICE: an Ethernet interface), pcap (DEVICE: a capture to read,
-    /// after which the dispatcher stops), af-xdp or dpdk. Each ip= is an address of our own: what is on-link, and where
+    /// A network port (repeat). DRIVER is af-packet (DEVICE: an Ethernet interface), or pcap (DEVICE: a capture to read;
+    /// the dispatcher stops when all are read; what is sent goes to out=FILE); af-xdp and dpdk are not built yet. Each ip= is an address of our own: what is on-link, and where
     /// connections to servers come from. gateway= is the next hop for all else, one a family. vlan= puts frames to
     /// servers into that VLAN (twice for two tags, outer first); clients are answered in theirs. mtu= lowers the
-    /// interface's. IPv6 addresses in brackets
+    /// interface's. tee=FILE records everything that passes as pcapng. IPv6 addresses in brackets
     #[arg(long = "port", value_name = "NAME=DRIVER:DEVICE[,ip=ADDR/PREFIX]...[,gateway=ADDR][,queues=N][,vlan=ID][,mtu=N]", required = true, value_parser = PortArg::parse)]
     pub ports: Vec<PortArg>,
 

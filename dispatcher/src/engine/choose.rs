@@ -49,10 +49,11 @@ impl Engine {
         } else {
             story.key = offer.primary().filter(|_| by_address).map(|i| *i.key());
         }
-        story.offered = offer.kinds(story.id_decided, None, None).iter().map(|k| k.as_str()).collect();
+        let id_known = story.id_decided;
+        story.offered = offer.kinds(id_known, None, None).iter().map(|k| k.as_str()).collect();
         let Some(backend) = chosen else { return self.give_up(id, now, fx) };
         self.affinity.chosen(&found, backend);
-        let watch = self.watches.open(offer, cookie + 1);
+        let watch = self.watches.open(offer, id_known, cookie + 1);
         if watch.is_none() {
             self.counters.unwatched += 1;
         }

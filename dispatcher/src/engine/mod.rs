@@ -8,16 +8,16 @@
 //!
 //! From the most to the least frequent, and in this order in the code; each step returns a verdict:
 //!
-//! 1. **Known flow** ([`forward`]): look the tuple up, translate, send.
-//! 2. **Bare SYN to a VIP** ([`admit`]): answer with a cookie. No state is kept.
-//! 3. **ACK to a VIP whose cookie verifies** ([`admit`]): open a flow, read its payload if it has any.
-//! 4. **More payload for a flow without a complete hello** ([`admit`]): assemble; when the hello is complete, or known not to be
-//!    TLS, choose a backend ([`choose`]) and dial it ([`dial`]).
-//! 5. **SYN-ACK or RST of a backend being dialled** ([`dial`]): finish the splice and release what was held, or choose another.
-//! 6. **ARP, NDP, ICMP echo to our addresses** ([`local`]); **ICMP errors about a flow** ([`icmp`]).
+//! 1. **Known flow** (`forward`): look the tuple up, translate, send.
+//! 2. **Bare SYN to a VIP** (`admit`): answer with a cookie. No state is kept.
+//! 3. **ACK to a VIP whose cookie verifies** (`admit`): open a flow, read its payload if it has any.
+//! 4. **More payload for a flow without a complete hello** (`admit`): assemble; when the hello is complete, or known not to be
+//!    TLS, choose a backend (`choose`) and dial it (`dial`).
+//! 5. **SYN-ACK or RST of a backend being dialled** (`dial`): finish the splice and release what was held, or choose another.
+//! 6. **ARP, NDP, ICMP echo to our addresses** (`local`); **ICMP errors about a flow** (`icmp`).
 //! 7. Else: drop, counted.
 //!
-//! Everything that happens by itself, without a frame, is in [`timers`]; what is ours to retransmit, in [`ours`].
+//! Everything that happens by itself, without a frame, is in `timers`; what is ours to retransmit, in `ours`.
 
 mod admit;
 mod choose;
