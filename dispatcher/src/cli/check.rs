@@ -49,6 +49,8 @@ fn config(service: &Service, tuning: &Tuning) -> Result<Config, Refusal> {
         hello_timeout: tuning.hello_timeout,
         flow_idle_timeout: tuning.flow_idle_timeout,
         affinity: tuning.affinity.into(),
+        resume_fallback: lb::ResumeFallback::default(),
+        ticket_keys: Vec::new(),
         session_ttl: tuning.session_ttl,
         probe: true,
         keep_names: false,

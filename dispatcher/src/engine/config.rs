@@ -89,6 +89,23 @@ impl Default for Limits {
     }
 }
 
+/// What is known of a backend's ticket keys in advance.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TicketKey {
+    /// The backend opens tickets whose first 16 bytes are these.
+    Name {
+        /// A backend's name.
+        backend: String,
+        /// The key name.
+        name: [u8; 16],
+    },
+    /// The backend's tickets carry no key name: none is learned of it.
+    Unknown {
+        /// A backend's name.
+        backend: String,
+    },
+}
+
 /// Everything the engine is told at start.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -112,6 +129,10 @@ pub struct Config {
     pub flow_idle_timeout: Duration,
     /// Follow identities at all.
     pub affinity: bool,
+    /// Where a client goes whose identity no row knows.
+    pub resume_fallback: lb::ResumeFallback,
+    /// What is known of the backends' ticket keys in advance.
+    pub ticket_keys: Vec<TicketKey>,
     /// Rows die this long after their last use.
     pub session_ttl: Duration,
     /// Ask backends by a SYN, at start and while they are down, whether they answer and what options they speak.
@@ -135,6 +156,8 @@ impl Default for Config {
             hello_timeout: Duration::from_secs(3),
             flow_idle_timeout: Duration::from_secs(300),
             affinity: true,
+            resume_fallback: lb::ResumeFallback::default(),
+            ticket_keys: Vec::new(),
             session_ttl: Duration::from_secs(3600),
             probe: true,
             keep_names: false,

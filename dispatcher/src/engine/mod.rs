@@ -39,7 +39,7 @@ pub mod session;
 mod timers;
 mod watches;
 
-pub use config::{AddressMode, BackendSpec, Balance, Config, ConfigError, HashOn, Limits, PortSpec};
+pub use config::{AddressMode, BackendSpec, Balance, Config, ConfigError, HashOn, Limits, PortSpec, TicketKey};
 pub use counters::{Counters, DropReason};
 pub use record::{Class, ConnectionRecord, End};
 
