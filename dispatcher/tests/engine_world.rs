@@ -162,12 +162,22 @@ fn clients_and_servers_behind_gateways_are_reached() {
         config.backends[0].addr = SocketAddr::new(far, 8443);
         config.ports[1].gateways = vec![text("10.2.0.254", "fd02::fe").parse().unwrap()];
         let mut w = World::new("gateways", config, 12, 0, 0, v6);
-        let near_gateway = w.add_host(&[text("10.2.0.254", "fd02::fe").parse().unwrap()], 1, Stack::default(), text("10.2.0.1", "fd02::1"));
+        let near_gateway = w.add_host(
+            &[text("10.2.0.254", "fd02::fe").parse().unwrap()],
+            1,
+            Stack::default(),
+            text("10.2.0.1", "fd02::1"),
+        );
         let server = w.add_host(&[far], 1, Stack::default(), text("10.2.0.254", "fd02::fe"));
         w.hosts[server].server = Some(lab::apps::Server::new(0, 1));
         w.routes_for(near_gateway, &[(far, server)]);
         let away: std::net::IpAddr = text("10.88.0.5", "fd88::5").parse().unwrap();
-        let client_gateway = w.add_host(&[text("10.1.0.254", "fd01::fe").parse().unwrap()], 0, Stack::default(), text("10.1.0.1", "fd01::1"));
+        let client_gateway = w.add_host(
+            &[text("10.1.0.254", "fd01::fe").parse().unwrap()],
+            0,
+            Stack::default(),
+            text("10.1.0.1", "fd01::1"),
+        );
         let client = w.add_host(&[away], 0, Stack::default(), text("10.1.0.254", "fd01::fe"));
         w.routes_for(client_gateway, &[(away, client)]);
         w.connect(client, Plan::echo(&pattern(30_000)[1..]));
@@ -214,7 +224,8 @@ fn a_client_who_sends_a_new_hello_is_taken_for_secure_and_served() {
 
 #[test]
 fn a_hello_in_single_bytes_beyond_any_initial_window_arrives() {
-    for (proxy, faults) in [(false, Faults::NONE), (true, Faults::NONE), (false, Faults::ROUGH), (true, Faults::ROUGH)] {
+    for (proxy, faults) in [(false, Faults::NONE), (true, Faults::NONE), (false, Faults::ROUGH), (true, Faults::ROUGH)]
+    {
         let config = Config { proxy_protocol: proxy, ..two_armed(1, false) };
         let mut w = World::new("drip", config, 15, 1, 1, false);
         w.server_mut(1).expects_proxy_header = proxy;
@@ -230,7 +241,10 @@ fn a_hello_over_many_records_and_segments_arrives() {
     let hello = Hello { at_least: 2500, ..Hello::default() };
     for records in [1, 7, 100, 1000] {
         let mut w = World::new("records", two_armed(1, false), 16, 1, 1, false);
-        w.connect(0, Plan::tls_bytes(hello.in_records(records), b"and then some").dripping(300, Duration::from_millis(3), 9000));
+        w.connect(
+            0,
+            Plan::tls_bytes(hello.in_records(records), b"and then some").dripping(300, Duration::from_millis(3), 9000),
+        );
         settle(w);
     }
 }
@@ -286,10 +300,8 @@ fn a_server_that_speaks_first_is_heard_after_the_hello_timeout() {
 fn a_client_that_closes_after_half_a_hello_gets_a_servers_answer() {
     let mut w = World::new("half-hello", two_armed(1, false), 20, 1, 1, false);
     let half = Hello::default().bytes()[..50].to_vec();
-    let id = w.connect(
-        0,
-        Plan { writes: vec![Write::now(half)], expect: Expect::Exactly(vec![]), closing: Closing::Half },
-    );
+    let id =
+        w.connect(0, Plan { writes: vec![Write::now(half)], expect: Expect::Exactly(vec![]), closing: Closing::Half });
     w.run_until_done(LONG);
     assert_eq!(w.conn(id).outcome, Outcome2::Closed, "closed in order by the server");
     assert_eq!(w.server(1).accepted, 1);
@@ -342,7 +354,14 @@ fn a_server_that_refuses_or_is_dark_is_replaced_and_no_client_notices() {
         for c in 0..8 {
             w.connect(c, Plan::tls(&Hello { at_least: 2000, ..Hello::default() }, &pattern(3000)));
             w.connect(c, Plan::echo(&pattern(3000)[1..]));
-            w.connect(c, Plan::tls(&Hello { at_least: 300, ..Hello::default() }, b"x").dripping(10, Duration::from_millis(1), 100));
+            w.connect(
+                c,
+                Plan::tls(&Hello { at_least: 300, ..Hello::default() }, b"x").dripping(
+                    10,
+                    Duration::from_millis(1),
+                    100,
+                ),
+            );
         }
         w.run_until_done(LONG);
         assert!(w.engine.counters().redispatches > 0);

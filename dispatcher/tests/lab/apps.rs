@@ -53,7 +53,10 @@ impl Write {
 pub enum Expect {
     Exactly(Vec<u8>),
     /// A server's flight that answers this hello, and these bytes behind it.
-    Tls { hello: Vec<u8>, then: Vec<u8> },
+    Tls {
+        hello: Vec<u8>,
+        then: Vec<u8>,
+    },
     /// Nothing in particular.
     Anything,
 }
@@ -83,11 +86,7 @@ pub struct Plan {
 impl Plan {
     /// Sends the bytes and expects them back.
     pub fn echo(bytes: &[u8]) -> Plan {
-        Plan {
-            writes: vec![Write::now(bytes)],
-            expect: Expect::Exactly(bytes.to_vec()),
-            closing: Closing::ClientFirst,
-        }
+        Plan { writes: vec![Write::now(bytes)], expect: Expect::Exactly(bytes.to_vec()), closing: Closing::ClientFirst }
     }
 
     /// Asks for so many bytes; the server closes.
@@ -182,7 +181,13 @@ impl ClientConn {
     pub fn check(&self) {
         let prefix = |got: &[u8], want: &[u8]| {
             let at = got.iter().zip(want).position(|(a, b)| a != b);
-            assert!(at.is_none() && got.len() <= want.len(), "{}: {} of {} bytes, differ at {at:?}", self.local, got.len(), want.len());
+            assert!(
+                at.is_none() && got.len() <= want.len(),
+                "{}: {} of {} bytes, differ at {at:?}",
+                self.local,
+                got.len(),
+                want.len()
+            );
         };
         match &self.plan.expect {
             Expect::Exactly(bytes) => prefix(&self.received, bytes),

@@ -57,11 +57,7 @@ pub fn two_armed(servers: usize, v6: bool) -> Config {
         ports: vec![port(0, &["10.1.0.1/16", "fd01::1/64"]), port(1, &["10.2.0.1/16", "fd02::1/64"])],
         vips: vec![vip(false), vip(true)],
         backends: (0..servers)
-            .map(|n| BackendSpec {
-                name: server_name(n, v6),
-                addr: SocketAddr::new(server_ip(n, v6), 8443),
-                weight: 1,
-            })
+            .map(|n| BackendSpec { name: server_name(n, v6), addr: SocketAddr::new(server_ip(n, v6), 8443), weight: 1 })
             .collect(),
         probe: false,
         ..Config::default()

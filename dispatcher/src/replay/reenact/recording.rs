@@ -5,8 +5,9 @@
 //!
 //! # Memory
 //!
-//! Bytes stay in the capture, which is mapped. A segment with payload costs about 64 bytes here, a connection a few hundred;
-//! a capture takes more than that on disk for each, so the index is never larger than the file.
+//! Bytes stay in the capture, which is mapped. A segment with payload costs about 64 bytes here, no more than its headers cost
+//! on disk; a connection some 500. So the index of ordinary traffic is smaller than the file, and that of a flood of
+//! SYNs a few times as large. Pieces of fragmented IP packets count as not recorded.
 
 use super::super::capture::{Capture, CaptureError};
 use super::super::decode::{Decoded, Segment, Transport, decode};
@@ -161,6 +162,8 @@ pub struct Recorded<'c> {
     pub vlans: Vlans,
     /// When its SYN was recorded.
     pub begun: Time,
+    /// The number of that frame in its file, from 1.
+    pub first_frame: u64,
     /// The client's.
     pub syn: Syn<'c>,
     /// The server's; none when it was not recorded though the connection was accepted.
@@ -214,7 +217,7 @@ struct Building<'c> {
 const NEAR: u32 = 1 << 24;
 /// Longest time between two frames. A longer one tells of a recorder's wrong clock rather than of waiting, and the
 /// dispatcher's own timers would have to be gone through for all of it.
-const LONGEST_GAP: Duration = Duration::from_secs(32 * 24 * 3600);
+const LONGEST_GAP: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Longest stream, bytes: numbers further away cannot be told from earlier ones. What comes behind is not re-enacted.
 const LONGEST: u32 = 1 << 30;
 
@@ -238,13 +241,13 @@ impl<'c> Reader<'c> {
                 && let Transport::Tcp(segment) = packet.transport
             {
                 self.segments += 1;
-                self.segment(&packet, &segment);
+                self.segment(&packet, &segment, frame.number);
             }
         }
         Ok(())
     }
 
-    fn segment(&mut self, packet: &Decoded<'c>, segment: &Segment<'c>) {
+    fn segment(&mut self, packet: &Decoded<'c>, segment: &Segment<'c>, number: u64) {
         let key = (packet.src.min(packet.dst), packet.src.max(packet.dst));
         let syn = segment.has(Segment::SYN) && !segment.has(Segment::RST);
         let bare_syn = syn && segment.ack.is_none();
@@ -266,6 +269,7 @@ impl<'c> Reader<'c> {
                     server,
                     vlans: Vlans::from_ids(&ids),
                     begun: self.now,
+                    first_frame: number,
                     syn,
                     syn_ack: None,
                     scripts: Default::default(),
