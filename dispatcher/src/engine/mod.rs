@@ -343,6 +343,18 @@ impl Engine {
         Some(self.flows.tuple(id, Side::Client)?.source())
     }
 
+    /// The client, and what it connected to, for a flow whose frames arrive at `own`, an address and port of ours (or with
+    /// the client's address kept: of the client's), from `backend`.
+    pub fn connection_of(
+        &self,
+        backend: std::net::SocketAddr,
+        own: std::net::SocketAddr,
+    ) -> Option<(std::net::SocketAddr, std::net::SocketAddr)> {
+        let (id, Side::Server) = self.flows.lookup(&Tuple::between(backend, own))? else { return None };
+        let tuple = self.flows.tuple(id, Side::Client)?;
+        Some((tuple.source(), tuple.destination()))
+    }
+
     fn count(&mut self, reason: DropReason) {
         self.counters.drops[reason as usize] += 1;
     }
