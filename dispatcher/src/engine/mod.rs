@@ -25,6 +25,7 @@ mod config;
 mod connection;
 mod counters;
 mod dial;
+mod doubts;
 mod forward;
 mod health;
 mod icmp;
@@ -50,6 +51,7 @@ use crate::wire::packet::{Ethernet, Ip, Tcp, WireError, ethertype, protocol};
 use crate::wire::{Addr, Family, Frame};
 use connection::Connection;
 use core::time::Duration;
+use doubts::Doubts;
 use health::Health;
 use lb::{Affinity, Algorithm, Balancer, Pool};
 use limiter::Limiter;
@@ -122,8 +124,8 @@ pub struct Engine {
     affinity: Affinity,
     /// Resets and challenge acknowledgements that nobody asked for.
     resets: Limiter,
-    /// Looks for a cookie behind segments that are missing.
-    guesses: Limiter,
+    /// Connections whose first segment may still come.
+    doubts: Doubts,
     counters: Counters,
     /// Frames of our own are written here before they are handed out.
     scratch: Box<[u8]>,
@@ -221,7 +223,7 @@ impl Engine {
             affinity: Affinity::single(affinity),
             pool,
             resets: Limiter::new(1000, now),
-            guesses: Limiter::new(1000, now),
+            doubts: Doubts::new(),
             counters: Counters::default(),
             scratch: vec![0; largest].into_boxed_slice(),
             joined: vec![0; limits.hello_bytes].into_boxed_slice(),
