@@ -108,6 +108,10 @@ pub struct Endpoint {
     pub header: [u8; LONGEST_HEADER],
     peer_mss: u16,
     peer_shift: u8,
+    /// Of its own windows.
+    shift: u8,
+    /// The furthest it ever allowed its peer to send.
+    offered: u32,
     sack: bool,
     stamps: Option<Stamps>,
     retry_at: Option<Time>,
@@ -142,6 +146,8 @@ impl Endpoint {
             header: [0; LONGEST_HEADER],
             peer_mss: 536,
             peer_shift: 0,
+            shift: 0,
+            offered: 0,
             sack: false,
             stamps: None,
             retry_at: None,
@@ -165,6 +171,16 @@ impl Endpoint {
     /// So much of the recorded stream has arrived in order; its FIN counts one.
     pub fn arrived(&self) -> u32 {
         self.rcv.saturating_sub(self.skip)
+    }
+
+    /// The furthest it was allowed to send.
+    pub fn allowed(&self) -> u32 {
+        self.edge
+    }
+
+    /// The furthest it allowed its peer to send of the recorded stream.
+    pub fn offered(&self) -> u32 {
+        self.offered.saturating_sub(self.skip)
     }
 
     /// So much was sent; the FIN counts one.
@@ -224,10 +240,11 @@ impl Endpoint {
             since: now,
             recent: ts.val,
         });
+        let shift = able.wscale.filter(|_| asked.wscale.is_some());
         self.edge = u32::from(seg.tcp.window);
         let options = SynOptions {
             mss: able.mss,
-            wscale: able.wscale.filter(|_| asked.wscale.is_some()),
+            wscale: shift,
             sack_permitted: self.sack,
             timestamps: self.stamps.map(|s| Timestamps { val: s.base, ecr: s.recent }),
         };
@@ -237,6 +254,7 @@ impl Endpoint {
         let ecn = if wants_ecn { answer.flags & Flags::ECE.0 } else { 0 };
         let flags = Flags(Flags::SYN.0 | Flags::ACK.0 | ecn);
         self.emit(self.iss, self.irs + 1, flags, answer.window, &bytes[..n], now, wire);
+        self.shift = shift.unwrap_or(0);
         self.retry_at = Some(now + SYN_RETRY);
     }
 
@@ -295,7 +313,10 @@ impl Endpoint {
             self.irs = seg.tcp.seq;
             self.peer_mss = got.mss.unwrap_or(536);
             self.sack = got.sack_permitted && asked.sack_permitted;
-            self.peer_shift = got.wscale.filter(|_| asked.wscale.is_some()).unwrap_or(0);
+            (self.peer_shift, self.shift) = match (got.wscale, asked.wscale) {
+                (Some(theirs), Some(ours)) => (theirs, ours),
+                _ => (0, 0),
+            };
             self.faults += u32::from(got.sack_permitted && !asked.sack_permitted);
             self.faults += u32::from(got.wscale.is_some() && asked.wscale.is_none());
             self.stamps = match (self.stamps, got.timestamps) {
@@ -331,8 +352,10 @@ impl Endpoint {
                     stamps.recent = ts.val;
                 }
             }
-            (Some(_), None) => self.faults += 1,
-            // Not agreed; a peer may still send them, and nobody reads them.
+            // Where they were agreed with the client and its backend has none, the dispatcher has nothing to put there; systems
+            // take such segments, though RFC 7323 (section 3.2) would have them dropped.
+            (Some(_), None) => {}
+            // Not agreed: nobody reads them.
             (None, _) => {}
         }
         true
@@ -545,7 +568,7 @@ impl Endpoint {
     }
 
     fn emit_pieces<'p>(
-        &self,
+        &mut self,
         seq: Seq,
         flags: Flags,
         options: &[u8],
@@ -567,13 +590,13 @@ impl Endpoint {
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of a header")]
-    fn emit(&self, seq: Seq, ack: Seq, flags: Flags, window: u16, options: &[u8], now: Time, wire: &mut Wire) {
+    fn emit(&mut self, seq: Seq, ack: Seq, flags: Flags, window: u16, options: &[u8], now: Time, wire: &mut Wire) {
         self.put(seq, ack, flags, window, options, &[], now, wire);
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of a header")]
     fn put(
-        &self,
+        &mut self,
         seq: Seq,
         ack: Seq,
         flags: Flags,
@@ -583,10 +606,57 @@ impl Endpoint {
         now: Time,
         wire: &mut Wire,
     ) {
+        self.offered = self.offered.max(self.rcv.saturating_add(u32::from(window) << self.shift));
         let segment =
             Segment { link: self.link, src: self.local, dst: self.remote, seq, ack, flags, window, options, payload };
         wire.to_engine(self.port, now, segment.frame_len(), |bytes| {
             segment.write(bytes);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::recording::Script;
+    use super::*;
+
+    fn server(skip: u32) -> Endpoint {
+        let nobody = (Addr::v4([10, 0, 0, 1]), 443);
+        Endpoint { skip, ..Endpoint::new(PortId(1), Link::default(), nobody, nobody, 1460) }
+    }
+
+    #[test]
+    fn every_byte_that_is_not_the_recorded_one_is_noticed() {
+        let script = Script::of(b"recorded");
+        for skip in [0, 3] {
+            let sent = &b"hdrrecorded"[3 - skip as usize..];
+            let mut end = server(skip);
+            (0..sent.len()).rev().for_each(|at| end.compare(at as u32, &sent[at..], &script));
+            assert!(!end.differs);
+            assert_eq!(&end.header[..skip as usize], &b"hdr"[..skip as usize]);
+            for at in skip as usize..sent.len() {
+                let mut wrong = sent.to_vec();
+                wrong[at] ^= 1;
+                let mut end = server(skip);
+                end.compare(0, &wrong, &script);
+                assert!(end.differs, "{at}");
+            }
+            end.compare(0, &[sent, b"!"].concat(), &script);
+            assert!(end.differs, "more than was recorded");
+        }
+    }
+
+    #[test]
+    fn what_arrives_in_any_order_is_joined() {
+        let mut end = server(0);
+        for (from, to, first) in
+            [(5, 7, Some((5, 7))), (1, 3, Some((1, 3))), (3, 5, Some((1, 7))), (9, 12, Some((1, 7)))]
+        {
+            end.insert(from, to);
+            assert_eq!(end.ranges.first().copied(), first);
+        }
+        assert_eq!(end.ranges.len(), 2);
+        (0..200).for_each(|i| end.insert(100 + 2 * i, 101 + 2 * i));
+        assert_eq!(end.ranges.len(), RANGES, "and no more are kept");
     }
 }
