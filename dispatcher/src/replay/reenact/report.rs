@@ -76,6 +76,7 @@ struct Summary<'a> {
     frames_in: u64,
     frames_out: u64,
     drops: BTreeMap<&'static str, u64>,
+    refused: BTreeMap<&'static str, u64>,
     decided: u64,
     reasons: &'a BTreeMap<&'static str, u64>,
     backends: BTreeMap<&'a str, BackendTotals>,
@@ -129,6 +130,10 @@ impl Totals {
         named(DropReason::ALL.iter().map(|r| r.as_str()).zip(self.counters.drops))
     }
 
+    fn refused(&self) -> BTreeMap<&'static str, u64> {
+        named(DropReason::ALL.iter().map(|r| r.as_str()).zip(self.counters.refused))
+    }
+
     fn skips(&self) -> BTreeMap<&'static str, u64> {
         named(Skip::ALL.iter().map(|s| s.as_str()).zip(self.skipped))
     }
@@ -150,6 +155,7 @@ impl Totals {
             frames_in: self.counters.frames_in,
             frames_out: self.counters.frames_out,
             drops: self.drops(),
+            refused: self.refused(),
             decided: self.decided,
             reasons: &self.reasons,
             backends: self.backends.iter().map(|(name, counts)| (name.as_str(), *counts)).collect(),
@@ -178,6 +184,9 @@ impl Totals {
         )?;
         if skipped > 0 {
             writeln!(out, "{skipped} recorded connections left out: {}", listed(&self.skips()))?;
+        }
+        if self.connections == 0 {
+            return writeln!(out, "There is nothing to re-enact.");
         }
         writeln!(
             out,
@@ -218,6 +227,10 @@ impl Totals {
             writeln!(out, "No frame was dropped.")?;
         } else {
             writeln!(out, "Frames dropped: {}", listed(&drops))?;
+        }
+        let refused = self.refused();
+        if !refused.is_empty() {
+            writeln!(out, "Segments or connections refused: {}", listed(&refused))?;
         }
         if self.forced > 0 {
             writeln!(
