@@ -192,7 +192,7 @@ fn of_contradicting_repetitions_the_first_recorded_counts() {
     tape.close(8, 4);
     let told = tape.reenact();
     assert!(only(&told).1);
-    assert_eq!(told.totals.faults, 0);
+    assert_eq!(told.totals.faults.count, 0);
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn large_bodies_flow_both_ways_within_what_the_receivers_allow() {
         let (ended, intact, _) = only(&told);
         assert!(intact, "{ended:?} {:?}", told.totals);
         assert_eq!((ended.bytes_to_server, ended.bytes_to_client), (3_000_000, 3_000_000));
-        assert_eq!((ended.end, told.totals.faults), (End::Fin, 0));
+        assert_eq!((ended.end, told.totals.faults.count), (End::Fin, 0));
     }
 }
 
@@ -244,7 +244,7 @@ fn what_is_selectively_acknowledged_lies_in_what_was_sent_on_both_sides() {
         let told = tape.reenact();
         let (ended, intact, _) = only(&told);
         assert!(intact, "{ended:?}");
-        assert_eq!((told.totals.faults, told.totals.forced, told.totals.repeats), (0, 0, 0));
+        assert_eq!((told.totals.faults.count, told.totals.forced, told.totals.repeats), (0, 0, 0));
     }
 }
 
@@ -267,7 +267,7 @@ fn servers_of_different_abilities_stand_behind_one_offer() {
     let bytes = tape.bytes();
     for proxy_protocol in [false, true] {
         let told = reenact(bytes.clone(), Config { proxy_protocol, ..config() }).unwrap();
-        assert_eq!((told.totals.intact, told.totals.faults), (24, 0), "{:?}", told.totals);
+        assert_eq!((told.totals.intact, told.totals.faults.count), (24, 0), "{:?}", told.totals);
     }
 }
 

@@ -86,7 +86,7 @@ impl<'c> Conversation<'c> {
         // What the dispatcher tells of a window must not be more than its owner said.
         let told = self.ends[side].allowed();
         if told > allowed && before.1 == Phase::Open && told > self.ends[1 - side].offered().max(FIRST_WINDOW) {
-            self.ends[side].faults += 1;
+            self.ends[side].faults.add(true, "more window than the peer allowed");
         }
         if (self.ends[side].arrived(), self.ends[side].phase) != before {
             self.progress_at = now;

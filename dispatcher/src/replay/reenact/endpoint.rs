@@ -78,6 +78,40 @@ impl Stamps {
     }
 }
 
+/// What no correct peer would have sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// So often.
+    pub count: u64,
+    /// What it was the first time.
+    pub first: Option<&'static str>,
+}
+
+impl Faults {
+    /// Counts `what`, if it is so.
+    pub fn add(&mut self, so: bool, what: &'static str) {
+        if so {
+            self.count += 1;
+            self.first.get_or_insert(what);
+        }
+    }
+
+    /// Counts what somebody else has found.
+    pub fn join(&mut self, other: Faults) {
+        self.count += other.count;
+        self.first = self.first.or(other.first);
+    }
+}
+
+/// What a SYN-ACK says beside what was agreed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Answer {
+    mss: Option<u16>,
+    wscale: Option<u8>,
+    ecn: u8,
+    window: u16,
+}
+
 /// One end.
 #[derive(Debug)]
 pub struct Endpoint {
@@ -110,6 +144,7 @@ pub struct Endpoint {
     peer_shift: u8,
     /// Of its own windows.
     shift: u8,
+    answer: Answer,
     /// The furthest it ever allowed its peer to send.
     offered: u32,
     sack: bool,
@@ -118,8 +153,8 @@ pub struct Endpoint {
     tries: u8,
     /// A byte arrived that is not the recorded one, or that was never recorded.
     pub differs: bool,
-    /// What no correct peer would have sent, so often.
-    pub faults: u32,
+    /// What no correct peer would have sent.
+    pub faults: Faults,
     /// Segments sent again.
     pub repeats: u32,
 }
@@ -147,13 +182,14 @@ impl Endpoint {
             peer_mss: 536,
             peer_shift: 0,
             shift: 0,
+            answer: Answer::default(),
             offered: 0,
             sack: false,
             stamps: None,
             retry_at: None,
             tries: 0,
             differs: false,
-            faults: 0,
+            faults: Faults::default(),
             repeats: 0,
         }
     }
@@ -224,7 +260,7 @@ impl Endpoint {
     pub fn accept(&mut self, seg: &Heard<'_>, answer: &Syn<'_>, skip: u32, now: Time, wire: &mut Wire) {
         let again = self.phase == Phase::SynReceived && self.irs == seg.tcp.seq;
         if self.phase != Phase::Idle && !again {
-            self.faults += 1;
+            self.faults.add(true, "SYN in the middle of a connection");
             return;
         }
         self.phase = Phase::SynReceived;
@@ -242,26 +278,30 @@ impl Endpoint {
         });
         let shift = able.wscale.filter(|_| asked.wscale.is_some());
         self.edge = u32::from(seg.tcp.window);
-        let options = SynOptions {
-            mss: able.mss,
-            wscale: shift,
-            sack_permitted: self.sack,
-            timestamps: self.stamps.map(|s| Timestamps { val: s.base, ecr: s.recent }),
-        };
-        let mut bytes = [0; 40];
-        let n = options.write(&mut bytes);
         let wants_ecn = seg.tcp.flags.has(Flags::ECE) && seg.tcp.flags.has(Flags::CWR);
         let ecn = if wants_ecn { answer.flags & Flags::ECE.0 } else { 0 };
-        let flags = Flags(Flags::SYN.0 | Flags::ACK.0 | ecn);
-        self.emit(self.iss, self.irs + 1, flags, answer.window, &bytes[..n], now, wire);
-        self.shift = shift.unwrap_or(0);
+        self.answer = Answer { mss: able.mss, wscale: shift, ecn, window: answer.window };
+        self.send_syn_ack(now, wire);
         self.retry_at = Some(now + SYN_RETRY);
+    }
+
+    /// The SYN-ACK, for the first time or again.
+    fn send_syn_ack(&mut self, now: Time, wire: &mut Wire) {
+        let Answer { mss, wscale, ecn, window } = self.answer;
+        let options = SynOptions { mss, wscale, sack_permitted: self.sack, timestamps: self.stamps_now(now) };
+        let mut bytes = [0; 40];
+        let n = options.write(&mut bytes);
+        // The window of a SYN-ACK is never scaled.
+        self.shift = 0;
+        let flags = Flags(Flags::SYN.0 | Flags::ACK.0 | ecn);
+        self.emit(self.iss, self.irs + 1, flags, window, &bytes[..n], now, wire);
+        self.shift = wscale.unwrap_or(0);
     }
 
     /// A segment has arrived. `syn` is what the client began with, `theirs` the stream that should arrive.
     pub fn receive(&mut self, seg: &Heard<'_>, syn: &Syn<'_>, theirs: &Script<'_>, now: Time, wire: &mut Wire) {
         if !tcp_checksum_ok(seg.frame, &seg.ip) {
-            self.faults += 1;
+            self.faults.add(true, "wrong checksum");
             return;
         }
         let flags = seg.tcp.flags;
@@ -276,7 +316,7 @@ impl Endpoint {
             if place == self.rcv as i32 {
                 self.phase = Phase::Reset;
             } else {
-                self.faults += 1;
+                self.faults.add(true, "RST with another number than the next");
             }
             return;
         }
@@ -285,7 +325,7 @@ impl Endpoint {
             return self.acknowledge(now, wire);
         }
         if !flags.has(Flags::ACK) {
-            self.faults += 1;
+            self.faults.add(true, "neither ACK nor SYN nor RST");
             return;
         }
         let options = SegmentOptions::parse(seg.options());
@@ -317,12 +357,12 @@ impl Endpoint {
                 (Some(theirs), Some(ours)) => (theirs, ours),
                 _ => (0, 0),
             };
-            self.faults += u32::from(got.sack_permitted && !asked.sack_permitted);
-            self.faults += u32::from(got.wscale.is_some() && asked.wscale.is_none());
+            self.faults.add(got.sack_permitted && !asked.sack_permitted, "SACK that was not offered");
+            self.faults.add(got.wscale.is_some() && asked.wscale.is_none(), "window scale that was not offered");
             self.stamps = match (self.stamps, got.timestamps) {
                 (Some(ours), Some(ts)) => Some(Stamps { recent: ts.val, ..ours }),
                 (None, Some(_)) => {
-                    self.faults += 1;
+                    self.faults.add(true, "timestamps that were not offered");
                     None
                 }
                 (_, None) => None,
@@ -342,12 +382,13 @@ impl Endpoint {
         match (&mut self.stamps, got) {
             (Some(stamps), Some(ts)) => {
                 if (ts.val.wrapping_sub(stamps.recent) as i32) < 0 {
-                    self.faults += 1;
+                    self.faults.add(true, "timestamp older than one before");
                     return false;
                 }
                 // An echo of what our clock never said.
                 let echo = ts.ecr.wrapping_sub(stamps.base);
-                self.faults += u32::from(echo > stamps.clock(now).wrapping_sub(stamps.base));
+                let said = stamps.clock(now).wrapping_sub(stamps.base);
+                self.faults.add(echo > said, "echo of a timestamp that was never sent");
                 if place <= self.rcv as i32 {
                     stamps.recent = ts.val;
                 }
@@ -364,7 +405,7 @@ impl Endpoint {
     fn on_ack(&mut self, seg: &Heard<'_>, options: &SegmentOptions, now: Time) {
         let upto = (self.iss + 1).distance_to(seg.tcp.ack);
         if upto < 0 || upto as u32 > self.nxt {
-            self.faults += 1;
+            self.faults.add(true, "acknowledgement of what was never sent");
             return;
         }
         let upto = upto as u32;
@@ -379,14 +420,14 @@ impl Endpoint {
         }
         self.edge = self.edge.max(upto.saturating_add(u32::from(seg.tcp.window) << self.peer_shift));
         if let Some((at, blocks)) = options.sack {
-            self.faults += u32::from(!self.sack);
+            self.faults.add(!self.sack, "SACK that was not agreed");
             for block in seg.options()[at..].chunks_exact(8).take(blocks) {
                 let edge = |i: usize| {
                     let seq = Seq(u32::from_be_bytes([block[i], block[i + 1], block[i + 2], block[i + 3]]));
                     (self.iss + 1).distance_to(seq)
                 };
                 let fits = 0 <= edge(0) && edge(0) < edge(4) && edge(4) <= self.nxt as i32;
-                self.faults += u32::from(!fits);
+                self.faults.add(!fits, "SACK of what was never sent");
             }
         }
     }
@@ -402,7 +443,7 @@ impl Endpoint {
             self.differs |= self.fin_at.is_some_and(|fin| fin != at);
             self.fin_at = Some(at);
         }
-        if end > self.rcv {
+        if end > self.rcv.max(start) {
             self.insert(start, end);
         }
         while let Some(&(from, to)) = self.ranges.first()
@@ -520,8 +561,10 @@ impl Endpoint {
                 self.retry_at = Some(now + SYN_RETRY * (1 << self.tries.min(4)));
             }
             Phase::SynReceived if self.tries >= SYN_TRIES => self.phase = Phase::GaveUp,
-            // The dispatcher repeats its SYN or its acknowledgement; that brings the SYN-ACK again.
-            Phase::SynReceived => self.retry_at = Some(now + SYN_RETRY),
+            Phase::SynReceived => {
+                self.send_syn_ack(now, wire);
+                self.retry_at = Some(now + SYN_RETRY * (1 << self.tries.min(4)));
+            }
             Phase::Open if self.settled() => {}
             Phase::Open if self.tries >= TRIES => self.phase = Phase::GaveUp,
             Phase::Open => {

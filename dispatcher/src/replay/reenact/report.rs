@@ -1,5 +1,6 @@
 //! What came of a re-enactment: a summary line for programs, tables for people.
 
+use super::endpoint::Faults;
 use super::recording::{Recording, Skip};
 use super::wire::Ended;
 use super::world::World;
@@ -50,7 +51,7 @@ pub struct Totals {
     /// Segments sent before what they waited for.
     pub forced: u64,
     /// What no correct peer would have sent.
-    pub faults: u64,
+    pub faults: Faults,
     /// Segments that ends sent again.
     pub repeats: u64,
 }
@@ -163,7 +164,7 @@ impl Totals {
             retransmits: self.counters.retransmits,
             skipped: self.skips(),
             forced: self.forced,
-            faults: self.faults,
+            faults: self.faults.count,
             error,
         };
         serde_json::to_writer(&mut *out, &SummaryLine { summary }).map_err(io::Error::from)?;
@@ -239,8 +240,9 @@ impl Totals {
                 self.forced
             )?;
         }
-        if self.faults > 0 {
-            writeln!(out, "{} segments arrived that no correct peer would have sent", self.faults)?;
+        if let Some(first) = self.faults.first {
+            let n = self.faults.count;
+            writeln!(out, "{n} segments arrived that no correct peer would have sent, the first: {first}")?;
         }
         Ok(())
     }
