@@ -43,7 +43,7 @@ fn a_megabyte_arrives_in_both_directions_at_once() {
 #[test]
 fn a_megabyte_arrives_over_bad_links() {
     let mut w = World::new("bad-links", two_armed(1, false), 3, 1, 1, false);
-    w.faults.fill(Faults::ROUGH);
+    w.roughen(Faults::ROUGH);
     w.connect(0, Plan::echo(&[b"x".to_vec(), pattern(300_000)].concat()));
     settle(w);
 }
@@ -156,30 +156,23 @@ fn tags_are_put_on_and_taken_off_as_each_side_has_them() {
 #[test]
 fn clients_and_servers_behind_gateways_are_reached() {
     for v6 in [false, true] {
-        let text = |v4: &'static str, v6_: &'static str| if v6 { v6_ } else { v4 };
+        let addr = |v4: &str, v6_: &str| -> std::net::IpAddr { lab::config::ip(if v6 { v6_ } else { v4 }) };
+        let (far, away) = (addr("10.77.0.5", "fd77::5"), addr("10.88.0.5", "fd88::5"));
         let mut config = two_armed(1, v6);
-        let far: std::net::IpAddr = text("10.77.0.5", "fd77::5").parse().unwrap();
         config.backends[0].addr = SocketAddr::new(far, 8443);
-        config.ports[1].gateways = vec![text("10.2.0.254", "fd02::fe").parse().unwrap()];
-        let mut w = World::new("gateways", config, 12, 0, 0, v6);
-        let near_gateway = w.add_host(
-            &[text("10.2.0.254", "fd02::fe").parse().unwrap()],
-            1,
-            Stack::default(),
-            text("10.2.0.1", "fd02::1"),
-        );
-        let server = w.add_host(&[far], 1, Stack::default(), text("10.2.0.254", "fd02::fe"));
+        config.ports[1].gateways = vec![addr("10.2.0.254", "fd02::fe")];
+        let mut w = World::empty("gateways", config, 12);
+        // Each router has a foot in both networks of its wire.
+        let mut behind = |port: usize, near: [&str; 2], ours: [&str; 2], beyond: [&str; 2], host| {
+            let feet = [addr(near[0], near[1]), addr(beyond[0], beyond[1])];
+            let router = w.add_host(&feet, port, Stack::default(), if v6 { ours[1] } else { ours[0] });
+            let h = w.add_host(&[host], port, Stack::default(), if v6 { beyond[1] } else { beyond[0] });
+            w.routes_for(router, &[(host, h)]);
+            h
+        };
+        let server = behind(1, ["10.2.0.254", "fd02::fe"], ["10.2.0.1", "fd02::1"], ["10.77.0.254", "fd77::fe"], far);
+        let client = behind(0, ["10.1.0.254", "fd01::fe"], ["10.1.0.1", "fd01::1"], ["10.88.0.254", "fd88::fe"], away);
         w.hosts[server].server = Some(lab::apps::Server::new(0, 1));
-        w.routes_for(near_gateway, &[(far, server)]);
-        let away: std::net::IpAddr = text("10.88.0.5", "fd88::5").parse().unwrap();
-        let client_gateway = w.add_host(
-            &[text("10.1.0.254", "fd01::fe").parse().unwrap()],
-            0,
-            Stack::default(),
-            text("10.1.0.1", "fd01::1"),
-        );
-        let client = w.add_host(&[away], 0, Stack::default(), text("10.1.0.254", "fd01::fe"));
-        w.routes_for(client_gateway, &[(away, client)]);
         w.connect(client, Plan::echo(&pattern(30_000)[1..]));
         settle(w);
     }
@@ -192,7 +185,8 @@ fn a_proxy_header_tells_the_server_the_clients_true_address() {
             let config = Config { proxy_protocol: true, ..two_armed(1, v6) };
             let mut w = World::new("proxy", config, 13, 1, 1, v6);
             w.server_mut(1).expects_proxy_header = true;
-            w.faults[1] = faults;
+            w.roughen(faults);
+            w.faults[0] = Faults::NONE;
             for _ in 0..10 {
                 w.connect(0, Plan::echo(&pattern(5_000)[1..]));
                 w.connect(0, Plan::tls(&Hello { at_least: 3000, ..Hello::default() }, b"body"));
@@ -212,7 +206,7 @@ fn a_proxy_header_tells_the_server_the_clients_true_address() {
 fn a_client_who_sends_a_new_hello_is_taken_for_secure_and_served() {
     for faults in [Faults::NONE, Faults::ROUGH] {
         let mut w = World::new("tls", two_armed(3, false), 14, 2, 3, false);
-        w.faults.fill(faults);
+        w.roughen(faults);
         for size in [0, 600, 1700, 4000, 16_000] {
             w.connect(0, Plan::tls(&Hello { at_least: size, ..Hello::default() }, &pattern(3000)));
         }
@@ -229,7 +223,7 @@ fn a_hello_in_single_bytes_beyond_any_initial_window_arrives() {
         let config = Config { proxy_protocol: proxy, ..two_armed(1, false) };
         let mut w = World::new("drip", config, 15, 1, 1, false);
         w.server_mut(1).expects_proxy_header = proxy;
-        w.faults.fill(faults);
+        w.roughen(faults);
         let hello = Hello { at_least: 250, ..Hello::default() };
         w.connect(0, Plan::tls(&hello, b"and then some").dripping(1, Duration::from_millis(1), 10));
         settle(w);

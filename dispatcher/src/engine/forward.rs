@@ -12,7 +12,7 @@ use super::{Arrived, DropReason, Effects, Engine, Step, Verdict};
 use crate::flow::{Endpoints, FlowId, Side, Tuple};
 use crate::time::Time;
 use crate::wire::build::Link;
-use crate::wire::packet::Flags;
+use crate::wire::packet::{Flags, tcp_checksum_ok};
 use crate::wire::{Addr, Family, Frame, Seq};
 use core::time::Duration;
 use lb::Sighting;
@@ -42,9 +42,11 @@ impl Engine {
         let c = self.flows.get_mut(id);
         let (seq, ack) = c.splice.client_view(side, tcp);
         let len = tcp.payload_len() as u32;
-        let fin = tcp.flags.has(Flags::FIN);
+        // A FIN changes what is kept for the rest of the flow's life, so it must be one: a damaged frame's is its receiver's
+        // to find. Once a flow and direction, that costs nothing.
+        let fin = tcp.flags.has(Flags::FIN) && tcp_checksum_ok(frame.bytes(), &seg.ip);
         let mut floor = None;
-        if c.directions[side as usize].plausible(seq + len) {
+        if c.directions[side as usize].plausible(seq, len) {
             let window = c.splice.rescale(side).bytes(tcp.window);
             c.directions[side as usize].sent(seq, len, fin);
             if tcp.flags.has(Flags::ACK) {
@@ -109,8 +111,11 @@ impl Engine {
         let c = self.flows.get(id);
         let (seq, _) = c.splice.client_view(side, &seg.tcp);
         if seg.tcp.flags.has(Flags::RST) {
+            if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
+                return Err(DropReason::BadChecksum);
+            }
             let direction = &c.directions[side as usize];
-            if !direction.plausible(seq) || seq.is_before(direction.acked) {
+            if !direction.plausible(seq, 0) || seq.is_before(direction.acked) {
                 return Err(DropReason::OutOfWindow);
             }
             if direction.reset_counts(seq) {
@@ -187,7 +192,7 @@ impl Engine {
         }
         let c = self.flows.get_mut(id);
         let (seq, _) = c.splice.client_view(side, &seg.tcp);
-        let alive = seg.tcp.payload_len() > 0 && c.directions[side as usize].plausible(seq);
+        let alive = seg.tcp.payload_len() > 0 && c.directions[side as usize].plausible(seq, 0);
         if let State::Reset { by, .. } = c.state
             && by == side
             && alive

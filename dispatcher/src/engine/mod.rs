@@ -121,6 +121,8 @@ pub struct Engine {
     affinity: Affinity,
     /// Resets and challenge acknowledgements that nobody asked for.
     resets: Limiter,
+    /// Looks for a cookie behind segments that are missing.
+    guesses: Limiter,
     counters: Counters,
     /// Frames of our own are written here before they are handed out.
     scratch: Box<[u8]>,
@@ -218,6 +220,7 @@ impl Engine {
             affinity: Affinity::single(affinity),
             pool,
             resets: Limiter::new(1000, now),
+            guesses: Limiter::new(1000, now),
             counters: Counters::default(),
             scratch: vec![0; largest].into_boxed_slice(),
             joined: vec![0; limits.hello_bytes].into_boxed_slice(),

@@ -54,7 +54,7 @@ impl Engine {
         let mut done = 0;
         loop {
             let Engine { flows, buffers, scratch, .. } = self;
-            let c = flows.get(id);
+            let c = flows.get_mut(id);
             let State::Spliced(Some(ours)) = &c.state else { return done > 0 };
             let all = ours.stream.with_header(buffers, usize::from(ours.header));
             let first = ours.stream.base() - u32::from(ours.header);
@@ -94,6 +94,9 @@ impl Engine {
             done += payload.len();
             let more = !payload.is_empty();
             let len = segment.write(scratch);
+            // The backend's acknowledgements are measured against what was sent.
+            let (seq, n) = (segment.seq, payload.len() as u32);
+            c.directions[Side::Client as usize].sent(seq, n, last && fin);
             self.hand_out(port, len, fx);
             if !more {
                 return true;

@@ -28,11 +28,11 @@ impl Direction {
         Direction { next, acked: next, edge: next + window, fin: None, bytes: 0 }
     }
 
-    /// A segment that a receiver could have use for: it ends within what the receiver allows (one more for a window
-    /// probe), and not before what any retransmission would repeat.
+    /// A segment of which a receiver could have use for something: it begins within what the receiver allows (at its edge, as
+    /// a window probe does), and does not end before what any retransmission would repeat.
     #[inline]
-    pub fn plausible(&self, end: Seq) -> bool {
-        !end.is_after(self.edge + 1) && self.acked.distance_to(end) >= -(1 << 30)
+    pub fn plausible(&self, seq: Seq, len: u32) -> bool {
+        !seq.is_after(self.edge) && self.acked.distance_to(seq + len) >= -(1 << 30)
     }
 
     /// A reset with this sequence number is one the receiver may obey: RFC 5961 (section 3.2) lets it obey only its
@@ -42,18 +42,20 @@ impl Direction {
         !seq.is_before(self.acked) && !seq.is_after(self.next)
     }
 
-    /// A segment with payload `[seq, seq + len)` and perhaps a FIN behind it was sent.
+    /// A segment with payload `[seq, seq + len)` and perhaps a FIN behind it was sent. What lies beyond the receiver's window (more
+    /// than a probe's one byte) the receiver cuts off, and so do we.
     #[inline]
     pub fn sent(&mut self, seq: Seq, len: u32, fin: bool) {
-        let end = seq + len;
-        if !self.plausible(end) {
+        if !self.plausible(seq, len) {
             return;
         }
+        let (whole, most) = (seq + len, self.edge + 1);
+        let end = if whole.is_after(most) { most } else { whole };
         if end.is_after(self.next) {
             self.bytes += u64::from(end.0.wrapping_sub(self.next.0));
             self.next = end;
         }
-        if fin && self.fin.is_none() && end == self.next {
+        if fin && self.fin.is_none() && end == whole && end == self.next {
             self.fin = Some(end);
             self.next = end + 1;
         }
@@ -108,10 +110,21 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_across_the_edge_counts_as_far_as_the_receiver_takes_it() {
+        let mut d = Direction::new(Seq(1000), 100);
+        d.sent(Seq(1000), 150, true);
+        // One byte more than the window, as for a probe.
+        assert_eq!((d.next, d.fin, d.bytes), (Seq(1101), None, 101));
+        d.acknowledged(Seq(1100), 100);
+        d.sent(Seq(1100), 50, true);
+        assert_eq!((d.next, d.fin, d.bytes), (Seq(1151), Some(Seq(1150)), 150));
+    }
+
+    #[test]
     fn what_lies_outside_the_window_moves_nothing() {
         let mut d = Direction::new(Seq(1000), 100);
         let before = d;
-        d.sent(Seq(1000), 102, false);
+        d.sent(Seq(1101), 1, false);
         d.sent(Seq(900_000), 10, true);
         d.acknowledged(Seq(1001), 5);
         d.acknowledged(Seq(999), 5);

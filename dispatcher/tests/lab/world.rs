@@ -13,6 +13,7 @@ use core::time::Duration;
 use dispatcher::engine::{Class, Config, ConnectionRecord, Effects, End, Engine, PortId, Verdict};
 use dispatcher::time::Time;
 use dispatcher::wire::Frame;
+use dispatcher::wire::packet::{Packet, Tcp};
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
@@ -96,13 +97,20 @@ pub struct Stack {
     pub send_buffer: usize,
     pub timestamps: bool,
     pub mtu: usize,
+    /// Close only a while after all data was acknowledged. smoltcp 0.14 never repeats a FIN that was lost when a fast
+    /// retransmission of the data before it comes in between, or acknowledgements that look like a call for one; over bad
+    /// links that would look like our fault.
+    pub careful: bool,
 }
 
 impl Default for Stack {
     fn default() -> Stack {
-        Stack { receive_buffer: 200_000, send_buffer: 200_000, timestamps: true, mtu: 1500 }
+        Stack { receive_buffer: 200_000, send_buffer: 200_000, timestamps: true, mtu: 1500, careful: false }
     }
 }
+
+/// Connections that a server's backlog takes at once.
+const LISTENING: usize = 24;
 
 /// A machine on one of the wires.
 pub struct Host {
@@ -124,6 +132,22 @@ pub struct Host {
     next: Time,
     router: Option<Router>,
     next_port: u16,
+}
+
+impl Host {
+    /// The frame is a SYN that one of the sockets has answered already. Among several listening sockets of smoltcp another one
+    /// would take it for a new connection; the first one repeats its answer by itself.
+    fn has_begun(&self, frame: &[u8]) -> bool {
+        let Ok(p) = Packet::parse(frame) else { return false };
+        let Ok(t) = Tcp::parse(frame, &p.ip) else { return false };
+        let from = p.ip.src.socket(t.src_port);
+        t.is_bare_syn()
+            && self.server_conns.iter().any(|c| {
+                let socket = self.sockets.get::<tcp::Socket<'_>>(c.handle);
+                !matches!(socket.state(), tcp::State::Closed | tcp::State::TimeWait)
+                    && socket.remote_endpoint().is_some_and(|r| SocketAddr::new(r.addr.into(), r.port) == from)
+            })
+    }
 }
 
 /// Forwards between hosts on its wire: who sends to its MAC with another address gets through.
@@ -328,6 +352,14 @@ impl World {
         self.hosts[host].server.as_mut().expect("a server")
     }
 
+    /// Bad links everywhere.
+    pub fn roughen(&mut self, faults: Faults) {
+        self.faults.fill(faults);
+        for h in &mut self.hosts {
+            h.stack.careful = true;
+        }
+    }
+
     /// Hosts that are servers.
     pub fn servers(&self) -> Vec<usize> {
         (0..self.hosts.len()).filter(|h| self.hosts[*h].server.is_some()).collect()
@@ -371,12 +403,13 @@ impl World {
         self.hosts.iter().flat_map(|h| &h.conns).filter(|c| c.outcome == Outcome2::Open).count()
     }
 
-    /// Runs until all clients' connections have ended, or so long.
+    /// Runs until all clients' connections have ended, or so long; and a second more, for last words.
     pub fn run_until_done(&mut self, most: Duration) {
         let end = self.now + most;
         while self.open_connections() > 0 && self.now < end {
             self.step(end);
         }
+        self.run(Duration::from_secs(1));
     }
 
     /// Runs for so long.
@@ -413,7 +446,8 @@ impl World {
         while self.air.peek().is_some_and(|f| f.at <= self.now) {
             let f = self.air.pop().expect("peeked");
             match f.to {
-                To::Engine(port) => self.into_engine(port, f.frame),
+                To::Engine(port) => self.hand_in(port, f.frame),
+                To::Host(h) if self.hosts[h].has_begun(&f.frame) => {}
                 To::Host(h) => {
                     self.hosts[h].wire.rx.push_back(f.frame);
                     self.hosts[h].next = self.now;
@@ -430,7 +464,7 @@ impl World {
         }
     }
 
-    fn into_engine(&mut self, port: usize, bytes: Vec<u8>) {
+    fn hand_in(&mut self, port: usize, bytes: Vec<u8>) {
         self.recorder.note(self.now, &bytes);
         let mut buffer = [0; 2048];
         buffer[64..64 + bytes.len()].copy_from_slice(&bytes);
@@ -528,7 +562,7 @@ impl World {
     }
 
     /// What a host sends.
-    fn from_host(&mut self, h: usize, frame: Vec<u8>) {
+    fn host_sends(&mut self, h: usize, frame: Vec<u8>) {
         let host = &self.hosts[h];
         if host.dark {
             return;
@@ -564,26 +598,30 @@ impl World {
     fn poll_host(&mut self, h: usize) {
         let now = self.now;
         let host = &mut self.hosts[h];
-        for _ in 0..64 {
-            if let Some(server) = &host.server {
-                let want = if host.deaf { 0 } else { 24 };
-                let port = 8443;
-                while host.listening < want {
-                    let mut socket = new_socket(&host.stack);
-                    socket.listen(port).expect("a port");
-                    socket.set_nagle_enabled(false);
-                    let handle = host.sockets.add(socket);
-                    host.server_conns.push(ServerConn::new(handle));
-                    host.listening += 1;
+        if host.deaf {
+            for c in &mut host.server_conns {
+                let socket = host.sockets.get_mut::<tcp::Socket<'_>>(c.handle);
+                if socket.state() == tcp::State::Listen {
+                    socket.abort();
+                    c.done = true;
                 }
-                let _ = server;
+            }
+        }
+        for _ in 0..64 {
+            while host.server.is_some() && !host.deaf && host.listening < LISTENING {
+                let mut socket = new_socket(&host.stack);
+                socket.listen(8443).expect("a port");
+                socket.set_nagle_enabled(false);
+                let handle = host.sockets.add(socket);
+                host.server_conns.push(ServerConn::new(handle));
+                host.listening += 1;
             }
             host.iface.poll(instant(now), &mut host.wire, &mut host.sockets);
             let mut active = false;
             for c in &mut host.conns {
                 if c.outcome == Outcome2::Open {
                     let socket = host.sockets.get_mut::<tcp::Socket<'_>>(c.handle);
-                    active |= c.step(socket, now);
+                    active |= c.step(socket, now, host.stack.careful);
                 }
             }
             if let Some(server) = &mut host.server {
@@ -592,12 +630,8 @@ impl World {
                     let socket = host.sockets.get_mut::<tcp::Socket<'_>>(c.handle);
                     if socket.state() == tcp::State::Listen {
                         host.listening += 1;
-                        if host.deaf {
-                            socket.abort();
-                            c.done = true;
-                        }
                     }
-                    active |= c.step(server, socket);
+                    active |= c.step(server, socket, now, host.stack.careful);
                 }
                 let gone: Vec<SocketHandle> = host
                     .server_conns
@@ -626,10 +660,12 @@ impl World {
                 next = next.min(due);
             }
         }
+        let pauses = host.conns.iter().map(|c| c.quiet.until).chain(host.server_conns.iter().map(|c| c.quiet.until));
+        next = pauses.flatten().filter(|t| *t > now).fold(next, Time::min);
         host.next = if next <= now { now + Duration::from_micros(1000) } else { next };
         let out = core::mem::take(&mut host.wire.tx);
         for frame in out {
-            self.from_host(h, frame);
+            self.host_sends(h, frame);
         }
     }
 
