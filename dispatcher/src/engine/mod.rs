@@ -25,6 +25,7 @@ mod config;
 mod connection;
 mod counters;
 mod dial;
+mod doubts;
 mod forward;
 mod health;
 mod icmp;
@@ -44,11 +45,13 @@ pub use counters::{Counters, DropReason};
 pub use record::{Class, ConnectionRecord, End};
 
 use crate::flow::{BufferPool, CookieJar, FlowId, FlowTable, LocalPorts, Side, Tuple, Wheel};
+use crate::sessions::Sessions;
 use crate::time::Time;
 use crate::wire::packet::{Ethernet, Ip, Tcp, WireError, ethertype, protocol};
 use crate::wire::{Addr, Family, Frame};
 use connection::Connection;
 use core::time::Duration;
+use doubts::Doubts;
 use health::Health;
 use lb::{Affinity, Algorithm, Balancer, Pool};
 use limiter::Limiter;
@@ -121,8 +124,8 @@ pub struct Engine {
     affinity: Affinity,
     /// Resets and challenge acknowledgements that nobody asked for.
     resets: Limiter,
-    /// Looks for a cookie behind segments that are missing.
-    guesses: Limiter,
+    /// Connections whose first segment may still come.
+    doubts: Doubts,
     counters: Counters,
     /// Frames of our own are written here before they are handed out.
     scratch: Box<[u8]>,
@@ -220,7 +223,7 @@ impl Engine {
             affinity: Affinity::single(affinity),
             pool,
             resets: Limiter::new(1000, now),
-            guesses: Limiter::new(1000, now),
+            doubts: Doubts::new(),
             counters: Counters::default(),
             scratch: vec![0; largest].into_boxed_slice(),
             joined: vec![0; limits.hello_bytes].into_boxed_slice(),
@@ -318,6 +321,11 @@ impl Engine {
     /// Server answers now being read.
     pub fn watched(&self) -> usize {
         self.watches.in_use()
+    }
+
+    /// What the affinity tables counted and hold. Walks them: not for every frame.
+    pub fn sessions(&self, now: Time) -> Sessions {
+        Sessions { metrics: self.affinity.metrics(), census: self.affinity.census(choose::millis(now)) }
     }
 
     /// The affinity tables.
