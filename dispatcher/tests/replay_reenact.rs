@@ -9,7 +9,7 @@ use dispatcher::replay::capture::Capture;
 use dispatcher::replay::decode::{Transport, decode};
 use dispatcher::replay::reassembly::{At, Connection, Handler, Limits, Tracker, Turn, Way};
 use dispatcher::replay::reenact::conversation::Conversation;
-use dispatcher::replay::reenact::endpoint::Faults;
+use dispatcher::replay::reenact::faults::Faults;
 use dispatcher::replay::reenact::recording::{Reader, Recording};
 use dispatcher::replay::reenact::wire::{Ended, Loss};
 use dispatcher::replay::reenact::world::{Witness, World};

@@ -3,6 +3,7 @@
 //!
 //! * [`recording`]: the connections of a capture as scripts.
 //! * [`endpoint`]: the TCP of either end of one.
+//! * [`faults`]: what an end minds.
 //! * [`conversation`]: both ends, and what has to happen before what.
 //! * [`world`]: the engine, the networks, the hosts and the virtual clock.
 //!
@@ -22,6 +23,7 @@
 
 pub mod conversation;
 pub mod endpoint;
+pub mod faults;
 pub mod recording;
 mod report;
 pub mod wire;

@@ -1,6 +1,6 @@
 //! What came of a re-enactment: a summary line for programs, tables for people.
 
-use super::endpoint::Faults;
+use super::faults::Faults;
 use super::recording::{Recording, Skip};
 use super::wire::Ended;
 use super::world::World;

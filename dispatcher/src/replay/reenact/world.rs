@@ -8,7 +8,8 @@
 //! order when they are due together. Nothing else decides, so the same captures give the same frames.
 
 use super::conversation::{CLIENT, Conversation, Outcome, SERVER, USUAL};
-use super::endpoint::{Endpoint, Faults};
+use super::endpoint::Endpoint;
+use super::faults::Faults;
 use super::recording::{Recorded, Recording, Syn};
 use super::wire::{Ended, Flight, Heard, Loss, Wire};
 use crate::engine::{Config, ConfigError, Counters, DropReason, Engine, PortId, PortSpec, Verdict};
