@@ -170,6 +170,11 @@ fn a_wrong_checksum_on_the_slow_path_changes_nothing() {
     let syn = spoil(b.client_frame(&Seg { options: &options, ..seg(SYN, 0, 0, &[]) }));
     assert_eq!(b.hand_in(0, &syn).1, Verdict::Drop(DropReason::BadChecksum));
     b.client_syn(&SynOptions::default());
+    // A good client's first segment, its sequence number damaged: no cookie fits, and no reset may hit the client.
+    let mut damaged = b.client_frame(&seg(ACK, 1, 1, HTTP));
+    damaged[14 + 20 + 4] ^= 1;
+    let (out, v) = b.hand_in(0, &damaged);
+    assert!(out.is_empty() && v == Verdict::Drop(DropReason::BadChecksum));
     let first = spoil(b.client_frame(&seg(ACK, 1, 1, HTTP)));
     assert_eq!(b.hand_in(0, &first).1, Verdict::Drop(DropReason::BadChecksum));
     b.assert_empty();
