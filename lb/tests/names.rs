@@ -399,3 +399,19 @@ fn what_was_chosen_is_counted_by_kind_and_backend() {
     let all = metrics.kind(IdentityKind::Psk);
     assert_eq!((all.offered, all.promised, all.unknown, all.accepted), (2, 1, 1, 2));
 }
+
+#[test]
+fn a_ticket_digested_in_pieces_is_the_same_identity_as_the_whole() {
+    for len in [0usize, 1, 15, 16, 17, 31, 192, 1087, 5000] {
+        let bytes: Vec<u8> = (0..len).map(|i| (i * 7) as u8).collect();
+        let whole = lb::Identity::new(&ticket(&bytes));
+        for piece in [1, 3, 15, 16, 17, 100, 6000] {
+            let mut digest = lb::TicketDigest::default();
+            bytes.chunks(piece).for_each(|c| {
+                digest.update(c);
+                digest.update(&[]);
+            });
+            assert_eq!(digest.finish(), whole, "{len} bytes in pieces of {piece}");
+        }
+    }
+}

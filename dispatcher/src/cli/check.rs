@@ -3,7 +3,7 @@
 use super::Refusal;
 use super::args::{ReplayArgs, RunArgs, Service, Tuning};
 use super::port::{Driver, PortArg};
-use crate::engine::{AddressMode, BackendSpec, Config, Limits, PortSpec};
+use crate::engine::{AddressMode, BackendSpec, Config, Limits, PortSpec, TicketKey};
 use crate::io::{self, DeviceInfo};
 use crate::replay::ReplayOptions;
 use crate::wire::Mac;
@@ -49,8 +49,8 @@ fn config(service: &Service, tuning: &Tuning) -> Result<Config, Refusal> {
         hello_timeout: tuning.hello_timeout,
         flow_idle_timeout: tuning.flow_idle_timeout,
         affinity: tuning.affinity.into(),
-        resume_fallback: lb::ResumeFallback::default(),
-        ticket_keys: Vec::new(),
+        resume_fallback: tuning.resume_fallback,
+        ticket_keys: tuning.ticket_keys.clone(),
         session_ttl: tuning.session_ttl,
         probe: true,
         keep_names: false,
@@ -58,8 +58,20 @@ fn config(service: &Service, tuning: &Tuning) -> Result<Config, Refusal> {
     })
 }
 
+/// Ticket keys name backends that are there.
+fn check_ticket_keys(service: &Service, tuning: &Tuning) -> Result<(), Refusal> {
+    for key in &tuning.ticket_keys {
+        let (TicketKey::Name { backend, .. } | TicketKey::Unknown { backend }) = key;
+        if !service.backends.iter().any(|b| b.name == *backend) {
+            return Err(Refusal::new(format!("--ticket-key {backend}=...: there is no backend '{backend}'")));
+        }
+    }
+    Ok(())
+}
+
 /// What `replay` is told.
 pub fn replay_options(args: &ReplayArgs) -> Result<ReplayOptions, Refusal> {
+    check_ticket_keys(&args.service, &args.tuning)?;
     if args.service.backends.is_empty() && !args.service.vips.is_empty() {
         return Err(Refusal::new("--vip without --backend: nowhere to send its connections"));
     }
@@ -124,6 +136,7 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
     if args.service.backends.is_empty() {
         return Err(Refusal::new("no --backend: nowhere to send connections"));
     }
+    check_ticket_keys(&args.service, &args.tuning)?;
     let mut config = config(&args.service, &args.tuning)?;
     config.keep_names = args.connections_log.is_some();
     check_ports(&args.ports, &config)?;

@@ -113,15 +113,13 @@ impl Engine {
     fn hash_of(&self, tuple: &Tuple) -> u64 {
         match self.config.hash_on {
             HashOn::SourceIp => self.keyed.hash(&tuple.src),
-            HashOn::Tuple => {
-                let mut bytes = [0; 36];
-                bytes[..16].copy_from_slice(&tuple.src);
-                bytes[16..32].copy_from_slice(&tuple.dst);
-                bytes[32..34].copy_from_slice(&tuple.sport.to_be_bytes());
-                bytes[34..].copy_from_slice(&tuple.dport.to_be_bytes());
-                self.keyed.hash(&bytes)
-            }
+            HashOn::Tuple => self.tuple_hash(tuple),
         }
+    }
+
+    /// A keyed hash of addresses and ports.
+    pub(super) fn tuple_hash(&self, tuple: &Tuple) -> u64 {
+        self.keyed.hash(&tuple.to_bytes())
     }
 
     /// A hash of the client's address alone: who it is, as far as the affinity table cares.

@@ -47,6 +47,18 @@ pub enum Balance {
     RandomTwo,
 }
 
+impl Balance {
+    /// The word of the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Balance::Maglev => "maglev",
+            Balance::LeastConn => "least-conn",
+            Balance::RoundRobin => "round-robin",
+            Balance::RandomTwo => "random-two",
+        }
+    }
+}
+
 /// What Maglev hashes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum HashOn {
@@ -65,6 +77,16 @@ pub enum AddressMode {
     Snat,
     /// The client's; backends route back through us.
     Dnat,
+}
+
+impl AddressMode {
+    /// The word of the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            AddressMode::Snat => "snat",
+            AddressMode::Dnat => "dnat",
+        }
+    }
 }
 
 /// Sizes of every table and buffer. What happens when one is full is written at each.

@@ -21,6 +21,9 @@ use lb::BackendId;
 
 /// When a SYN is repeated, after the first, second and third; after the last the backend is given up.
 const RETRY: [Duration; 3] = [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1)];
+/// SYNs to a backend that answers others meanwhile. It is not silent, the link loses frames: to leave it would cost a session its
+/// server, and to hold it to be down would cost many.
+const MOST_SYNS: u8 = 6;
 /// While the next hop's address is not known nothing was sent: try again soon.
 const NO_LINK_RETRY: Duration = Duration::from_millis(20);
 
@@ -142,10 +145,14 @@ impl Engine {
         // Patience is counted in SYNs, and in time where none could be sent for want of a next hop.
         let patience = RETRY.iter().sum::<Duration>();
         let out_of_patience = usize::from(dialing.syns) >= RETRY.len() || now.since(dialing.since) > patience;
-        if !out_of_patience {
+        let backend = dialing.tried.last().copied();
+        let alive = backend.is_some_and(|b| self.health.heard_since(b, dialing.since));
+        if !out_of_patience || (alive && dialing.syns < MOST_SYNS) {
             return self.send_syn(id, now, fx);
         }
-        if let Some(&backend) = dialing.tried.last() {
+        if let Some(backend) = backend
+            && !alive
+        {
             self.health.silent(backend, now);
         }
         self.redispatch(id, now, fx);
@@ -241,6 +248,7 @@ impl Engine {
         c.state = State::Spliced(Some(ours));
         let idle = seg.now + self.config.flow_idle_timeout;
         self.wheel.arm(id.0, idle);
+        self.health.heard(backend, seg.now);
         self.health.answered(backend, &offered, &got, ecn, seg.tcp.window);
         let segment = usize::from(got.mss.unwrap_or(536).min(mss));
         self.release(id, segment, room as usize, seg, fx);

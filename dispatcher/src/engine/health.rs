@@ -76,6 +76,8 @@ struct Backend {
     known: Option<Capabilities>,
     probe: Option<Probe>,
     probe_due: Time,
+    /// When it last answered a SYN.
+    heard: Time,
 }
 
 /// All backends.
@@ -95,7 +97,15 @@ impl Health {
     /// ports allow. Without `probing` only dials tell.
     pub fn new(addrs: impl Iterator<Item = Addr>, mss: [u16; 2], probing: bool, serial: u32, now: Time) -> Health {
         let backends = addrs
-            .map(|addr| Backend { addr, up: true, refusals: 0, known: None, probe: None, probe_due: now })
+            .map(|addr| Backend {
+                addr,
+                up: true,
+                refusals: 0,
+                known: None,
+                probe: None,
+                probe_due: now,
+                heard: Time::ZERO,
+            })
             .collect();
         let offers = mss.map(Capabilities::assumed);
         let due = if probing { now } else { Time::MAX };
@@ -112,6 +122,16 @@ impl Health {
     #[inline]
     pub fn is_up(&self, id: BackendId) -> bool {
         self.backends[id.index()].up
+    }
+
+    /// A backend answered a SYN of ours.
+    pub fn heard(&mut self, id: BackendId, now: Time) {
+        self.backends[id.index()].heard = now;
+    }
+
+    /// It answered some SYN of ours since: it is alive, and who has not heard from it has bad luck.
+    pub fn heard_since(&self, id: BackendId, since: Time) -> bool {
+        self.backends[id.index()].heard > since
     }
 
     /// A backend answered a SYN of ours that carried every option `offered` says.

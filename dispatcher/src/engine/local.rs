@@ -147,6 +147,7 @@ impl Engine {
             }
             let got = SynOptions::parse(&frame.bytes()[seg.tcp.header + 20..seg.tcp.payload]);
             let ecn = Some(flags.has(Flags::ECE));
+            self.health.heard(id, seg.now);
             self.health.answered(id, &self.probe_options(seg.ip.family, seg.now), &got, ecn, seg.tcp.window);
             let own = Own { seq: seg.tcp.ack, ack: Seq(0), flags: Flags::RST, window: 0, options: &[] };
             return self.answer(seg, &own, frame, fx);

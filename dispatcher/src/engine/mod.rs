@@ -25,6 +25,7 @@ mod config;
 mod connection;
 mod counters;
 mod dial;
+mod doubts;
 mod forward;
 mod health;
 mod icmp;
@@ -44,11 +45,13 @@ pub use counters::{Counters, DropReason};
 pub use record::{Class, ConnectionRecord, End};
 
 use crate::flow::{BufferPool, CookieJar, FlowId, FlowTable, LocalPorts, Side, Tuple, Wheel};
+use crate::sessions::Sessions;
 use crate::time::Time;
 use crate::wire::packet::{Ethernet, Ip, Tcp, WireError, ethertype, protocol};
 use crate::wire::{Addr, Family, Frame};
 use connection::Connection;
 use core::time::Duration;
+use doubts::Doubts;
 use health::Health;
 use lb::{Affinity, Algorithm, Balancer, Pool};
 use limiter::Limiter;
@@ -121,6 +124,8 @@ pub struct Engine {
     affinity: Affinity,
     /// Resets and challenge acknowledgements that nobody asked for.
     resets: Limiter,
+    /// Connections whose first segment may still come.
+    doubts: Doubts,
     counters: Counters,
     /// Frames of our own are written here before they are handed out.
     scratch: Box<[u8]>,
@@ -218,6 +223,7 @@ impl Engine {
             affinity: Affinity::single(affinity),
             pool,
             resets: Limiter::new(1000, now),
+            doubts: Doubts::new(),
             counters: Counters::default(),
             scratch: vec![0; largest].into_boxed_slice(),
             joined: vec![0; limits.hello_bytes].into_boxed_slice(),
@@ -317,6 +323,11 @@ impl Engine {
         self.watches.in_use()
     }
 
+    /// What the affinity tables counted and hold. Walks them: not for every frame.
+    pub fn sessions(&self, now: Time) -> Sessions {
+        Sessions { metrics: self.affinity.metrics(), census: self.affinity.census(choose::millis(now)) }
+    }
+
     /// The affinity tables.
     pub fn affinity(&self) -> &Affinity {
         &self.affinity
@@ -332,6 +343,18 @@ impl Engine {
     pub fn client_of(&self, server_side: &Tuple) -> Option<std::net::SocketAddr> {
         let (id, Side::Server) = self.flows.lookup(server_side)? else { return None };
         Some(self.flows.tuple(id, Side::Client)?.source())
+    }
+
+    /// The client, and what it connected to, for a flow whose frames arrive at `own`, an address and port of ours (or with
+    /// the client's address kept: of the client's), from `backend`.
+    pub fn connection_of(
+        &self,
+        backend: std::net::SocketAddr,
+        own: std::net::SocketAddr,
+    ) -> Option<(std::net::SocketAddr, std::net::SocketAddr)> {
+        let (id, Side::Server) = self.flows.lookup(&Tuple::between(backend, own))? else { return None };
+        let tuple = self.flows.tuple(id, Side::Client)?;
+        Some((tuple.source(), tuple.destination()))
     }
 
     fn count(&mut self, reason: DropReason) {

@@ -15,7 +15,9 @@
 //! the one before are honoured: each lives for 64 to 128 seconds.
 //!
 //! Whoever guesses succeeds once in 2^23 tries (two epochs of 2^-24), and gains one flow from an address that he does not
-//! hold; that flow dies unheard. Comparison in constant time would hide how many leading bits of a guess were
+//! hold; that flow dies unheard.
+//!
+//! Comparison in constant time would hide how many leading bits of a guess were
 //! right. The machine compares 32-bit words in one instruction, the answer to a wrong guess is the same silence whatever
 //! was wrong with it, and a new guess for another ISN is under another MAC; there is nothing to be learned bit by bit.
 //!

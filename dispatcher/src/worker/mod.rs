@@ -18,6 +18,7 @@ pub use totals::Totals;
 use crate::engine::{Config, Counters, Effects, Engine, PortId, Verdict};
 use crate::io::{self, DeviceInfo, OpenError, Port, Traffic};
 use crate::journal::Journal;
+use crate::sessions::Sessions;
 use crate::time::Time;
 use crate::wire::Frame;
 use std::path::PathBuf;
@@ -39,6 +40,10 @@ pub trait FrameHandler {
     fn counters(&self) -> &Counters;
     /// See [`Engine::flows`].
     fn flows(&self) -> usize;
+    /// See [`Engine::sessions`]. Asked for once, at the end.
+    fn sessions(&self, _now: Time) -> Option<Sessions> {
+        None
+    }
 }
 
 impl FrameHandler for Engine {
@@ -61,6 +66,9 @@ impl FrameHandler for Engine {
     fn flows(&self) -> usize {
         Engine::flows(self)
     }
+    fn sessions(&self, now: Time) -> Option<Sessions> {
+        Some(Engine::sessions(self, now))
+    }
 }
 
 /// What a worker tells the outside, every now and then.
@@ -78,6 +86,8 @@ pub struct Snapshot {
     pub sent: Vec<Traffic>,
     /// Ended connections.
     pub totals: Totals,
+    /// What the affinity tables counted; only in the last snapshot.
+    pub sessions: Option<Sessions>,
     /// Turns of the loop that found frames.
     pub busy_turns: u64,
     /// Turns that found none.

@@ -61,6 +61,27 @@ pub enum Expect {
     Anything,
 }
 
+/// A careful host's pause before it closes (see `Stack::careful` of the world).
+#[derive(Default, Clone, Copy)]
+pub struct Quiet {
+    /// When it will be over.
+    pub until: Option<Time>,
+}
+
+impl Quiet {
+    fn is_over(&mut self, socket: &tcp::Socket<'_>, now: Time) -> bool {
+        if socket.send_queue() > 0 {
+            self.until = None;
+            return false;
+        }
+        let over = now >= *self.until.get_or_insert(now + Duration::from_millis(100));
+        if over {
+            self.until = None;
+        }
+        over
+    }
+}
+
 /// How the connection ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Closing {
@@ -140,6 +161,7 @@ pub struct ClientConn {
     established: bool,
     saw_fin: bool,
     aborted: bool,
+    pub quiet: Quiet,
     pub outcome: Outcome2,
 }
 
@@ -155,6 +177,7 @@ impl ClientConn {
             established: false,
             saw_fin: false,
             aborted: false,
+            quiet: Quiet::default(),
             outcome: Outcome2::Open,
         }
     }
@@ -221,7 +244,7 @@ impl ClientConn {
     }
 
     /// Reads, writes and closes as far as it can; true when it did anything.
-    pub fn step(&mut self, socket: &mut tcp::Socket<'_>, now: Time) -> bool {
+    pub fn step(&mut self, socket: &mut tcp::Socket<'_>, now: Time, careful: bool) -> bool {
         if self.outcome != Outcome2::Open {
             return false;
         }
@@ -289,6 +312,7 @@ impl ClientConn {
                 false
             }
         };
+        let close = close && (!careful || self.quiet.is_over(socket, now));
         if close && matches!(socket.state(), tcp::State::Established | tcp::State::CloseWait) {
             socket.close();
             active = true;
@@ -448,6 +472,7 @@ pub struct ServerConn {
     out: Vec<u8>,
     at: usize,
     saw_fin: bool,
+    pub quiet: Quiet,
     pub done: bool,
 }
 
@@ -461,11 +486,12 @@ impl ServerConn {
             out: vec![],
             at: 0,
             saw_fin: false,
+            quiet: Quiet::default(),
             done: false,
         }
     }
 
-    pub fn step(&mut self, server: &mut Server, socket: &mut tcp::Socket<'_>) -> bool {
+    pub fn step(&mut self, server: &mut Server, socket: &mut tcp::Socket<'_>, now: Time, careful: bool) -> bool {
         if matches!(socket.state(), tcp::State::Listen | tcp::State::SynReceived) || self.done {
             return false;
         }
@@ -515,7 +541,8 @@ impl ServerConn {
                 }
             }
         }
-        let said = self.at == self.out.len();
+        let ends = self.saw_fin || self.talk == Talk::Ends;
+        let said = self.at == self.out.len() && (!careful || !ends || self.quiet.is_over(socket, now));
         let open = matches!(socket.state(), tcp::State::Established | tcp::State::CloseWait);
         if said && open && (self.saw_fin || self.talk == Talk::Ends) {
             socket.close();

@@ -13,6 +13,7 @@ use core::time::Duration;
 use dispatcher::engine::{Class, Config, ConnectionRecord, Effects, End, Engine, PortId, Verdict};
 use dispatcher::time::Time;
 use dispatcher::wire::Frame;
+use dispatcher::wire::packet::{Packet, Tcp};
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
@@ -96,11 +97,15 @@ pub struct Stack {
     pub send_buffer: usize,
     pub timestamps: bool,
     pub mtu: usize,
+    /// Close only a while after all data was acknowledged. smoltcp 0.14 never repeats a FIN that was lost when a fast
+    /// retransmission of the data before it comes in between, or acknowledgements that look like a call for one; over bad
+    /// links that would look like our fault.
+    pub careful: bool,
 }
 
 impl Default for Stack {
     fn default() -> Stack {
-        Stack { receive_buffer: 200_000, send_buffer: 200_000, timestamps: true, mtu: 1500 }
+        Stack { receive_buffer: 200_000, send_buffer: 200_000, timestamps: true, mtu: 1500, careful: false }
     }
 }
 
@@ -127,6 +132,40 @@ pub struct Host {
     next: Time,
     router: Option<Router>,
     next_port: u16,
+    /// The last answers to SYNs, and to whom.
+    syn_acks: VecDeque<(SocketAddr, Vec<u8>)>,
+}
+
+impl Host {
+    /// What the host has answered to this very SYN before, if a socket still waits for the handshake's end (empty behind
+    /// that). Among several listening sockets of smoltcp another one would take a repeated SYN for a new connection; other
+    /// stacks repeat their answer at once.
+    fn answered_before(&self, frame: &[u8]) -> Option<Vec<u8>> {
+        let p = Packet::parse(frame).ok()?;
+        let t = Tcp::parse(frame, &p.ip).ok().filter(|t| t.is_bare_syn())?;
+        let from = p.ip.src.socket(t.src_port);
+        let state = self.server_conns.iter().find_map(|c| {
+            let socket = self.sockets.get::<tcp::Socket<'_>>(c.handle);
+            let theirs = socket.remote_endpoint().is_some_and(|r| SocketAddr::new(r.addr.into(), r.port) == from);
+            (theirs && !matches!(socket.state(), tcp::State::Closed | tcp::State::TimeWait)).then(|| socket.state())
+        })?;
+        if state != tcp::State::SynReceived {
+            return Some(vec![]);
+        }
+        Some(self.syn_acks.iter().rev().find(|(to, _)| *to == from).map(|(_, f)| f.clone()).unwrap_or_default())
+    }
+
+    /// Remembers answers to SYNs.
+    fn note_answer(&mut self, frame: &[u8]) {
+        let Ok(p) = Packet::parse(frame) else { return };
+        let Ok(t) = Tcp::parse(frame, &p.ip) else { return };
+        if t.flags.0 & 0x17 == 0x12 {
+            if self.syn_acks.len() == 100 {
+                self.syn_acks.pop_front();
+            }
+            self.syn_acks.push_back((p.ip.dst.socket(t.dst_port), frame.to_vec()));
+        }
+    }
 }
 
 /// Forwards between hosts on its wire: who sends to its MAC with another address gets through.
@@ -313,6 +352,7 @@ impl World {
             next: self.now,
             router: None,
             next_port: 40_000,
+            syn_acks: VecDeque::new(),
         });
         n
     }
@@ -329,6 +369,14 @@ impl World {
 
     pub fn server_mut(&mut self, host: usize) -> &mut Server {
         self.hosts[host].server.as_mut().expect("a server")
+    }
+
+    /// Bad links everywhere.
+    pub fn roughen(&mut self, faults: Faults) {
+        self.faults.fill(faults);
+        for h in &mut self.hosts {
+            h.stack.careful = true;
+        }
     }
 
     /// Hosts that are servers.
@@ -417,11 +465,15 @@ impl World {
         while self.air.peek().is_some_and(|f| f.at <= self.now) {
             let f = self.air.pop().expect("peeked");
             match f.to {
-                To::Engine(port) => self.into_engine(port, f.frame),
-                To::Host(h) => {
-                    self.hosts[h].wire.rx.push_back(f.frame);
-                    self.hosts[h].next = self.now;
-                }
+                To::Engine(port) => self.hand_in(port, f.frame),
+                To::Host(h) => match self.hosts[h].answered_before(&f.frame) {
+                    Some(again) if again.is_empty() => {}
+                    Some(again) => self.host_sends(h, again),
+                    None => {
+                        self.hosts[h].wire.rx.push_back(f.frame);
+                        self.hosts[h].next = self.now;
+                    }
+                },
             }
         }
         if self.engine.next_deadline().is_some_and(|d| d <= self.now) {
@@ -434,7 +486,7 @@ impl World {
         }
     }
 
-    fn into_engine(&mut self, port: usize, bytes: Vec<u8>) {
+    fn hand_in(&mut self, port: usize, bytes: Vec<u8>) {
         self.recorder.note(self.now, &bytes);
         let mut buffer = [0; 2048];
         buffer[64..64 + bytes.len()].copy_from_slice(&bytes);
@@ -490,7 +542,9 @@ impl World {
             if self.rng.per_mille(f.reordering) {
                 at += Duration::from_micros(self.rng.below(30_000) as u64);
             }
-            if self.rng.per_mille(f.corruption) && frame.len() > 14 {
+            // ARP has no checksum: a lie in it is believed for a minute, by anyone.
+            let arp = frame[12..14] == [8, 6];
+            if self.rng.per_mille(f.corruption) && frame.len() > 14 && !arp {
                 let bit = self.rng.below((frame.len() - 14) * 8);
                 frame[14 + bit / 8] ^= 1 << (bit % 8);
             }
@@ -532,7 +586,7 @@ impl World {
     }
 
     /// What a host sends.
-    fn from_host(&mut self, h: usize, frame: Vec<u8>) {
+    fn host_sends(&mut self, h: usize, frame: Vec<u8>) {
         let host = &self.hosts[h];
         if host.dark {
             return;
@@ -591,7 +645,7 @@ impl World {
             for c in &mut host.conns {
                 if c.outcome == Outcome2::Open {
                     let socket = host.sockets.get_mut::<tcp::Socket<'_>>(c.handle);
-                    active |= c.step(socket, now);
+                    active |= c.step(socket, now, host.stack.careful);
                 }
             }
             if let Some(server) = &mut host.server {
@@ -601,7 +655,7 @@ impl World {
                     if socket.state() == tcp::State::Listen {
                         host.listening += 1;
                     }
-                    active |= c.step(server, socket);
+                    active |= c.step(server, socket, now, host.stack.careful);
                 }
                 let gone: Vec<SocketHandle> = host
                     .server_conns
@@ -630,10 +684,13 @@ impl World {
                 next = next.min(due);
             }
         }
+        let pauses = host.conns.iter().map(|c| c.quiet.until).chain(host.server_conns.iter().map(|c| c.quiet.until));
+        next = pauses.flatten().filter(|t| *t > now).fold(next, Time::min);
         host.next = if next <= now { now + Duration::from_micros(1000) } else { next };
         let out = core::mem::take(&mut host.wire.tx);
         for frame in out {
-            self.from_host(h, frame);
+            self.hosts[h].note_answer(&frame);
+            self.host_sends(h, frame);
         }
     }
 
