@@ -18,6 +18,7 @@ pub mod flow;
 pub mod io;
 pub mod journal;
 pub mod replay;
+pub mod sessions;
 pub mod time;
 pub mod wire;
 pub mod worker;

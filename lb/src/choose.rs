@@ -52,8 +52,8 @@ pub struct Hints {
 
 /// The backend for a connection. `eligible` excludes backends of the wrong address family and those tried already.
 ///
-/// A decision of the tables that cannot be followed (its backends were tried) falls back like an unknown identity. `None` when
-/// no eligible backend is left.
+/// A decision of the tables that cannot be followed (its backends were tried) falls back like an unknown identity.
+/// `None` when no eligible backend is left.
 pub fn choose(
     balancer: &mut Balancer,
     pool: &Pool,
@@ -76,10 +76,10 @@ pub fn choose(
         }
     };
     pick(&|b| !found.avoid.contains(b) && eligible(b)).or_else(|| {
-        // Those that have not refused the client's key take no new flows. One that drains may still be the one that sealed it.
-        let last = pool
-            .ids()
-            .find(|&b| !found.avoid.is_empty() && !found.avoid.contains(b) && pool.may_resume(b) && eligible(b));
+        // Those that have not refused the client's key take no new flows. One that drains may be the one that sealed
+        // it.
+        let remains = |b| !found.avoid.contains(b) && pool.may_resume(b) && eligible(b);
+        let last = pool.ids().find(|&b| !found.avoid.is_empty() && remains(b));
         last.or_else(|| pick(&eligible))
     })
 }

@@ -2,11 +2,12 @@
 //!
 //! **Who writes, who reads.** The members and their names never change. Weight and state are single atomic words that a
 //! control thread stores and every worker loads, relaxed: each word means something by itself, and a worker that sees a
-//! change a moment late gives one more flow to a backend that was good a moment ago. Live connection counts are added to
-//! by every worker, relaxed; each backend has a cache line of its own, so that workers opening flows to different
+//! change a moment late gives one more flow to a backend that was good a moment ago. Live connection counts are added
+//! to by every worker, relaxed; each backend has a cache line of its own, so that workers opening flows to different
 //! backends do not disturb one another. The Maglev table is immutable behind an `Arc`; the control thread builds a new
 //! one when weights change, puts it behind the mutex and then raises the version (release). Workers compare the version
-//! (acquire) when they choose, and take the mutex only when it has moved: never on the path of a packet of a known flow.
+//! (acquire) when they choose, and take the mutex only when it has moved: never on the path of a packet of a known
+//! flow.
 
 use crate::backend::{Backend, BackendId, MAX_BACKENDS, MAX_WEIGHT, State};
 use crate::balance::Maglev;

@@ -1,7 +1,7 @@
 //! Flags and their values.
 
 use super::port::PortArg;
-use crate::engine::{AddressMode, BackendSpec, Balance, HashOn};
+use crate::engine::{AddressMode, BackendSpec, Balance, HashOn, TicketKey};
 use crate::journal::MAX_NAME;
 use crate::worker::Idle;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -58,11 +58,11 @@ Exit status: 0 done, 2 refused (one line on standard error says why).";
 /// Flags of `run`.
 #[derive(Args, Debug)]
 pub struct RunArgs {
-    /// A network port (repeat). DRIVER is af-packet (DEVICE: an Ethernet interface), pcap (DEVICE: a capture to read,
-    /// after which the dispatcher stops), af-xdp or dpdk. Each ip= is an address of our own: what is on-link, and where
+    /// A network port (repeat). DRIVER is af-packet (DEVICE: an Ethernet interface), or pcap (DEVICE: a capture to read;
+    /// the dispatcher stops when all are read; what is sent goes to out=FILE); af-xdp and dpdk are not built yet. Each ip= is an address of our own: what is on-link, and where
     /// connections to servers come from. gateway= is the next hop for all else, one a family. vlan= puts frames to
     /// servers into that VLAN (twice for two tags, outer first); clients are answered in theirs. mtu= lowers the
-    /// interface's. IPv6 addresses in brackets
+    /// interface's. tee=FILE records everything that passes as pcapng. IPv6 addresses in brackets
     #[arg(long = "port", value_name = "NAME=DRIVER:DEVICE[,ip=ADDR/PREFIX]...[,gateway=ADDR][,queues=N][,vlan=ID][,mtu=N]", required = true, value_parser = PortArg::parse)]
     pub ports: Vec<PortArg>,
 
@@ -130,6 +130,16 @@ pub struct Tuning {
     /// Lead sessions to the server that can resume them
     #[arg(long, value_enum, default_value = "on")]
     pub affinity: OnOff,
+
+    /// Where a client goes that offers a session which no row knows: where its address leads (source-ip), so that it may
+    /// meet the server it met before, or like a new one (balance)
+    #[arg(long, value_name = "WHERE", default_value = "source-ip", value_parser = resume_fallback)]
+    pub resume_fallback: lb::ResumeFallback,
+
+    /// A ticket key that a server opens, by its name, the first 16 bytes of its tickets in hex (repeat); or `unknown` for a
+    /// server whose tickets have no such name. Without it, key names are learned
+    #[arg(long = "ticket-key", value_name = "NAME=HEX16|unknown", value_parser = ticket_key)]
+    pub ticket_keys: Vec<TicketKey>,
 
     /// How long a client may stay silent before it is taken for one that waits for the server to speak
     #[arg(long, value_name = "D", default_value = "3s", value_parser = duration)]
@@ -282,6 +292,24 @@ fn backend(text: &str) -> Result<BackendSpec, String> {
         }
     }
     Ok(BackendSpec { name: name.to_string(), addr, weight: weight.unwrap_or(1) })
+}
+
+fn resume_fallback(text: &str) -> Result<lb::ResumeFallback, String> {
+    text.parse()
+}
+
+/// `NAME=HEX16`, 32 hex digits for 16 bytes, or `NAME=unknown`.
+fn ticket_key(text: &str) -> Result<TicketKey, String> {
+    let (name, key) = text.split_once('=').ok_or("expected NAME=HEX16 or NAME=unknown")?;
+    check_name(name)?;
+    let backend = name.to_string();
+    if key == "unknown" {
+        return Ok(TicketKey::Unknown { backend });
+    }
+    match u128::from_str_radix(key, 16) {
+        Ok(n) if key.len() == 32 && !key.starts_with('+') => Ok(TicketKey::Name { backend, name: n.to_be_bytes() }),
+        _ => Err("a key name is 16 bytes in hex: 32 digits".into()),
+    }
 }
 
 /// Largest weight: beyond it, tables would have to grow for differences nobody sees.

@@ -3,13 +3,15 @@
 use super::Refusal;
 use super::args::{ReplayArgs, RunArgs, Service, Tuning};
 use super::port::{Driver, PortArg};
-use crate::engine::{AddressMode, BackendSpec, Config, Limits, PortSpec};
+use crate::engine::{AddressMode, BackendSpec, Config, Limits, PortSpec, TicketKey};
 use crate::io::{self, DeviceInfo};
 use crate::replay::ReplayOptions;
-use crate::worker::PortPlan;
+use crate::wire::Mac;
+use crate::worker::{Device, PortPlan};
 use std::collections::HashSet;
 use std::hash::Hash;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// Everything of a configuration that live traffic and replay have in common.
 fn config(service: &Service, tuning: &Tuning) -> Result<Config, Refusal> {
@@ -47,6 +49,8 @@ fn config(service: &Service, tuning: &Tuning) -> Result<Config, Refusal> {
         hello_timeout: tuning.hello_timeout,
         flow_idle_timeout: tuning.flow_idle_timeout,
         affinity: tuning.affinity.into(),
+        resume_fallback: tuning.resume_fallback,
+        ticket_keys: tuning.ticket_keys.clone(),
         session_ttl: tuning.session_ttl,
         probe: true,
         keep_names: false,
@@ -54,8 +58,20 @@ fn config(service: &Service, tuning: &Tuning) -> Result<Config, Refusal> {
     })
 }
 
+/// Ticket keys name backends that are there.
+fn check_ticket_keys(service: &Service, tuning: &Tuning) -> Result<(), Refusal> {
+    for key in &tuning.ticket_keys {
+        let (TicketKey::Name { backend, .. } | TicketKey::Unknown { backend }) = key;
+        if !service.backends.iter().any(|b| b.name == *backend) {
+            return Err(Refusal::new(format!("--ticket-key {backend}=...: there is no backend '{backend}'")));
+        }
+    }
+    Ok(())
+}
+
 /// What `replay` is told.
 pub fn replay_options(args: &ReplayArgs) -> Result<ReplayOptions, Refusal> {
+    check_ticket_keys(&args.service, &args.tuning)?;
     if args.service.backends.is_empty() && !args.service.vips.is_empty() {
         return Err(Refusal::new("--vip without --backend: nowhere to send its connections"));
     }
@@ -120,48 +136,52 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
     if args.service.backends.is_empty() {
         return Err(Refusal::new("no --backend: nowhere to send connections"));
     }
+    check_ticket_keys(&args.service, &args.tuning)?;
     let mut config = config(&args.service, &args.tuning)?;
     config.keep_names = args.connections_log.is_some();
     check_ports(&args.ports, &config)?;
     let (mut ports, mut warnings) = (Vec::new(), Vec::new());
-    for port in &args.ports {
-        let (plan, mac, mtu) = match port.driver {
+    for (number, port) in args.ports.iter().enumerate() {
+        let name = &port.name;
+        let told = |e: io::OpenError| Refusal::new(format!("port '{name}': {e}"));
+        let (device, mac, mtu) = match port.driver {
             Driver::AfPacket => {
-                let info =
-                    io::device_info(&port.device).map_err(|e| Refusal::new(format!("port '{}': {e}", port.name)))?;
+                let info = io::device_info(&port.device).map_err(told)?;
                 warn(port, &info, &mut warnings);
                 let (mac, mtu) = (info.mac, info.mtu);
-                (PortPlan::AfPacket(port.device.clone(), info), mac, mtu)
+                (Device::AfPacket(port.device.clone(), info), mac, mtu)
+            }
+            Driver::Pcap => {
+                let input = PathBuf::from(&port.device);
+                let vips: Vec<_> = config.vips.iter().map(|vip| vip.ip()).collect();
+                let recorded = io::pcap::destination(&input, &vips).map_err(told)?;
+                // Locally administered; nobody else is on this wire.
+                let mac = recorded.unwrap_or(Mac([2, 0, 0, 0, 0, number as u8 + 1]));
+                (Device::Pcap(input, port.out.clone()), mac, 1500)
             }
             Driver::AfXdp | Driver::Dpdk => {
-                return Err(Refusal::new(format!(
-                    "port '{}': driver {} is not built yet",
-                    port.name,
-                    port.driver.as_str()
-                )));
+                let driver = port.driver.as_str();
+                return Err(Refusal::new(format!("port '{name}': driver {driver} is not built yet")));
             }
             Driver::Mem => {
                 return Err(Refusal::new(format!(
-                    "port '{}': driver mem has its other end inside a program: it is for tests, not for the command \
-                     line",
-                    port.name
+                    "port '{name}': driver mem has its other end inside a program: it is for tests, not for the \
+                     command line"
                 )));
             }
-            Driver::Pcap => {
-                return Err(Refusal::new(format!("port '{}': driver pcap is not built yet", port.name)));
-            }
         };
-        if port.mtu.is_some_and(|n| n > mtu) {
-            return Err(Refusal::new(format!("port '{}': {} has an MTU of {mtu}", port.name, port.device)));
+        if port.driver == Driver::AfPacket && port.mtu.is_some_and(|n| n > mtu) {
+            return Err(Refusal::new(format!("port '{name}': {} has an MTU of {mtu}", port.device)));
         }
-        ports.push(plan);
+        let mtu = port.mtu.unwrap_or(mtu);
+        ports.push(PortPlan { name: name.clone(), device, mtu, tee: port.tee.clone() });
         config.ports.push(PortSpec {
-            name: port.name.clone(),
+            name: name.clone(),
             mac,
             addresses: port.addresses.clone(),
             gateways: port.gateways.clone(),
             vlans: port.vlans.clone(),
-            mtu: port.mtu.unwrap_or(mtu),
+            mtu,
         });
     }
     Ok(Checked { config, ports, core, warnings })

@@ -2,6 +2,7 @@
 
 use super::args::check_name;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// What talks to the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +53,10 @@ pub struct PortArg {
     pub vlans: Vec<u16>,
     /// Largest IP packet, where it is to be less than the device's.
     pub mtu: Option<u16>,
+    /// pcap only: what is sent goes here.
+    pub out: Option<PathBuf>,
+    /// Everything that passes is recorded here.
+    pub tee: Option<PathBuf>,
 }
 
 impl PortArg {
@@ -76,6 +81,8 @@ impl PortArg {
             queues: 1,
             vlans: Vec::new(),
             mtu: None,
+            out: None,
+            tee: None,
         };
         let mut queues = false;
         for part in parts {
@@ -110,7 +117,15 @@ impl PortArg {
                     let n = n.parse().ok().filter(|n| *n >= 576).ok_or("an MTU is from 576 to 65535")?;
                     port.mtu = Some(n);
                 }
-                _ => return Err(format!("unknown option '{part}' (there are ip, gateway, queues, vlan, mtu)")),
+                Some(("out", file)) if driver == Driver::Pcap && port.out.is_none() && !file.is_empty() => {
+                    port.out = Some(file.into());
+                }
+                Some(("tee", file)) if port.tee.is_none() && !file.is_empty() => port.tee = Some(file.into()),
+                _ => {
+                    return Err(format!(
+                        "cannot take '{part}' here (there are ip, gateway, queues, vlan, mtu, tee; for pcap also out)"
+                    ));
+                }
             }
         }
         // A gateway that is on no link of this port's would never be reached.

@@ -29,9 +29,9 @@ pub fn start(config: &Config, ports: &[String], idle: Idle, core: Option<usize>,
     }
     _ = writeln!(
         out,
-        "balance {:?}, address mode {:?}, proxy protocol {}, affinity {}",
-        config.balance,
-        config.address_mode,
+        "balance {}, address mode {}, proxy protocol {}, affinity {}",
+        config.balance.as_str(),
+        config.address_mode.as_str(),
         if config.proxy_protocol { "v2" } else { "off" },
         if config.affinity { "on" } else { "off" },
     );
@@ -148,6 +148,9 @@ pub fn summary(config: &Config, last: &Snapshot, ran: Duration, journal_lost: u6
             "{:<width$} {:>12} {:>6.1}% {:>9} {:>13} {:>16} {:>16}",
             b.name, b.connections, share, b.resumed, b.new_sessions, b.bytes_to_server, b.bytes_to_client
         );
+    }
+    if let Some(sessions) = &last.sessions {
+        out += &sessions.report(config.backends.iter().map(|b| b.name.as_str()));
     }
     for (i, (rx, tx)) in last.received.iter().zip(&last.sent).enumerate() {
         let name = config.ports.get(i).map_or("?", |p| p.name.as_str());

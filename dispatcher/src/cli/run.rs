@@ -66,10 +66,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         }
         std::thread::sleep(LOOK);
     }
-    let (last, died) = match worker.join() {
-        Ok(last) => (last, false),
-        Err(last) => (last, true),
-    };
+    let (last, died) = worker.join();
     let journal_lost = writer.map_or(0, |w| w.finish());
     say(&report::summary(&config, &last, started.elapsed(), journal_lost));
     if died {

@@ -29,9 +29,6 @@ const ACK_AFTER: Duration = Duration::from_millis(40);
 /// So many segments without an acknowledgement fill the smallest initial windows in use (RFC 6928: ten segments).
 const ACK_EVERY: u8 = 8;
 
-/// Segments that may be missing before the first that arrives of a new connection.
-const MOST_MISSING: u32 = 8;
-
 /// What a client's stream is so far.
 #[expect(clippy::large_enum_variant, reason = "lives on the stack for a moment")]
 enum Reading {
@@ -104,33 +101,11 @@ impl Engine {
         }
         match self.cookies.verify(&seg.tuple(), seg.tcp.seq - 1, seg.tcp.ack - 1, seg.now) {
             Some(proof) => self.open(&proof, seg, frame, fx),
-            None => match self.cookie_behind_a_gap(seg, frame) {
-                Some(proof) => self.open(&proof, seg, frame, fx),
-                None => self.refuse(seg, DropReason::BadCookie, frame, fx),
-            },
+            None if seg.tcp.payload_len() > 0 && self.doubts.benefit(self.tuple_hash(&seg.tuple()), seg.now) => {
+                Err(DropReason::BadCookie)
+            }
+            None => self.refuse(seg, DropReason::BadCookie, frame, fx),
         }
-    }
-
-    /// The handshake's last ACK and the segments behind it may be lost or overtaken, so that a later segment is the first to
-    /// arrive. To reset its client would break a good connection, but without the client's ISN its cookie cannot be verified. As
-    /// a rule the segments missing are full ones, or as long as this one: so that a few numbers are worth a try, at a
-    /// bounded rate, which also bounds what guessing can gain.
-    fn cookie_behind_a_gap(&mut self, seg: &Arrived, frame: &Frame<'_>) -> Option<CookieVerified> {
-        let len = seg.tcp.payload_len() as u32;
-        if len == 0 || !self.guesses.allow(seg.now) {
-            return None;
-        }
-        let options = SegmentOptions::parse(&frame.bytes()[seg.tcp.header + 20..seg.tcp.payload]);
-        let stamp = if options.timestamps.is_some() { 12 } else { 0 };
-        let full = u32::from(self.health.offer(seg.ip.family).mss).saturating_sub(stamp);
-        let sizes = [full, len];
-        let sizes = if full == len { &sizes[..1] } else { &sizes[..] };
-        let room = self.config.limits.hello_bytes as u32;
-        sizes
-            .iter()
-            .flat_map(|size| (1..=MOST_MISSING).map(move |n| n * size))
-            .filter(|missing| missing + len <= room)
-            .find_map(|missing| self.cookies.verify(&seg.tuple(), seg.tcp.seq - missing - 1, seg.tcp.ack - 1, seg.now))
     }
 
     /// Opens a flow, and reads what the segment carries.

@@ -7,7 +7,7 @@ use super::{AddressMode, DropReason, Effects, Engine, HashOn};
 use crate::flow::{FlowId, Side, Tuple};
 use crate::time::Time;
 use crate::wire::{Addr, Family};
-use lb::{BackendId, BackendSet, Lookup, Millis};
+use lb::{BackendId, Hints, Lookup, Millis};
 
 impl Engine {
     /// The hello is complete: ask the table, choose, dial.
@@ -21,21 +21,19 @@ impl Engine {
     ) {
         self.counters.secure += 1;
         let Some(tuple) = self.flows.tuple(id, Side::Client).copied() else { return };
-        let family = Addr(tuple.src).family();
+        let family = family_of(&tuple);
         let may_resume = |b: BackendId| {
             self.routes.backends[b.index()].addr.family() == family && self.health.is_up(b) && self.pool.may_resume(b)
         };
-        let found = if self.config.affinity {
-            self.affinity.lookup(offer.identities(), millis(now), may_resume)
-        } else {
-            Lookup::default()
-        };
-        let by_address = self.config.affinity && offer.is_unknown(&found);
-        let chosen = match &found.decision {
-            Some(decision) => self.pick(&tuple, Wish::OneOf(&decision.backends)),
-            None if by_address => self.pick(&tuple, Wish::ByAddress { avoid: &found.avoid }),
-            None => self.pick(&tuple, Wish::Any { except: &[] }),
-        };
+        let mut found = Lookup::default();
+        if self.config.affinity {
+            found = self.affinity.lookup(offer.identities(), millis(now), may_resume);
+            if found.decision.is_none() && !offer.is_unknown(&found) {
+                // Nothing is asked for: a session ID that nobody knows, of a client that would send a random one.
+                found = Lookup::default();
+            }
+        }
+        let chosen = self.pick(&tuple, &found, &[]);
         let connection = self.flows.get_mut(id);
         let cookie = connection.cookie;
         let story = &mut connection.story;
@@ -47,12 +45,13 @@ impl Engine {
             story.id_decided = decision.reason.kind() == lb::IdentityKind::SessionId;
             story.decided = chosen.filter(|b| decision.backends.contains(*b)).or(decision.backends.iter().next());
         } else {
-            story.key = offer.primary().filter(|_| by_address).map(|i| *i.key());
+            story.key = offer.primary().filter(|_| found.is_unknown()).map(|i| *i.key());
         }
-        story.offered = offer.kinds(story.id_decided, None, None).iter().map(|k| k.as_str()).collect();
+        let id_known = story.id_decided;
+        story.offered = offer.kinds(id_known, None, None).iter().map(|k| k.as_str()).collect();
         let Some(backend) = chosen else { return self.give_up(id, now, fx) };
         self.affinity.chosen(&found, backend);
-        let watch = self.watches.open(offer, cookie + 1);
+        let watch = self.watches.open(offer, id_known, cookie + 1);
         if watch.is_none() {
             self.counters.unwatched += 1;
         }
@@ -65,7 +64,7 @@ impl Engine {
         self.counters.non_secure += 1;
         let Some(tuple) = self.flows.tuple(id, Side::Client).copied() else { return };
         self.flows.get_mut(id).story.class = Some(Class::NonSecure);
-        match self.pick(&tuple, Wish::Any { except: &[] }) {
+        match self.pick(&tuple, &Lookup::default(), &[]) {
             Some(backend) => self.dial(id, backend, now, fx),
             None => self.give_up(id, now, fx),
         }
@@ -79,7 +78,7 @@ impl Engine {
             return self.give_up(id, now, fx);
         }
         let tried = dialing.tried.clone();
-        match self.pick(&tuple, Wish::Any { except: &tried }) {
+        match self.pick(&tuple, &Lookup::default(), &tried) {
             Some(backend) => {
                 self.counters.redispatches += 1;
                 self.dial(id, backend, now, fx);
@@ -95,42 +94,32 @@ impl Engine {
         self.abandon(id, End::NoBackend, now, fx);
     }
 
-    /// A backend of the client's family. Those held to be down are asked only when no other is left: they may have come
-    /// back, and the client has nothing to lose.
-    fn pick(&mut self, tuple: &Tuple, wish: Wish<'_>) -> Option<BackendId> {
-        let family = Addr(tuple.src).family();
-        let hash = self.hash_of(tuple);
-        let entropy = self.keyed.hash(&self.serial.to_le_bytes());
+    /// A backend of the client's family, none of `except`. Those held to be down are asked only when no other is left: they
+    /// may have come back, and the client has nothing to lose.
+    fn pick(&mut self, tuple: &Tuple, found: &Lookup, except: &[BackendId]) -> Option<BackendId> {
+        let family = family_of(tuple);
+        let hints = Hints {
+            hash: self.hash_of(tuple),
+            address_hash: self.client_hash(tuple),
+            entropy: self.keyed.hash(&self.serial.to_le_bytes()),
+            fallback: self.config.resume_fallback,
+        };
         let Engine { routes, health, pool, balancer, .. } = self;
-        let fits = |b: BackendId| routes.backends[b.index()].addr.family() == family;
-        let up = |b: BackendId| fits(b) && health.is_up(b);
-        match wish {
-            Wish::OneOf(set) => balancer
-                .pick_among(pool, set, hash, entropy, up)
-                .or_else(|| balancer.pick(pool, hash, entropy, up))
-                .or_else(|| balancer.pick(pool, hash, entropy, fits)),
-            Wish::ByAddress { avoid } => balancer
-                .pick_by_hash(pool, hash, |b| up(b) && !avoid.contains(b))
-                .or_else(|| balancer.pick_by_hash(pool, hash, up))
-                .or_else(|| balancer.pick_by_hash(pool, hash, fits)),
-            Wish::Any { except } => balancer
-                .pick(pool, hash, entropy, |b| up(b) && !except.contains(&b))
-                .or_else(|| balancer.pick(pool, hash, entropy, |b| fits(b) && !except.contains(&b))),
-        }
+        let fits = |b: BackendId| routes.backends[b.index()].addr.family() == family && !except.contains(&b);
+        lb::choose(balancer, pool, found, hints, |b| fits(b) && health.is_up(b))
+            .or_else(|| lb::choose(balancer, pool, found, hints, fits))
     }
 
     fn hash_of(&self, tuple: &Tuple) -> u64 {
         match self.config.hash_on {
             HashOn::SourceIp => self.keyed.hash(&tuple.src),
-            HashOn::Tuple => {
-                let mut bytes = [0; 36];
-                bytes[..16].copy_from_slice(&tuple.src);
-                bytes[16..32].copy_from_slice(&tuple.dst);
-                bytes[32..34].copy_from_slice(&tuple.sport.to_be_bytes());
-                bytes[34..].copy_from_slice(&tuple.dport.to_be_bytes());
-                self.keyed.hash(&bytes)
-            }
+            HashOn::Tuple => self.tuple_hash(tuple),
         }
+    }
+
+    /// A keyed hash of addresses and ports.
+    pub(super) fn tuple_hash(&self, tuple: &Tuple) -> u64 {
+        self.keyed.hash(&tuple.to_bytes())
     }
 
     /// A hash of the client's address alone: who it is, as far as the affinity table cares.
@@ -154,16 +143,6 @@ impl Engine {
 
 /// Local ports looked at for one dial.
 const PORT_TRIES: usize = 512;
-
-/// What is asked of the balancer.
-enum Wish<'a> {
-    /// Who can resume it.
-    OneOf(&'a BackendSet),
-    /// An identity nobody knows: the client's address decides, but not for those who refused the same key before.
-    ByAddress { avoid: &'a BackendSet },
-    /// Any but these.
-    Any { except: &'a [BackendId] },
-}
 
 pub(super) fn millis(now: Time) -> Millis {
     Millis(now.as_millis())

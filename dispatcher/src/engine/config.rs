@@ -47,6 +47,18 @@ pub enum Balance {
     RandomTwo,
 }
 
+impl Balance {
+    /// The word of the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Balance::Maglev => "maglev",
+            Balance::LeastConn => "least-conn",
+            Balance::RoundRobin => "round-robin",
+            Balance::RandomTwo => "random-two",
+        }
+    }
+}
+
 /// What Maglev hashes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum HashOn {
@@ -65,6 +77,16 @@ pub enum AddressMode {
     Snat,
     /// The client's; backends route back through us.
     Dnat,
+}
+
+impl AddressMode {
+    /// The word of the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            AddressMode::Snat => "snat",
+            AddressMode::Dnat => "dnat",
+        }
+    }
 }
 
 /// Sizes of every table and buffer. What happens when one is full is written at each.
@@ -87,6 +109,23 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits { flows: 65_536, hellos: 2_048, hello_bytes: 20 * 1024, watches: 4_096, sessions: 262_144 }
     }
+}
+
+/// What is known of a backend's ticket keys in advance.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TicketKey {
+    /// The backend opens tickets whose first 16 bytes are these.
+    Name {
+        /// A backend's name.
+        backend: String,
+        /// The key name.
+        name: [u8; 16],
+    },
+    /// The backend's tickets carry no key name: none is learned of it.
+    Unknown {
+        /// A backend's name.
+        backend: String,
+    },
 }
 
 /// Everything the engine is told at start.
@@ -112,6 +151,10 @@ pub struct Config {
     pub flow_idle_timeout: Duration,
     /// Follow identities at all.
     pub affinity: bool,
+    /// Where a client goes whose identity no row knows.
+    pub resume_fallback: lb::ResumeFallback,
+    /// What is known of the backends' ticket keys in advance.
+    pub ticket_keys: Vec<TicketKey>,
     /// Rows die this long after their last use.
     pub session_ttl: Duration,
     /// Ask backends by a SYN, at start and while they are down, whether they answer and what options they speak.
@@ -135,6 +178,8 @@ impl Default for Config {
             hello_timeout: Duration::from_secs(3),
             flow_idle_timeout: Duration::from_secs(300),
             affinity: true,
+            resume_fallback: lb::ResumeFallback::default(),
+            ticket_keys: Vec::new(),
             session_ttl: Duration::from_secs(3600),
             probe: true,
             keep_names: false,

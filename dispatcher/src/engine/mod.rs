@@ -8,16 +8,16 @@
 //!
 //! From the most to the least frequent, and in this order in the code; each step returns a verdict:
 //!
-//! 1. **Known flow** ([`forward`]): look the tuple up, translate, send.
-//! 2. **Bare SYN to a VIP** ([`admit`]): answer with a cookie. No state is kept.
-//! 3. **ACK to a VIP whose cookie verifies** ([`admit`]): open a flow, read its payload if it has any.
-//! 4. **More payload for a flow without a complete hello** ([`admit`]): assemble; when the hello is complete, or known not to be
-//!    TLS, choose a backend ([`choose`]) and dial it ([`dial`]).
-//! 5. **SYN-ACK or RST of a backend being dialled** ([`dial`]): finish the splice and release what was held, or choose another.
-//! 6. **ARP, NDP, ICMP echo to our addresses** ([`local`]); **ICMP errors about a flow** ([`icmp`]).
+//! 1. **Known flow** (`forward`): look the tuple up, translate, send.
+//! 2. **Bare SYN to a VIP** (`admit`): answer with a cookie. No state is kept.
+//! 3. **ACK to a VIP whose cookie verifies** (`admit`): open a flow, read its payload if it has any.
+//! 4. **More payload for a flow without a complete hello** (`admit`): assemble; when the hello is complete, or known not to be
+//!    TLS, choose a backend (`choose`) and dial it (`dial`).
+//! 5. **SYN-ACK or RST of a backend being dialled** (`dial`): finish the splice and release what was held, or choose another.
+//! 6. **ARP, NDP, ICMP echo to our addresses** (`local`); **ICMP errors about a flow** (`icmp`).
 //! 7. Else: drop, counted.
 //!
-//! Everything that happens by itself, without a frame, is in [`timers`]; what is ours to retransmit, in [`ours`].
+//! Everything that happens by itself, without a frame, is in `timers`; what is ours to retransmit, in `ours`.
 
 mod admit;
 mod choose;
@@ -25,6 +25,7 @@ mod config;
 mod connection;
 mod counters;
 mod dial;
+mod doubts;
 mod forward;
 mod health;
 mod icmp;
@@ -39,16 +40,18 @@ pub mod session;
 mod timers;
 mod watches;
 
-pub use config::{AddressMode, BackendSpec, Balance, Config, ConfigError, HashOn, Limits, PortSpec};
+pub use config::{AddressMode, BackendSpec, Balance, Config, ConfigError, HashOn, Limits, PortSpec, TicketKey};
 pub use counters::{Counters, DropReason};
 pub use record::{Class, ConnectionRecord, End};
 
 use crate::flow::{BufferPool, CookieJar, FlowId, FlowTable, LocalPorts, Side, Tuple, Wheel};
+use crate::sessions::Sessions;
 use crate::time::Time;
 use crate::wire::packet::{Ethernet, Ip, Tcp, WireError, ethertype, protocol};
 use crate::wire::{Addr, Family, Frame};
 use connection::Connection;
 use core::time::Duration;
+use doubts::Doubts;
 use health::Health;
 use lb::{Affinity, Algorithm, Balancer, Pool};
 use limiter::Limiter;
@@ -121,8 +124,8 @@ pub struct Engine {
     affinity: Affinity,
     /// Resets and challenge acknowledgements that nobody asked for.
     resets: Limiter,
-    /// Looks for a cookie behind segments that are missing.
-    guesses: Limiter,
+    /// Connections whose first segment may still come.
+    doubts: Doubts,
     counters: Counters,
     /// Frames of our own are written here before they are handed out.
     scratch: Box<[u8]>,
@@ -220,7 +223,7 @@ impl Engine {
             affinity: Affinity::single(affinity),
             pool,
             resets: Limiter::new(1000, now),
-            guesses: Limiter::new(1000, now),
+            doubts: Doubts::new(),
             counters: Counters::default(),
             scratch: vec![0; largest].into_boxed_slice(),
             joined: vec![0; limits.hello_bytes].into_boxed_slice(),
@@ -320,6 +323,11 @@ impl Engine {
         self.watches.in_use()
     }
 
+    /// What the affinity tables counted and hold. Walks them: not for every frame.
+    pub fn sessions(&self, now: Time) -> Sessions {
+        Sessions { metrics: self.affinity.metrics(), census: self.affinity.census(choose::millis(now)) }
+    }
+
     /// The affinity tables.
     pub fn affinity(&self) -> &Affinity {
         &self.affinity
@@ -335,6 +343,18 @@ impl Engine {
     pub fn client_of(&self, server_side: &Tuple) -> Option<std::net::SocketAddr> {
         let (id, Side::Server) = self.flows.lookup(server_side)? else { return None };
         Some(self.flows.tuple(id, Side::Client)?.source())
+    }
+
+    /// The client, and what it connected to, for a flow whose frames arrive at `own`, an address and port of ours (or with
+    /// the client's address kept: of the client's), from `backend`.
+    pub fn connection_of(
+        &self,
+        backend: std::net::SocketAddr,
+        own: std::net::SocketAddr,
+    ) -> Option<(std::net::SocketAddr, std::net::SocketAddr)> {
+        let (id, Side::Server) = self.flows.lookup(&Tuple::between(backend, own))? else { return None };
+        let tuple = self.flows.tuple(id, Side::Client)?;
+        Some((tuple.source(), tuple.destination()))
     }
 
     fn count(&mut self, reason: DropReason) {

@@ -119,9 +119,12 @@ impl Routes {
         self.held.get(&addr).is_some_and(|ports| ports.contains(&port))
     }
 
-    /// All addresses to be announced, with the port.
+    /// All addresses to be announced, with the port; always in the same order.
     pub fn announced(&self) -> impl Iterator<Item = (PortId, Addr)> + '_ {
-        self.held.iter().flat_map(|(addr, ports)| ports.iter().map(move |p| (*p, *addr)))
+        let mut all: Vec<_> =
+            self.held.iter().flat_map(|(addr, ports)| ports.iter().map(move |p| (*p, *addr))).collect();
+        all.sort_unstable_by_key(|(port, addr)| (port.0, *addr));
+        all.into_iter()
     }
 
     /// Largest segment our ports allow, for IPv4 and IPv6.

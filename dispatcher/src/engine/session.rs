@@ -116,6 +116,8 @@ impl Offer {
 #[derive(Debug)]
 pub struct Watch {
     offer: Offer,
+    /// The table knew the offer's session ID: it is no random one.
+    id_known: bool,
     follower: Follower<MESSAGE_BYTES>,
     long_ticket: Option<TicketDigest>,
     retried: bool,
@@ -126,10 +128,11 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// For a server that is about to answer this offer.
-    pub fn new(offer: Offer) -> Watch {
+    /// For a server that is about to answer this offer. `id_known`: a row for its session ID decided.
+    pub fn new(offer: Offer, id_known: bool) -> Watch {
         Watch {
             offer,
+            id_known,
             follower: Follower::new(Side::Server),
             long_ticket: None,
             retried: false,
@@ -156,7 +159,7 @@ impl Watch {
 
     /// The next bytes of the server's stream, in order. False when there is nothing more to learn.
     pub fn feed(&mut self, mut bytes: &[u8], affinity: &mut Affinity, seen: Sighting) -> bool {
-        let Watch { offer, follower, long_ticket, retried, undecided, version, resumed } = self;
+        let Watch { offer, id_known, follower, long_ticket, retried, undecided, version, resumed } = self;
         loop {
             // What the event borrows ends with this block, so that the follower can be asked again.
             let ended = match follower.next_event(&mut bytes) {
@@ -172,7 +175,7 @@ impl Watch {
                         *resumed = Some(hello.psk_selected.is_some());
                         learn_1_3(offer, &hello, *retried, affinity, seen);
                     } else {
-                        (*resumed, *undecided) = learn_1_2(offer, &hello, affinity, seen);
+                        (*resumed, *undecided) = learn_1_2(offer, *id_known, &hello, affinity, seen);
                     }
                     false
                 }
@@ -239,7 +242,13 @@ fn learn_1_3(offer: &Offer, hello: &ServerHello<'_>, retried: bool, affinity: &m
 }
 
 /// Returns whether it was resumed, and whether that cannot be said yet.
-fn learn_1_2(offer: &Offer, hello: &ServerHello<'_>, affinity: &mut Affinity, seen: Sighting) -> (Option<bool>, bool) {
+fn learn_1_2(
+    offer: &Offer,
+    id_known: bool,
+    hello: &ServerHello<'_>,
+    affinity: &mut Affinity,
+    seen: Sighting,
+) -> (Option<bool>, bool) {
     let echoed = !hello.session_id.is_empty() && hello.session_id == offer.session_id.as_slice();
     if let Some(ticket) = offer.of(IdentityKind::Ticket).next() {
         if offer.session_id.is_empty() {
@@ -248,7 +257,7 @@ fn learn_1_2(offer: &Offer, hello: &ServerHello<'_>, affinity: &mut Affinity, se
         }
         tell(affinity, ticket, echoed, seen);
     } else if let Some(id) = offer.of(IdentityKind::SessionId).next()
-        && (echoed || offer.id_is_meant())
+        && (echoed || id_known || offer.id_is_meant())
     {
         tell(affinity, id, echoed, seen);
     }

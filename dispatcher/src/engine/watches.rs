@@ -38,9 +38,10 @@ impl Watches {
 
     /// Watches a server that is about to answer `offer`, its first byte at `start`. `None` when all places are taken: nothing
     /// will be learned from this connection.
-    pub fn open(&mut self, offer: Offer, start: Seq) -> Option<WatchId> {
+    pub fn open(&mut self, offer: Offer, id_known: bool, start: Seq) -> Option<WatchId> {
         let i = self.free.pop()?;
-        self.places[i as usize] = Some(Watched { watch: Watch::new(offer), stream: Assembler::lazy(start, 0) });
+        self.places[i as usize] =
+            Some(Watched { watch: Watch::new(offer, id_known), stream: Assembler::lazy(start, 0) });
         Some(WatchId(i))
     }
 

@@ -15,8 +15,7 @@
 //! the one before are honoured: each lives for 64 to 128 seconds.
 //!
 //! Whoever guesses succeeds once in 2^23 tries (two epochs of 2^-24), and gains one flow from an address that he does not
-//! hold; that flow dies unheard. Where the first segment to arrive carries data the engine tries a few more numbers, at a
-//! bounded rate of less than 2^14 tries a second: a flow guessed that way takes eight minutes on average.
+//! hold; that flow dies unheard.
 //!
 //! Comparison in constant time would hide how many leading bits of a guess were
 //! right. The machine compares 32-bit words in one instruction, the answer to a wrong guess is the same silence whatever

@@ -101,7 +101,7 @@ impl Tuple {
 
     /// All 36 bytes in a fixed order, to be hashed.
     #[inline]
-    pub(super) fn to_bytes(self) -> [u8; 36] {
+    pub(crate) fn to_bytes(self) -> [u8; 36] {
         let mut bytes = [0; 36];
         bytes[..16].copy_from_slice(&self.src);
         bytes[16..32].copy_from_slice(&self.dst);

@@ -2,14 +2,15 @@
 //! sent by `sendmmsg(2)` straight from there.
 //!
 //! **Receiving.** The kernel fills blocks of [`BLOCK`] bytes with frames, one behind the other, and gives a block to us
-//! when it is full or [`RETIRE_MS`] after its first frame. Frames are rewritten where they lie. A block goes back to
+//! when it is full or `RETIRE_MS` after its first frame. Frames are rewritten where they lie. A block goes back to
 //! the kernel when the last slot in it has been released or sent. When all blocks are ours, the kernel drops, and
 //! tells us how many (`rx-ring-full`).
 //!
 //! **Sending.** `sendmmsg` copies out of the receive ring into the kernel's own buffers; the slots are released when
-//! it returns, so a frame is copied once on its way. A transmit ring would save no copy: the kernel lets frames in it be
-//! shared only until they are handed to another socket, and over virtual links copies them then. It would ask for a copy
-//! from ring to ring here.
+//! it returns, so a frame is copied once on its way. A transmit ring would ask for a copy from ring to ring here, and
+//! save none there: over virtual links the kernel copies a ring's pages when a frame is handed to another stack. Errors
+//! of a ring concern all of it; here each belongs to a frame. From ring to the far socket over virtual pairs a frame
+//! costs the forwarding core 1.2 to 1.3 us (`the_cost_of_a_frame` in the tests).
 //!
 //! **What the kernel's other side leaves undone** is done on receipt: a stripped VLAN tag is put back, a checksum that
 //! was left to the card is completed. Super-frames (GRO, LRO, a neighbour's TSO) cannot be sent on, and are dropped as

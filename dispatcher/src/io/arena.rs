@@ -1,7 +1,7 @@
 //! Buffers of one size in one piece of memory, with a list of the free ones.
 //!
 //! Ports of one worker share an arena through an `Rc`: a frame received by one is sent by another without a copy.
-//! Bounded: when no buffer is free, [`Arena::take`] says so, and its caller counts a lost frame.
+//! Bounded: when no buffer is free, the arena says so, and its caller counts a lost frame.
 
 use super::{RegionId, Slot};
 use crate::wire::Frame;

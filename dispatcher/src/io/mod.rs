@@ -14,15 +14,17 @@
 //!
 //! **Bursts.** At most [`BURST`] slots at a time; no call here allocates once the ports are open, and none blocks.
 //!
-//! Nothing above this module sees a driver's types. Drivers: [`mem`], [`af_packet`]. Wrappers around any of them:
-//! [`fault`].
+//! Nothing above this module sees a driver's types. Drivers: [`mem`], [`pcap`], [`af_packet`]. Wrappers around any of
+//! them: [`tee`], [`fault`].
 
 pub mod af_packet;
 pub mod arena;
 pub mod fault;
 pub mod mem;
 mod offload;
+pub mod pcap;
 mod sys;
+pub mod tee;
 
 use crate::wire::Frame;
 use arrayvec::ArrayVec;
@@ -211,14 +213,16 @@ losses! {
     RxOversized = "rx-oversized",
     /// Cut off by the capture or the ring.
     RxTruncated = "rx-truncated",
-    /// No buffer was left to receive into.
-    RxNoBuffer = "rx-no-buffer",
+    /// Recorded on a link that is not Ethernet.
+    RxNotEthernet = "rx-not-ethernet",
     /// The transmit queue was full.
     TxQueueFull = "tx-queue-full",
     /// The link is down, or the device is gone.
     TxLinkDown = "tx-link-down",
     /// The device refused the frame (larger than its MTU, for one).
     TxRefused = "tx-refused",
+    /// Passed, but not recorded.
+    TeeNotWritten = "tee-not-written",
     /// Lost on purpose.
     Injected = "fault-injected",
 }

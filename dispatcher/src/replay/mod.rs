@@ -6,6 +6,7 @@
 //! * [`reassembly`]: connections and their byte streams, whatever the network or the capture did to them.
 //! * [`dialogue`]: how a connection's streams begin.
 //! * [`inspect`]: what the TLS and DTLS streams of a capture say in the clear.
+//! * [`reenact`]: recorded conversations against other backends, through the whole engine.
 //! * [`recorded`]: connections go where they were recorded going, and the affinity table is asked and taught.
 
 pub mod capture;
@@ -16,6 +17,7 @@ pub mod inspect;
 pub mod pcapng;
 pub mod reassembly;
 pub mod recorded;
+pub mod reenact;
 mod report;
 
 use capture::{Capture, LinkType, RecordedFrame};
@@ -56,10 +58,9 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 /// As [`run`], writing to `out`.
 pub fn replay(options: &ReplayOptions, out: &mut dyn Write) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        options.config.backends.is_empty() && options.config.vips.is_empty(),
-        "replay against other backends is not there yet"
-    );
+    if !options.config.backends.is_empty() {
+        return reenact::replay(options, out);
+    }
     // All files are opened before anything is written: a wrong name is told at once.
     let mut captures = Vec::new();
     for path in &options.files {

@@ -425,7 +425,8 @@ impl Learner<'_> {
         } else if !offer.identities().is_empty() {
             self.note = Some(format!("connection {conn}: no row knows what it offers"));
         }
-        Hello { backend, sni, found, answer: Answer::Reading(Box::new(Watch::new(offer))) }
+        let id_known = found.decision.as_ref().is_some_and(|d| d.reason == Reason::SessionId);
+        Hello { backend, sni, found, answer: Answer::Reading(Box::new(Watch::new(offer, id_known))) }
     }
 
     fn answer(&mut self, connection: &Connection, hello: &mut Hello, way: Way, bytes: &[u8], at: At) {

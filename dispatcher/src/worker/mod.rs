@@ -18,8 +18,10 @@ pub use totals::Totals;
 use crate::engine::{Config, Counters, Effects, Engine, PortId, Verdict};
 use crate::io::{self, DeviceInfo, OpenError, Port, Traffic};
 use crate::journal::Journal;
+use crate::sessions::Sessions;
 use crate::time::Time;
 use crate::wire::Frame;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
@@ -38,6 +40,10 @@ pub trait FrameHandler {
     fn counters(&self) -> &Counters;
     /// See [`Engine::flows`].
     fn flows(&self) -> usize;
+    /// See [`Engine::sessions`]. Asked for once, at the end.
+    fn sessions(&self, _now: Time) -> Option<Sessions> {
+        None
+    }
 }
 
 impl FrameHandler for Engine {
@@ -60,6 +66,9 @@ impl FrameHandler for Engine {
     fn flows(&self) -> usize {
         Engine::flows(self)
     }
+    fn sessions(&self, now: Time) -> Option<Sessions> {
+        Some(Engine::sessions(self, now))
+    }
 }
 
 /// What a worker tells the outside, every now and then.
@@ -77,6 +86,8 @@ pub struct Snapshot {
     pub sent: Vec<Traffic>,
     /// Ended connections.
     pub totals: Totals,
+    /// What the affinity tables counted; only in the last snapshot.
+    pub sessions: Option<Sessions>,
     /// Turns of the loop that found frames.
     pub busy_turns: u64,
     /// Turns that found none.
@@ -102,15 +113,48 @@ impl Shared {
 
 /// A port that a worker is to open.
 #[derive(Clone, Debug)]
-pub enum PortPlan {
+pub struct PortPlan {
+    /// Its name in reports.
+    pub name: String,
+    /// What is behind it.
+    pub device: Device,
+    /// Largest IP packet, bytes.
+    pub mtu: u16,
+    /// Record everything that passes in this file.
+    pub tee: Option<PathBuf>,
+}
+
+/// What is behind a port.
+#[derive(Clone, Debug)]
+pub enum Device {
     /// An interface of the kernel's.
     AfPacket(String, DeviceInfo),
+    /// A capture to read, and one to write.
+    Pcap(PathBuf, Option<PathBuf>),
 }
 
 /// Opens one queue of every port, in their order. What shares memory is opened together.
 pub fn open_ports(plans: &[PortPlan]) -> Result<Vec<Port>, OpenError> {
-    let devices: Vec<_> = plans.iter().map(|PortPlan::AfPacket(name, info)| (name.clone(), info.clone())).collect();
-    io::af_packet::open(&devices)
+    let interfaces: Vec<_> = plans
+        .iter()
+        .filter_map(|plan| match &plan.device {
+            Device::AfPacket(name, info) => Some((name.clone(), DeviceInfo { mtu: plan.mtu, ..info.clone() })),
+            Device::Pcap(..) => None,
+        })
+        .collect();
+    let mut interfaces = io::af_packet::open(&interfaces)?.into_iter();
+    let mut ports = Vec::with_capacity(plans.len());
+    for plan in plans {
+        let port = match &plan.device {
+            Device::AfPacket(..) => interfaces.next().ok_or_else(|| OpenError("port lost while opening".into()))?,
+            Device::Pcap(input, output) => io::pcap::open(input, output.as_ref(), plan.mtu)?,
+        };
+        ports.push(match &plan.tee {
+            Some(path) => io::tee::tee(port, &plan.name, path)?,
+            None => port,
+        });
+    }
+    Ok(ports)
 }
 
 /// Everything a worker needs to start.
@@ -191,11 +235,9 @@ impl Worker {
         self.thread.is_finished()
     }
 
-    /// Waits for its end: what it told last. An error when it died.
-    pub fn join(self) -> Result<Snapshot, Snapshot> {
-        match self.thread.join() {
-            Ok(()) => Ok(self.shared.snapshot()),
-            Err(_) => Err(self.shared.snapshot()),
-        }
+    /// Waits for its end: what it told last, and whether it died.
+    pub fn join(self) -> (Snapshot, bool) {
+        let died = self.thread.join().is_err();
+        (self.shared.snapshot(), died)
     }
 }

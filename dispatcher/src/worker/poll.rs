@@ -177,7 +177,7 @@ impl<H: FrameHandler> Loop<H> {
             Err(TryLockError::WouldBlock) if !last => return,
             Err(TryLockError::WouldBlock) => shared.snapshot.lock().unwrap_or_else(|e| e.into_inner()),
         };
-        let Snapshot { at, counters, flows, received, sent, totals, busy_turns, idle_turns } = &mut *snapshot;
+        let Snapshot { at, counters, flows, received, sent, totals, sessions, busy_turns, idle_turns } = &mut *snapshot;
         *at = now;
         counters.clone_from(self.handler.counters());
         *flows = self.handler.flows();
@@ -186,6 +186,9 @@ impl<H: FrameHandler> Loop<H> {
         sent.clear();
         sent.extend(self.outside.tx.iter_mut().map(|tx| tx.traffic()));
         totals.clone_from(&self.outside.totals);
+        if last {
+            *sessions = self.handler.sessions(now);
+        }
         (*busy_turns, *idle_turns) = (self.busy_turns, self.idle_turns);
     }
 }

@@ -11,7 +11,8 @@ use core::time::Duration;
 pub struct Config {
     /// Backends in the pool; their numbers are below it.
     pub backends: usize,
-    /// Rows for session IDs and exact tickets, all shards together (`--session-capacity`). 64 bytes each.
+    /// Rows for session IDs and exact tickets, all shards together (`--session-capacity`). 64 bytes each. Buckets fill
+    /// unevenly: filled by half the table has evicted less than 1 %, so plan for twice the live sessions.
     pub session_capacity: usize,
     /// A session or exact ticket is forgotten so long after its last use (`--session-ttl`).
     pub session_ttl: Duration,
@@ -25,8 +26,8 @@ pub struct Config {
     pub secret: [u8; 16],
     /// Key names told in advance (`--ticket-key NAME=HEX16`). They neither expire nor are retired.
     pub ticket_keys: Vec<(BackendId, KeyName)>,
-    /// Backends of which no key name is learned beyond those told in advance (`--ticket-key NAME=unknown`): their tickets
-    /// are followed exactly, their unknown PSK identities balanced.
+    /// Backends of which no key name is learned beyond those told in advance (`--ticket-key NAME=unknown`): their
+    /// tickets are followed exactly, their unknown PSK identities balanced.
     pub no_key_names: BackendSet,
 }
 
@@ -57,8 +58,8 @@ impl Config {
         ((16 * self.backends).max(256) / shards).max(128) + 16 * self.ticket_keys.len()
     }
 
-    /// Rows of the candidate table of one shard. Servers without key names fill it, so it is tens of rows, not hundreds,
-    /// for a handful of backends.
+    /// Rows of the candidate table of one shard. Servers without key names fill it, so it is tens of rows, not
+    /// hundreds, for a handful of backends.
     pub(crate) fn candidate_rows(&self, shards: usize) -> usize {
         (16 * self.backends / shards).max(64)
     }

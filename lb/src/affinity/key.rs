@@ -39,8 +39,8 @@ impl fmt::Display for IdentityKind {
 
 /// One identity of a ClientHello, as on the wire.
 ///
-/// The caller leaves out what resumes nothing: the echoed session ID of a TLS 1.3 hello, and the ID a client invents
-/// beside a ticket.
+/// A session ID beside a ticket or PSK may be given too: it is looked up last, and what is junk has no row. Of what a
+/// *server* echoes, though, the caller must report as issued, accepted or refused only what resumes something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Offered<'a> {
     /// Which field it came in.
@@ -49,7 +49,7 @@ pub struct Offered<'a> {
     pub bytes: &'a [u8],
 }
 
-/// One identity of a ClientHello in 56 bytes, whatever its length on the wire: what a caller keeps until the server has
+/// One identity of a ClientHello in 52 bytes, whatever its length on the wire: what a caller keeps until the server has
 /// answered and the hello's own bytes are gone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Identity {

@@ -5,9 +5,9 @@
 //! 2. The ticket of TLS <= 1.2: this exact ticket, then its key name.
 //! 3. The session ID.
 //!
-//! **Learning**, at the server's answer: the `session_*`, `ticket_*` and `psk_*` calls. A client can never make a row by
-//! what it claims: every row is made by a server that issued or resumed something, except those of the small table of refused unknown key
-//! names, which holds nothing that must not be lost.
+//! **Learning**, at the server's answer: the `session_*`, `ticket_*` and `psk_*` calls. A client can never make a row
+//! by what it claims: every row is made by a server that issued or resumed something, except those of the small table
+//! of refused unknown key names, which holds nothing that must not be lost.
 //!
 //! | table | a row is | bound |
 //! |---|---|---|
@@ -18,23 +18,26 @@
 //!
 //! # Several workers
 //!
-//! All four tables are cut into one shard for each worker, by a keyed hash of session, ticket or key name. Each worker owns an
-//! [`Affinity`]: the only writer of its shard, a lock-free reader of all ([`table`] has the protocol). What a worker learns about a key of another
-//! shard waits in its outbox as an [`Update`]: the caller takes it with [`Affinity::next_update`], carries it to
-//! the worker [`Update::owner`] names through a bounded queue, and gives it to [`Affinity::apply`] there. With one worker the same
-//! code runs and the outbox stays empty. An update that finds a queue full is lost and counted; a lost row costs one full handshake.
+//! All four tables are cut into one shard for each worker, by a keyed hash of session, ticket or key name. Each worker
+//! owns an [`Affinity`]: the only writer of its shard, a lock-free reader of all ([`table`] has the protocol). What a
+//! worker learns about a key of another shard waits in its outbox as an [`Update`]: the caller takes it with
+//! [`Affinity::next_update`], carries it to the worker [`Update::owner`] names through a bounded queue, and gives it
+//! to [`Affinity::apply`] there. With one worker the same code runs and the outbox stays empty. An update that finds a
+//! queue full is lost and counted; a lost row costs one full handshake.
 
 mod config;
 mod exact;
 mod key;
 mod metrics;
 mod names;
+mod rows;
 pub mod table;
 
 pub use config::Config;
 pub use key::{Identity, IdentityKind, Key, KeyKind, KeyName, Offered, Reason, TicketDigest, key_name};
 pub use metrics::{Census, KindCounters, Metrics, TableCounters};
 pub use names::RETIRE_AFTER;
+pub use rows::{Row, RowClass};
 
 use crate::backend::{BackendId, BackendSet};
 use crate::sync::Arc;
@@ -45,12 +48,17 @@ use names::{Lifetimes, NameEvent, NameShard, NameTables};
 use siphasher::sip::SipHasher13;
 use std::collections::VecDeque;
 
-/// Updates that wait for [`Affinity::next_update`]. A burst is 64 frames and a server's first flight makes at most a few updates,
-/// so a caller that drains the outbox after each burst never fills it. When full, updates are lost and counted.
+/// Updates that wait for [`Affinity::next_update`]. A burst is 64 frames and a server's first flight makes at most a
+/// few updates, so a caller that drains the outbox after each burst never fills it. When full, updates are lost and
+/// counted.
 pub const OUTBOX: usize = 1024;
 
 /// Rows of each table that [`Affinity::tick`] looks at.
 pub const SWEEP: usize = 256;
+
+/// Identities of one kind that a lookup considers. Clients offer one or two; a hello of thousands must not cost
+/// thousands of lookups.
+pub const MAX_OFFERED: usize = 16;
 
 /// Who said something, to whom, and when.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,11 +89,11 @@ pub struct Decision {
 pub struct Lookup {
     /// Who can resume it; `None` when no row knows, or none of those that could is eligible.
     pub decision: Option<Decision>,
-    /// Without a decision: eligible backends that refused the same unknown key name before. At least one eligible backend is
-    /// not among them.
+    /// Without a decision: eligible backends that refused the same unknown key name before. At least one eligible
+    /// backend is not among them.
     pub avoid: BackendSet,
-    /// The kind of identity that decided, or that should have: PSK before ticket before session ID. `None` when nothing
-    /// was offered.
+    /// The kind of identity that decided, or that should have: PSK before ticket before session ID. `None` when
+    /// nothing was offered.
     pub kind: Option<IdentityKind>,
 }
 
@@ -116,34 +124,6 @@ impl Update {
     pub fn owner(&self) -> usize {
         usize::from(self.owner)
     }
-}
-
-/// A row as tools print it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Row {
-    /// Session ID, SHA-256 of a ticket, or key name.
-    pub key: Key,
-    /// Who it leads to, or for `Refused` away from.
-    pub backends: BackendSet,
-    /// What it is.
-    pub class: RowClass,
-    /// Last used.
-    pub used: Millis,
-}
-
-/// Which table a [`Row`] is in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RowClass {
-    /// A session or ticket.
-    Exact,
-    /// A proved key name.
-    Name,
-    /// A key name told in advance.
-    Told,
-    /// A prefix seen once.
-    Candidate,
-    /// An unknown key name that was refused.
-    Refused,
 }
 
 struct ShardTables {
@@ -247,10 +227,11 @@ impl Affinity {
         all
     }
 
-    /// What the tables know about the identities of a ClientHello. `eligible` says which backends may be given a flow that
-    /// resumes: see [`Pool::may_resume`](crate::Pool::may_resume).
+    /// What the tables know about the identities of a ClientHello. `eligible` says which backends may be given a flow
+    /// that resumes: see [`Pool::may_resume`](crate::Pool::may_resume).
     ///
-    /// PSK identities count in the order given. Writes nothing: a client's claim refreshes no row.
+    /// PSK identities count in the order given, up to [`MAX_OFFERED`]. Writes nothing: a client's claim refreshes no
+    /// row.
     pub fn lookup(&self, offered: &[Identity], now: Millis, eligible: impl Fn(BackendId) -> bool) -> Lookup {
         let mut busy = 0;
         let found = self.look_up(offered, now.0, &eligible, &mut busy);
@@ -260,7 +241,7 @@ impl Affinity {
 
     fn look_up(&self, offered: &[Identity], now: u64, eligible: &impl Fn(BackendId) -> bool, busy: &mut u64) -> Lookup {
         let mut avoid = BackendSet::EMPTY;
-        let of = |kind| offered.iter().filter(move |i| i.kind() == kind);
+        let of = |kind| offered.iter().filter(move |i| i.kind() == kind).take(MAX_OFFERED);
         for kind in [IdentityKind::Psk, IdentityKind::Ticket, IdentityKind::SessionId] {
             for identity in of(kind) {
                 let decision = match kind {
@@ -494,14 +475,15 @@ impl Affinity {
         }
     }
 
-    /// Clears expired rows of this worker's shard, [`SWEEP`] of each table at a time. Call it every 100 ms or so, or when idle:
-    /// lookups never return expired rows, this only makes room and counts early.
+    /// Clears expired rows of this worker's shard, [`SWEEP`] of each table at a time. Call it every 100 ms or so, or
+    /// when idle: lookups never return expired rows, this only makes room and counts early.
     pub fn tick(&mut self, now: Millis) {
         self.exact.sweep(now.0, SWEEP, &mut self.metrics.exact);
         self.names.sweep(now.0, SWEEP, &mut self.metrics);
     }
 
-    /// Forgets all of this worker's rows about a backend. Walks the tables: when a server is replaced, not in passing. Each worker has to.
+    /// Forgets all of this worker's rows about a backend. Walks the tables: when a server is replaced, not in passing.
+    /// Each worker has to.
     pub fn forget(&mut self, backend: BackendId) {
         self.exact.forget(backend);
         self.names.forget(backend);
@@ -512,55 +494,6 @@ impl Affinity {
         let mut metrics = self.metrics.clone();
         metrics.busy = self.busy.get();
         metrics
-    }
-
-    /// Live rows of all shards. Walks the tables.
-    pub fn census(&self, now: Millis) -> Census {
-        let mut census = Census::default();
-        self.for_each_row(now, |row| match (row.class, row.key.kind()) {
-            (RowClass::Exact, KeyKind::SessionId) => census.session_ids += 1,
-            (RowClass::Exact, _) => census.tickets += 1,
-            (RowClass::Name | RowClass::Told, _) => {
-                census.key_names += 1;
-                census.shared_key_names += usize::from(row.backends.len() > 1);
-            }
-            (RowClass::Candidate, _) => census.candidates += 1,
-            (RowClass::Refused, _) => census.refusals += 1,
-        });
-        census
-    }
-
-    /// Every live row of all shards, in no particular order: for tools.
-    pub fn for_each_row(&self, now: Millis, mut each: impl FnMut(Row)) {
-        let live = |used: u64, ttl: u64| now.0.saturating_sub(used) <= ttl;
-        let ttl = self.shared.ttl;
-        for shard in &self.shared.shards {
-            for row in shard.exact.snapshots().filter_map(|words| exact::decode(&words)) {
-                if live(row.used, self.shared.session_ttl) {
-                    let backends = BackendSet::one(row.backend);
-                    each(Row { key: row.key, backends, class: RowClass::Exact, used: Millis(row.used) });
-                }
-            }
-            for row in shard.names.names.snapshots().map(|words| names::decode(&words)) {
-                let class = if row.told { RowClass::Told } else { RowClass::Name };
-                if row.told || live(row.used, ttl.key) {
-                    let key = Key::name(&row.name);
-                    each(Row { key, backends: row.backends, class, used: Millis(row.used) });
-                }
-            }
-            for row in shard.names.candidates.snapshots().map(|words| names::candidate(&words)) {
-                if live(row.used, ttl.candidate) {
-                    let (key, backends) = (Key::name(&row.name), BackendSet::one(row.backend));
-                    each(Row { key, backends, class: RowClass::Candidate, used: Millis(row.used) });
-                }
-            }
-            for row in shard.names.refusals.snapshots().map(|words| names::decode(&words)) {
-                if live(row.used, ttl.refusal) {
-                    let key = Key::name(&row.name);
-                    each(Row { key, backends: row.backends, class: RowClass::Refused, used: Millis(row.used) });
-                }
-            }
-        }
     }
 
     /// Bytes all workers' tables take together.

@@ -10,24 +10,25 @@
 //!
 //! **Proof.** RFC 5077 recommends, but does not require, that tickets begin with a key name; those of Java begin with 4
 //! bytes of it, newer Go's with none, stateful identities are random. So a prefix is first a *candidate*. When the same
-//! backend issues or opens a *different* ticket with the same 16 bytes, it is a key name: 128 bits do not meet by chance.
-//! Once it is one, a single sighting at another backend adds that backend to the set.
-//! A stream of tickets without names passes through the candidates and touches nothing else, and since the fullest backend
-//! gives way first, it does not keep another backend's names from proving themselves either.
+//! backend issues or opens a *different* ticket with the same 16 bytes, it is a key name: 128 bits do not meet by
+//! chance. Once it is one, a single sighting at another backend adds that backend to the set.
+//! A stream of tickets without names passes through the candidates and touches nothing else, and since the fullest
+//! backend gives way first, it does not keep another backend's names from proving themselves either.
 //!
-//! **Candidates are hints.** An identity with the prefix of a candidate goes to its backend, marked as not proven: it is the
-//! only backend known to have opened anything like it. So a new key costs refusals only until its first acceptance. It is
-//! also what remains of *exact PSK rows*: most TLS 1.3 identities are used once, so a row for each would be a table that only
-//! holds the past; the candidates keep the last few for clients that come back with the same one.
+//! **Candidates are hints.** An identity with the prefix of a candidate goes to its backend, marked as not proven: it
+//! is the only backend known to have opened anything like it. So a new key costs refusals only until its first
+//! acceptance. It is also what remains of *exact PSK rows*: most TLS 1.3 identities are used once, so a row for each
+//! would be a table that only holds the past; the candidates keep the last few for clients that come back with the same
+//! one.
 //!
-//! **Refusals.** An unknown key name is not sent again to a backend that refused it while others remain, so with N backends it
-//! costs at most N-1 refusals. When the key's backend is found the row goes.
+//! **Refusals.** An unknown key name is not sent again to a backend that refused it while others remain, so with N
+//! backends it costs at most N-1 refusals. When the key's backend is found the row goes.
 //!
-//! **Retirement.** A backend leaves a key name's set when it refused [`RETIRE_AFTER`] times in a row, and not all of these
-//! refusals came to one client. A key that is gone would be refused anywhere else too, so a dead row costs only an uneven
-//! spread, while a row retired by mistake costs refusals: hence neither a single expired ticket nor one client's
-//! forgeries (its own valid ticket gives it a live key name to put in front of garbage) may retire a row. A backend that was retired
-//! is not among the refusals, so if it was a mistake the key is learned anew like any other.
+//! **Retirement.** A backend leaves a key name's set when it refused [`RETIRE_AFTER`] times in a row, and not all of
+//! these refusals came to one client. A key that is gone would be refused anywhere else too, so a dead row costs only
+//! an uneven spread, while a row retired by mistake costs refusals: hence neither a single expired ticket nor one
+//! client's forgeries (its own valid ticket gives it a live key name to put in front of garbage) may retire a row. A
+//! backend that was retired is not among the refusals, so if it was a mistake the key is learned anew like any other.
 
 use super::config::Config;
 use super::key::KeyName;
@@ -255,7 +256,11 @@ impl NameShard {
             names: Table::new(config.name_rows(shards), WAYS),
             candidates: Table::new(config.candidate_rows(shards), WAYS),
             refusals: Table::new(config.refusal_rows(shards), WAYS),
-            openers: HashMap::with_capacity_and_hasher(opener_bound, Keyed(SipHasher13::new_with_key(&config.secret))),
+            // Twice the bound: a map that is at most half full makes room in place and never allocates again.
+            openers: HashMap::with_capacity_and_hasher(
+                2 * opener_bound,
+                Keyed(SipHasher13::new_with_key(&config.secret)),
+            ),
             opener_bound,
             ttl: Lifetimes::of(config),
             cursor: 0,
@@ -269,7 +274,7 @@ impl NameShard {
 
     pub fn bytes_for(config: &Config, shards: usize) -> usize {
         // The standard map keeps one entry in eight free, rounds up to a power of two, and needs a byte for each.
-        let slots = (NameShard::opener_bound(config, shards) * 8 / 7 + 1).next_power_of_two();
+        let slots = (2 * NameShard::opener_bound(config, shards) * 8 / 7 + 1).next_power_of_two();
         Table::<SET_ROW>::bytes_for(config.name_rows(shards), WAYS)
             + Table::<CANDIDATE_ROW>::bytes_for(config.candidate_rows(shards), WAYS)
             + Table::<SET_ROW>::bytes_for(config.refusal_rows(shards), WAYS)
@@ -346,7 +351,8 @@ impl NameShard {
     /// Puts a backend into a key name's set, or notes that it used the name again.
     fn add(&mut self, name: &KeyName, hash: u64, backend: BackendId, now: u64, told: bool, metrics: &mut Metrics) {
         let flag = if told { TOLD } else { 0 };
-        if let Some(opener) = self.openers.get_mut(&(*name, backend)) {
+        let key = (*name, backend);
+        if let Some(opener) = self.openers.get_mut(&key) {
             opener.used = opener.used.max(now);
             opener.run = Run::default();
             opener.told |= told;
@@ -354,27 +360,24 @@ impl NameShard {
             if self.openers.len() >= self.opener_bound && !self.drop_oldest_opener(metrics) {
                 return;
             }
-            // Behind the eviction, which may have removed this very name.
-            let position = self.names.position(hash, |words| is(name, words));
-            if position.is_none() {
-                // The row that has to go for this one takes its openers with it.
-                let doomed = self.doomed(hash, now);
-                let row = set_row(hash, now, 1, name, &BackendSet::EMPTY);
-                let done = self.names.insert(&row, now.saturating_sub(self.ttl.key), name_worth);
-                match done {
-                    Inserted::Refused => return,
-                    Inserted::Free => {}
-                    Inserted::Expired => metrics.names.expired += 1,
-                    Inserted::Evicted => metrics.names.evicted += 1,
-                }
-                if let (Inserted::Expired | Inserted::Evicted, Some(gone)) = (done, doomed) {
-                    self.openers.retain(|(of, _), _| *of != gone);
-                }
-            }
             metrics.names.inserted += 1;
-            self.openers.insert((*name, backend), Opener { used: now, told, run: Run::default() });
+            self.openers.insert(key, Opener { used: now, told, run: Run::default() });
         }
-        let Some(at) = self.names.position(hash, |words| is(name, words)) else { return };
+        // Only now: making room may have removed this very name.
+        let Some(at) = self.names.position(hash, |words| is(name, words)) else {
+            let row = set_row(hash, now, 1 | flag, name, &BackendSet::one(backend));
+            // The row that has to go for this one takes its openers with it.
+            let doomed = self.doomed(hash, now);
+            let done = self.names.insert(&row, now.saturating_sub(self.ttl.key), name_worth);
+            match (done, doomed) {
+                (Inserted::Refused, _) => drop(self.openers.remove(&key)),
+                (Inserted::Expired | Inserted::Evicted, Some(gone)) => self.openers.retain(|(of, _), _| *of != gone),
+                _ => {}
+            }
+            metrics.names.expired += u64::from(done == Inserted::Expired);
+            metrics.names.evicted += u64::from(done == Inserted::Evicted);
+            return;
+        };
         let mut words = self.names.get(at);
         let mut set = set_of(&words);
         if set.insert(backend) || words[META] & flag != flag {

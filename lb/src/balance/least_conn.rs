@@ -6,8 +6,8 @@ use crate::pool::Pool;
 /// Chooses the backend with the fewest live connections for its weight.
 ///
 /// Loads are compared as `(connections + 1) / weight`, what the load would be with the new flow, so that among idle
-/// backends the heavier comes first. Equal ones take turns: the scan begins behind the last chosen, so an idle pool is not
-/// filled from its head. One pass over the backends and their cache lines per new flow.
+/// backends the heavier comes first. Equal ones take turns: the scan begins behind the last chosen, so an idle pool is
+/// not filled from its head. One pass over the backends and their cache lines per new flow.
 #[derive(Debug, Default)]
 pub struct LeastConn {
     start: usize,

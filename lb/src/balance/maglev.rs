@@ -1,15 +1,16 @@
-//! Maglev hashing (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, 3.4), weighted.
+//! Maglev hashing (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, 3.4),
+//! weighted.
 //!
-//! Each backend has its own permutation of the table's slots, made from two hashes of its *name*. In turns, each takes the
-//! first slot of its permutation that is still free, until the table is full. A backend of weight `w` takes part in
+//! Each backend has its own permutation of the table's slots, made from two hashes of its *name*. In turns, each takes
+//! the first slot of its permutation that is still free, until the table is full. A backend of weight `w` takes part in
 //! `w / max(weights)` of the rounds. Turns go in the order of the names' hashes, so neither the order of flags nor the
 //! numbers of backends matter, and dispatchers that know the same names and weights build the same table.
 //!
-//! A backend that may not be chosen now (down, draining, already tried, wrong family) is *walked past*, the table is not
-//! rebuilt: the lookup hashes on from the client's hash, at most [`PROBES`] times, then takes the eligible backend with the
-//! greatest hash of (name, client). Both are functions of client and backend alone: every worker and dispatcher walks the
-//! same way, the share of a backend that is down spreads over all the others by weight, and nobody else's clients move.
-//! The paper rebuilds instead, which also moves a few entries between backends that are up.
+//! A backend that may not be chosen now (down, draining, already tried, wrong family) is *walked past*, the table is
+//! not rebuilt: the lookup hashes on from the client's hash, at most [`PROBES`] times, then takes the eligible backend
+//! with the greatest hash of (name, client). Both are functions of client and backend alone: every worker and
+//! dispatcher walks the same way, the share of a backend that is down spreads over all the others by weight, and nobody
+//! else's clients move. The paper rebuilds instead, which also moves a few entries between backends that are up.
 
 use crate::backend::BackendId;
 use siphasher::sip::SipHasher24;

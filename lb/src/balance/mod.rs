@@ -1,7 +1,7 @@
 //! Choosing a backend for a connection that no identity ties to one.
 //!
-//! A [`Balancer`] belongs to one worker. Whatever the algorithm, a backend is chosen only when the pool lets it take new
-//! flows and the caller's `eligible` agrees (address family, not tried already, has not refused the client's key).
+//! A [`Balancer`] belongs to one worker. Whatever the algorithm, a backend is chosen only when the pool lets it take
+//! new flows and the caller's `eligible` agrees (address family, not tried already, has not refused the client's key).
 
 mod least_conn;
 mod maglev;
@@ -95,8 +95,8 @@ impl Balancer {
 
     /// A backend for a new flow, or `None` when none may take it.
     ///
-    /// `hash` is what Maglev goes by (of the client's address, or of the tuple), and should be keyed if clients must not
-    /// choose their backend; `entropy` is 64 random bits, used by random-two alone.
+    /// `hash` is what Maglev goes by (of the client's address, or of the tuple), and should be keyed if clients must
+    /// not choose their backend; `entropy` is 64 random bits, used by random-two alone.
     pub fn pick(
         &mut self,
         pool: &Pool,
@@ -107,8 +107,8 @@ impl Balancer {
         self.choose(pool, hash, entropy, |b| pool.may_take_new(b) && eligible(b))
     }
 
-    /// By Maglev, whatever the algorithm: for a client whose identity no row knows. Coming back from the same address, it
-    /// then meets the server it met before.
+    /// By Maglev, whatever the algorithm: for a client whose identity no row knows. Coming back from the same address,
+    /// it then meets the server it met before.
     pub fn pick_by_hash(&mut self, pool: &Pool, hash: u64, eligible: impl Fn(BackendId) -> bool) -> Option<BackendId> {
         self.refresh(pool);
         self.maglev.pick(hash, |b| pool.may_take_new(b) && eligible(b))

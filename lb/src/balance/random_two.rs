@@ -1,7 +1,7 @@
 //! The power of two choices (Mitzenmacher 2001): draw two, take the less loaded.
 //!
-//! Nearly as even as least connections, but a flow looks at two counters instead of all, and workers that act at the same
-//! moment on the same counts do not all run to the same backend.
+//! Nearly as even as least connections, but a flow looks at two counters instead of all, and workers that act at the
+//! same moment on the same counts do not all run to the same backend.
 
 use super::maglev::{Maglev, mix};
 use crate::backend::BackendId;

@@ -1,0 +1,181 @@
+//! Recorded conversations, re-enacted against other backends through the whole engine: cookie, delayed binding, dial,
+//! splice, with all timers.
+//!
+//! * [`recording`]: the connections of a capture as scripts.
+//! * [`endpoint`]: the TCP of either end of one.
+//! * [`conversation`]: both ends, and what has to happen before what.
+//! * [`world`]: the engine, the networks, the hosts and the virtual clock.
+//!
+//! # What is and what is not as recorded
+//!
+//! The same: addresses and ports of clients, VLAN tags, SYN and SYN-ACK options and initial sequence numbers, the bytes of
+//! both streams, their cut into segments with repetitions and in the recorded order, FIN and RST, and the times, as far as
+//! the other side and the engine keep pace. By default the recorded servers' addresses are the VIPs; with `--vip` each recorded
+//! server becomes the VIP that [`world::vip_for`] names.
+//!
+//! Not the same: acknowledgements, windows and clocks, which the ends say for themselves; and which server it is. The chosen
+//! backend says what the recorded server said, also whether it resumes. So the affinity table learns that sessions
+//! were issued by the backend that was chosen, and whether it was right to resume there cannot be asked: there are no verdicts in
+//! this form of replay, but `decided`, `reason` and `backend` show what the engine did.
+//!
+//! Connections whose SYN was not recorded, that no server accepted or that carried nothing are left out and counted.
+
+pub mod conversation;
+pub mod endpoint;
+pub mod recording;
+mod report;
+pub mod wire;
+pub mod world;
+
+pub use report::{BackendTotals, Totals};
+
+use super::capture::{Capture, CaptureError, LinkType};
+use super::pcapng::PcapngWriter;
+use super::{ReplayOptions, progress_bar};
+use crate::engine::{Config, DropReason, PortId};
+use crate::time::Time;
+use conversation::Conversation;
+use indicatif::ProgressBar;
+use recording::{Reader, Recording};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::net::SocketAddr;
+use wire::Ended;
+use world::{BACKENDS, CLIENTS, Witness, World, vip_for};
+
+/// Re-enacts captures and writes what came of it to `out`.
+///
+/// What could be read of a damaged capture is re-enacted and reported, and then the error is returned.
+pub fn replay(options: &ReplayOptions, out: &mut dyn Write) -> anyhow::Result<()> {
+    let mut captures = Vec::new();
+    for path in &options.files {
+        let capture = Capture::open(path).map_err(|e| anyhow::anyhow!("{} {e}", path.display()))?;
+        captures.push((path, capture));
+    }
+    let mut reader = Reader::default();
+    let mut failed = None;
+    let bar = progress_bar(captures.iter().map(|(_, c)| c.as_bytes().len() as u64).sum());
+    let mut before = 0;
+    for (path, capture) in &captures {
+        let read: Result<(), CaptureError> = reader.read(capture, |at| bar.set_position((before + at) as u64));
+        if let Err(error) = read {
+            failed = Some(format!("{} {error}", path.display()));
+            break;
+        }
+        before += capture.as_bytes().len();
+    }
+    bar.finish_and_clear();
+    let recording = reader.finish();
+    let config = served(options.config.clone(), &recording)?;
+    let copy = options.out.as_ref().map(|path| {
+        let file = File::create(path).map_err(|e| anyhow::anyhow!("{} cannot be written: {e}", path.display()))?;
+        Copy::new(file, recording.unix_nanos)
+    });
+    let bar = progress_bar(recording.connections.len() as u64);
+    let mut teller =
+        Teller { json: options.json.then_some(&mut *out), copy: copy.transpose()?, bar, totals: Totals::new(&config) };
+    let mut world = World::new(config, &recording)?;
+    world.run(&mut teller)?;
+    teller.bar.finish_and_clear();
+    if let Some(copy) = teller.copy {
+        copy.writer.finish()?;
+    }
+    let mut totals = teller.totals;
+    totals.finish(&world, &recording);
+    if options.json {
+        totals.write_summary(out, failed.as_deref())?
+    } else {
+        totals.write_report(out)?
+    }
+    out.flush()?;
+    failed.map_or(Ok(()), |error| Err(anyhow::anyhow!(error)))
+}
+
+/// The configuration with VIPs for all that was recorded, or in one line what is missing.
+pub fn served(mut config: Config, recording: &Recording<'_>) -> anyhow::Result<Config> {
+    let mut servers: Vec<SocketAddr> = recording.connections.iter().map(|c| c.server).collect();
+    servers.sort_unstable();
+    servers.dedup();
+    let given = !config.vips.is_empty();
+    for server in &servers {
+        let family = if server.is_ipv4() { "IPv4" } else { "IPv6" };
+        anyhow::ensure!(
+            config.backends.iter().any(|b| b.addr.is_ipv4() == server.is_ipv4()),
+            "connections to {server} were recorded, but there is no {family} backend"
+        );
+        anyhow::ensure!(
+            !given || vip_for(*server, &config.vips).is_some(),
+            "connections to {server} were recorded, but there is no {family} VIP"
+        );
+    }
+    if !given {
+        if let Some(backend) = config.backends.iter().find(|b| servers.iter().any(|s| s.ip() == b.addr.ip())) {
+            anyhow::bail!(
+                "backend '{}' has the address of a recorded server, which is a VIP here (--vip names another)",
+                backend.name
+            );
+        }
+        config.vips = servers;
+    }
+    // A backend of a family that was not recorded has nothing to do, and may stay.
+    Ok(config)
+}
+
+struct Teller<'a> {
+    json: Option<&'a mut dyn Write>,
+    copy: Option<Copy>,
+    bar: ProgressBar,
+    totals: Totals,
+}
+
+/// The frames at the engine's two ports, written to a capture.
+struct Copy {
+    writer: PcapngWriter<BufWriter<File>>,
+    interfaces: [u32; 2],
+    unix_nanos: u64,
+}
+
+impl Copy {
+    fn new(file: File, unix_nanos: u64) -> anyhow::Result<Copy> {
+        let mut writer = PcapngWriter::new(BufWriter::new(file), "dispatcher replay")?;
+        let interfaces =
+            [writer.interface("clients", LinkType::ETHERNET)?, writer.interface("backends", LinkType::ETHERNET)?];
+        Ok(Copy { writer, interfaces, unix_nanos })
+    }
+}
+
+impl Witness for Teller<'_> {
+    fn connection(&mut self, ended: &Ended, conversation: &Conversation<'_>) -> anyhow::Result<()> {
+        let intact = conversation.intact();
+        self.totals.connection(ended, intact);
+        if let Some(out) = &mut self.json {
+            ended.line(intact).write(out)?;
+        }
+        Ok(())
+    }
+
+    fn frame(
+        &mut self,
+        port: PortId,
+        _: bool,
+        at: Time,
+        bytes: &[u8],
+        dropped: Option<DropReason>,
+    ) -> anyhow::Result<()> {
+        let Some(copy) = &mut self.copy else { return Ok(()) };
+        debug_assert!(port == CLIENTS || port == BACKENDS);
+        // The world begins a little before the recording.
+        let unix_nanos = (copy.unix_nanos + at.as_nanos()).saturating_sub(world::LEAD.as_nanos() as u64);
+        let note = dropped.map(|why| format!("dropped: {}", why.as_str()));
+        copy.writer.frame(copy.interfaces[usize::from(port.0)], unix_nanos, bytes, note.as_deref())?;
+        Ok(())
+    }
+
+    fn wants_frames(&self) -> bool {
+        self.copy.is_some()
+    }
+
+    fn progress(&mut self, over: usize) {
+        self.bar.set_position(over as u64);
+    }
+}

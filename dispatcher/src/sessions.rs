@@ -1,0 +1,131 @@
+//! Does affinity work, and if not, why: what the affinity tables counted, for people. Used at the end of `run` and of
+//! `replay`.
+
+use comfy_table::{CellAlignment, Table, presets};
+use lb::affinity::{Census, KindCounters, Metrics};
+use lb::{BackendId, IdentityKind};
+
+/// What the tables counted, and what they hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sessions {
+    /// Counted so far.
+    pub metrics: Metrics,
+    /// Rows now.
+    pub census: Census,
+}
+
+const KINDS: [IdentityKind; 3] = [IdentityKind::SessionId, IdentityKind::Ticket, IdentityKind::Psk];
+
+impl Sessions {
+    /// A table by backend and kind of identity, the rows held, and a line for each thing an operator should know. `names`
+    /// are the backends', in order of their ids. Empty when nothing was ever offered or learned.
+    pub fn report<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> String {
+        let Sessions { metrics, census } = self;
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_header(["SESSIONS BY", "BACKEND", "OFFERED", "PROMISED", "ACCEPTED", "REFUSED", "BROKEN", "UNKNOWN"]);
+        for column in table.column_iter_mut().skip(2) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        for kind in KINDS {
+            for (i, name) in names.clone().enumerate() {
+                let c = metrics.of(BackendId(i as u16), kind);
+                if c != KindCounters::default() {
+                    let numbers = [c.offered, c.promised, c.accepted, c.refused, c.broken, c.unknown];
+                    let words = [kind.as_str().to_string(), name.to_string()];
+                    table.add_row(words.into_iter().chain(numbers.map(|n| n.to_string())));
+                }
+            }
+        }
+        let mut out = String::new();
+        if table.row_iter().next().is_some() {
+            out += &format!("{table}\n");
+        }
+        if census.rows() > 0 || !out.is_empty() {
+            out += &format!(
+                "affinity table: {} session ids, {} tickets, {} key names ({} shared), {} prefixes seen once, {} refused keys\n",
+                census.session_ids,
+                census.tickets,
+                census.key_names,
+                census.shared_key_names,
+                census.candidates,
+                census.refusals
+            );
+        }
+        for note in self.notes() {
+            out += &format!("note: {note}\n");
+        }
+        out
+    }
+
+    /// What an operator should know, in words.
+    fn notes(&self) -> Vec<String> {
+        let Sessions { metrics, census } = self;
+        let mut notes = Vec::new();
+        let psk = metrics.kind(IdentityKind::Psk);
+        if census.shared_key_names > 0 {
+            notes.push(format!(
+                "{} ticket keys are shared by several backends; any of those can resume, and they are balanced",
+                census.shared_key_names
+            ));
+        }
+        if metrics.exact.evicted > 0 {
+            notes.push(format!(
+                "{} live sessions gave way to new ones: the table is too small (--session-capacity)",
+                metrics.exact.evicted
+            ));
+        }
+        let broken: u64 = KINDS.iter().map(|k| metrics.kind(*k).broken).sum();
+        if broken > 0 {
+            notes.push(format!(
+                "{broken} resumptions were refused by the very backend that could: its cache is too small, its keys rotated, or it restarted"
+            ));
+        }
+        if metrics.names.retired > 0 {
+            notes.push(format!(
+                "{} ticket keys were retired: their backends no longer open them",
+                metrics.names.retired
+            ));
+        }
+        // Unknown to the table, and still so after it has seen the servers accept: nothing in the identity names its key.
+        if psk.unknown > psk.promised && psk.unknown >= 10 {
+            notes.push(format!(
+                "{} of {} TLS 1.3 identities carried no known key name (servers with stateful tickets, newer Go): those clients go by --resume-fallback",
+                psk.unknown, psk.offered
+            ));
+        }
+        if metrics.updates_lost > 0 {
+            notes.push(format!("{} things learned were lost between workers", metrics.updates_lost));
+        }
+        notes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lb::{Affinity, Config, Identity, Millis, Offered, Sighting};
+
+    #[test]
+    fn a_report_names_backends_kinds_and_reasons() {
+        let mut affinity = Affinity::single(Config::new(2));
+        let seen = Sighting { backend: BackendId(1), client: 1, now: Millis(0) };
+        let id = Identity::new(&Offered { kind: IdentityKind::SessionId, bytes: &[7; 32] }).unwrap();
+        affinity.issued(&id, seen);
+        let found = affinity.lookup(&[id], Millis(0), |_| true);
+        affinity.chosen(&found, BackendId(1));
+        affinity.refused(&id, seen);
+        let sessions = Sessions { metrics: affinity.metrics(), census: affinity.census(Millis(0)) };
+        let text = sessions.report(["a", "b"].into_iter());
+        let row: Vec<_> = text.lines().nth(1).unwrap().split_whitespace().collect();
+        assert_eq!(row, ["session-id", "b", "1", "1", "0", "1", "1", "0"], "{text}");
+        assert!(text.contains("refused by the very backend"), "{text}");
+    }
+
+    #[test]
+    fn nothing_offered_says_nothing() {
+        let affinity = Affinity::single(Config::new(2));
+        let sessions = Sessions { metrics: affinity.metrics(), census: affinity.census(Millis(0)) };
+        assert_eq!(sessions.report(["a"].into_iter()), "");
+    }
+}

@@ -1,0 +1,393 @@
+//! Recorded conversations against made-up backends, through the whole engine: all of them arrive whole, in every mode,
+//! and sessions find back to where they began.
+
+mod captures;
+
+use captures::{all_captures, capture, load_truth};
+use dispatcher::engine::{AddressMode, BackendSpec, Balance, Config, DropReason, PortId};
+use dispatcher::replay::capture::Capture;
+use dispatcher::replay::decode::{Transport, decode};
+use dispatcher::replay::reassembly::{At, Connection, Handler, Limits, Tracker, Turn, Way};
+use dispatcher::replay::reenact::conversation::Conversation;
+use dispatcher::replay::reenact::recording::{Reader, Recording};
+use dispatcher::replay::reenact::wire::Ended;
+use dispatcher::replay::reenact::world::{Witness, World};
+use dispatcher::replay::reenact::{Totals, served};
+use dispatcher::replay::{ReplayOptions, replay};
+use dispatcher::time::Time;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::Path;
+
+/// Three backends of each family.
+fn config() -> Config {
+    let backend = |name: &str, addr: &str| BackendSpec { name: name.into(), addr: addr.parse().unwrap(), weight: 1 };
+    Config {
+        backends: vec![
+            backend("a", "10.9.0.1:443"),
+            backend("b", "10.9.0.2:443"),
+            backend("c", "10.9.0.3:443"),
+            backend("a6", "[fd09::1]:443"),
+            backend("b6", "[fd09::2]:443"),
+            backend("c6", "[fd09::3]:443"),
+        ],
+        keep_names: true,
+        ..Config::default()
+    }
+}
+
+/// What was told, by the number of each connection's first frame.
+#[derive(Default)]
+struct Told {
+    connections: BTreeMap<u64, (Ended, bool)>,
+    totals: Totals,
+}
+
+impl Witness for Told {
+    fn connection(&mut self, ended: &Ended, conversation: &Conversation<'_>) -> anyhow::Result<()> {
+        let intact = conversation.intact();
+        self.totals.connection(ended, intact);
+        self.connections.insert(conversation.recorded.first_frame, (ended.clone(), intact));
+        Ok(())
+    }
+    fn frame(&mut self, _: PortId, _: bool, _: Time, _: &[u8], _: Option<DropReason>) -> anyhow::Result<()> {
+        Ok(())
+    }
+    fn wants_frames(&self) -> bool {
+        false
+    }
+    fn progress(&mut self, _: usize) {}
+}
+
+fn read(capture: &Capture) -> Recording<'_> {
+    let mut reader = Reader::default();
+    reader.read(capture, |_| {}).unwrap();
+    reader.finish()
+}
+
+fn reenact(path: &Path, config: Config) -> Told {
+    let capture = Capture::open(path).unwrap();
+    let recording = read(&capture);
+    let config = served(config, &recording).unwrap();
+    let mut told = Told { totals: Totals::new(&config), ..Told::default() };
+    let mut world = World::new(config, &recording).unwrap();
+    world.run(&mut told).unwrap();
+    told.totals.finish(&world, &recording);
+    assert_eq!(told.connections.len(), recording.connections.len(), "every connection is told once");
+    told
+}
+
+/// Everything arrived, nothing was sent out of turn, and nothing arrived that a suspicious peer would object to.
+fn assert_perfect(told: &Told, what: &str) {
+    let broken: Vec<_> = told.connections.iter().filter(|(_, (_, intact))| !intact).collect();
+    assert!(broken.is_empty(), "{what}: {broken:#?}");
+    let t = &told.totals;
+    // With clients' addresses kept, one that uses its port again towards another VIP can meet its own earlier connection at
+    // the backend, and is sent to another.
+    let met = t.counters.refused[DropReason::NoLocalPort as usize];
+    assert_eq!((t.forced, t.faults, t.counters.redispatches), (0, 0, met), "{what}");
+    assert!(met <= t.connections / 100, "{what}");
+    assert_eq!(t.counters.drops.iter().sum::<u64>(), 0, "{what}: {:?}", t.counters);
+}
+
+#[test]
+fn every_connection_of_every_capture_arrives_whole_in_every_mode() {
+    let mut connections = 0;
+    for path in all_captures() {
+        for address_mode in [AddressMode::Snat, AddressMode::Dnat] {
+            for proxy_protocol in [false, true] {
+                let told = reenact(&path, Config { address_mode, proxy_protocol, ..config() });
+                assert_perfect(&told, &format!("{} {address_mode:?} proxy {proxy_protocol}", path.display()));
+                connections += told.totals.connections;
+            }
+        }
+    }
+    assert!(connections > 4 * 3200, "{connections}");
+}
+
+#[test]
+fn only_what_cannot_be_reenacted_is_left_out() {
+    for (name, skipped) in [
+        ("alerts_and_unanswered.pcap", [0, 1, 0]),
+        ("capture_begins_late.pcap", [16, 0, 0]),
+        ("non_secure_on_tls_ports.pcap", [0, 3, 6]),
+        ("retransmit_reorder_loss.pcap", [0; 3]),
+    ] {
+        assert_eq!(reenact(&capture(name), config()).totals.skipped, skipped, "{name}");
+    }
+}
+
+#[test]
+fn every_balancing_algorithm_spreads_the_fleet_and_breaks_nothing() {
+    for balance in [Balance::Maglev, Balance::LeastConn, Balance::RoundRobin, Balance::RandomTwo] {
+        let told = reenact(&capture("fleet_tls12_sessionid.pcap"), Config { balance, ..config() });
+        assert_perfect(&told, &format!("{balance:?}"));
+        for (name, counts) in &told.totals.backends[..3] {
+            assert!(counts.full > 0, "{balance:?}: {name} got no new session: {:?}", told.totals.backends);
+        }
+    }
+}
+
+/// Connections that came back to where their session began, and those that did not.
+fn came_back(name: &str, told: &Told) -> (usize, usize) {
+    let (mut back, mut elsewhere) = (0, 0);
+    for session in load_truth(name)["sessions"].as_array().unwrap() {
+        let at = |c: &serde_json::Value| told.connections[&c["first_frame"].as_u64().unwrap()].0.backend.clone();
+        let backends: Vec<_> = session["connections"].as_array().unwrap().iter().map(at).collect();
+        back += backends.iter().skip(1).filter(|b| **b == backends[0]).count();
+        elsewhere += backends.iter().skip(1).filter(|b| **b != backends[0]).count();
+    }
+    (back, elsewhere)
+}
+
+#[test]
+fn every_session_id_leads_back_to_the_backend_that_issued_it() {
+    for balance in [Balance::Maglev, Balance::LeastConn, Balance::RoundRobin, Balance::RandomTwo] {
+        let name = "fleet_tls12_sessionid";
+        let path = capture(&format!("{name}.pcap"));
+        let told = reenact(&path, Config { balance, ..config() });
+        assert_eq!(came_back(name, &told), (565, 0), "{balance:?}");
+        let decided = told.connections.values().filter(|(e, _)| e.decided.is_some());
+        assert!(decided.clone().all(|(e, _)| e.decided == e.backend && e.reason == "session-id"));
+        assert_eq!(decided.count(), 565);
+        let without = reenact(&path, Config { balance, affinity: false, ..config() });
+        assert_perfect(&without, "without affinity");
+        assert_eq!(without.totals.decided, 0);
+        if balance == Balance::RoundRobin {
+            let (_, elsewhere) = came_back(name, &without);
+            assert!(elsewhere > 300, "without affinity most sessions are lost: {elsewhere}");
+        }
+    }
+}
+
+/// Ticket key names that backends have shown to open, kept naively: by what each connection offered and where it went.
+#[test]
+fn tickets_lead_to_backends_that_issued_some_under_the_same_key() {
+    let name = "fleet_tls12_ticket";
+    let path = capture(&format!("{name}.pcap"));
+    let told = reenact(&path, config());
+    assert_eq!(came_back(name, &told), (575, 0), "clients keep their addresses here, and so does what hashes them");
+    // In turn, so that nothing but the table brings anybody anywhere.
+    let told = reenact(&path, Config { balance: Balance::RoundRobin, ..config() });
+    assert_perfect(&told, "in turn");
+    let mut issuers: HashMap<String, Vec<String>> = HashMap::new();
+    let (mut by_key, mut by_ticket) = (0, 0);
+    let sessions = load_truth(name);
+    let connections =
+        sessions["sessions"].as_array().unwrap().iter().flat_map(|s| s["connections"].as_array().unwrap());
+    let mut connections: Vec<_> = connections.collect();
+    connections.sort_by_key(|c| c["first_frame"].as_u64());
+    for c in connections {
+        let (ended, _) = &told.connections[&c["first_frame"].as_u64().unwrap()];
+        let backend = ended.backend.clone().unwrap();
+        // A server of this fleet has one ticket key: what it issues is known by its address.
+        let server = c["server"]["ip"].as_str().unwrap().to_owned();
+        if c["key"].is_string() {
+            by_key += usize::from(ended.reason == "ticket-key");
+            by_ticket += usize::from(ended.reason == "ticket");
+            assert!(issuers.values().any(|i| i.contains(&backend)));
+            if c["resumed"].as_bool() == Some(true) && c["misrouted"].as_bool() == Some(false) {
+                assert!(issuers[&server].contains(&backend), "{c}: went to {backend}, {issuers:?} issued");
+            }
+        }
+        let known = issuers.entry(server).or_default();
+        if !known.contains(&backend) {
+            known.push(backend);
+        }
+    }
+    assert_eq!(by_key + by_ticket, 575);
+    assert!(by_key > 400, "{by_key}");
+}
+
+/// The two streams of a connection.
+type Streams = [Vec<u8>; 2];
+
+/// Collects every stream, as the default replay's reassembly has it: nothing of it is used in a re-enactment.
+#[derive(Default)]
+struct Collector(Vec<(SocketAddr, SocketAddr, Streams)>);
+
+impl Handler for Collector {
+    type State = Streams;
+    fn opened(&mut self, _: &Connection) -> Streams {
+        Streams::default()
+    }
+    fn data(&mut self, _: &mut Connection, state: &mut Streams, way: Way, bytes: &[u8], _: At) -> Turn {
+        state[way.index()].extend_from_slice(bytes);
+        Turn::Keep
+    }
+    fn gap(&mut self, connection: &mut Connection, _: &mut Streams, _: Way, len: u64, _: At) {
+        panic!("{len} bytes are missing of {connection:?}");
+    }
+    fn ended(&mut self, connection: &Connection, state: &mut Streams) {
+        if !connection.began_late && state.iter().any(|s| !s.is_empty()) {
+            self.0.push((connection.client, connection.server, core::mem::take(state)));
+        }
+    }
+    fn wants(&self, _: &Streams, _: Way) -> bool {
+        true
+    }
+}
+
+/// All streams seen at an interface of a capture.
+fn streams(capture: &Capture, interface: Option<u32>) -> Vec<(SocketAddr, SocketAddr, Streams)> {
+    let mut tracker = Tracker::new(Collector::default(), Limits::default());
+    for frame in capture.frames().unwrap() {
+        let frame = frame.unwrap();
+        if interface.is_some_and(|i| i != frame.interface) {
+            continue;
+        }
+        if let Ok(packet) = decode(&frame)
+            && let Transport::Tcp(segment) = packet.transport
+        {
+            let at = At { frame: frame.number, time: frame.time, unix_nanos: frame.unix_nanos };
+            tracker.segment(&packet, &segment, at);
+        }
+    }
+    tracker.finish();
+    tracker.handler.0
+}
+
+fn with_out(path: &Path, config: Config, name: &str) -> (Vec<u8>, Vec<u8>) {
+    let out = std::env::temp_dir().join(format!("reenact-{}-{name}.pcapng", std::process::id()));
+    let mut report = Vec::new();
+    let options = ReplayOptions { files: vec![path.into()], json: true, out: Some(out.clone()), config };
+    replay(&options, &mut report).unwrap();
+    let frames = std::fs::read(&out).unwrap();
+    std::fs::remove_file(&out).unwrap();
+    (report, frames)
+}
+
+#[test]
+fn the_frames_at_both_ports_carry_the_recorded_streams() {
+    let odd = [
+        "alerts_and_unanswered.pcap",
+        "clienthello_tiny_segments_and_records.pcap",
+        "retransmit_reorder_loss.pcap",
+        "port_reuse_nginx.pcap",
+        "non_secure_on_tls_ports.pcap",
+        "no_tcp_timestamps_stunnel.pcap",
+        "small_mtu_client_certs_openssl.pcap",
+        "qinq_openssl_nginx.pcap",
+        "mix_curl_wget_python_node_nginx.pcap",
+        "fleet_tls13_psk.pcap",
+    ];
+    for name in odd {
+        let path = capture(name);
+        let mut recorded = streams(&Capture::open(&path).unwrap(), None);
+        recorded.sort();
+        for address_mode in [AddressMode::Snat, AddressMode::Dnat] {
+            let (_, frames) = with_out(&path, Config { address_mode, ..config() }, &format!("{name}-{address_mode:?}"));
+            let frames = Capture::from_bytes(frames).unwrap();
+            let mut clients = streams(&frames, Some(0));
+            clients.sort();
+            assert!(clients == recorded, "{name}: the client side differs");
+            let only_streams = |all: Vec<(SocketAddr, SocketAddr, Streams)>| {
+                let mut all: Vec<Streams> = all.into_iter().map(|(_, _, s)| s).collect();
+                all.sort();
+                all
+            };
+            let servers = only_streams(streams(&frames, Some(1)));
+            assert!(servers == only_streams(recorded.clone()), "{name}: the server side differs");
+        }
+    }
+}
+
+#[test]
+fn the_same_capture_gives_the_same_lines_and_the_same_frames() {
+    for balance in [Balance::Maglev, Balance::RandomTwo] {
+        let path = capture("interleaved_many_clients.pcap");
+        let once = with_out(&path, Config { balance, ..config() }, &format!("once-{balance:?}"));
+        let again = with_out(&path, Config { balance, ..config() }, &format!("again-{balance:?}"));
+        assert!(once == again);
+    }
+}
+
+#[test]
+fn json_is_as_the_contract_has_it() {
+    let (lines, _) = with_out(&capture("non_secure_on_tls_ports.pcap"), config(), "json");
+    let lines: Vec<serde_json::Value> =
+        lines.split(|b| *b == b'\n').filter(|l| !l.is_empty()).map(|l| serde_json::from_slice(l).unwrap()).collect();
+    let (summary, lines) = lines.split_last().unwrap();
+    for line in lines {
+        let line = line.as_object().unwrap();
+        for member in [
+            "conn",
+            "client",
+            "vip",
+            "backend",
+            "class",
+            "decided",
+            "verdict",
+            "reason",
+            "identity",
+            "offered",
+            "tls_version",
+            "sni",
+            "resumed",
+            "bytes_to_server",
+            "bytes_to_client",
+            "dial_attempts",
+            "intact",
+            "end",
+        ] {
+            assert!(line.contains_key(member), "{member}");
+        }
+        assert!(line["verdict"].is_null() && line["intact"] == true && line["dial_attempts"] == 1);
+    }
+    let s = &summary["summary"];
+    for member in ["right", "wrong", "rescued", "stale", "unknown", "offered", "resumed", "frames_in", "frames_out"] {
+        assert!(s[member].is_u64(), "{member}");
+    }
+    assert_eq!(s["connections"], 19);
+    assert_eq!(s["intact"], 19);
+    assert_eq!(s["secure"].as_u64().unwrap() + s["non_secure"].as_u64().unwrap(), 19);
+    assert!(s["drops"].is_object());
+    let of_lines = |class: &str| lines.iter().filter(|l| l["class"] == class).count() as u64;
+    assert_eq!(
+        (of_lines("secure"), of_lines("non-secure")),
+        (s["secure"].as_u64().unwrap(), s["non_secure"].as_u64().unwrap())
+    );
+    let report = {
+        let mut report = Vec::new();
+        let files = vec![capture("non_secure_on_tls_ports.pcap")];
+        replay(&ReplayOptions { files, json: false, out: None, config: config() }, &mut report).unwrap();
+        String::from_utf8(report).unwrap()
+    };
+    assert!(report.starts_with("19 connections re-enacted, 19 intact: 7 secure, 12 non-secure"), "{report}");
+    assert!(report.contains("9 recorded connections left out: no-data 6, not-accepted 3"), "{report}");
+}
+
+#[test]
+fn what_is_missing_is_told_in_one_line() {
+    let told = |config: Config, name: &str| {
+        let options = ReplayOptions { files: vec![capture(name)], json: false, out: None, config };
+        let error = format!("{:#}", replay(&options, &mut Vec::new()).unwrap_err());
+        assert!(!error.contains('\n'), "{error}");
+        error
+    };
+    let mut v4 = config();
+    v4.backends.truncate(3);
+    let error = told(v4.clone(), "ipv6_openssl_nginx.pcap");
+    assert!(error.contains("no IPv6 backend"), "{error}");
+    v4.backends[0].addr = "10.0.0.1:443".parse().unwrap();
+    let error = told(v4, "tls12_sessionid_openssl_nginx.pcap");
+    assert!(error.contains("backend 'a' has the address of a recorded server"), "{error}");
+    let mut wrong_vip = config();
+    wrong_vip.vips = vec!["10.0.99.1:443".parse().unwrap()];
+    let error = told(wrong_vip, "ipv6_openssl_nginx.pcap");
+    assert!(error.contains("no IPv6 VIP"), "{error}");
+}
+
+#[test]
+fn recorded_servers_become_the_vips_given() {
+    let vips: Vec<SocketAddr> = ["10.0.99.1:443", "[fd99::1]:443"].map(|v| v.parse().unwrap()).to_vec();
+    for name in ["mix_curl_wget_python_node_nginx.pcap", "fleet_tls12_sessionid.pcap", "port_reuse_nginx.pcap"] {
+        let told = reenact(&capture(name), Config { vips: vips.clone(), proxy_protocol: true, ..config() });
+        assert_perfect(&told, name);
+        assert!(told.connections.values().all(|(e, _)| vips.contains(&e.vip)));
+    }
+    // Recorded servers may even be the backends then.
+    let mut same = Config { vips, ..config() };
+    same.backends[0].addr = "10.0.0.1:443".parse().unwrap();
+    assert_perfect(&reenact(&capture("fleet_tls12_sessionid.pcap"), same), "servers as backends");
+}
