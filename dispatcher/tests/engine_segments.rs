@@ -109,24 +109,28 @@ fn a_guessed_cookie_is_reset_at_a_bounded_rate_and_named() {
 }
 
 #[test]
-fn a_cookie_comes_back_from_behind_lost_segments() {
-    // The ACK and the first full segments of a long hello are lost; the next is the first to arrive.
-    for missing in [1, 2, 8] {
-        let mut b = bench();
-        b.client_syn(&SynOptions { mss: Some(1460), ..SynOptions::default() });
-        let hello = Hello { at_least: 1460 * 9 + 100, ..Hello::default() }.bytes();
-        let at = 1460 * missing;
-        let (_, v) = b.client_sends(seg(ACK, 1 + at as u32, 1, &hello[at..at + 1460]));
-        assert_eq!(v, Verdict::Hold, "{missing}");
-        assert_eq!(b.engine.flows(), 1);
-        let out = b.wait(ms(60));
-        assert_eq!(out.len(), 1, "says what it lacks");
-        assert_eq!(out[0].tcp().ack, Seq(CLIENT_ISN) + 1);
-    }
-    // Nonsense is still nonsense.
+fn data_whose_cookie_cannot_be_verified_yet_meets_silence_first_and_a_reset_later() {
+    // The ACK and the first segment of a long hello are lost; the next is the first to arrive.
     let mut b = bench();
     b.client_syn(&SynOptions { mss: Some(1460), ..SynOptions::default() });
-    let (out, _) = b.client_sends(seg(ACK, 1001, 1, &[7; 333]));
+    let hello = Hello { at_least: 2000, ..Hello::default() }.bytes();
+    let (out, v) = b.client_sends(seg(ACK, 1461, 1, &hello[1460..]));
+    assert!(out.is_empty() && v == Verdict::Drop(DropReason::BadCookie));
+    b.assert_empty();
+    // The client repeats what is missing, and all is well.
+    b.wait(ms(1000));
+    b.client_sends(seg(ACK, 1, 1, &hello[..1460]));
+    let (out, _) = b.client_sends(seg(ACK, 1461, 1, &hello[1460..]));
+    assert!(out[0].tcp().is_bare_syn());
+    // A connection that nobody here knows (of before a restart, say) repeats the same in vain.
+    let mut b = bench();
+    b.cookie = Seq(4711);
+    for _ in 0..2 {
+        let (out, v) = b.client_sends(seg(ACK, 1461, 1, b"data"));
+        assert!(out.is_empty() && v == Verdict::Drop(DropReason::BadCookie));
+        b.wait(ms(1500));
+    }
+    let (out, _) = b.client_sends(seg(ACK, 1461, 1, b"data"));
     assert_eq!(out[0].flags(), RST);
     b.assert_empty();
 }
@@ -146,7 +150,7 @@ fn segments_of_unknown_flows_are_reset_as_a_host_would() {
     let mut b = bench();
     b.cookie = Seq(77);
     for (s, flags, seq_, ack) in [
-        (seg(ACK, 5, 9, b"data"), RST, Seq(77) + 9, Seq(0)),
+        (seg(ACK, 5, 9, &[]), RST, Seq(77) + 9, Seq(0)),
         (seg(Flags::FIN, 5, 0, b"data"), RST_ACK, Seq(0), Seq(CLIENT_ISN) + 5 + 4 + 1),
         (seg(SYN_ACK, 5, 9, &[]), RST, Seq(77) + 9, Seq(0)),
     ] {
@@ -172,6 +176,10 @@ fn a_wrong_checksum_on_the_slow_path_changes_nothing() {
     b.client_syn(&SynOptions::default());
     // A good client's first segment, its sequence number damaged: no cookie fits, and no reset may hit the client.
     let mut damaged = b.client_frame(&seg(ACK, 1, 1, HTTP));
+    damaged[14 + 20 + 4] ^= 1;
+    let (out, v) = b.hand_in(0, &damaged);
+    assert!(out.is_empty() && v == Verdict::Drop(DropReason::BadCookie));
+    let mut damaged = b.client_frame(&seg(ACK, 1, 1, &[]));
     damaged[14 + 20 + 4] ^= 1;
     let (out, v) = b.hand_in(0, &damaged);
     assert!(out.is_empty() && v == Verdict::Drop(DropReason::BadChecksum));
@@ -263,6 +271,10 @@ fn what_we_acknowledged_we_repeat_until_the_server_has_it() {
     // Part of it acknowledged: the client must not hear of less than it was told, and the rest is repeated.
     let (out, v) = b.server_sends(seg(ACK, 1, 21, &[]));
     assert!(out.is_empty() && v == Verdict::Hold);
+    // A damaged acknowledgement of more than that releases nothing.
+    let mut damaged = b.server_frame(&seg(ACK, 1, 21, &[]));
+    damaged[14 + 20 + 11] ^= 1;
+    assert_eq!(b.hand_in(1, &damaged).1, Verdict::Drop(DropReason::BadChecksum));
     let (out, _) = b.server_sends(seg(ACK, 1, 21, b"early answer"));
     assert_eq!(out[0].tcp().ack, Seq(CLIENT_ISN) + 61);
     let again = b.wait(ms(1000));
@@ -753,7 +765,7 @@ fn late_segments_of_a_forgotten_flow_are_reset_and_harm_nothing() {
     b.assert_empty();
     let (out, _) = b.server_sends(seg(ACK, 1, n, b"late"));
     assert_eq!((out[0].port, out[0].flags(), out[0].tcp().seq), (1, RST, Seq(CLIENT_ISN) + n));
-    let (out, _) = b.client_sends(seg(ACK, n, 1, b"late"));
+    let (out, _) = b.client_sends(seg(ACK, n, 1, &[]));
     assert_eq!((out[0].port, out[0].flags()), (0, RST));
     b.assert_empty();
 }
@@ -1028,4 +1040,110 @@ fn a_client_of_two_vips_keeps_its_connections_apart_in_dnat_mode() {
     let n = 1 + HTTP.len() as u32;
     let (out, _) = b.server_sends(seg(ACK, 1, n, b"to the first"));
     assert_eq!(out[0].payload(), b"to the first");
+}
+
+#[test]
+fn a_server_that_answers_others_gets_more_syns_and_is_not_held_to_be_down() {
+    let mut b = Bench::new(Config { probe: true, ..two_armed(2, false) }, false);
+    // Both are known, so that no probe disturbs.
+    let out = b.wait(ms(100));
+    for probe in out.iter().filter(|o| o.tcp().is_bare_syn()) {
+        b.dialled = probe.ip().dst.socket(probe.tcp().dst_port);
+        b.dialled_from = probe.ip().src.socket(probe.tcp().src_port);
+        let ack = (probe.tcp().seq + 1).0.wrapping_sub(CLIENT_ISN);
+        let options = written(&linux());
+        b.server_sends(Seg { options: &options, window: 60000, ..seg(SYN_ACK, 0, ack, &[]) });
+    }
+    b.dial(HTTP);
+    let (unlucky, server) = (b.client, b.dialled);
+    // Another client of the same address, and so of the same server, is answered.
+    b.wait(ms(500));
+    b.client.set_port(50_001);
+    b.dial(HTTP);
+    assert_eq!(b.dialled, server);
+    b.server_sends(Seg { window: 60000, ..seg(SYN_ACK, 0, 1, &[]) });
+    b.client = unlucky;
+    let out = b.wait(ms(4000));
+    let syns = out.iter().filter(|o| o.tcp().is_bare_syn()).count();
+    assert_eq!(syns, 4, "six in all, with the first and the one before the other client's");
+    assert_eq!((b.dialled, b.engine.counters().redispatches), (server, 0));
+    let (out, _) = b.server_sends(Seg { window: 60000, ..seg(SYN_ACK, 0, 1, &[]) });
+    assert_eq!(out[0].payload(), HTTP);
+}
+
+#[test]
+fn a_forged_reset_does_not_lose_what_is_ours() {
+    let mut b = bench();
+    let hello = Hello::default().bytes();
+    b.client_syn(&SynOptions { mss: Some(1460), ..SynOptions::default() });
+    b.client_sends(seg(ACK, 1, 1, &hello[..60]));
+    b.wait(ms(60));
+    b.client_sends(seg(ACK, 61, 1, &hello[60..]));
+    b.server_sends(Seg { window: 60000, ..seg(SYN_ACK, 0, 1, &[]) });
+    // Between what the server has acknowledged and what was sent.
+    b.client_sends(seg(RST, 31, 0, &[]));
+    let again = b.wait(ms(300));
+    assert_eq!(again[0].payload(), &hello[..60]);
+    let (_, v) = b.server_sends(seg(ACK, 1, 1 + hello.len() as u32, &[]));
+    assert!(matches!(v, Verdict::Forward(_)));
+    assert!(b.ended.is_empty());
+}
+
+#[test]
+fn a_server_that_remembers_a_flow_longer_than_we_do_is_reset_in_both_address_modes() {
+    for mut b in all_worlds() {
+        b.splice(HTTP);
+        let n = 1 + HTTP.len() as u32;
+        b.client_sends(seg(RST, n, 0, &[]));
+        b.wait(Duration::from_secs(3));
+        b.assert_empty();
+        let (out, v) = b.server_sends(seg(ACK, 1, n, b"are you there?"));
+        assert!(matches!(v, Verdict::Reply(_)), "{v:?}");
+        assert_eq!((out[0].flags(), out[0].tcp().seq), (RST, Seq(CLIENT_ISN) + n));
+        assert_eq!(out[0].ip().src.socket(out[0].tcp().src_port), b.dialled_from);
+    }
+}
+
+#[test]
+fn a_server_that_announces_another_ethernet_address_is_followed_when_the_old_one_is_silent() {
+    use dispatcher::wire::Mac;
+    use dispatcher::wire::build::{Arp, arp_op};
+    use dispatcher::wire::packet::Ethernet;
+    let mut b = bench();
+    b.splice(HTTP);
+    let n = 1 + HTTP.len() as u32;
+    let new = Mac([2, 7, 7, 7, 7, 7]);
+    let server = Addr::from(b.server_addr());
+    let arp = |op| {
+        let link = Link { dst: Mac::BROADCAST, src: new, ..Link::default() };
+        let mut f = vec![0; 60];
+        Arp { op, sender_mac: new, sender: server, target_mac: Mac::default(), target: server }.write(&mut f, &link);
+        f
+    };
+    let (_, v) = b.hand_in(1, &arp(arp_op::REQUEST));
+    assert_eq!(v, Verdict::Drop(DropReason::NeighbourUnasked), "not believed, but looked into");
+    let mut asked = vec![];
+    for _ in 0..4 {
+        asked.extend(b.poll());
+        b.now += Duration::from_secs(1);
+    }
+    let to = |o: &Out| Ethernet::parse(&o.bytes).unwrap().dst;
+    assert_eq!(to(&asked[0]), SERVER_MAC, "first its holder is asked");
+    assert_eq!(to(asked.last().unwrap()), Mac::BROADCAST, "then everybody");
+    assert_eq!(b.hand_in(1, &arp(arp_op::REPLY)).1, Verdict::Hold);
+    let (out, _) = b.client_sends(seg(ACK, n, 1, b"x"));
+    assert_eq!(to(&out[0]), new);
+}
+
+#[test]
+fn more_server_answers_than_watches_cost_learning_and_nothing_else() {
+    let mut config = two_armed(1, false);
+    config.limits.watches = 1;
+    let mut b = Bench::new(config, false);
+    let hello = Hello::default().bytes();
+    for port in [1, 2] {
+        b.client.set_port(port);
+        b.splice(&hello);
+    }
+    assert_eq!((b.engine.watched(), b.engine.counters().unwatched), (1, 1));
 }

@@ -40,6 +40,13 @@ impl Engine {
             return self.forward_rare(id, side, seg, frame, fx);
         }
         let c = self.flows.get_mut(id);
+        if side == Side::Server
+            && matches!(c.state, State::Spliced(Some(_)))
+            && !tcp_checksum_ok(frame.bytes(), &seg.ip)
+        {
+            // A damaged acknowledgement must not make us forget bytes that nobody else has.
+            return Err(DropReason::BadChecksum);
+        }
         let (seq, ack) = c.splice.client_view(side, tcp);
         let len = tcp.payload_len() as u32;
         // A FIN changes what is kept for the rest of the flow's life, so it must be one: a damaged frame's is its receiver's
@@ -118,8 +125,11 @@ impl Engine {
             if !direction.plausible(seq, 0) || seq.is_before(direction.acked) {
                 return Err(DropReason::OutOfWindow);
             }
-            if direction.reset_counts(seq) {
-                let certain = direction.acked == direction.next;
+            let certain = direction.acked == direction.next;
+            // While bytes of the client are ours to deliver its reset waits for them: if it was true, the client's host says it
+            // again to the acknowledgement.
+            let owing = side == Side::Client && matches!(c.state, State::Spliced(Some(_)));
+            if direction.reset_counts(seq) && (certain || !owing) {
                 self.on_reset(id, side, certain, seg.now, fx);
             }
             // In the window but not at its edge: the receiver will ask, and the true sender answer.
