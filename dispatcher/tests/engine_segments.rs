@@ -403,6 +403,47 @@ fn no_buffer_left_is_a_named_drop_and_the_repetition_succeeds() {
 }
 
 #[test]
+fn a_hello_whole_in_its_first_segment_is_served_when_no_buffer_is_left() {
+    let mut config = two_armed(1, false);
+    config.limits.hellos = 1;
+    let mut b = Bench::new(config, false);
+    let hello = Hello::default().bytes().to_vec();
+    b.client.set_port(1);
+    b.client_syn(&SynOptions::default());
+    b.client_sends(seg(ACK, 1, 1, &hello[..60]));
+    assert_eq!(b.engine.held_hellos(), 1);
+    b.client.set_port(2);
+    b.client_syn(&SynOptions::default());
+    let (out, v) = b.client_sends(seg(ACK, 1, 1, &hello));
+    assert_eq!(v, Verdict::Drop(DropReason::HelloNoBuffer), "the client is to repeat it");
+    assert!(out.iter().any(|f| f.tcp().is_bare_syn()), "but the server is dialled");
+    // A stream whose beginning it is not says nothing.
+    b.client.set_port(3);
+    b.client_syn(&SynOptions::default());
+    b.client_sends(seg(ACK, 1, 1, &[]));
+    let (out, v) = b.client_sends(seg(ACK, 2, 1, &hello));
+    assert_eq!((out.len(), v), (0, Verdict::Drop(DropReason::HelloNoBuffer)));
+}
+
+#[test]
+fn a_half_hello_is_given_less_time_when_buffers_are_scarce() {
+    let mut config = two_armed(1, false);
+    config.limits.hellos = 4;
+    let mut b = Bench::new(config, false);
+    let half = Hello::default().bytes()[..60].to_vec();
+    for port in 1..=4 {
+        b.client.set_port(port);
+        b.client_syn(&SynOptions::default());
+        b.client_sends(seg(ACK, 1, 1, &half));
+    }
+    assert_eq!(b.engine.held_hellos(), 4);
+    b.wait(Duration::from_secs(5));
+    assert_eq!(b.engine.held_hellos(), 3, "the one that took the last buffer was sent away");
+    b.wait(Duration::from_secs(31));
+    assert_eq!(b.engine.held_hellos(), 0);
+}
+
+#[test]
 fn a_full_flow_table_is_a_named_drop_and_the_repetition_succeeds() {
     let mut config = two_armed(1, false);
     config.limits.flows = 2;

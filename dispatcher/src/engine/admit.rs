@@ -11,7 +11,7 @@ use super::neighbours::NextHop;
 use super::record::{Class, End};
 use super::send::Own;
 use super::session::Offer;
-use super::{Arrived, DropReason, Effects, Engine, HEADER_ROOM, Step, Verdict};
+use super::{Arrived, Config, DropReason, Effects, Engine, HEADER_ROOM, Step, Verdict};
 use crate::flow::{Assembler, ClientOptions, CookieVerified, Direction, FlowId, Side, Splice};
 use crate::time::Time;
 use crate::wire::build::Link;
@@ -21,7 +21,7 @@ use crate::wire::{Family, Frame};
 use core::time::Duration;
 use ssl_parse::{Malformed, Outcome};
 
-/// Who has sent part of a hello gets this long for the rest.
+/// Who has sent part of a hello gets this long for the rest; only `--hello-timeout` when buffers are scarce.
 const COMPLETE_WITHIN: Duration = Duration::from_secs(30);
 /// A client that has sent part of a hello and nothing more for so long has filled its window, or lost a segment: it is
 /// acknowledged what is in order. As long as a delayed acknowledgement of a host.
@@ -254,7 +254,15 @@ impl Engine {
             _ => return Err(DropReason::FlowClosed),
         };
         if !payload.is_empty() {
+            let first = !stream.has_buffer();
             let inserted = stream.insert(&mut self.buffers, seg.tcp.seq, payload);
+            let crowded = self.buffers.available() < self.buffers.in_use() / 3;
+            if first
+                && crowded
+                && let State::AwaitHello(w) = &mut self.flows.get_mut(id).state
+            {
+                w.complete_until = w.complete_until.min(seg.now + self.config.hello_timeout);
+            }
             if inserted.no_buffer {
                 return Err(DropReason::HelloNoBuffer);
             }
@@ -267,6 +275,11 @@ impl Engine {
             }
         }
         if seg.tcp.flags.has(Flags::FIN) {
+            let stream = match &mut self.flows.get_mut(id).state {
+                State::AwaitHello(w) => &mut w.held.stream,
+                State::Dialing(d) => &mut d.held.stream,
+                _ => return Err(DropReason::FlowClosed),
+            };
             stream.fin(seg.tcp.seq + payload.len() as u32);
         }
         Ok(())
@@ -277,44 +290,43 @@ impl Engine {
         if seg.tcp.seq_len() == 0 {
             return Ok(Verdict::Hold);
         }
-        self.hold(id, seg, frame)?;
-        match self.read_hello(id) {
-            Reading::Hello { offer, name } => {
-                self.choose_for_hello(id, offer, name, seg.now, fx);
-                Ok(Verdict::Hold)
-            }
-            Reading::NotTls => {
-                self.choose_without_identity(id, seg.now, fx);
-                Ok(Verdict::Hold)
-            }
-            Reading::More => {
-                self.acknowledge_if_stalled(id, seg.now, fx);
-                Ok(Verdict::Hold)
-            }
-            Reading::TooLong => self.shed(id, DropReason::HelloTooLong, seg.now, fx),
-            Reading::Malformed => self.shed(id, DropReason::HelloMalformed, seg.now, fx),
+        match self.hold(id, seg, frame) {
+            Err(DropReason::HelloNoBuffer) => return self.read_without_buffer(id, seg, frame, fx),
+            held => held?,
         }
+        let reading = self.read_hello(id);
+        self.go_on(id, reading, seg.now, fx)
+    }
+
+    /// No buffer is left, perhaps because many clients stop in the middle of their hellos. A hello that is whole in its first
+    /// segment, as most are, needs none: it is read where it lies, and the client repeats it while the backend is dialled.
+    fn read_without_buffer(&mut self, id: FlowId, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
+        let State::AwaitHello(waiting) = &self.flows.get(id).state else { return Err(DropReason::HelloNoBuffer) };
+        if seg.tcp.seq == waiting.held.stream.base() {
+            let payload = &frame.bytes()[seg.tcp.payload..seg.tcp.end];
+            match read(payload, false, &mut self.joined, &self.config) {
+                Reading::More => {}
+                reading => _ = self.go_on(id, reading, seg.now, fx)?,
+            }
+        }
+        Err(DropReason::HelloNoBuffer)
+    }
+
+    fn go_on(&mut self, id: FlowId, reading: Reading, now: Time, fx: &mut dyn Effects) -> Step {
+        match reading {
+            Reading::Hello { offer, name } => self.choose_for_hello(id, offer, name, now, fx),
+            Reading::NotTls => self.choose_without_identity(id, now, fx),
+            Reading::More => self.acknowledge_if_stalled(id, now, fx),
+            Reading::TooLong => return self.shed(id, DropReason::HelloTooLong, now, fx),
+            Reading::Malformed => return self.shed(id, DropReason::HelloMalformed, now, fx),
+        }
+        Ok(Verdict::Hold)
     }
 
     fn read_hello(&mut self, id: FlowId) -> Reading {
         let State::AwaitHello(waiting) = &self.flows.get(id).state else { return Reading::More };
         let stream = &waiting.held.stream;
-        match ssl_parse::client_hello(stream.contiguous(&self.buffers), &mut self.joined) {
-            Outcome::Complete(hello) => {
-                let name = if self.config.keep_names { hello.sni } else { None };
-                Reading::Hello {
-                    offer: Offer::new(&hello),
-                    name: name.map(|n| String::from_utf8_lossy(&n[..n.len().min(255)]).into_owned().into_boxed_str()),
-                }
-            }
-            Outcome::NotTls => Reading::NotTls,
-            // A client that closes after half a hello, or after nothing, gets a backend's answer to that.
-            Outcome::NeedMore if stream.at_fin() => Reading::NotTls,
-            Outcome::NeedMore if stream.contiguous_len() >= self.config.limits.hello_bytes => Reading::TooLong,
-            Outcome::NeedMore => Reading::More,
-            Outcome::Malformed(Malformed::TooLong) => Reading::TooLong,
-            Outcome::Malformed(_) => Reading::Malformed,
-        }
+        read(stream.contiguous(&self.buffers), stream.at_fin(), &mut self.joined, &self.config)
     }
 
     /// A hello that cannot be read: the client is reset rather than sent to a backend that may be the wrong one.
@@ -379,6 +391,26 @@ impl Engine {
         };
         let own = Own { seq, ack, flags: Flags::RST.with(Flags::ACK), window: 0, options: &[] };
         self.send_to_client(id, &own, fx);
+    }
+}
+
+/// What a stream is that begins so, and perhaps ends there.
+fn read(bytes: &[u8], at_fin: bool, joined: &mut [u8], config: &Config) -> Reading {
+    match ssl_parse::client_hello(bytes, joined) {
+        Outcome::Complete(hello) => {
+            let name = if config.keep_names { hello.sni } else { None };
+            Reading::Hello {
+                offer: Offer::new(&hello),
+                name: name.map(|n| String::from_utf8_lossy(&n[..n.len().min(255)]).into_owned().into_boxed_str()),
+            }
+        }
+        Outcome::NotTls => Reading::NotTls,
+        // A client that closes after half a hello, or after nothing, gets a backend's answer to that.
+        Outcome::NeedMore if at_fin => Reading::NotTls,
+        Outcome::NeedMore if bytes.len() >= config.limits.hello_bytes => Reading::TooLong,
+        Outcome::NeedMore => Reading::More,
+        Outcome::Malformed(Malformed::TooLong) => Reading::TooLong,
+        Outcome::Malformed(_) => Reading::Malformed,
     }
 }
 
