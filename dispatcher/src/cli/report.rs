@@ -179,6 +179,11 @@ pub fn summary(config: &Config, last: &Snapshot, ran: Duration, journal_lost: u6
         c.redispatches,
         c.retransmits
     );
+    let refused = DropReason::ALL.iter().filter(|r| c.refused[**r as usize] > 0);
+    let refused: Vec<_> = refused.map(|r| format!("{} {}", r.as_str(), c.refused[*r as usize])).collect();
+    if !refused.is_empty() {
+        _ = writeln!(out, "answered by a reset: {}", refused.join(", "));
+    }
     let drops = drops(last);
     if drops.is_empty() {
         _ = writeln!(out, "drops: none");
