@@ -6,12 +6,13 @@
 
 use super::connection::State;
 use super::forward::relink;
+use super::health::mss_for;
 use super::{DropReason, Effects, Engine, Step, Verdict};
 use crate::flow::{Endpoints, FlowId, Side, Tuple};
 use crate::time::Time;
 use crate::wire::checksum::{Change, Sum, transport};
 use crate::wire::packet::{Ethernet, Ip, protocol};
-use crate::wire::{Addr, Family, Frame, Seq};
+use crate::wire::{Addr, Family, Frame, Seq, SeqDelta};
 
 /// The quoted packet: where it lies, and what is needed of it. A quote may be cut after eight bytes of TCP.
 struct Quote {
@@ -74,19 +75,26 @@ impl Engine {
         let Some(server) = server else { return Err(DropReason::NoFlow) };
         let sender = side.other();
         // What the sender's own packet looked like: addresses as it arrived here, and its own numbers.
-        let (arrived, seq, (port, link)) = match sender {
-            Side::Client => (*client, quote.seq, (c.client_port, Some(c.client_link))),
-            Side::Server => (*server, quote.seq + -c.splice.seq, self.neighbours.link(c.hop)),
+        let (arrived, seq, acks, (port, link)) = match sender {
+            Side::Client => (*client, quote.seq, c.splice.seq, (c.client_port, Some(c.client_link))),
+            Side::Server => (*server, quote.seq + -c.splice.seq, SeqDelta::default(), self.neighbours.link(c.hop)),
         };
         let in_flight = &c.directions[sender as usize];
         if quote.seq.is_before(in_flight.acked) || quote.seq.is_after(in_flight.next) {
             return Err(DropReason::OutOfWindow);
         }
         let link = link.ok_or(DropReason::NoNeighbour)?;
+        if let (Some(mtu), Side::Client, State::Spliced(Some(ours))) =
+            (path_mtu(frame.bytes(), ip), sender, &mut c.state)
+        {
+            // What is ours nobody else can cut smaller.
+            let fits = mss_for(mtu, ip.family).max(LEAST_SEGMENT);
+            ours.segment = ours.segment.min(fits);
+        }
         let cut = frame.set_len(ip.end);
         debug_assert!(cut, "shorter is always possible");
         let b = frame.bytes_mut();
-        rewrite_quote(b, ip, quote, &arrived, seq);
+        rewrite_quote(b, ip, quote, &arrived, seq, acks);
         // The error itself goes to the sender, from whoever complained.
         let to = Endpoints { src: (ip.src, 0), dst: (Addr(arrived.src), 0) };
         crate::flow::splice::rewrite_addresses(b, ip, &to, &mut Change::default());
@@ -98,9 +106,25 @@ impl Engine {
         };
         b[ip.payload + 2..ip.payload + 4].copy_from_slice(&sum.to_be_bytes());
         relink(frame, eth.payload, ip.family, &link)?;
+        self.counters.forwarded += 1;
         Ok(Verdict::Forward(port))
     }
 }
+
+/// The MTU that an error of the kind "packet too big" tells of (RFC 1191 section 4, RFC 4443 section 3.2). Routers older than
+/// RFC 1191 say zero.
+fn path_mtu(b: &[u8], ip: &Ip) -> Option<u16> {
+    let m = b[ip.payload..ip.end].first_chunk::<8>()?;
+    let mtu = match (ip.family, m[0], m[1]) {
+        (Family::V4, 3, 4) => u32::from(u16::from_be_bytes([m[6], m[7]])),
+        (Family::V6, 2, _) => u32::from_be_bytes([m[4], m[5], m[6], m[7]]),
+        _ => return None,
+    };
+    Some(u16::try_from(mtu).unwrap_or(u16::MAX)).filter(|mtu| *mtu > 0)
+}
+
+/// Segments of ours are made no smaller than that, whatever an error says.
+const LEAST_SEGMENT: u16 = 216;
 
 /// The quoted IP and TCP headers, as far as they are there.
 fn read_quote(b: &[u8], ip: &Ip) -> Option<Quote> {
@@ -131,8 +155,9 @@ fn read_quote(b: &[u8], ip: &Ip) -> Option<Quote> {
     })
 }
 
-/// Makes the quote what its sender sent: its addresses, ports and number, and the checksums over them where they are quoted.
-fn rewrite_quote(b: &mut [u8], ip: &Ip, quote: &Quote, sent: &Tuple, seq: Seq) {
+/// Makes the quote what its sender sent: its addresses, ports and numbers, and the checksums over them, as far as they are
+/// quoted. Windows and options stay: who reads an error looks at none of them.
+fn rewrite_quote(b: &mut [u8], ip: &Ip, quote: &Quote, sent: &Tuple, seq: Seq, acks: SeqDelta) {
     let (old_src, old_dst) = (Addr(quote.tuple.src), Addr(quote.tuple.dst));
     let (src, dst) = (Addr(sent.src), Addr(sent.dst));
     let mut sum = Change::default();
@@ -158,6 +183,12 @@ fn rewrite_quote(b: &mut [u8], ip: &Ip, quote: &Quote, sent: &Tuple, seq: Seq) {
     b[t..t + 2].copy_from_slice(&sent.sport.to_be_bytes());
     b[t + 2..t + 4].copy_from_slice(&sent.dport.to_be_bytes());
     b[t + 4..t + 8].copy_from_slice(&seq.0.to_be_bytes());
+    if t + 12 <= ip.end {
+        let old = Seq(u32::from_be_bytes([b[t + 8], b[t + 9], b[t + 10], b[t + 11]]));
+        let new = old + acks;
+        sum.long(old.0, new.0);
+        b[t + 8..t + 12].copy_from_slice(&new.0.to_be_bytes());
+    }
     if t + 18 <= ip.end {
         let new = sum.apply(u16::from_be_bytes([b[t + 16], b[t + 17]]));
         b[t + 16..t + 18].copy_from_slice(&new.to_be_bytes());

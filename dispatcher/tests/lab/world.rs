@@ -446,7 +446,7 @@ impl World {
         while self.air.peek().is_some_and(|f| f.at <= self.now) {
             let f = self.air.pop().expect("peeked");
             match f.to {
-                To::Engine(port) => self.into_engine(port, f.frame),
+                To::Engine(port) => self.hand_in(port, f.frame),
                 To::Host(h) if self.hosts[h].has_begun(&f.frame) => {}
                 To::Host(h) => {
                     self.hosts[h].wire.rx.push_back(f.frame);
@@ -464,7 +464,7 @@ impl World {
         }
     }
 
-    fn into_engine(&mut self, port: usize, bytes: Vec<u8>) {
+    fn hand_in(&mut self, port: usize, bytes: Vec<u8>) {
         self.recorder.note(self.now, &bytes);
         let mut buffer = [0; 2048];
         buffer[64..64 + bytes.len()].copy_from_slice(&bytes);
@@ -562,7 +562,7 @@ impl World {
     }
 
     /// What a host sends.
-    fn from_host(&mut self, h: usize, frame: Vec<u8>) {
+    fn host_sends(&mut self, h: usize, frame: Vec<u8>) {
         let host = &self.hosts[h];
         if host.dark {
             return;
@@ -665,7 +665,7 @@ impl World {
         host.next = if next <= now { now + Duration::from_micros(1000) } else { next };
         let out = core::mem::take(&mut host.wire.tx);
         for frame in out {
-            self.from_host(h, frame);
+            self.host_sends(h, frame);
         }
     }
 
