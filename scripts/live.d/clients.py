@@ -124,11 +124,11 @@ def client_hello(ctx):
 class Download:
     """curl, its output hashed as it comes."""
 
-    def __init__(self, url, *flags, source=None):
+    def __init__(self, url, *flags, **where):
         self.size, self.seconds = 0, 0.0
         digest = hashlib.sha256()
         begun = time.monotonic()
-        p = curl(url, *flags, source=source)
+        p = curl(url, *flags, **where)
         while chunk := p.stdout.read(1 << 18):
             digest.update(chunk)
             self.size += len(chunk)

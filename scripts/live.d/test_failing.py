@@ -1,0 +1,187 @@
+"""Servers that fail and come back, and connections that nobody uses."""
+
+import concurrent.futures
+import socket
+import time
+
+import clients
+import lab
+from lab import VIP, check
+from registry import test
+
+
+def load(count, offset=0, workers=16):
+    """So many new connections, many at once. Names of the servers that answered, and the longest wait in seconds."""
+    ctx = clients.context()
+
+    def one(i):
+        begun = time.monotonic()
+        body, _ = clients.fetch(clients.address(offset + i), ctx)
+        return body.split()[0].decode(), time.monotonic() - begun
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        done = list(pool.map(one, range(count)))
+    return {name for name, _ in done}, max(wait for _, wait in done)
+
+
+ALL = {"web1", "web2", "web3"}
+
+
+def used_again(offset):
+    """Waits until all servers answer."""
+    end = time.monotonic() + 10
+    begun = time.monotonic()
+    while load(40, offset)[0] != ALL:
+        check(time.monotonic() < end, "the server that came back is not used")
+        time.sleep(0.2)
+    return time.monotonic() - begun
+
+
+@test
+def backend_refuses(t):
+    """A stopped server (connection refused): no client notices; it comes back and is used"""
+    t.servers.want("nginx,nginx,haproxy")
+    d = t.dispatcher()
+    check(load(60)[0] == ALL, "all servers take part")
+    d.await_log(60)
+    t.servers.stop(2)
+    names, worst = load(120)
+    check(names == ALL - {"web2"}, f"answered: {names}")
+    t.servers.start(2)
+    back = used_again(60)
+    d.stop()
+    check(d.counter("redispatches") >= 1, "nothing was redispatched")
+    return f"120 of 120 answered by the others, the slowest in {worst:.2f} s; back after {back:.1f} s; {d.counter('redispatches')} redispatched"
+
+
+@test
+def backend_black_hole(t):
+    """A server whose packets vanish: no client notices; it comes back and is used"""
+    t.servers.want("nginx,nginx,haproxy")
+    d = t.dispatcher()
+    check(load(60)[0] == ALL, "all servers take part")
+    d.await_log(60)
+    gone = "10.78.0.12/24"
+    # Its neighbour entry stays: packets go out to a machine that throws them away.
+    lab.in_servers("ip", "addr", "del", gone, "dev", "s0")
+    t.undo.append(t.servers.forget)
+    names, worst = load(120)
+    check(names == ALL - {"web2"}, f"answered: {names}")
+    _, later = load(60)
+    lab.in_servers("ip", "addr", "add", gone, "dev", "s0")
+    t.undo.pop()
+    back = used_again(60)
+    d.stop()
+    return f"180 of 180 answered by the others, the slowest in {worst:.2f} s, once known in {later:.2f} s; back after {back:.1f} s"
+
+
+@test
+def backend_never_there(t):
+    """A server that does not exist (no ARP answer), from the start"""
+    t.servers.want("nginx,nginx,haproxy")
+    backends = [f"web{n}=10.78.0.{10 + n}:443" for n in (1, 2, 3)] + ["ghost=10.78.0.99:443"]
+    d = t.dispatcher(args=lab.base_args([f"{VIP}:443"], backends))
+    names, worst = load(120)
+    check(names == ALL, f"answered: {names}")
+    log = d.await_log(120)
+    check(not any(c["backend"] == "ghost" for c in log), "a ghost answered")
+    return f"120 of 120 answered, the slowest in {worst:.2f} s"
+
+
+@test
+def no_backend(t):
+    """All servers gone: clients are refused soon, not left hanging; served again later"""
+    t.servers.want("nginx,nginx,haproxy")
+    d = t.dispatcher()
+    load(10)
+    for n in (1, 2, 3):
+        t.servers.stop(n)
+    t.undo.append(t.servers.forget)
+    begun = time.monotonic()
+    refused = 0
+    for i in range(10):
+        try:
+            clients.fetch(clients.address(i))
+        except (ConnectionResetError, BrokenPipeError, OSError):
+            refused += 1
+    took = time.monotonic() - begun
+    check(refused == 10, f"{refused} of 10 refused")
+    ends = [c["end"] for c in d.await_log(20)][-10:]
+    check(ends == ["no-backend"] * 10, f"ends: {ends}")
+    for n in (1, 2, 3):
+        t.servers.start(n)
+    t.undo.pop()
+    used_again(0)
+    return f"10 of 10 reset, all within {took:.2f} s; served again when the servers were back"
+
+
+@test
+def idle_timeout(t):
+    """A connection without frames for --flow-idle-timeout: a reset on both sides"""
+    ends, talking = [], []
+
+    def serve(connection, _):
+        connection.settimeout(15)
+        try:
+            while got := connection.recv(100):
+                connection.sendall(got)
+            ends.append("closed")
+        except ConnectionResetError:
+            ends.append("reset")
+        except TimeoutError:
+            ends.append("waited in vain")
+
+    t.server("10.78.0.14", 443, serve)
+    t.server("fd78::14", 443, serve)
+    d = t.dispatcher("--flow-idle-timeout", "1s", args=lab.base_args(
+        [f"{VIP}:443", f"[{lab.VIP6}]:443"], ["echo=10.78.0.14:443", "echo6=[fd78::14]:443"]))
+    seen = []
+    for vip in (VIP, lab.VIP6):
+        s, busy = clients.connect(vip), clients.connect(vip)
+        for c in (s, busy):
+            c.sendall(b"hello")
+            check(c.recv(100) == b"hello", "the echo")
+        begun = time.monotonic()
+        # The other one stays in use, and lives.
+        while time.monotonic() - begun < 2.5:
+            busy.sendall(b"still there")
+            talking.append(busy.recv(100))
+            time.sleep(0.2)
+        try:
+            s.recv(100)
+            raise lab.Failure("the client saw an orderly end")
+        except ConnectionResetError:
+            pass
+        lab.wait_until(lambda: ends, 5, "the server sees its end")
+        check(ends == ["reset"], f"the server saw {ends}")
+        s.close()
+        busy.close()
+        lab.wait_until(lambda: len(ends) == 2, 5, "the end of the other")
+        check(ends == ["reset", "closed"], f"ends: {ends}")
+        ends.clear()
+        seen.append("IPv6" if ":" in vip else "IPv4")
+    check(set(talking) == {b"still there"}, "the connection in use")
+    log = d.await_log(4)
+    check(sorted(c["end"] for c in log) == ["fin", "fin", "idle", "idle"], f"ends: {[c['end'] for c in log]}")
+    return f"reset seen by client and server ({' and '.join(seen)}), those in use lived on"
+
+
+@test
+def half_close(t):
+    """A client that closes its half first still gets all of the answer"""
+    def serve(connection, _):
+        got = clients.read_all(connection)
+        connection.sendall(len(got).to_bytes(4, "big") + b"x" * 3_000_000)
+
+    t.server("10.78.0.14", 443, serve)
+    d = t.dispatcher(args=lab.base_args([f"{VIP}:443"], ["half=10.78.0.14:443"]))
+    for size in (0, 1, 200_000):
+        s = clients.connect()
+        s.sendall(b"y" * size)
+        s.shutdown(socket.SHUT_WR)
+        answer = clients.read_all(s)
+        check(len(answer) == 3_000_004 and int.from_bytes(answer[:4], "big") == size, f"{len(answer)} bytes for {size}")
+        s.close()
+    log = d.await_log(3)
+    check([c["end"] for c in log] == ["fin"] * 3, f"ends: {[c['end'] for c in log]}")
+    return "after 0, 1 and 200000 bytes of the client's, 3 MB of answer each"
