@@ -170,6 +170,11 @@ fn a_wrong_checksum_on_the_slow_path_changes_nothing() {
     let syn = spoil(b.client_frame(&Seg { options: &options, ..seg(SYN, 0, 0, &[]) }));
     assert_eq!(b.hand_in(0, &syn).1, Verdict::Drop(DropReason::BadChecksum));
     b.client_syn(&SynOptions::default());
+    // A good client's first segment, its sequence number damaged: no cookie fits, and no reset may hit the client.
+    let mut damaged = b.client_frame(&seg(ACK, 1, 1, HTTP));
+    damaged[14 + 20 + 4] ^= 1;
+    let (out, v) = b.hand_in(0, &damaged);
+    assert!(out.is_empty() && v == Verdict::Drop(DropReason::BadChecksum));
     let first = spoil(b.client_frame(&seg(ACK, 1, 1, HTTP)));
     assert_eq!(b.hand_in(0, &first).1, Verdict::Drop(DropReason::BadChecksum));
     b.assert_empty();
@@ -258,6 +263,10 @@ fn what_we_acknowledged_we_repeat_until_the_server_has_it() {
     // Part of it acknowledged: the client must not hear of less than it was told, and the rest is repeated.
     let (out, v) = b.server_sends(seg(ACK, 1, 21, &[]));
     assert!(out.is_empty() && v == Verdict::Hold);
+    // A damaged acknowledgement of more than that releases nothing.
+    let mut damaged = b.server_frame(&seg(ACK, 1, 21, &[]));
+    damaged[14 + 20 + 11] ^= 1;
+    assert_eq!(b.hand_in(1, &damaged).1, Verdict::Drop(DropReason::BadChecksum));
     let (out, _) = b.server_sends(seg(ACK, 1, 21, b"early answer"));
     assert_eq!(out[0].tcp().ack, Seq(CLIENT_ISN) + 61);
     let again = b.wait(ms(1000));

@@ -40,6 +40,13 @@ impl Engine {
             return self.forward_rare(id, side, seg, frame, fx);
         }
         let c = self.flows.get_mut(id);
+        if side == Side::Server
+            && matches!(c.state, State::Spliced(Some(_)))
+            && !tcp_checksum_ok(frame.bytes(), &seg.ip)
+        {
+            // A damaged acknowledgement must not make us forget bytes that nobody else has.
+            return Err(DropReason::BadChecksum);
+        }
         let (seq, ack) = c.splice.client_view(side, tcp);
         let len = tcp.payload_len() as u32;
         // A FIN changes what is kept for the rest of the flow's life, so it must be one: a damaged frame's is its receiver's
