@@ -6,7 +6,7 @@
 mod lab;
 
 use core::time::Duration;
-use dispatcher::engine::{AddressMode, Config, DropReason, End};
+use dispatcher::engine::{AddressMode, Config, End};
 use lab::apps::{Closing, Expect, Outcome2, Plan, Write, get_and_reset, pattern};
 use lab::config::{one_armed, two_armed};
 use lab::rng::{seed_from_env, size_from_env};
@@ -93,24 +93,16 @@ fn storm(name: &'static str, config: Config, v6: bool, faults: Faults, connectio
     }
     w.run_until_done(Duration::from_secs(240));
     assert_eq!(w.open_connections(), 0, "connections are stuck");
-    let mut refused = 0;
     for (h, host) in w.hosts.iter().enumerate() {
         for (i, c) in host.conns.iter().enumerate() {
             c.check();
             if excused.contains(&(h, i)) {
                 continue;
             }
-            if c.received.is_empty() && c.outcome == Outcome2::Reset {
-                refused += 1;
-                continue;
-            }
             assert!(c.complete(), "{}: {} bytes received, {:?}", c.local, c.received.len(), c.outcome);
             assert_eq!(c.outcome, Outcome2::Closed, "{}", c.local);
         }
     }
-    // When the handshake's last ACK is lost with all that came before an odd piece, the cookie cannot be verified.
-    let unverified = w.engine.counters().refused[DropReason::BadCookie as usize];
-    assert!(refused <= unverified.min(connections as u64 / 300), "{refused} were refused, {unverified} unverified");
     w.assert_quiescent();
     // Every promise was kept: all servers are up all the time.
     let promised: Vec<_> = w.told.iter().filter(|t| t.decided.is_some()).collect();

@@ -124,8 +124,11 @@ impl Engine {
             if !direction.plausible(seq, 0) || seq.is_before(direction.acked) {
                 return Err(DropReason::OutOfWindow);
             }
-            if direction.reset_counts(seq) {
-                let certain = direction.acked == direction.next;
+            let certain = direction.acked == direction.next;
+            // While bytes of the client are ours to deliver its reset waits for them: if it was true, the client's host says it
+            // again to the acknowledgement.
+            let owing = side == Side::Client && matches!(c.state, State::Spliced(Some(_)));
+            if direction.reset_counts(seq) && (certain || !owing) {
                 self.on_reset(id, side, certain, seg.now, fx);
             }
             // In the window but not at its edge: the receiver will ask, and the true sender answer.

@@ -35,6 +35,8 @@ impl Engine {
                 debug_assert!(cut, "the question was as long");
                 Ok(Verdict::Reply(port))
             }
+            // An announcement (RFC 5227 section 3): after a failover, perhaps.
+            arp_op::REQUEST if arp.sender == arp.target => self.heard(port, arp.sender, arp.sender_mac, now),
             arp_op::REQUEST => Err(DropReason::NotForUs),
             arp_op::REPLY => self.heard(port, arp.sender, arp.sender_mac, now),
             _ => Err(DropReason::Malformed),

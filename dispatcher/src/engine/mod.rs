@@ -298,6 +298,10 @@ impl Engine {
             if seg.tcp.is_bare_syn() { self.on_syn(seg, frame, fx) } else { self.on_cookie(seg, frame, fx) }
         } else if self.routes.is_ours(seg.ip.dst) {
             self.on_own_address(seg, frame, fx)
+        } else if self.config.address_mode == AddressMode::Dnat && self.routes.is_backend(seg.ip.src, seg.tcp.src_port)
+        {
+            // To a client of ours whose flow is over: it is told in the client's name.
+            self.refuse(seg, DropReason::NoFlow, frame, fx)
         } else {
             Err(DropReason::NotForUs)
         }

@@ -41,6 +41,7 @@ pub struct Routes {
     /// By backend id.
     pub backends: Vec<Route>,
     services: HashSet<(Addr, u16)>,
+    servers: HashSet<(Addr, u16)>,
     /// Our own addresses and the VIPs, and the ports that answer for them; none: all do.
     held: HashMap<Addr, Vec<PortId>>,
 }
@@ -102,13 +103,20 @@ impl Routes {
                 }
             }
         }
-        Ok(Routes { ports, backends, services, held })
+        let servers = backends.iter().map(|b| (b.addr, b.port)).collect();
+        Ok(Routes { ports, backends, services, servers, held })
     }
 
     /// Clients may connect here.
     #[inline]
     pub fn is_service(&self, addr: Addr, port: u16) -> bool {
         self.services.contains(&(addr, port))
+    }
+
+    /// A backend listens here.
+    #[inline]
+    pub fn is_backend(&self, addr: Addr, port: u16) -> bool {
+        self.servers.contains(&(addr, port))
     }
 
     /// The address is one of ours or a VIP.
