@@ -496,7 +496,9 @@ mod tests {
 
     #[test]
     fn a_dripped_hello_is_read_a_few_dozen_times_and_found_complete_at_its_last_byte() {
-        for (len, record, most) in [(3300, 1, 100), (3300, 2, 100), (600, 3, 100), (3300, 100, 50), (16_000, 16_384, 12)] {
+        for (len, record, most) in
+            [(3300, 1, 100), (3300, 2, 100), (600, 3, 100), (3300, 100, 50), (16_000, 16_384, 12)]
+        {
             let stream = hello(len, record);
             let (reads, complete) = drip(&stream);
             assert_eq!(complete, stream.len(), "{len} in {record}");

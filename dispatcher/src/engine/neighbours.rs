@@ -38,8 +38,6 @@ struct Entry {
     mac: Option<Mac>,
     /// Questions since the last answer.
     asked: u32,
-    /// The latest question.
-    asked_at: Time,
     due: Time,
 }
 
@@ -63,8 +61,7 @@ impl Neighbours {
         if let Some(i) = self.entries.iter().position(|e| e.port == port && e.addr == addr) {
             return NextHop(i as u16);
         }
-        let entry =
-            Entry { port, addr, source, vlans, our_mac, mac: None, asked: 0, asked_at: Time::ZERO, due: Time::ZERO };
+        let entry = Entry { port, addr, source, vlans, our_mac, mac: None, asked: 0, due: Time::ZERO };
         self.entries.push(entry);
         NextHop((self.entries.len() - 1) as u16)
     }
@@ -107,7 +104,6 @@ impl Neighbours {
                     lost += 1
                 }
                 e.asked += 1;
-                e.asked_at = now;
                 if e.asked > GIVE_UP {
                     e.mac = None;
                 }
@@ -130,10 +126,12 @@ impl Neighbours {
             e.due = now + CONFIRM;
             true
         } else {
-            // Perhaps it has moved (a failover announces itself): let the old holder confirm, now; but it must have time to
-            // answer, or who claims often enough would make its silence.
-            e.due = e.due.min(now.max(e.asked_at + RETRY));
-            self.due = self.due.min(e.due);
+            // Perhaps it has moved (a failover announces itself): let the old holder confirm, now. But once asked it must have
+            // time to answer, or who claims often enough would make its silence.
+            if e.asked == 0 {
+                e.due = e.due.min(now);
+                self.due = self.due.min(e.due);
+            }
             false
         }
     }
