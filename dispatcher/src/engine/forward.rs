@@ -5,7 +5,7 @@
 //! lock, no log; the rest of this file is what happens to the few others: segments that change a flow's state, and those
 //! of flows that are over.
 
-use super::connection::State;
+use super::connection::{Connection, State};
 use super::record::End;
 use super::send::Own;
 use super::{Arrived, DropReason, Effects, Engine, Step, Verdict};
@@ -54,17 +54,16 @@ impl Engine {
         let fin = tcp.flags.has(Flags::FIN) && tcp_checksum_ok(frame.bytes(), &seg.ip);
         let mut floor = None;
         if c.directions[side as usize].plausible(seq, len) {
+            if side == Side::Client && (c.client_link.dst != seg.eth.src || c.client_link.vlans != seg.eth.vlans) {
+                follow(c, seg, seq, ack, frame);
+            }
             let window = c.splice.rescale(side).bytes(tcp.window);
             c.directions[side as usize].sent(seq, len, fin);
             if tcp.flags.has(Flags::ACK) {
                 c.directions[side.other() as usize].acknowledged(ack, window);
             }
             c.last_seen = seg.now;
-            if side == Side::Client {
-                // A client behind routers that fail over is followed to where its frames come from now.
-                c.client_link.dst = seg.eth.src;
-                c.client_link.vlans = seg.eth.vlans;
-            } else {
+            if side == Side::Server {
                 if matches!(c.state, State::Spliced(Some(_))) {
                     floor = self.ours_acknowledged(id, ack);
                     if floor.is_some() && len == 0 && !fin {
@@ -285,6 +284,19 @@ impl Engine {
         (story.version, story.resumed) = (watch.version(), watch.resumed());
         let kinds = watch.offer().kinds(story.id_decided, story.version, story.resumed);
         story.offered = kinds.iter().map(|k| k.as_str()).collect();
+    }
+}
+
+/// A client behind routers that fail over is followed to where its frames come from now. But only by a segment that knows both
+/// sides' numbers: one that is merely plausible can be guessed, and would lead the server's answers away.
+#[cold]
+fn follow(c: &mut Connection, seg: &Arrived, seq: Seq, ack: Seq, frame: &Frame<'_>) {
+    let [sent, received] = &c.directions;
+    // One before: a keepalive.
+    let current = !(seq + 1).is_before(sent.acked) && !ack.is_before(received.acked) && !ack.is_after(received.next);
+    if seg.tcp.flags.has(Flags::ACK) && current && tcp_checksum_ok(frame.bytes(), &seg.ip) {
+        c.client_link.dst = seg.eth.src;
+        c.client_link.vlans = seg.eth.vlans;
     }
 }
 

@@ -139,6 +139,10 @@ pub struct Engine {
     swept: Time,
     /// Where [`Engine::shutdown`] has got to.
     closing: FlowId,
+    /// By buffer: the flow that took it for a hello, if it still has it.
+    holders: Box<[FlowId]>,
+    /// The buffer to be looked at next for one that is kept for too long.
+    hand: usize,
 }
 
 /// Room in front of a hello for a PROXY v2 header: 16 bytes and 36 of addresses.
@@ -168,7 +172,11 @@ impl Limits {
         vec![
             size("flows", self.flows, FlowTable::<Connection>::bytes_for(self.flows)),
             size("timers", self.flows, Wheel::bytes_for(self.flows, WHEEL_SLOTS)),
-            size("held hellos", self.hellos, BufferPool::bytes_for(self.hellos, HEADER_ROOM + self.hello_bytes)),
+            size(
+                "held hellos",
+                self.hellos,
+                BufferPool::bytes_for(self.hellos, HEADER_ROOM + self.hello_bytes) + self.hellos * size_of::<FlowId>(),
+            ),
             size("watched answers", self.watches, Watches::bytes_for(self.watches)),
             size("affinity rows", self.sessions, self.affinity(backends).bytes_for(1)),
             size("local port cursors", backends, LocalPorts::bytes_for(backends)),
@@ -201,6 +209,9 @@ impl Engine {
         let derive = |purpose: u8| derived(&secret, purpose);
         let half = |purpose: u8| u64::from_le_bytes(derive(purpose)[..8].try_into().expect("8 of 16 bytes"));
         let limits = config.limits;
+        if !(1..=FlowTable::<Connection>::MAX_CAPACITY).contains(&limits.flows) {
+            return Err(ConfigError(format!("a flow table of {} flows cannot be", limits.flows)));
+        }
         let algorithm = match config.balance {
             Balance::Maglev => Algorithm::Maglev,
             Balance::LeastConn => Algorithm::LeastConn,
@@ -232,6 +243,8 @@ impl Engine {
             announced: false,
             swept: now,
             closing: FlowId(0),
+            holders: vec![FlowId(0); limits.hellos].into_boxed_slice(),
+            hand: 0,
             routes,
             config,
         })

@@ -53,6 +53,9 @@ impl Routes {
         if cfg.ports.is_empty() || cfg.ports.len() > 16 {
             return fail(format!("{} ports: 1 to 16 are needed", cfg.ports.len()));
         }
+        if let Some(small) = cfg.ports.iter().find(|p| p.mtu < LEAST_MTU) {
+            return fail(format!("port {}: an MTU of {} is less than {LEAST_MTU}", small.name, small.mtu));
+        }
         let ports: Vec<Port> = cfg
             .ports
             .iter()
@@ -141,6 +144,9 @@ impl Routes {
         [mss_for(mtu, Family::V4), mss_for(mtu, Family::V6)]
     }
 }
+
+/// RFC 791: what every link must carry. Headers of either family fit, with a byte to spare.
+const LEAST_MTU: u16 = 68;
 
 /// Port, next hop and our source address towards `addr`.
 fn way_to(addr: Addr, cfg: &Config) -> Option<(PortId, Addr, Addr)> {
