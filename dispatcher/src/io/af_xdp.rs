@@ -34,7 +34,9 @@ use super::{
 };
 use crate::wire::Frame;
 use core::time::Duration;
+use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::Instant;
@@ -149,7 +151,8 @@ pub fn open_accounted(devices: &[Device], filter: &Filter) -> Result<(Vec<Port>,
     };
     sys::lift_memlock_limit();
     let count = chunk_count(devices);
-    let no_memory = |e: io::Error| OpenError(format!("af-xdp: {} MiB of memory for frames: {e}", count * chunk >> 20));
+    let no_memory =
+        |e: io::Error| OpenError(format!("af-xdp: {} MiB of memory for frames: {e}", (count * chunk) >> 20));
     let umem = Rc::new(Umem::new(count, chunk).map_err(no_memory)?);
     let first = devices.first().map_or("", |d| &d.name);
     let maps = Maps::new(filter).map_err(|e| refused(first, "filter map", &e))?;
@@ -204,7 +207,8 @@ pub fn open_accounted(devices: &[Device], filter: &Filter) -> Result<(Vec<Port>,
             if queues.len() == 1 { "" } else { "s" },
             if total == 1 { "" } else { "s" },
         );
-        let (rx, tx) = halves(device, attached, queues, &umem, zero_copy).map_err(failed)?;
+        let groups = join_groups(device, filter).map_err(failed)?;
+        let (rx, tx) = halves(device, attached, queues, &umem, zero_copy, groups).map_err(failed)?;
         ports.push(Port { description, rx: Box::new(rx), tx: Box::new(tx) });
     }
     Ok((ports, Account(umem)))
@@ -320,12 +324,37 @@ fn sockets(
     Ok(all)
 }
 
+/// Has the card let the multicast groups through in which neighbours ask for our IPv6 addresses (RFC 4291 section
+/// 2.7.1), for as long as the descriptor is open. The kernel, which does not have these addresses, has not joined them.
+fn join_groups(device: &Device, filter: &Filter) -> io::Result<OwnedFd> {
+    // Of no protocol: it receives nothing.
+    let fd = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
+    let addresses = filter.addresses.iter().copied().chain(filter.services.iter().map(|s| s.ip()));
+    let groups: BTreeSet<_> = addresses
+        .filter_map(|ip| match ip {
+            IpAddr::V6(ip) => Some([ip.octets()[13], ip.octets()[14], ip.octets()[15]]),
+            IpAddr::V4(_) => None,
+        })
+        .collect();
+    for [a, b, c] in groups {
+        let membership = libc::packet_mreq {
+            mr_ifindex: device.info.index as i32,
+            mr_type: libc::PACKET_MR_MULTICAST as u16,
+            mr_alen: 6,
+            mr_address: [0x33, 0x33, 0xff, a, b, c, 0, 0],
+        };
+        sys::set_option(&fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, membership)?;
+    }
+    Ok(fd)
+}
+
 fn halves(
     device: &Device,
     attached: Attached,
     queues: Vec<Xsk>,
     umem: &Rc<Umem>,
     zero_copy: bool,
+    groups: OwnedFd,
 ) -> io::Result<(XdpReceiver, XdpTransmitter)> {
     let wait = match &queues[..] {
         [_one] => None,
@@ -354,6 +383,7 @@ fn halves(
     };
     let mut rx = XdpReceiver {
         _attached: attached,
+        _groups: groups,
         umem: umem.clone(),
         queues: receiving,
         next: 0,
@@ -453,6 +483,7 @@ impl Queue {
 
 struct XdpReceiver {
     _attached: Attached,
+    _groups: OwnedFd,
     umem: Rc<Umem>,
     queues: Vec<Queue>,
     /// The queue that is looked at first.
@@ -607,7 +638,7 @@ impl XdpTransmitter {
         }
         self.rings.tx.publish();
         self.staged = 0;
-        let (mut idle, mut dropped) = (0, false);
+        let (mut idle, mut drops) = (0, 0);
         while self.rings.tx.needs_wakeup() {
             match sys::kick_transmit(&self.fd) {
                 // It came to a withdrawn one, perhaps, and stopped there.
@@ -615,14 +646,14 @@ impl XdpTransmitter {
                 Ok(()) => {
                     // Copying, it has looked until nothing was left.
                     self.exact = true;
-                    self.down &= dropped;
+                    self.down &= drops > 0;
                     break;
                 }
                 Err(e) => match e.raw_os_error() {
                     Some(libc::EINTR) => {}
                     // The device dropped one frame, and the rest was not looked at.
-                    Some(libc::EBUSY) => {
-                        (self.exact, dropped) = (false, true);
+                    Some(libc::EBUSY) if !self.zero_copy && drops < TRANSMIT => {
+                        (self.exact, drops) = (false, drops + 1);
                         let link_down = !sys::link_is_up(&self.questions, &self.device);
                         self.found_down(link_down);
                         self.traffic.lost(if link_down { Loss::TxLinkDown } else { Loss::TxQueueFull }, 1);
@@ -635,7 +666,7 @@ impl XdpTransmitter {
                         break;
                     }
                     // The completion ring or the device's queue is full, memory is short, or the batch is over.
-                    Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => {
+                    Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::ENOMEM) => {
                         self.exact = false;
                         self.reap();
                         idle += 1;

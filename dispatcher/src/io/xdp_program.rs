@@ -324,3 +324,207 @@ impl Parts<'_> {
         a.jump(self.ours);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// `XDP_REDIRECT`.
+    const TAKEN: u32 = 4;
+
+    /// The program, without sockets: it only says what it would take. None without the privilege to load it.
+    fn program(filter: &Filter) -> Option<Program> {
+        let maps = match Maps::new(filter) {
+            Ok(maps) => maps,
+            Err(e) => {
+                eprintln!("skipped: loading a BPF program needs root ({e})");
+                return None;
+            }
+        };
+        let code = assemble(&maps, |a| a.set(0, TAKEN as i32));
+        Some(Program::load("test", &code).unwrap_or_else(|e| panic!("{e}")))
+    }
+
+    fn filter(dnat: bool) -> Filter {
+        let parse = |all: &[&str]| all.iter().map(|s| s.parse().unwrap()).collect();
+        Filter {
+            addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            services: parse(&["10.0.0.100:443", "10.0.0.101:80", "[fd00::100]:443"]),
+            backends: parse(&["10.0.0.11:443", "10.0.0.12:8443", "[fd00::11]:443"]),
+            dnat,
+        }
+    }
+
+    /// What [`Filter`] says, in plain words: the oracle.
+    fn wanted(filter: &Filter, frame: &[u8]) -> Option<bool> {
+        let be = |bytes: Option<&[u8]>| Some(u16::from_be_bytes(bytes?.try_into().ok()?));
+        let ip4 = |bytes: &[u8]| IpAddr::from(<[u8; 4]>::try_from(bytes).unwrap());
+        let ip6 = |bytes: &[u8]| IpAddr::from(<[u8; 16]>::try_from(bytes).unwrap());
+        let own = |ip: IpAddr| filter.addresses.contains(&ip);
+        let vip = |ip: IpAddr| filter.services.iter().any(|s| s.ip() == ip);
+        let service = |ip, port| filter.services.contains(&SocketAddr::new(ip, port));
+        let server = |ip, port| filter.dnat && filter.backends.contains(&SocketAddr::new(ip, port));
+        let (mut at, mut kind) = (14, be(frame.get(12..14))?);
+        for _ in 0..2 {
+            if matches!(kind, 0x8100 | 0x88a8) {
+                kind = be(frame.get(at + 2..at + 4))?;
+                at += 4;
+            }
+        }
+        let packet = frame.get(at..)?;
+        Some(match kind {
+            0x0806 => {
+                let target = ip4(packet.get(24..28)?);
+                own(target) || vip(target)
+            }
+            0x0800 => {
+                let (src, dst) = (ip4(packet.get(12..16)?), ip4(packet.get(16..20)?));
+                let segment = packet.get(usize::from(packet[0] & 15) * 4..);
+                let (fragment, offset) = (be(packet.get(6..8))? & 0x3fff != 0, be(packet.get(6..8))? & 0x1fff);
+                match packet[9] {
+                    _ if fragment && (own(dst) || vip(dst)) => true,
+                    1 if own(dst) || vip(dst) => true,
+                    6 if own(dst) => true,
+                    6 if vip(dst) => service(dst, be(segment?.get(2..4))?),
+                    _ if own(dst) || vip(dst) || offset != 0 => false,
+                    6 => {
+                        let segment = segment?.get(..4)?;
+                        server(src, be(segment.get(0..2))?)
+                    }
+                    1 => {
+                        let quoted = segment?.get(8..)?;
+                        let (to, inner) = (ip4(quoted.get(16..20)?), quoted.get(usize::from(quoted[0] & 15) * 4..)?);
+                        matches!(segment?[0], 3 | 11 | 12) && quoted[9] == 6 && server(to, be(inner.get(2..4))?)
+                    }
+                    _ => false,
+                }
+            }
+            0x86dd => {
+                let (src, dst) = (ip6(packet.get(8..24)?), ip6(packet.get(24..40)?));
+                match packet[6] {
+                    0 | 43 | 44 | 58 | 60 if own(dst) || vip(dst) => true,
+                    6 if own(dst) => true,
+                    6 if vip(dst) => service(dst, be(packet.get(42..44))?),
+                    _ if own(dst) || vip(dst) => false,
+                    6 => server(src, be(packet.get(40..44)?.get(..2))?),
+                    58 => {
+                        let message = packet.get(40..64).and(packet.get(40..))?;
+                        match message[0] {
+                            135 => own(ip6(&message[8..24])) || vip(ip6(&message[8..24])),
+                            1..=4 => {
+                                let quoted = message.get(8..)?;
+                                let port = be(quoted.get(42..44))?;
+                                quoted[6] == 6 && server(ip6(&quoted[24..40]), port)
+                            }
+                            _ => false,
+                        }
+                    }
+                    _ => false,
+                }
+            }
+            _ => false,
+        })
+    }
+
+    /// One of a few addresses, of which some are ours.
+    fn v4() -> impl Strategy<Value = [u8; 4]> {
+        prop::sample::select(vec![1u8, 2, 11, 12, 100, 101]).prop_map(|last| [10, 0, 0, last])
+    }
+
+    fn v6() -> impl Strategy<Value = [u8; 16]> {
+        prop::sample::select(vec![1u16, 2, 0x11, 0x100])
+            .prop_map(|last| std::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last).octets())
+    }
+
+    fn ports() -> impl Strategy<Value = Vec<u8>> {
+        let port = || prop::sample::select(vec![22u16, 80, 443, 8443]);
+        (port(), port()).prop_map(|(a, b)| [a.to_be_bytes(), b.to_be_bytes()].concat())
+    }
+
+    fn v4_packet(payload: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+        let fragment = prop::sample::select(vec![0u16, 0, 0, 0, 0x4000, 0x2000, 7]);
+        (v4(), v4(), prop::sample::select(vec![6u8, 6, 6, 1, 1, 17]), 5u8..8, fragment, payload).prop_map(
+            |(src, dst, protocol, words, fragment, payload)| {
+                let mut packet = vec![0x40 | words, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0];
+                packet[6..8].copy_from_slice(&fragment.to_be_bytes());
+                packet.extend(src.iter().chain(&dst));
+                packet.resize(usize::from(words) * 4, 1);
+                packet.extend(payload);
+                packet
+            },
+        )
+    }
+
+    fn v6_packet(payload: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+        let multicast = std::net::Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 1).octets();
+        let dst = prop_oneof![3 => v6(), 1 => Just(multicast)];
+        (v6(), dst, prop::sample::select(vec![6u8, 6, 58, 58, 17, 0, 44]), payload).prop_map(
+            |(src, dst, next, payload)| {
+                let mut packet = vec![0x60, 0, 0, 0, 0, 0, next, 255];
+                packet.extend(src.iter().chain(&dst));
+                packet.extend(payload);
+                packet
+            },
+        )
+    }
+
+    /// A message of either ICMP that quotes a packet, or asks for an address.
+    fn icmp(quoted: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+        let kind = prop::sample::select(vec![0u8, 1, 2, 3, 4, 8, 11, 12, 128, 135, 136]);
+        (kind, quoted).prop_map(|(kind, quoted)| [vec![kind, 0, 0, 0, 0, 0, 0, 0], quoted].concat())
+    }
+
+    fn frame() -> impl Strategy<Value = Vec<u8>> {
+        let arp = (v4(), v4()).prop_map(|(a, b)| {
+            let mut body = vec![0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1];
+            body.extend(a.iter().chain(&[0; 6]).chain(&b));
+            (0x0806u16, body)
+        });
+        let v4_payload = || prop_oneof![ports(), icmp(v4_packet(ports()))];
+        let solicitation = (v6(), prop::collection::vec(any::<u8>(), 0..9)).prop_map(|(a, b)| [a.to_vec(), b].concat());
+        let v6_payload = prop_oneof![ports(), icmp(v6_packet(ports())), icmp(solicitation)];
+        let packet = prop_oneof![
+            1 => arp,
+            4 => v4_packet(v4_payload()).prop_map(|p| (0x0800u16, p)),
+            4 => v6_packet(v6_payload).prop_map(|p| (0x86dd, p)),
+            1 => (any::<u16>(), prop::collection::vec(any::<u8>(), 0..64)),
+        ];
+        let tags = prop::collection::vec(prop::sample::select(vec![0x8100u16, 0x88a8]), 0..4);
+        (packet, tags, prop::option::weighted(0.2, 14usize..150), 0usize..20).prop_map(
+            |((kind, packet), tags, cut, padding)| {
+                let mut frame = vec![2; 12];
+                for tag in tags {
+                    frame.extend([tag.to_be_bytes(), [0, 7]].concat());
+                }
+                frame.extend(kind.to_be_bytes());
+                frame.extend(packet);
+                frame.resize(frame.len() + padding, 0);
+                frame.truncate(cut.unwrap_or(usize::MAX));
+                frame
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        /// The kernel itself runs the program on each frame.
+        #[test]
+        fn the_program_takes_what_the_filter_says(frames in prop::collection::vec(frame(), 200)) {
+            for dnat in [false, true] {
+                let filter = filter(dnat);
+                let Some(program) = program(&filter) else { return Ok(()) };
+                for frame in &frames {
+                    let expected = if wanted(&filter, frame) == Some(true) { TAKEN } else { PASS as u32 };
+                    prop_assert_eq!(program.run(frame).unwrap(), expected, "dnat {} {:x?}", dnat, frame);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_verifier_accepts_the_program_with_nothing_to_filter() {
+        let Some(program) = program(&Filter::default()) else { return };
+        assert_eq!(program.run(&[0; 60]).unwrap(), PASS as u32);
+    }
+}

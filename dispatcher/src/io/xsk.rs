@@ -13,7 +13,7 @@
 //! | completion | kernel | chunks that were sent |
 
 use super::sys;
-use core::mem::size_of;
+use core::mem::{align_of, size_of};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::io;
@@ -56,19 +56,19 @@ impl<T: Entry> Ring<T> {
     fn new(fd: &OwnedFd, page: libc::off_t, at: &libc::xdp_ring_offset, size: u32) -> io::Result<Ring<T>> {
         let len = at.desc as usize + size as usize * size_of::<T>();
         let map = sys::Mapping::at(fd, page, len)?;
-        let place = |offset: u64, bytes: usize| {
+        let place = |offset: u64, bytes: usize, align: usize| {
             let offset = offset as usize;
             // The kernel's word, checked all the same: everything else here rests on it.
-            if offset + bytes > len || offset % 8 != 0 && bytes > 4 || offset % 4 != 0 {
+            if offset + bytes > len || !offset.is_multiple_of(align) {
                 return Err(io::Error::from(io::ErrorKind::InvalidData));
             }
             // SAFETY: within the mapping, as just checked.
             NonNull::new(unsafe { map.as_ptr().add(offset) }).ok_or(io::ErrorKind::InvalidData.into())
         };
-        let producer = place(at.producer, 4)?.cast();
-        let consumer = place(at.consumer, 4)?.cast();
-        let flags = place(at.flags, 4)?.cast();
-        let entries = place(at.desc, size as usize * size_of::<T>())?.cast();
+        let producer = place(at.producer, 4, 4)?.cast();
+        let consumer = place(at.consumer, 4, 4)?.cast();
+        let flags = place(at.flags, 4, 4)?.cast();
+        let entries = place(at.desc, size as usize * size_of::<T>(), align_of::<T>())?.cast();
         Ok(Ring { _map: map, producer, consumer, flags, entries, size, own: 0, seen: 0 })
     }
 
