@@ -422,7 +422,7 @@ fn a_storm_of_nonsense_panics_nowhere_and_leaves_nothing() {
                     let mut f = vec![0; 128];
                     let link = Link { dst: config.ports[last].mac, src: STRANGER, vlans: Vlans::NONE };
                     let target = config.backends[rng.below(3)].addr.ip();
-                    let n = if let IpAddr::V6(_) = target {
+                    let n = if target.is_ipv6() {
                         let kind = [ndp_type::SOLICITATION, ndp_type::ADVERTISEMENT][rng.below(2)];
                         let ndp = Ndp { kind, flags: 0x60, target: target.into(), mac: Some(SERVER_MAC) };
                         ndp.write(&mut f, &link, target.into(), Addr::from(ip("fd02::1")))

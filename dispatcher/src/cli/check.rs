@@ -145,11 +145,18 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
         let name = &port.name;
         let told = |e: io::OpenError| Refusal::new(format!("port '{name}': {e}"));
         let (device, mac, mtu) = match port.driver {
-            Driver::AfPacket => {
+            Driver::AfPacket | Driver::AfXdp => {
                 let info = io::device_info(&port.device).map_err(told)?;
                 warn(port, &info, &mut warnings);
                 let (mac, mtu) = (info.mac, info.mtu);
-                (Device::AfPacket(port.device.clone(), info), mac, mtu)
+                let device = match port.driver {
+                    Driver::AfXdp => {
+                        check_queues(port, &info)?;
+                        Device::AfXdp(port.device.clone(), info, port.mode)
+                    }
+                    _ => Device::AfPacket(port.device.clone(), info),
+                };
+                (device, mac, mtu)
             }
             Driver::Pcap => {
                 let input = PathBuf::from(&port.device);
@@ -159,10 +166,7 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
                 let mac = recorded.unwrap_or(Mac([2, 0, 0, 0, 0, number as u8 + 1]));
                 (Device::Pcap(input, port.out.clone()), mac, 1500)
             }
-            Driver::AfXdp | Driver::Dpdk => {
-                let driver = port.driver.as_str();
-                return Err(Refusal::new(format!("port '{name}': driver {driver} is not built yet")));
-            }
+            Driver::Dpdk => return Err(Refusal::new(format!("port '{name}': driver dpdk is not built yet"))),
             Driver::Mem => {
                 return Err(Refusal::new(format!(
                     "port '{name}': driver mem has its other end inside a program: it is for tests, not for the \
@@ -170,7 +174,7 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
                 )));
             }
         };
-        if port.driver == Driver::AfPacket && port.mtu.is_some_and(|n| n > mtu) {
+        if matches!(port.driver, Driver::AfPacket | Driver::AfXdp) && port.mtu.is_some_and(|n| n > mtu) {
             return Err(Refusal::new(format!("port '{name}': {} has an MTU of {mtu}", port.device)));
         }
         let mtu = port.mtu.unwrap_or(mtu);
@@ -192,12 +196,30 @@ fn warn(port: &PortArg, info: &DeviceInfo, warnings: &mut Vec<String>) {
     if !info.up {
         warnings.push(format!("port '{name}': {device} is down: ip link set {device} up"));
     }
+    if port.driver == Driver::AfXdp && info.strips_vlan && !port.vlans.is_empty() {
+        warnings.push(format!(
+            "port '{name}': {device} takes VLAN tags off, which AF_XDP does not see then: ethtool -K {device} rxvlan off"
+        ));
+    }
     if info.merges {
         warnings.push(format!(
             "port '{name}': {device} merges received segments, which cannot be sent on (rx-oversized): \
              ethtool -K {device} gro off lro off"
         ));
     }
+}
+
+/// All queues of a device are taken, so that nothing that arrives is missed; a number is a claim to be checked.
+fn check_queues(port: &PortArg, info: &DeviceInfo) -> Result<(), Refusal> {
+    let PortArg { name, device, queues, .. } = port;
+    if *queues != 1 && *queues != info.queues {
+        let has = info.queues;
+        return Err(Refusal::new(format!(
+            "port '{name}': queues={queues}, but {device} has {has}: leave queues= away to take all of them, or change \
+             the device (ethtool -L {device} combined {queues}; virtual pairs: rx {queues} tx {queues})"
+        )));
+    }
+    Ok(())
 }
 
 fn check_ports(ports: &[PortArg], config: &Config) -> Result<(), Refusal> {
@@ -214,7 +236,7 @@ fn check_ports(ports: &[PortArg], config: &Config) -> Result<(), Refusal> {
         return Err(Refusal::new(format!("address {ip} is given to two ports")));
     }
     for port in ports {
-        if port.queues != 1 {
+        if port.queues != 1 && port.driver != Driver::AfXdp {
             return Err(Refusal::new(format!(
                 "port '{}': more than one queue needs more than one worker, which is not built yet",
                 port.name

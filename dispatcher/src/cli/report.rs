@@ -1,7 +1,7 @@
 //! What `dispatcher run` prints: at start, now and then, and at the end.
 
 use crate::engine::{Config, DropReason, PortSpec, TableSize};
-use crate::io::{Loss, Traffic, af_packet};
+use crate::io::{Loss, Traffic};
 use crate::journal;
 use crate::worker::totals::REASONS;
 use crate::worker::{Idle, Snapshot};
@@ -9,7 +9,16 @@ use core::fmt::Write;
 use core::time::Duration;
 
 /// What is started, and the memory it takes.
-pub fn start(config: &Config, ports: &[String], idle: Idle, core: Option<usize>, journal: bool) -> String {
+///
+/// `ports` as they were opened, and `port_memory`, the bytes that they took.
+pub fn start(
+    config: &Config,
+    ports: &[String],
+    port_memory: usize,
+    idle: Idle,
+    core: Option<usize>,
+    journal: bool,
+) -> String {
     let mut out = String::new();
     let core = core.map_or("any core".to_string(), |n| format!("core {n}"));
     let idle = format!("{idle:?}").to_lowercase();
@@ -36,8 +45,7 @@ pub fn start(config: &Config, ports: &[String], idle: Idle, core: Option<usize>,
         if config.affinity { "on" } else { "off" },
     );
     let mut tables = config.limits.tables(config.backends.len());
-    let rings = config.ports.len();
-    tables.push(TableSize { name: "receive rings", entries: rings, bytes: rings * af_packet::RING_BYTES });
+    tables.push(TableSize { name: "receive rings", entries: config.ports.len(), bytes: port_memory });
     if journal {
         tables.push(TableSize {
             name: "connections log queue",
@@ -221,7 +229,7 @@ mod tests {
 
     #[test]
     fn the_start_tells_the_memory_of_every_table() {
-        let text = start(&Config::default(), &[], Idle::Sleep, Some(1), true);
+        let text = start(&Config::default(), &[], 0, Idle::Sleep, Some(1), true);
         let bytes = |line: &str| -> Option<u64> { line.split_whitespace().rev().nth(1)?.parse().ok() };
         let rows: Vec<_> = text.lines().skip_while(|l| *l != "memory:").skip(1).collect();
         let (total, rows) = rows.split_last().unwrap();

@@ -38,6 +38,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     one_line_panics();
 
     let config = checked.config.clone();
+    let port_memory = worker::port_memory(&checked.ports);
     let plan = Plan {
         config: checked.config,
         secret,
@@ -47,7 +48,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         journal,
     };
     let worker = worker::start(0, plan).map_err(Refusal::new)?;
-    say(&report::start(&config, &worker.ports, args.idle.into(), checked.core, writer.is_some()));
+    say(&report::start(&config, &worker.ports, port_memory, args.idle.into(), checked.core, writer.is_some()));
 
     let started = Instant::now();
     let mut rates = report::Rates::default();
