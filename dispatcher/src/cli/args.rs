@@ -151,7 +151,7 @@ pub struct Tuning {
     #[arg(long, value_name = "N", default_value_t = crate::engine::Limits::default().sessions, value_parser = capacity)]
     pub session_capacity: usize,
 
-    /// A session is forgotten this long after its last use
+    /// A session, and the name of a ticket key, is forgotten this long after its last use
     #[arg(long, value_name = "D", default_value = "1h", value_parser = duration)]
     pub session_ttl: Duration,
 

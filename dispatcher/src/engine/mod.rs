@@ -218,7 +218,7 @@ impl Engine {
             Balance::RoundRobin => Algorithm::RoundRobin,
             Balance::RandomTwo => Algorithm::RandomTwo,
         };
-        let affinity = lb::Config { session_ttl: config.session_ttl, secret: derive(1), ..limits.affinity(pool.len()) };
+        let affinity = lb::Config { secret: derive(1), ..limits.affinity(pool.len()) }.lives(config.session_ttl);
         let largest = routes.ports.iter().map(|p| usize::from(p.mtu)).max().unwrap_or(1500) + 32;
         let mss = routes.mss();
         Ok(Engine {

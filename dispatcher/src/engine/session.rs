@@ -8,7 +8,8 @@
 //! | ServerHello of TLS 1.3 with `pre_shared_key` | the server opens that identity |
 //! | ServerHello of TLS 1.3 without | it opens none of those offered |
 //! | ServerHello up to TLS 1.2 that repeats the client's session ID | resumed: by the ticket if there was one, else by the ID |
-//! | any other ID | not resumed; and unless a ticket is announced, a new session by that ID |
+//! | any other ID | not resumed |
+//! | then its ChangeCipherSpec, unless a ticket was announced | a new session by that ID: the client has finished |
 //! | NewSessionTicket up to TLS 1.2 | a new session by that ticket |
 //!
 //! Junk never gets through: the ID that a TLS 1.3 server echoes, the ID that a client invents beside its ticket in order
@@ -115,6 +116,9 @@ pub struct Watch {
     id_known: bool,
     follower: Follower<MESSAGE_BYTES>,
     long_ticket: Option<TicketDigest>,
+    /// The ID the server chose. A session by that ID begins once the client has finished its part: a client that goes away
+    /// before, as one does that only invents hellos, must not make rows.
+    new_id: Option<Identity>,
     retried: bool,
     /// Up to TLS 1.2: a ticket was offered without an ID to be echoed, so only the end of the flight tells.
     undecided: bool,
@@ -130,6 +134,7 @@ impl Watch {
             id_known,
             follower: Follower::new(Side::Server),
             long_ticket: None,
+            new_id: None,
             retried: false,
             undecided: false,
             version: None,
@@ -154,7 +159,7 @@ impl Watch {
 
     /// The next bytes of the server's stream, in order. False when there is nothing more to learn.
     pub fn feed(&mut self, mut bytes: &[u8], affinity: &mut Affinity, seen: Sighting) -> bool {
-        let Watch { offer, id_known, follower, long_ticket, retried, undecided, version, resumed } = self;
+        let Watch { offer, id_known, follower, long_ticket, new_id, retried, undecided, version, resumed } = self;
         loop {
             // What the event borrows ends with this block, so that the follower can be asked again.
             let ended = match follower.next_event(&mut bytes) {
@@ -171,6 +176,7 @@ impl Watch {
                         learn_1_3(offer, &hello, *retried, affinity, seen);
                     } else {
                         (*resumed, *undecided) = learn_1_2(offer, *id_known, &hello, affinity, seen);
+                        *new_id = chosen_id(offer, &hello).filter(|_| !*undecided);
                     }
                     false
                 }
@@ -198,7 +204,12 @@ impl Watch {
                     false
                 }
                 Some(Event::Handshake { kind: HandshakeType::CERTIFICATE, .. }) => *undecided,
-                Some(Event::Encrypted) => true,
+                Some(Event::Encrypted) => {
+                    if let Some(identity) = new_id.take() {
+                        affinity.issued(&identity, seen);
+                    }
+                    true
+                }
                 Some(_) => false,
             };
             if ended && *undecided {
@@ -256,12 +267,39 @@ fn learn_1_2(
     {
         tell(affinity, id, echoed, seen);
     }
-    // A server that announces a ticket will be asked for that; the ID it chose beside it is never offered alone.
-    if !echoed && !hello.ticket_ext {
-        let issued = Offered { kind: IdentityKind::SessionId, bytes: hello.session_id };
-        if let Some(identity) = Identity::new(&issued) {
-            affinity.issued(&identity, seen);
-        }
-    }
     (Some(echoed), false)
+}
+
+/// The ID of the session that begins with this hello of TLS <= 1.2, if one does. A server that announces a ticket will be
+/// asked for that; the ID it chose beside it is never offered alone.
+fn chosen_id(offer: &Offer, hello: &ServerHello<'_>) -> Option<Identity> {
+    let echoed = hello.session_id == offer.session_id.as_slice();
+    let issued = Offered { kind: IdentityKind::SessionId, bytes: hello.session_id };
+    (!echoed && !hello.ticket_ext).then(|| Identity::new(&issued)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lb::{BackendId, Config, Millis};
+
+    fn record(kind: u8, body: &[u8]) -> Vec<u8> {
+        [&[kind, 3, 3][..], &(body.len() as u16).to_be_bytes(), body].concat()
+    }
+
+    #[test]
+    fn an_id_becomes_a_row_when_its_handshake_ends_and_not_before() {
+        let mut affinity = Affinity::single(Config::new(1));
+        let seen = Sighting { backend: BackendId(0), client: 1, now: Millis(0) };
+        let rows = |affinity: &Affinity| affinity.census(Millis(0)).session_ids;
+        let hello = [&[3, 3][..], &[9; 32], &[32], &[7; 32], &[0xc0, 0x2f, 0, 0, 0]].concat();
+        let hello = record(22, &[&[2, 0, 0, hello.len() as u8][..], &hello].concat());
+        // A client that only invents hellos sees this much.
+        let mut watch = Watch::new(Offer::default(), false);
+        assert!(watch.feed(&[hello.clone(), record(22, &[14, 0, 0, 0])].concat(), &mut affinity, seen));
+        assert_eq!((watch.resumed(), rows(&affinity)), (Some(false), 0));
+        // And this is what comes when it answers.
+        assert!(!watch.feed(&record(20, &[1]), &mut affinity, seen));
+        assert_eq!(rows(&affinity), 1);
+    }
 }

@@ -229,7 +229,7 @@ impl<'l> Replay<'l> {
     pub fn new(tuning: Tuning, listener: &'l mut dyn Listener) -> Replay<'l> {
         let mut config = lb::Config::new(lb::MAX_BACKENDS);
         config.session_capacity = tuning.session_capacity;
-        config.session_ttl = tuning.session_ttl;
+        config = config.lives(tuning.session_ttl);
         let learner = Learner {
             affinity: Affinity::single(config),
             enabled: tuning.affinity,

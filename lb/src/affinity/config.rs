@@ -47,6 +47,15 @@ impl Config {
         }
     }
 
+    /// One time-to-live for all that is learned (`--session-ttl`): a key that nothing was sealed or opened with for so long
+    /// protects no session that is still worth anything. What is only a hint (prefixes, refusals) lives for an hour at
+    /// most.
+    pub fn lives(mut self, ttl: Duration) -> Config {
+        let hint = ttl.min(Duration::from_secs(3600));
+        (self.session_ttl, self.key_ttl, self.candidate_ttl, self.refusal_ttl) = (ttl, ttl, hint, hint);
+        self
+    }
+
     /// Rows of the exact table of one shard.
     pub(crate) fn exact_rows(&self, shards: usize) -> usize {
         self.session_capacity.div_ceil(shards)
