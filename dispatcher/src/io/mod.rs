@@ -19,6 +19,7 @@
 
 pub mod af_packet;
 pub mod arena;
+pub mod doorbell;
 pub mod fault;
 pub mod mem;
 mod offload;
