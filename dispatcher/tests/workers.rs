@@ -2,8 +2,15 @@
 
 mod lab;
 
+use core::sync::atomic::Ordering;
 use core::time::Duration;
-use dispatcher::engine::{AddressMode, Config, DropReason, HashOn};
+use dispatcher::engine::{AddressMode, Config, DropReason, Engine, HashOn, Share};
+use dispatcher::io::mem::Memory;
+use dispatcher::wire::build::{Link, Segment};
+use dispatcher::wire::packet::Flags;
+use dispatcher::wire::{Addr, Seq};
+use dispatcher::worker::poll::{Clock, Loop};
+use dispatcher::worker::{Exchange, Idle, Shared, Snapshot, Steering, Totals};
 use lab::apps::{Plan, pattern};
 use lab::config::{one_armed, two_armed};
 use lab::tls::Hello;
@@ -101,4 +108,60 @@ fn each_worker_probes_by_ports_of_its_own_and_hears_its_own_answers() {
     }
     w.connect(0, Plan::echo(b"hello"));
     settle(w);
+}
+
+/// One that was told to stop earlier waits for what the other still hands over.
+#[test]
+fn what_was_handed_over_is_received_also_when_workers_stop_one_after_the_other() {
+    const FRAMES: usize = 1500;
+    let config = two_armed(1, false);
+    let secret = [3; 32];
+    let steering = Steering::new(&config, &secret, 2);
+    let exchanges = Exchange::between(&steering, 1500).unwrap();
+    let shares = Share::divide(&config, &secret, 2).unwrap();
+    let clock = Clock::start();
+    let stops = [Shared::default(), Shared::default()];
+    stops[0].stop.store(true, Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        for (stop, (share, exchange)) in stops.iter().zip(shares.into_iter().zip(exchanges)) {
+            let config = &config;
+            scope.spawn(move || {
+                let worker = share.worker();
+                let memory = Memory::new(2 * FRAMES);
+                let (ports, wires): (Vec<_>, Vec<_>) = config.ports.iter().map(|_| memory.port(FRAMES)).unzip();
+                for n in 0..FRAMES as u16 {
+                    // An acknowledgement of no flow, to the VIP.
+                    let mut buf = [0; 128];
+                    let length = Segment {
+                        link: Link { dst: config.ports[0].mac, ..Link::default() },
+                        src: (Addr::v4([10, 1, 0, 7]), 1024 + n),
+                        dst: (config.vips[0].ip().into(), 443),
+                        seq: Seq(1),
+                        ack: Seq(2),
+                        flags: Flags::ACK,
+                        window: 1,
+                        options: &[],
+                        payload: b"late",
+                    }
+                    .write(&mut buf);
+                    assert!(wires[0].inject(&buf[..length]));
+                }
+                let engine = Engine::for_worker(config.clone(), secret, share, clock.now()).unwrap();
+                let run = Loop::new(engine, ports, clock, Idle::Sleep, None, Totals::default());
+                if worker == 1 {
+                    std::thread::sleep(Duration::from_millis(30));
+                }
+                run.among(exchange).run(stop);
+            });
+        }
+        let until = std::time::Instant::now() + Duration::from_secs(10);
+        while stops[1].snapshot().received.first().is_none_or(|t| t.frames < FRAMES as u64) {
+            assert!(std::time::Instant::now() < until, "all frames taken in");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        stops[1].stop.store(true, Ordering::Relaxed);
+    });
+    let all = Snapshot::fold(&stops.map(|s| s.snapshot()));
+    assert!(all.handover.sent > FRAMES as u64 / 4, "{:?}", all.handover);
+    assert_eq!((all.handover.received, all.handover.full), (all.handover.sent, 0));
 }

@@ -82,6 +82,13 @@ struct Mailbox {
     bell: Doorbell,
 }
 
+impl Mailbox {
+    /// More than half full: only for what cannot go elsewhere.
+    fn is_busy(&self) -> bool {
+        self.frames.len() > self.frames.capacity() / 2
+    }
+}
+
 /// What all workers see.
 struct Office {
     mailboxes: Box<[CachePadded<Mailbox>]>,
@@ -164,8 +171,7 @@ impl Exchange {
                 true
             }
             Place::Preferably(owner) => {
-                let queue = &self.office.mailboxes[owner].frames;
-                let busy = queue.len() > queue.capacity() / 2;
+                let busy = self.office.mailboxes[owner].is_busy();
                 if !busy {
                     self.put(owner, port, frame);
                 }
@@ -174,7 +180,12 @@ impl Exchange {
             Place::Everywhere => {
                 let me = self.me;
                 for other in (0..self.touched.len()).filter(|w| *w != me) {
-                    self.put(other, port, frame);
+                    // A flood of claims must not crowd out flows; a question that stays unanswered is asked again.
+                    if self.office.mailboxes[other].is_busy() {
+                        self.counts.full += 1
+                    } else {
+                        self.put(other, port, frame)
+                    }
                 }
                 false
             }
@@ -334,6 +345,48 @@ mod tests {
         }
         a.put(1, 0, &[0; 1600]);
         assert_eq!(a.counts().full, 7, "longer than any port takes");
+    }
+
+    #[test]
+    fn a_busy_owner_is_spared_what_can_go_elsewhere() {
+        let config = Config {
+            vips: vec!["10.1.9.1:443".parse().unwrap()],
+            ports: vec![crate::engine::PortSpec {
+                name: "p".into(),
+                mac: crate::wire::Mac([2, 0, 0, 0, 0, 1]),
+                addresses: vec![],
+                gateways: vec![],
+                vlans: vec![],
+                mtu: 1500,
+            }],
+            ..Config::default()
+        };
+        let steering = Steering::new(&config, &[1; 32], 2);
+        let mut all = Exchange::with_capacity(&steering, 1500, 8, 4).unwrap();
+        let (b, a) = (all.pop().unwrap(), &mut all[0]);
+        let segment = |port: u16, flags| {
+            let mut buf = [0; 128];
+            let n = crate::wire::build::Segment {
+                link: crate::wire::build::Link { dst: config.ports[0].mac, ..Default::default() },
+                src: (crate::wire::Addr::v4([10, 1, 0, 7]), port),
+                dst: (crate::wire::Addr::v4([10, 1, 9, 1]), 443),
+                seq: crate::wire::Seq(1),
+                ack: crate::wire::Seq(1),
+                flags: crate::wire::packet::Flags(flags),
+                window: 1,
+                options: &[],
+                payload: &[],
+            }
+            .write(&mut buf);
+            buf[..n].to_vec()
+        };
+        let theirs = (1000..).find(|p| steering.place(0, &segment(*p, 0x10)) == Place::At(1)).unwrap();
+        let handed = |a: &mut Exchange, flags, times: usize| {
+            (0..times).filter(|_| a.handed_over(0, &segment(theirs, flags))).count()
+        };
+        assert_eq!(handed(a, 0x02, 10), 5, "SYNs, until the mailbox is more than half full");
+        assert_eq!((handed(a, 0x10, 10), a.counts().sent, a.counts().full), (10, 8, 7), "the rest of it is for flows");
+        drop(b);
     }
 
     #[test]

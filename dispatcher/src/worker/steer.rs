@@ -137,7 +137,7 @@ impl Steering {
         let mut bytes = [0; 18];
         bytes[..16].copy_from_slice(addr);
         bytes[16..].copy_from_slice(&port.to_be_bytes());
-        ((self.key.hash(&bytes) >> 32) * self.workers as u64 >> 32) as usize
+        (((self.key.hash(&bytes) >> 32) * self.workers as u64) >> 32) as usize
     }
 }
 
