@@ -1,6 +1,7 @@
 //! The little language of `--port`: `NAME=DRIVER:DEVICE[,KEY=VALUE]...`.
 
 use super::args::check_name;
+use crate::io::af_xdp;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -53,6 +54,8 @@ pub struct PortArg {
     pub vlans: Vec<u16>,
     /// Largest IP packet, where it is to be less than the device's.
     pub mtu: Option<u16>,
+    /// af-xdp only: how it is to work.
+    pub mode: af_xdp::Mode,
     /// pcap only: what is sent goes here.
     pub out: Option<PathBuf>,
     /// Everything that passes is recorded here.
@@ -81,9 +84,11 @@ impl PortArg {
             queues: None,
             vlans: Vec::new(),
             mtu: None,
+            mode: af_xdp::Mode::Auto,
             out: None,
             tee: None,
         };
+        let mut mode = false;
         for part in parts {
             match part.split_once('=') {
                 Some(("ip", value)) => {
@@ -117,13 +122,20 @@ impl PortArg {
                     let n = n.parse().ok().filter(|n| *n >= 576).ok_or("an MTU is from 576 to 65535")?;
                     port.mtu = Some(n);
                 }
+                Some(("mode", word)) if driver == Driver::AfXdp => {
+                    if core::mem::replace(&mut mode, true) {
+                        return Err("mode given twice".into());
+                    }
+                    let known = af_xdp::Mode::ALL.iter().find(|(name, _)| *name == word);
+                    port.mode = known.ok_or("a mode is auto, zero-copy, copy or generic")?.1;
+                }
                 Some(("out", file)) if driver == Driver::Pcap && port.out.is_none() && !file.is_empty() => {
                     port.out = Some(file.into());
                 }
                 Some(("tee", file)) if port.tee.is_none() && !file.is_empty() => port.tee = Some(file.into()),
                 _ => {
                     return Err(format!(
-                        "cannot take '{part}' here (there are ip, gateway, queues, vlan, mtu, tee; for pcap also out)"
+                        "cannot take '{part}' here (there are ip, gateway, queues, vlan, mtu, tee; for af-xdp also mode, for pcap out)"
                     ));
                 }
             }
@@ -218,6 +230,9 @@ mod tests {
             "w=af-packet:eth0,vlan=1,vlan=2,vlan=3",
             "w=af-packet:eth0,mtu=10",
             "w=af-packet:eth0,speed=fast",
+            "w=af-packet:eth0,mode=copy",
+            "w=af-xdp:eth0,mode=fast",
+            "w=af-xdp:eth0,mode=copy,mode=copy",
         ] {
             assert!(PortArg::parse(wrong).is_err(), "{wrong}");
         }

@@ -1,7 +1,7 @@
 //! What `dispatcher run` prints: at start, now and then, and at the end.
 
 use crate::engine::{Config, DropReason, PortSpec, TableSize};
-use crate::io::{Loss, Traffic, af_packet};
+use crate::io::{Loss, Traffic};
 use crate::journal;
 use crate::worker::totals::REASONS;
 use crate::worker::{Idle, Snapshot, exchange};
@@ -9,7 +9,17 @@ use core::fmt::Write;
 use core::time::Duration;
 
 /// What is started, and the memory it takes.
-pub fn start(config: &Config, ports: &[String], idle: Idle, cores: &[Option<usize>], journal: bool) -> String {
+///
+/// `ports` as they were opened, and `port_memory`, the bytes that they took with all workers. `cores`: of each worker, if it has
+/// one of its own.
+pub fn start(
+    config: &Config,
+    ports: &[String],
+    port_memory: usize,
+    idle: Idle,
+    cores: &[Option<usize>],
+    journal: bool,
+) -> String {
     let mut out = String::new();
     let workers = cores.len();
     let numbers: Vec<_> = cores.iter().flatten().map(|n| n.to_string()).collect();
@@ -43,8 +53,7 @@ pub fn start(config: &Config, ports: &[String], idle: Idle, cores: &[Option<usiz
         if config.affinity { "on" } else { "off" },
     );
     let mut tables = config.limits.tables(config.backends.len(), workers);
-    let rings = config.ports.len() * workers;
-    tables.push(TableSize { name: "receive rings", entries: rings, bytes: rings * af_packet::RING_BYTES });
+    tables.push(TableSize { name: "receive rings", entries: config.ports.len() * workers, bytes: port_memory });
     if workers > 1 {
         let mtu = config.ports.iter().map(|p| p.mtu).max().unwrap_or(1500);
         let bytes = exchange::bytes_for(workers, mtu);
@@ -228,6 +237,11 @@ pub fn summary(config: &Config, workers: &[Snapshot], ran: Duration, journal_los
         c.redispatches,
         c.retransmits
     );
+    let refused = DropReason::ALL.iter().filter(|r| c.refused[**r as usize] > 0);
+    let refused: Vec<_> = refused.map(|r| format!("{} {}", r.as_str(), c.refused[*r as usize])).collect();
+    if !refused.is_empty() {
+        _ = writeln!(out, "answered by a reset: {}", refused.join(", "));
+    }
     let drops = drops(last);
     if drops.is_empty() {
         _ = writeln!(out, "drops: none");
@@ -298,7 +312,7 @@ mod tests {
     #[test]
     fn the_start_tells_the_memory_of_every_table() {
         for (cores, said) in [(&[Some(1)][..], "1 worker on core 1,"), (&[None, None], "2 workers on any core,")] {
-            let text = start(&Config::default(), &[], Idle::Sleep, cores, true);
+            let text = start(&Config::default(), &[], 0, Idle::Sleep, cores, true);
             assert!(text.contains(said), "{text}");
             the_total_is_the_sum(&text);
         }

@@ -41,11 +41,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     one_line_panics();
 
     let config = checked.config.clone();
+    let port_memory = worker::port_memory(&checked.ports) * checked.cores.len();
     let workers = start(checked, secret, args, journal).map_err(Refusal::new)?;
     let cores: Vec<_> = workers.iter().map(|(core, _)| *core).collect();
     let workers: Vec<Worker> = workers.into_iter().map(|(_, worker)| worker).collect();
     let ports = workers.first().map_or(&[][..], |w| &w.ports);
-    say(&report::start(&config, ports, args.idle.into(), &cores, writer.is_some()));
+    say(&report::start(&config, ports, port_memory, args.idle.into(), &cores, writer.is_some()));
 
     let started = Instant::now();
     let mut rates = report::Rates::default();

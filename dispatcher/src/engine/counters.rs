@@ -2,11 +2,11 @@
 
 /// Declares [`DropReason`] with its operators' names, so that the list stands in one place.
 macro_rules! drop_reasons {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+    ($($(#[doc = $text:literal])* $variant:ident = $name:literal,)*) => {
         /// Why a frame was dropped. The names are the same in counters, JSON, reports and documents.
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
         #[repr(u8)]
-        pub enum DropReason { $($(#[$doc])* $variant,)* }
+        pub enum DropReason { $($(#[doc = $text])* $variant,)* }
 
         impl DropReason {
             /// All reasons, in order of their counters.
@@ -15,6 +15,11 @@ macro_rules! drop_reasons {
             /// The operators' name.
             pub const fn as_str(self) -> &'static str {
                 match self { $(DropReason::$variant => $name,)* }
+            }
+
+            /// What it means, in a sentence or two.
+            pub fn meaning(self) -> &'static str {
+                match self { $(DropReason::$variant => concat!($($text),*).trim(),)* }
             }
         }
     };
@@ -51,8 +56,6 @@ drop_reasons! {
     NoBackend = "no-backend",
     /// No free local port towards the backend.
     NoLocalPort = "no-local-port",
-    /// The segment has served its purpose (a bare ACK while the backend is dialled, a duplicate).
-    Absorbed = "absorbed",
     /// The next hop's Ethernet address is not known yet.
     NoNeighbour = "no-neighbour",
     /// The transmit queue was full.

@@ -20,6 +20,9 @@ pub const OUR_WSCALE: u8 = 7;
 const REFUSALS: u8 = 3;
 /// Between probes of a backend that is down.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// While its next hop's address is not known, for the first tries.
+const PROBE_SOON: Duration = Duration::from_millis(50);
+const SOON_TRIES: u8 = 10;
 /// Probes use source ports below those of flows: the port tells the backend's index.
 pub const PROBE_PORT: u16 = 1024;
 /// Probe source ports; with more backends than that, indices share them and are told apart by address.
@@ -76,6 +79,8 @@ struct Backend {
     known: Option<Capabilities>,
     probe: Option<Probe>,
     probe_due: Time,
+    /// Probes in a row that could not be sent.
+    postponed: u8,
     /// When it last answered a SYN.
     heard: Time,
 }
@@ -106,6 +111,7 @@ impl Health {
                 known: None,
                 probe: None,
                 probe_due: now,
+                postponed: 0,
                 heard: Time::ZERO,
             })
             .collect();
@@ -145,7 +151,7 @@ impl Health {
     pub fn answered(&mut self, id: BackendId, offered: &SynOptions, got: &SynOptions, ecn: Option<bool>, window: u16) {
         let b = &mut self.backends[id.index()];
         b.up = true;
-        b.refusals = 0;
+        (b.refusals, b.postponed) = (0, 0);
         let family = b.addr.family();
         let before = b.known.unwrap_or(Capabilities::assumed(self.assumed[family as usize]));
         // Options are answered only when offered (RFC 9293 section 3.1 and the options' own): else nothing was learned.
@@ -228,10 +234,19 @@ impl Health {
         found
     }
 
-    /// The probe could not be sent: later.
-    pub fn postpone(&mut self, id: BackendId, until: Time) {
-        self.backends[id.index()].probe_due = until;
-        self.due = self.due.min(until);
+    /// The probe could not be sent, its next hop's address is not known: soon again, as at start; and when that does not help,
+    /// as seldom as other probes, each of which has failed then.
+    pub fn postpone(&mut self, id: BackendId, now: Time) {
+        let b = &mut self.backends[id.index()];
+        b.probe = None;
+        b.postponed = b.postponed.saturating_add(1);
+        b.probe_due = now + PROBE_SOON;
+        if b.postponed > SOON_TRIES {
+            b.probe_due = now + PROBE_EVERY;
+            b.refusals = b.refusals.saturating_add(1);
+            b.up &= b.refusals < REFUSALS;
+        }
+        self.due = self.due.min(b.probe_due);
     }
 
     /// Which backend a segment from `addr` to one of the probes' ports belongs to, if it answers a probe whose SYN had the

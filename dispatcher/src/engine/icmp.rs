@@ -142,7 +142,9 @@ fn read_quote(b: &[u8], ip: &Ip) -> Option<Quote> {
             (40, v6(8), v6(24), h[6])
         }
     };
-    if len < 20 || proto != protocol::TCP {
+    // A quote of the other family, or of IPv4 addresses in an IPv6 header, would lead to a flow that this packet cannot be about.
+    let family = q[0] >> 4 == if ip.family == Family::V4 { 4 } else { 6 };
+    if len < 20 || proto != protocol::TCP || !family || src.family() != ip.family || dst.family() != ip.family {
         return None;
     }
     let t = q.get(len..)?.first_chunk::<8>()?;

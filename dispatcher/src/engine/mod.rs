@@ -144,6 +144,10 @@ pub struct Engine {
     swept: Time,
     /// Where [`Engine::shutdown`] has got to.
     closing: FlowId,
+    /// By buffer: the flow that took it for a hello, if it still has it.
+    holders: Box<[FlowId]>,
+    /// The buffer to be looked at next for one that is kept for too long.
+    hand: usize,
 }
 
 /// Room in front of a hello for a PROXY v2 header: 16 bytes and 36 of addresses.
@@ -184,7 +188,11 @@ impl Limits {
         vec![
             size("flows", self.flows, FlowTable::<Connection>::bytes_for(self.flows)),
             size("timers", self.flows, Wheel::bytes_for(self.flows, WHEEL_SLOTS)),
-            size("held hellos", self.hellos, BufferPool::bytes_for(self.hellos, HEADER_ROOM + self.hello_bytes)),
+            size(
+                "held hellos",
+                self.hellos,
+                BufferPool::bytes_for(self.hellos, HEADER_ROOM + self.hello_bytes) + self.hellos * size_of::<FlowId>(),
+            ),
             size("watched answers", self.watches, Watches::bytes_for(self.watches)),
             size("local port cursors", backends, LocalPorts::bytes_for(backends)),
         ]
@@ -215,6 +223,9 @@ impl Engine {
         let derive = |purpose: u8| derived(&secret, purpose);
         let half = |purpose: u8| u64::from_le_bytes(derive(purpose)[..8].try_into().expect("8 of 16 bytes"));
         let limits = config.limits;
+        if !(1..=FlowTable::<Connection>::MAX_CAPACITY).contains(&limits.flows) {
+            return Err(ConfigError(format!("a flow table of {} flows cannot be", limits.flows)));
+        }
         let algorithm = match config.balance {
             Balance::Maglev => Algorithm::Maglev,
             Balance::LeastConn => Algorithm::LeastConn,
@@ -249,6 +260,8 @@ impl Engine {
             announced: worker > 0,
             swept: now,
             closing: FlowId(0),
+            holders: vec![FlowId(0); limits.hellos].into_boxed_slice(),
+            hand: 0,
             routes,
             config,
         })
@@ -302,6 +315,10 @@ impl Engine {
             if seg.tcp.is_bare_syn() { self.on_syn(seg, frame, fx) } else { self.on_cookie(seg, frame, fx) }
         } else if self.routes.is_ours(seg.ip.dst) {
             self.on_own_address(seg, frame, fx)
+        } else if self.config.address_mode == AddressMode::Dnat && self.routes.is_backend(seg.ip.src, seg.tcp.src_port)
+        {
+            // To a client of ours whose flow is over: it is told in the client's name.
+            self.refuse(seg, DropReason::NoFlow, frame, fx)
         } else {
             Err(DropReason::NotForUs)
         }

@@ -21,9 +21,9 @@ pub use idle::Idle;
 pub use steer::Steering;
 pub use totals::Totals;
 
-use crate::engine::{Config, Counters, Effects, Engine, PortId, Share, Verdict};
+use crate::engine::{AddressMode, Config, Counters, Effects, Engine, PortId, Share, Verdict};
 use crate::io::af_packet::Fanout;
-use crate::io::{self, DeviceInfo, OpenError, Port, Traffic};
+use crate::io::{self, DeviceInfo, Filter, OpenError, Port, Traffic, af_packet, af_xdp};
 use crate::journal::Journal;
 use crate::sessions::Sessions;
 use crate::time::Time;
@@ -186,25 +186,61 @@ pub struct PortPlan {
 pub enum Device {
     /// An interface of the kernel's.
     AfPacket(String, DeviceInfo),
+    /// An interface of the kernel's, past its stack.
+    AfXdp(String, DeviceInfo, af_xdp::Mode),
     /// A capture to read, and one to write.
     Pcap(PathBuf, Option<PathBuf>),
 }
 
+/// Which frames are ours, by an engine's configuration.
+pub fn filter(config: &Config) -> Filter {
+    Filter {
+        addresses: config.ports.iter().flat_map(|p| p.addresses.iter().map(|(ip, _)| *ip)).collect(),
+        services: config.vips.clone(),
+        backends: config.backends.iter().map(|b| b.addr).collect(),
+        dnat: config.address_mode == AddressMode::Dnat,
+    }
+}
+
+/// The ports of the drivers whose ports are opened together.
+fn by_driver(plans: &[PortPlan]) -> (Vec<(String, DeviceInfo)>, Vec<af_xdp::Device>) {
+    let (mut packet, mut xdp) = (Vec::new(), Vec::new());
+    for plan in plans {
+        match &plan.device {
+            Device::AfPacket(name, info) => packet.push((name.clone(), DeviceInfo { mtu: plan.mtu, ..info.clone() })),
+            Device::AfXdp(name, info, mode) => {
+                let info = DeviceInfo { mtu: plan.mtu, ..info.clone() };
+                xdp.push(af_xdp::Device { name: name.clone(), info, mode: *mode });
+            }
+            Device::Pcap(..) => {}
+        }
+    }
+    (packet, xdp)
+}
+
+/// Bytes of memory for frames that these ports take once they are open.
+pub fn port_memory(plans: &[PortPlan]) -> usize {
+    let (packet, xdp) = by_driver(plans);
+    packet.len() * af_packet::RING_BYTES + af_xdp::memory(&xdp)
+}
+
 /// Opens one queue of every port for one worker, in their order. What shares memory is opened together. `sharing` says how the
-/// interfaces' frames are divided, where there are several workers: for each interface in order, the same for all workers.
-pub fn open_ports(plans: &[PortPlan], worker: usize, sharing: &[Arc<Fanout>]) -> Result<Vec<Port>, OpenError> {
-    let interfaces: Vec<_> = plans
-        .iter()
-        .filter_map(|plan| match &plan.device {
-            Device::AfPacket(name, info) => Some((name.clone(), DeviceInfo { mtu: plan.mtu, ..info.clone() })),
-            Device::Pcap(..) => None,
-        })
-        .collect();
-    let mut interfaces = io::af_packet::open_shared(&interfaces, sharing)?.into_iter();
+/// af-packet interfaces' frames are divided, where there are several workers: for each in order, the same for all workers.
+pub fn open_ports(
+    plans: &[PortPlan],
+    filter: &Filter,
+    worker: usize,
+    sharing: &[Arc<Fanout>],
+) -> Result<Vec<Port>, OpenError> {
+    let (packet, xdp) = by_driver(plans);
+    let mut packet = af_packet::open_shared(&packet, sharing)?.into_iter();
+    let mut xdp = if xdp.is_empty() { Vec::new() } else { af_xdp::open(&xdp, filter)? }.into_iter();
+    let lost = || OpenError("port lost while opening".into());
     let mut ports = Vec::with_capacity(plans.len());
     for plan in plans {
         let port = match &plan.device {
-            Device::AfPacket(..) => interfaces.next().ok_or_else(|| OpenError("port lost while opening".into()))?,
+            Device::AfPacket(..) => packet.next().ok_or_else(lost)?,
+            Device::AfXdp(..) => xdp.next().ok_or_else(lost)?,
             Device::Pcap(input, output) => io::pcap::open(input, output.as_ref(), plan.mtu)?,
         };
         ports.push(match &plan.tee {
@@ -300,10 +336,11 @@ fn prepare(plan: Plan) -> Result<(poll::Loop<Engine>, Vec<String>), String> {
     let backends: Vec<_> = plan.config.backends.iter().map(|b| b.name.clone()).collect();
     // The configuration first: it costs nothing outside.
     let clock = plan.clock;
+    let filter = filter(&plan.config);
     let number = plan.share.worker();
     let engine = Engine::for_worker(plan.config, plan.secret, plan.share, clock.now()).map_err(|e| e.to_string())?;
     let fanouts = plan.among.as_ref().map_or(&[][..], |among| &among.fanouts);
-    let ports = open_ports(&plan.ports, number, fanouts).map_err(|e| e.to_string())?;
+    let ports = open_ports(&plan.ports, &filter, number, fanouts).map_err(|e| e.to_string())?;
     let descriptions = ports.iter().map(|p| p.description.clone()).collect();
     let run = poll::Loop::new(engine, ports, clock, plan.idle, plan.journal, Totals::new(backends));
     let run = match plan.among {

@@ -133,21 +133,39 @@ pub struct Host {
     next: Time,
     router: Option<Router>,
     next_port: u16,
+    /// The last answers to SYNs, and to whom.
+    syn_acks: VecDeque<(SocketAddr, Vec<u8>)>,
 }
 
 impl Host {
-    /// The frame is a SYN that one of the sockets has answered already. Among several listening sockets of smoltcp another one
-    /// would take it for a new connection; the first one repeats its answer by itself.
-    fn has_begun(&self, frame: &[u8]) -> bool {
-        let Ok(p) = Packet::parse(frame) else { return false };
-        let Ok(t) = Tcp::parse(frame, &p.ip) else { return false };
+    /// What the host has answered to this very SYN before, if a socket still waits for the handshake's end (empty behind
+    /// that). Among several listening sockets of smoltcp another one would take a repeated SYN for a new connection; other
+    /// stacks repeat their answer at once.
+    fn answered_before(&self, frame: &[u8]) -> Option<Vec<u8>> {
+        let p = Packet::parse(frame).ok()?;
+        let t = Tcp::parse(frame, &p.ip).ok().filter(|t| t.is_bare_syn())?;
         let from = p.ip.src.socket(t.src_port);
-        t.is_bare_syn()
-            && self.server_conns.iter().any(|c| {
-                let socket = self.sockets.get::<tcp::Socket<'_>>(c.handle);
-                !matches!(socket.state(), tcp::State::Closed | tcp::State::TimeWait)
-                    && socket.remote_endpoint().is_some_and(|r| SocketAddr::new(r.addr.into(), r.port) == from)
-            })
+        let state = self.server_conns.iter().find_map(|c| {
+            let socket = self.sockets.get::<tcp::Socket<'_>>(c.handle);
+            let theirs = socket.remote_endpoint().is_some_and(|r| SocketAddr::new(r.addr.into(), r.port) == from);
+            (theirs && !matches!(socket.state(), tcp::State::Closed | tcp::State::TimeWait)).then(|| socket.state())
+        })?;
+        if state != tcp::State::SynReceived {
+            return Some(vec![]);
+        }
+        Some(self.syn_acks.iter().rev().find(|(to, _)| *to == from).map(|(_, f)| f.clone()).unwrap_or_default())
+    }
+
+    /// Remembers answers to SYNs.
+    fn note_answer(&mut self, frame: &[u8]) {
+        let Ok(p) = Packet::parse(frame) else { return };
+        let Ok(t) = Tcp::parse(frame, &p.ip) else { return };
+        if t.flags.0 & 0x17 == 0x12 {
+            if self.syn_acks.len() == 100 {
+                self.syn_acks.pop_front();
+            }
+            self.syn_acks.push_back((p.ip.dst.socket(t.dst_port), frame.to_vec()));
+        }
     }
 }
 
@@ -353,6 +371,7 @@ impl World {
             next: self.now,
             router: None,
             next_port: 40_000,
+            syn_acks: VecDeque::new(),
         });
         n
     }
@@ -466,11 +485,14 @@ impl World {
             let f = self.air.pop().expect("peeked");
             match f.to {
                 To::Engine(port) => self.hand_in(port, f.frame),
-                To::Host(h) if self.hosts[h].has_begun(&f.frame) => {}
-                To::Host(h) => {
-                    self.hosts[h].wire.rx.push_back(f.frame);
-                    self.hosts[h].next = self.now;
-                }
+                To::Host(h) => match self.hosts[h].answered_before(&f.frame) {
+                    Some(again) if again.is_empty() => {}
+                    Some(again) => self.host_sends(h, again),
+                    None => {
+                        self.hosts[h].wire.rx.push_back(f.frame);
+                        self.hosts[h].next = self.now;
+                    }
+                },
             }
         }
         if let Some(crew) = &mut self.crew {
@@ -545,7 +567,9 @@ impl World {
             if self.rng.per_mille(f.reordering) {
                 at += Duration::from_micros(self.rng.below(30_000) as u64);
             }
-            if self.rng.per_mille(f.corruption) && frame.len() > 14 {
+            // ARP has no checksum: a lie in it is believed for a minute, by anyone.
+            let arp = frame[12..14] == [8, 6];
+            if self.rng.per_mille(f.corruption) && frame.len() > 14 && !arp {
                 let bit = self.rng.below((frame.len() - 14) * 8);
                 frame[14 + bit / 8] ^= 1 << (bit % 8);
             }
@@ -690,6 +714,7 @@ impl World {
         host.next = if next <= now { now + Duration::from_micros(1000) } else { next };
         let out = core::mem::take(&mut host.wire.tx);
         for frame in out {
+            self.hosts[h].note_answer(&frame);
             self.host_sends(h, frame);
         }
     }

@@ -1,0 +1,70 @@
+"""Clients that connect and come back. Usage: visits.py MODE VIP CLIENTS RETURNS ROUNDS
+
+A line for each connection: round, client, visit, outcome (resumed, new, failed), the server whose session it offered, the
+server that answered. One after the other, so that each can be told from the log. A client keeps the session it got last,
+as a browser does, and comes from its second address on every other visit. With each round all clients forget everything.
+"""
+
+import random
+import re
+import socket
+import ssl
+import sys
+
+MODE, VIP = sys.argv[1:3]
+CLIENTS, RETURNS, ROUNDS = map(int, sys.argv[3:6])
+PATIENCE = 10
+
+
+def context():
+    c = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # It is about sessions: who signed the servers' certificate is no matter.
+    c.check_hostname, c.verify_mode = False, ssl.CERT_NONE
+    version = ssl.TLSVersion.TLSv1_3 if MODE == "tls13" else ssl.TLSVersion.TLSv1_2
+    c.minimum_version = c.maximum_version = version
+    if MODE == "session-id":
+        c.options |= ssl.OP_NO_TICKET
+    # Some servers end without saying goodbye.
+    c.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 1 << 7)
+    return c
+
+
+def connect(ctx, address, session):
+    """One connection and one request. Returns the session, whether it was resumed, and who answered."""
+    with socket.create_connection((VIP, 443), PATIENCE, (address, 0)) as plain:
+        with ctx.wrap_socket(plain, server_hostname="lab.example.test", session=session) as s:
+            s.sendall(b"GET / HTTP/1.0\r\nHost: lab.example.test\r\n\r\n")
+            answer = b""
+            # With TLS 1.3 the ticket comes after the handshake: read to the end.
+            while more := s.recv(65536):
+                answer += more
+            # The page is the server's name, or its command line, which has its address.
+            name = re.search(rb"web(\d) |-accept 10\.78\.0\.1(\d):", answer)
+            if not name:
+                raise ValueError(f"an answer that is none: {answer[:80]!r}")
+            return s.session, s.session_reused, "web" + (name[1] or name[2]).decode()
+
+
+in_a_row = 0
+shuffled = random.Random(1)
+for round_ in range(1, ROUNDS + 1):
+    contexts = [context() for _ in range(CLIENTS)]
+    held = [(None, "-")] * CLIENTS
+    for visit in range(1 + RETURNS):
+        # In another order each time, or it alone would lead clients back to their servers by counting connections.
+        for i in shuffled.sample(range(CLIENTS), CLIENTS):
+            ctx = contexts[i]
+            session, sealed = held[i]
+            address = f"10.77.0.{101 + i + visit % 2 * CLIENTS}"
+            try:
+                session, resumed, server = connect(ctx, address, session)
+                outcome = "resumed" if resumed else "new"
+                held[i] = (session, server)
+                in_a_row = 0
+            except (OSError, ValueError) as e:
+                outcome, server = "failed", "-"
+                print(f"client {i + 1}, visit {visit}: {type(e).__name__}: {e}", file=sys.stderr)
+                in_a_row += 1
+                if in_a_row == 5:
+                    sys.exit("visits: five failed in a row; giving up")
+            print(round_, i + 1, visit, outcome, sealed, server, flush=True)
