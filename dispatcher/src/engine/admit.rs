@@ -163,7 +163,7 @@ impl Engine {
             story: Story::new(self.serial + 1),
         };
         let id = self.flows.insert(*proof.tuple(), connection).ok_or(DropReason::FlowTableFull)?;
-        self.serial += 1;
+        self.serial += self.step;
         self.counters.flows_opened += 1;
         self.wheel.arm(id.0, now + self.config.hello_timeout);
         if seg.tcp.seq_len() == 0 {

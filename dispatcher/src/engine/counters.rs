@@ -112,6 +112,49 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Adds another worker's.
+    pub fn add(&mut self, other: &Counters) {
+        let Counters {
+            frames_in,
+            frames_out,
+            held,
+            made,
+            forwarded,
+            cookies_sent,
+            flows_opened,
+            flows_closed,
+            dials,
+            redispatches,
+            retransmits,
+            secure,
+            non_secure,
+            unwatched,
+            refused,
+            drops,
+        } = self;
+        for (mine, theirs) in [
+            (frames_in, other.frames_in),
+            (frames_out, other.frames_out),
+            (held, other.held),
+            (made, other.made),
+            (forwarded, other.forwarded),
+            (cookies_sent, other.cookies_sent),
+            (flows_opened, other.flows_opened),
+            (flows_closed, other.flows_closed),
+            (dials, other.dials),
+            (redispatches, other.redispatches),
+            (retransmits, other.retransmits),
+            (secure, other.secure),
+            (non_secure, other.non_secure),
+            (unwatched, other.unwatched),
+        ] {
+            *mine += theirs;
+        }
+        for (mine, theirs) in refused.iter_mut().zip(other.refused).chain(drops.iter_mut().zip(other.drops)) {
+            *mine += theirs;
+        }
+    }
+
     /// Drops for one reason.
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize]

@@ -95,6 +95,8 @@ pub struct Health {
     due: Time,
     /// A counter and a secret make the probes' sequence numbers.
     serial: u32,
+    /// Where probes come from: first port, and how many.
+    ports: (u16, u16),
 }
 
 impl Health {
@@ -115,7 +117,12 @@ impl Health {
             .collect();
         let offers = mss.map(Capabilities::assumed);
         let due = if probing { now } else { Time::MAX };
-        Health { backends, offers, assumed: mss, probing, due, serial }
+        Health { backends, offers, assumed: mss, probing, due, serial, ports: (PROBE_PORT, PROBE_PORTS) }
+    }
+
+    /// The same, with probes from `ports` (first, and how many) of the range alone: the others are other workers'.
+    pub fn probing_from(self, ports: (u16, u16)) -> Health {
+        Health { ports, ..self }
     }
 
     /// What may be offered to clients: what all backends of the family can do.
@@ -245,8 +252,8 @@ impl Health {
     /// Which backend a segment from `addr` to one of the probes' ports belongs to, if it answers a probe whose SYN had the
     /// sequence number before `ack`.
     pub fn probe_answer(&mut self, addr: Addr, to_port: u16, ack: Seq) -> Option<BackendId> {
-        let first = usize::from(to_port.checked_sub(PROBE_PORT).filter(|p| *p < PROBE_PORTS)?);
-        for i in (first..self.backends.len()).step_by(usize::from(PROBE_PORTS)) {
+        let first = usize::from(to_port.checked_sub(self.ports.0).filter(|p| *p < self.ports.1)?);
+        for i in (first..self.backends.len()).step_by(usize::from(self.ports.1)) {
             let b = &mut self.backends[i];
             if let Some(probe) = &mut b.probe
                 && b.addr == addr
@@ -261,8 +268,8 @@ impl Health {
     }
 
     /// Where a probe of this backend comes from.
-    pub fn probe_port(id: BackendId) -> u16 {
-        PROBE_PORT + id.0 % PROBE_PORTS
+    pub fn probe_port(&self, id: BackendId) -> u16 {
+        self.ports.0 + id.0 % self.ports.1
     }
 }
 
@@ -318,7 +325,7 @@ mod tests {
     fn a_silent_backend_is_down_until_a_probe_is_answered() {
         let mut h = two();
         while let Some((id, isn)) = h.next_probe(Time::ZERO) {
-            let port = Health::probe_port(id);
+            let port = h.probe_port(id);
             let addr = Addr::v4([10, 0, 0, 1 + id.0 as u8]);
             assert_eq!(h.probe_answer(addr, port, isn), None, "a guessed number");
             assert_eq!(h.probe_answer(addr, port, isn + 1), Some(id));
@@ -329,7 +336,7 @@ mod tests {
         assert_eq!(h.next_probe(Time::ZERO), None);
         let (id, isn) = h.next_probe(Time::from_millis(1000)).unwrap();
         assert_eq!(h.next_probe(Time::from_millis(1000)), None);
-        assert_eq!(h.probe_answer(Addr::v4([10, 0, 0, 2]), Health::probe_port(id), isn + 1), Some(BackendId(1)));
+        assert_eq!(h.probe_answer(Addr::v4([10, 0, 0, 2]), h.probe_port(id), isn + 1), Some(BackendId(1)));
         h.answered(id, &ALL, &ALL, None, 64240);
         assert!(h.is_up(BackendId(1)));
         assert_eq!(h.next_probe(Time::from_millis(5000)), None);

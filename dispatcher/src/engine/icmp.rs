@@ -157,6 +157,17 @@ fn read_quote(b: &[u8], ip: &Ip) -> Option<Quote> {
     })
 }
 
+/// The addresses and ports of the packet that an ICMP error quotes, as it went out; none when it is no error, or quotes no TCP.
+pub(crate) fn quoted_tuple(b: &[u8], ip: &Ip) -> Option<Tuple> {
+    let kind = *b.get(ip.payload..ip.end)?.first()?;
+    let is_error = match (ip.family, ip.protocol) {
+        (Family::V4, protocol::ICMP) => matches!(kind, 3 | 11 | 12),
+        (Family::V6, protocol::ICMPV6) => matches!(kind, 1..=4),
+        _ => false,
+    };
+    is_error.then(|| read_quote(b, ip)).flatten().map(|quote| quote.tuple)
+}
+
 /// Makes the quote what its sender sent: its addresses, ports and numbers, and the checksums over them, as far as they are
 /// quoted. Windows and options stay: who reads an error looks at none of them.
 fn rewrite_quote(b: &mut [u8], ip: &Ip, quote: &Quote, sent: &Tuple, seq: Seq, acks: SeqDelta) {

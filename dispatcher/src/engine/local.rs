@@ -1,6 +1,5 @@
 //! Frames to ourselves: ARP, NDP, echo requests, answers to probes; and what we say of our own accord.
 
-use super::health::Health;
 use super::send::Own;
 use super::{Arrived, DropReason, Effects, Engine, PortId, Step, Verdict};
 use crate::time::Time;
@@ -193,7 +192,7 @@ impl Engine {
         let n = self.probe_options(route.addr.family(), now).write(&mut options);
         let segment = Segment {
             link,
-            src: (route.source, Health::probe_port(id)),
+            src: (route.source, self.health.probe_port(id)),
             dst: (route.addr, route.port),
             seq: isn,
             ack: Seq(0),

@@ -21,6 +21,7 @@ pub mod af_packet;
 pub mod af_xdp;
 pub mod arena;
 mod bpf;
+pub mod doorbell;
 pub mod fault;
 pub mod mem;
 mod offload;

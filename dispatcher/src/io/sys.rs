@@ -354,9 +354,9 @@ pub fn pin_to_core(core: usize) -> io::Result<()> {
 }
 
 /// Sleeps until one of `fds` is readable or `limit` is over. True when one of them has an error to tell. Never more
-/// than 16 descriptors are looked at.
+/// than 17 descriptors are looked at: 16 ports, and a doorbell.
 pub fn wait_readable(fds: &[RawFd], limit: Duration) -> bool {
-    let mut polls = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; 16];
+    let mut polls = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; 17];
     let n = fds.len().min(polls.len());
     for (poll, fd) in polls.iter_mut().zip(fds) {
         poll.fd = *fd;

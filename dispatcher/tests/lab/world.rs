@@ -7,6 +7,7 @@
 use super::apps::{ClientConn, Outcome2, Plan, Server, ServerConn};
 use super::check::Books;
 use super::config::{client_ip, server_ip, vip};
+use super::crew::Crew;
 use super::pcap::Recorder;
 use super::rng::Rng;
 use core::time::Duration;
@@ -230,6 +231,8 @@ pub struct World {
     recorder: Recorder,
     /// Frames that the engine hands out are refused for want of room, in thousandths.
     pub full: u32,
+    /// Several workers, in the engine's place.
+    crew: Option<Crew>,
 }
 
 /// Collects what the engine emits during one call.
@@ -292,7 +295,23 @@ impl World {
             order: 0,
             recorder: Recorder::new(),
             full: 0,
+            crew: None,
         }
+    }
+
+    /// From now on several workers do the engine's work. What is told of connections goes unheard then.
+    pub fn employ(&mut self, workers: usize) {
+        let mut secret = [0; 32];
+        secret.copy_from_slice(&Rng::new(self.seed).bytes(32));
+        self.crew = Some(Crew::new(&self.config, secret, workers, self.seed, self.now));
+    }
+
+    pub fn crew(&self) -> &Crew {
+        self.crew.as_ref().expect("workers were employed")
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        self.crew.as_ref().map_or_else(|| self.engine.next_deadline(), Crew::next_deadline)
     }
 
     /// With `clients` and `servers` as the tables of [`super::config`] have them, servers on the last port.
@@ -457,7 +476,7 @@ impl World {
         for h in &self.hosts {
             next = next.min(h.next);
         }
-        if let Some(d) = self.engine.next_deadline() {
+        if let Some(d) = self.deadline() {
             next = next.min(d);
         }
         self.now = self.now.max(next);
@@ -476,7 +495,10 @@ impl World {
                 },
             }
         }
-        if self.engine.next_deadline().is_some_and(|d| d <= self.now) {
+        if let Some(crew) = &mut self.crew {
+            let sent = crew.turn(self.now);
+            self.emitted(sent);
+        } else if self.engine.next_deadline().is_some_and(|d| d <= self.now) {
             self.poll_engine();
         }
         for h in 0..self.hosts.len() {
@@ -488,6 +510,9 @@ impl World {
 
     fn hand_in(&mut self, port: usize, bytes: Vec<u8>) {
         self.recorder.note(self.now, &bytes);
+        if let Some(crew) = &mut self.crew {
+            return crew.hand_in(port, &bytes);
+        }
         let mut buffer = [0; 2048];
         buffer[64..64 + bytes.len()].copy_from_slice(&bytes);
         let mut frame = Frame::new(&mut buffer, 64, bytes.len());
