@@ -114,11 +114,62 @@ fn it_tells_what_it_starts_and_stops_cleanly_at_either_signal() {
     });
 }
 
+/// Asks for an address by ARP from the far end of a pair, again and again from other addresses: how many answers came back.
+fn ask_for(device: &str, address: &str) -> usize {
+    let program = format!(
+        "import socket, struct\n\
+         s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x806)); s.bind(('{device}', 0)); s.settimeout(2)\n\
+         me = s.getsockname()[4]; got = set()\n\
+         for n in range(40):\n\
+         \x20   ours = bytes([10, 77, 0, 150 + n])\n\
+         \x20   s.send(b'\\xff' * 6 + me + bytes.fromhex('0806000108000604' '0001') + me + ours + bytes(6) + socket.inet_aton('{address}'))\n\
+         try:\n\
+         \x20   while len(got) < 40:\n\
+         \x20       f = s.recv(100)\n\
+         \x20       if f[20:22] == b'\\0\\2': got.add(f[38:42])\n\
+         except TimeoutError: pass\n\
+         print(len(got))"
+    );
+    let output = Command::new("python3").args(["-c", &program]).output().expect("python3 is there");
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_string();
+    said.parse().unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+#[test]
+fn several_workers_share_the_frames_of_every_port_and_tell_what_each_did() {
+    in_namespace(|| {
+        for flags in ["--workers 3 --stats-interval 100ms", "--cores 0 --stats-interval 100ms"] {
+            let several = flags.starts_with("--workers");
+            let (mut child, mut out, said) = started(flags);
+            for (expected, when) in
+                [("3 workers on any core", several), ("mailboxes", several), ("on core 0", !several)]
+            {
+                assert_eq!(said.contains(expected), when, "{expected}: {said}");
+            }
+            assert_eq!(ask_for("c0", "10.77.0.100"), 40, "each question is answered, once");
+            let mut line = String::new();
+            out.read_line(&mut line).unwrap();
+            assert_eq!(line.contains("workers: 0="), several, "{line}");
+            signal(&child, libc::SIGTERM);
+            let mut last = String::new();
+            out.read_to_string(&mut last).unwrap();
+            assert_eq!(child.wait().unwrap().code(), Some(0), "{last}");
+            assert_eq!(last.contains("worker 2: frames in "), several, "{last}");
+            assert_eq!(last.contains("between workers: frames handed over "), several, "{last}");
+            // Shared, not copied: as many frames in as there were, questions and perhaps a few of the kernel's own.
+            let wan = last.split("port wan: in ").nth(1).and_then(|l| l.split(' ').next()).unwrap();
+            let wan: u32 = wan.parse().unwrap();
+            assert!((40..80).contains(&wan), "{last}");
+            assert_eq!(rest(&mut child), "");
+        }
+    });
+}
+
 #[test]
 fn a_killed_process_leaves_nothing_that_keeps_the_next_from_starting() {
     in_namespace(|| {
-        for _ in 0..2 {
-            let (mut child, _out, _) = started("");
+        for flags in ["", "--workers 2", "--workers 2"] {
+            let (mut child, _out, _) = started(flags);
             child.kill().unwrap();
             child.wait().unwrap();
         }
@@ -175,6 +226,7 @@ fn what_the_devices_or_the_machine_cannot_do_is_refused() {
         for (more, expected) in [
             ("--connections-log /nonexistent/log", "/nonexistent/log"),
             ("--cores 900", "core 900"),
+            ("--cores 0,900", "core 900"),
             ("--port b=af-packet:c0,mtu=9000", "has an MTU of 1500"),
             ("--port b=pcap:/nonexistent.pcap", "/nonexistent.pcap"),
             ("--port b=af-packet:c0,tee=/nonexistent/tee", "/nonexistent/tee"),

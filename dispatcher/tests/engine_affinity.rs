@@ -168,3 +168,26 @@ fn a_session_of_a_server_that_is_gone_is_made_anew_elsewhere_and_the_client_does
     assert!(!f.resumed && f.server != issued.server);
     w.assert_quiescent();
 }
+
+#[test]
+fn a_ticket_key_told_in_advance_leads_the_first_client_to_its_backend() {
+    use dispatcher::engine::TicketKey;
+    let name = *b"sixteen bytes !!";
+    let told = |backend: &str| TicketKey::Name { backend: backend.into(), name };
+    let rows = |keys: Vec<TicketKey>| {
+        let mut config = lab::config::two_armed(3, false);
+        let first = config.backends[1].name.clone();
+        config.ticket_keys = keys.into_iter().chain([told(&first)]).collect();
+        let engine = dispatcher::engine::Engine::new(config, [7; 32], dispatcher::time::Time::ZERO);
+        engine.map(|e| {
+            (e.affinity().census(lb::Millis(0)).key_names, {
+                let bytes = [&name[..], &[0; 100]].concat();
+                let offered = lb::Offered { kind: lb::IdentityKind::Psk, bytes: &bytes };
+                let found = e.affinity().lookup(&[lb::Identity::new(&offered).unwrap()], lb::Millis(0), |_| true);
+                found.decision.and_then(|d| d.backends.single())
+            })
+        })
+    };
+    assert_eq!(rows(Vec::new()).ok(), Some((1, Some(lb::BackendId(1)))));
+    assert!(rows(vec![told("nobody")]).is_err());
+}

@@ -535,3 +535,15 @@ fn all_numbers_hold_when_they_wrap() {
     }
     settle(w);
 }
+
+#[test]
+fn a_server_that_never_was_there_is_replaced_without_its_link_address() {
+    let mut w = World::new("absent", two_armed(3, false), 35, 8, 1, false);
+    for c in 0..8 {
+        w.connect(c, Plan::echo(b"one of three"));
+    }
+    w.run_until_done(LONG);
+    assert!(w.told.iter().all(|t| t.backend.as_deref() == Some("web0")));
+    assert!(w.told.iter().any(|t| t.attempts > 1));
+    settle(w);
+}

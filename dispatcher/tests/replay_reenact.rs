@@ -9,8 +9,9 @@ use dispatcher::replay::capture::Capture;
 use dispatcher::replay::decode::{Transport, decode};
 use dispatcher::replay::reassembly::{At, Connection, Handler, Limits, Tracker, Turn, Way};
 use dispatcher::replay::reenact::conversation::Conversation;
+use dispatcher::replay::reenact::faults::Faults;
 use dispatcher::replay::reenact::recording::{Reader, Recording};
-use dispatcher::replay::reenact::wire::Ended;
+use dispatcher::replay::reenact::wire::{Ended, Loss};
 use dispatcher::replay::reenact::world::{Witness, World};
 use dispatcher::replay::reenact::{Totals, served};
 use dispatcher::replay::{ReplayOptions, replay};
@@ -66,15 +67,22 @@ fn read(capture: &Capture) -> Recording<'_> {
 }
 
 fn reenact(path: &Path, config: Config) -> Told {
+    reenact_with(path, config, None).0
+}
+
+fn reenact_with(path: &Path, config: Config, loss: Option<Loss>) -> (Told, u64) {
     let capture = Capture::open(path).unwrap();
     let recording = read(&capture);
     let config = served(config, &recording).unwrap();
     let mut told = Told { totals: Totals::new(&config), ..Told::default() };
     let mut world = World::new(config, &recording).unwrap();
+    if let Some(loss) = loss {
+        world.lose(loss);
+    }
     world.run(&mut told).unwrap();
     told.totals.finish(&world, &recording);
     assert_eq!(told.connections.len(), recording.connections.len(), "every connection is told once");
-    told
+    (told, world.lost())
 }
 
 /// Everything arrived, nothing was sent out of turn, and nothing arrived that a suspicious peer would object to.
@@ -85,7 +93,7 @@ fn assert_perfect(told: &Told, what: &str) {
     // With clients' addresses kept, one that uses its port again towards another VIP can meet its own earlier connection at
     // the backend, and is sent to another.
     let met = t.counters.refused[DropReason::NoLocalPort as usize];
-    assert_eq!((t.forced, t.faults, t.counters.redispatches), (0, 0, met), "{what}");
+    assert_eq!((t.forced, t.faults, t.counters.redispatches), (0, Faults::default(), met), "{what}");
     assert!(met <= t.connections / 100, "{what}");
     assert_eq!(t.counters.drops.iter().sum::<u64>(), 0, "{what}: {:?}", t.counters);
 }
@@ -390,4 +398,21 @@ fn recorded_servers_become_the_vips_given() {
     let mut same = Config { vips, ..config() };
     same.backends[0].addr = "10.0.0.1:443".parse().unwrap();
     assert_perfect(&reenact(&capture("fleet_tls12_sessionid.pcap"), same), "servers as backends");
+}
+
+#[test]
+fn lost_frames_are_repaired_by_whoever_is_to_repair_them() {
+    let mut frames = 0;
+    for (i, path) in all_captures().into_iter().enumerate() {
+        for (address_mode, proxy_protocol) in [(AddressMode::Snat, true), (AddressMode::Dnat, false)] {
+            let loss = Loss { per_mille: 20, seed: 0x5eed + i as u64 };
+            let (told, lost) = reenact_with(&path, Config { address_mode, proxy_protocol, ..config() }, Some(loss));
+            let broken: Vec<_> = told.connections.iter().filter(|(_, (_, intact))| !intact).collect();
+            let name = path.display();
+            assert!(broken.is_empty(), "{name} {address_mode:?} {loss:?}: {broken:#?} {:?}", told.totals.counters);
+            assert_eq!(told.totals.faults, Faults::default(), "{name} {address_mode:?} {loss:?}");
+            frames += lost;
+        }
+    }
+    assert!(frames > 3000, "{frames} were lost");
 }

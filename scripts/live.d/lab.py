@@ -212,10 +212,12 @@ class Dispatcher:
         check(self.peak <= self.promised + MARGIN,
               f"memory: {self.peak >> 20} MiB at its peak, {self.promised >> 20} MiB were promised")
         self.check_log()
-        # A table that lost track of something would end with held flows.
+        # Frames that came to nothing by reason, those answered by a reset included.
         self.drops = {}
         for line in reversed(self.out):
-            if line.startswith("drops:"):
+            if line.startswith("answered by a reset: "):
+                for name, n in re.findall(r"([a-z-]+) (\d+)(?:,|$)", line.split(": ", 1)[1]):
+                    self.drops[name] = self.drops.get(name, 0) + int(n)
                 break
             found = re.match(r"^  ([a-z-]+) +(\d+)$", line)
             if found:

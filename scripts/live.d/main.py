@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import lab  # noqa: E402
 from registry import TESTS  # noqa: E402
 
-for module in ("bodies", "hellos", "peers", "failing", "sessions", "rotation", "mixed", "early_data", "inventions", "hostile", "commands"):
+for module in ("bodies", "hellos", "peers", "failing", "tcp", "sessions", "rotation", "mixed", "early_data", "inventions", "hostile", "commands"):
     try:
         importlib.import_module("test_" + module)
     except ModuleNotFoundError as e:
@@ -32,6 +33,9 @@ def main(arguments):
     if unknown:
         print(f"live: no test is called {unknown[0]}; scripts/live --list", file=sys.stderr)
         return 2
+    # Thousands of connections at once.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65536) if most != resource.RLIM_INFINITY else 65536, most))
     chosen = {n: t for n, t in TESTS.items() if not names or any(n.startswith(p) for p in names)}
     lab.lab("up", "--ipv6")
     home = open("/proc/self/ns/net")

@@ -41,7 +41,8 @@ Examples:
         --proxy-protocol v2
 
 The interfaces should have no IP addresses of the kernel's in the same networks, and no merging of received
-segments: ethtool -K DEVICE gro off lro off. Needs CAP_NET_RAW and CAP_NET_ADMIN. SIGINT or SIGTERM stops with
+segments: ethtool -K DEVICE gro off lro off. Needs CAP_NET_RAW and CAP_NET_ADMIN; af-xdp
+also CAP_BPF. SIGINT or SIGTERM stops with
 a summary. Exit status: 0 stopped as asked, 1 died, 2 refused to start (one line on standard error says why).";
 
 const REPLAY_EXAMPLES: &str = "\
@@ -58,11 +59,12 @@ Exit status: 0 done, 2 refused (one line on standard error says why).";
 /// Flags of `run`.
 #[derive(Args, Debug)]
 pub struct RunArgs {
-    /// A network port (repeat). DRIVER is af-packet (DEVICE: an Ethernet interface), or pcap (DEVICE: a capture to read;
-    /// the dispatcher stops when all are read; what is sent goes to out=FILE); af-xdp and dpdk are not built yet. Each ip= is an address of our own: what is on-link, and where
-    /// connections to servers come from. gateway= is the next hop for all else, one a family. vlan= puts frames to
+    /// A network port (repeat). DRIVER is af-packet (DEVICE: an Ethernet interface), af-xdp (the same, past the kernel's
+    /// stack, which keeps all traffic that is not ours; mode=zero-copy|copy|generic insists on one way of working), or
+    /// pcap (DEVICE: a capture to read; the dispatcher stops when all are read; what is sent goes to out=FILE); dpdk is
+    /// not built yet. Each ip= is an address of our own: what is on-link, and where connections to servers come from. gateway= is the next hop for all else, one a family. vlan= puts frames to
     /// servers into that VLAN (twice for two tags, outer first); clients are answered in theirs. mtu= lowers the
-    /// interface's. tee=FILE records everything that passes as pcapng. IPv6 addresses in brackets
+    /// interface's. queues= is as many as there are workers, with or without being told. tee=FILE records everything that passes as pcapng; further workers write to FILE.1 and so on. IPv6 addresses in brackets
     #[arg(long = "port", value_name = "NAME=DRIVER:DEVICE[,ip=ADDR/PREFIX]...[,gateway=ADDR][,queues=N][,vlan=ID][,mtu=N]", required = true, value_parser = PortArg::parse)]
     pub ports: Vec<PortArg>,
 

@@ -114,8 +114,8 @@ pub struct Checked {
     pub config: Config,
     /// What to open, in the order of `config.ports`.
     pub ports: Vec<PortPlan>,
-    /// The core of the worker.
-    pub core: Option<usize>,
+    /// The core of each worker; none: any.
+    pub cores: Vec<Option<usize>>,
     /// What is not wrong, but will not go well.
     pub warnings: Vec<String>,
 }
@@ -125,10 +125,9 @@ const MAX_PORTS: usize = 16;
 
 /// Checks what `run` is told.
 pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
-    let core = match (&args.workers, &args.cores) {
-        (None | Some(1), None) => None,
-        (_, Some(cores)) if cores.0.len() == 1 => cores.0.first().copied(),
-        _ => return Err(Refusal::new("more than one worker is not built yet: --workers 1, or --cores with one core")),
+    let cores: Vec<Option<usize>> = match &args.cores {
+        Some(cores) => cores.0.iter().copied().map(Some).collect(),
+        None => vec![None; args.workers.unwrap_or(1)],
     };
     if args.service.vips.is_empty() {
         return Err(Refusal::new("no --vip: nothing for clients to connect to"));
@@ -140,16 +139,24 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
     let mut config = config(&args.service, &args.tuning)?;
     config.keep_names = args.connections_log.is_some();
     check_ports(&args.ports, &config)?;
+    check_queues(&args.ports, cores.len())?;
     let (mut ports, mut warnings) = (Vec::new(), Vec::new());
     for (number, port) in args.ports.iter().enumerate() {
         let name = &port.name;
         let told = |e: io::OpenError| Refusal::new(format!("port '{name}': {e}"));
         let (device, mac, mtu) = match port.driver {
-            Driver::AfPacket => {
+            Driver::AfPacket | Driver::AfXdp => {
                 let info = io::device_info(&port.device).map_err(told)?;
                 warn(port, &info, &mut warnings);
                 let (mac, mtu) = (info.mac, info.mtu);
-                (Device::AfPacket(port.device.clone(), info), mac, mtu)
+                let device = match port.driver {
+                    Driver::AfXdp => {
+                        check_device_queues(port, &info)?;
+                        Device::AfXdp(port.device.clone(), info, port.mode)
+                    }
+                    _ => Device::AfPacket(port.device.clone(), info),
+                };
+                (device, mac, mtu)
             }
             Driver::Pcap => {
                 let input = PathBuf::from(&port.device);
@@ -159,10 +166,7 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
                 let mac = recorded.unwrap_or(Mac([2, 0, 0, 0, 0, number as u8 + 1]));
                 (Device::Pcap(input, port.out.clone()), mac, 1500)
             }
-            Driver::AfXdp | Driver::Dpdk => {
-                let driver = port.driver.as_str();
-                return Err(Refusal::new(format!("port '{name}': driver {driver} is not built yet")));
-            }
+            Driver::Dpdk => return Err(Refusal::new(format!("port '{name}': driver dpdk is not built yet"))),
             Driver::Mem => {
                 return Err(Refusal::new(format!(
                     "port '{name}': driver mem has its other end inside a program: it is for tests, not for the \
@@ -170,7 +174,7 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
                 )));
             }
         };
-        if port.driver == Driver::AfPacket && port.mtu.is_some_and(|n| n > mtu) {
+        if matches!(port.driver, Driver::AfPacket | Driver::AfXdp) && port.mtu.is_some_and(|n| n > mtu) {
             return Err(Refusal::new(format!("port '{name}': {} has an MTU of {mtu}", port.device)));
         }
         let mtu = port.mtu.unwrap_or(mtu);
@@ -184,7 +188,7 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
             mtu,
         });
     }
-    Ok(Checked { config, ports, core, warnings })
+    Ok(Checked { config, ports, cores, warnings })
 }
 
 fn warn(port: &PortArg, info: &DeviceInfo, warnings: &mut Vec<String>) {
@@ -192,12 +196,55 @@ fn warn(port: &PortArg, info: &DeviceInfo, warnings: &mut Vec<String>) {
     if !info.up {
         warnings.push(format!("port '{name}': {device} is down: ip link set {device} up"));
     }
+    if port.driver == Driver::AfXdp && info.strips_vlan && !port.vlans.is_empty() {
+        warnings.push(format!(
+            "port '{name}': {device} takes VLAN tags off, which AF_XDP does not see then: ethtool -K {device} rxvlan off"
+        ));
+    }
     if info.merges {
         warnings.push(format!(
             "port '{name}': {device} merges received segments, which cannot be sent on (rx-oversized): \
              ethtool -K {device} gro off lro off"
         ));
     }
+}
+
+/// Each worker has one queue of every port.
+fn check_queues(ports: &[PortArg], workers: usize) -> Result<(), Refusal> {
+    for PortArg { name, queues, driver, .. } in ports {
+        if *driver == Driver::AfXdp {
+            // Its one worker takes all queues of the device (`check_device_queues`).
+            if workers > 1 {
+                return Err(Refusal::new(format!(
+                    "port '{name}': af-xdp with more than one worker is not built yet: --workers 1, or driver af-packet"
+                )));
+            }
+            continue;
+        }
+        if let Some(queues) = queues.filter(|n| usize::from(*n) != workers) {
+            return Err(Refusal::new(format!(
+                "port '{name}': queues={queues} does not fit: each worker has one queue of every port, and there are {workers} \
+                 (--workers, --cores)"
+            )));
+        }
+        if *driver == Driver::Pcap && workers > 1 {
+            return Err(Refusal::new(format!("port '{name}': a capture has one queue: --workers 1")));
+        }
+    }
+    Ok(())
+}
+
+/// All queues of a device are taken, so that nothing that arrives is missed; a number is a claim to be checked.
+fn check_device_queues(port: &PortArg, info: &DeviceInfo) -> Result<(), Refusal> {
+    let PortArg { name, device, queues, .. } = port;
+    if let Some(queues) = queues.filter(|n| *n != info.queues) {
+        let has = info.queues;
+        return Err(Refusal::new(format!(
+            "port '{name}': queues={queues}, but {device} has {has}: leave queues= away to take all of them, or change \
+             the device (ethtool -L {device} combined {queues}; virtual pairs: rx {queues} tx {queues})"
+        )));
+    }
+    Ok(())
 }
 
 fn check_ports(ports: &[PortArg], config: &Config) -> Result<(), Refusal> {
@@ -214,12 +261,6 @@ fn check_ports(ports: &[PortArg], config: &Config) -> Result<(), Refusal> {
         return Err(Refusal::new(format!("address {ip} is given to two ports")));
     }
     for port in ports {
-        if port.queues != 1 {
-            return Err(Refusal::new(format!(
-                "port '{}': more than one queue needs more than one worker, which is not built yet",
-                port.name
-            )));
-        }
         for (ip, _) in &port.addresses {
             if let Some(backend) = config.backends.iter().find(|b| b.addr.ip() == *ip) {
                 return Err(Refusal::new(format!("backend '{}' has port '{}''s own address", backend.name, port.name)));

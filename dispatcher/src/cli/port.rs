@@ -1,6 +1,7 @@
 //! The little language of `--port`: `NAME=DRIVER:DEVICE[,KEY=VALUE]...`.
 
 use super::args::check_name;
+use crate::io::af_xdp;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -47,12 +48,14 @@ pub struct PortArg {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Next hops, at most one a family.
     pub gateways: Vec<IpAddr>,
-    /// Queue pairs to use.
-    pub queues: u16,
+    /// Queue pairs to use, if told: as many as there are workers.
+    pub queues: Option<u16>,
     /// VLAN ids, outermost first; at most two.
     pub vlans: Vec<u16>,
     /// Largest IP packet, where it is to be less than the device's.
     pub mtu: Option<u16>,
+    /// af-xdp only: how it is to work.
+    pub mode: af_xdp::Mode,
     /// pcap only: what is sent goes here.
     pub out: Option<PathBuf>,
     /// Everything that passes is recorded here.
@@ -78,13 +81,14 @@ impl PortArg {
             device: device.to_string(),
             addresses: Vec::new(),
             gateways: Vec::new(),
-            queues: 1,
+            queues: None,
             vlans: Vec::new(),
             mtu: None,
+            mode: af_xdp::Mode::Auto,
             out: None,
             tee: None,
         };
-        let mut queues = false;
+        let mut mode = false;
         for part in parts {
             match part.split_once('=') {
                 Some(("ip", value)) => {
@@ -101,9 +105,10 @@ impl PortArg {
                     }
                     port.gateways.push(gateway);
                 }
-                Some(("queues", _)) if core::mem::replace(&mut queues, true) => return Err("queues given twice".into()),
+                Some(("queues", _)) if port.queues.is_some() => return Err("queues given twice".into()),
                 Some(("queues", n)) => {
-                    port.queues = n.parse().ok().filter(|n| (1..=64).contains(n)).ok_or("queues is from 1 to 64")?;
+                    let n = n.parse().ok().filter(|n| (1..=64).contains(n)).ok_or("queues is from 1 to 64")?;
+                    port.queues = Some(n);
                 }
                 Some(("vlan", id)) => {
                     let id = id.parse().ok().filter(|id| (1..=4094).contains(id)).ok_or("a VLAN is from 1 to 4094")?;
@@ -117,13 +122,20 @@ impl PortArg {
                     let n = n.parse().ok().filter(|n| *n >= 576).ok_or("an MTU is from 576 to 65535")?;
                     port.mtu = Some(n);
                 }
+                Some(("mode", word)) if driver == Driver::AfXdp => {
+                    if core::mem::replace(&mut mode, true) {
+                        return Err("mode given twice".into());
+                    }
+                    let known = af_xdp::Mode::ALL.iter().find(|(name, _)| *name == word);
+                    port.mode = known.ok_or("a mode is auto, zero-copy, copy or generic")?.1;
+                }
                 Some(("out", file)) if driver == Driver::Pcap && port.out.is_none() && !file.is_empty() => {
                     port.out = Some(file.into());
                 }
                 Some(("tee", file)) if port.tee.is_none() && !file.is_empty() => port.tee = Some(file.into()),
                 _ => {
                     return Err(format!(
-                        "cannot take '{part}' here (there are ip, gateway, queues, vlan, mtu, tee; for pcap also out)"
+                        "cannot take '{part}' here (there are ip, gateway, queues, vlan, mtu, tee; for af-xdp also mode, for pcap out)"
                     ));
                 }
             }
@@ -188,7 +200,7 @@ mod tests {
         assert_eq!((p.name.as_str(), p.driver, p.device.as_str()), ("net", Driver::AfPacket, "eth0"));
         assert_eq!(p.addresses, [("10.0.0.5".parse().unwrap(), 24), ("fd00::5".parse().unwrap(), 64)]);
         assert_eq!(p.gateways, ["10.0.0.1".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
-        assert_eq!((p.queues, p.vlans.as_slice(), p.mtu), (2, &[300, 40][..], Some(1400)));
+        assert_eq!((p.queues, p.vlans.as_slice(), p.mtu), (Some(2), &[300, 40][..], Some(1400)));
         assert!(p.is_on_link("fd00::77".parse().unwrap()) && !p.is_on_link("10.0.1.1".parse().unwrap()));
         // A PCI address has colons of its own.
         assert_eq!(PortArg::parse("w=dpdk:0000:00:1f.6").unwrap().device, "0000:00:1f.6");
@@ -218,6 +230,9 @@ mod tests {
             "w=af-packet:eth0,vlan=1,vlan=2,vlan=3",
             "w=af-packet:eth0,mtu=10",
             "w=af-packet:eth0,speed=fast",
+            "w=af-packet:eth0,mode=copy",
+            "w=af-xdp:eth0,mode=fast",
+            "w=af-xdp:eth0,mode=copy,mode=copy",
         ] {
             assert!(PortArg::parse(wrong).is_err(), "{wrong}");
         }

@@ -1,19 +1,36 @@
 //! What `dispatcher run` prints: at start, now and then, and at the end.
 
 use crate::engine::{Config, DropReason, PortSpec, TableSize};
-use crate::io::{Loss, Traffic, af_packet};
+use crate::io::{Loss, Traffic};
 use crate::journal;
 use crate::worker::totals::REASONS;
-use crate::worker::{Idle, Snapshot};
+use crate::worker::{Idle, Snapshot, exchange};
 use core::fmt::Write;
 use core::time::Duration;
 
 /// What is started, and the memory it takes.
-pub fn start(config: &Config, ports: &[String], idle: Idle, core: Option<usize>, journal: bool) -> String {
+///
+/// `ports` as they were opened, and `port_memory`, the bytes that they took with all workers. `cores`: of each worker, if it has
+/// one of its own.
+pub fn start(
+    config: &Config,
+    ports: &[String],
+    port_memory: usize,
+    idle: Idle,
+    cores: &[Option<usize>],
+    journal: bool,
+) -> String {
     let mut out = String::new();
-    let core = core.map_or("any core".to_string(), |n| format!("core {n}"));
+    let workers = cores.len();
+    let numbers: Vec<_> = cores.iter().flatten().map(|n| n.to_string()).collect();
+    let place = match numbers.len() {
+        0 => "any core".to_string(),
+        1 => format!("core {}", numbers[0]),
+        _ => format!("cores {}", numbers.join(",")),
+    };
+    let plural = if workers == 1 { "" } else { "s" };
     let idle = format!("{idle:?}").to_lowercase();
-    _ = writeln!(out, "dispatcher {}: 1 worker on {core}, idle: {idle}", env!("CARGO_PKG_VERSION"));
+    _ = writeln!(out, "dispatcher {}: {workers} worker{plural} on {place}, idle: {idle}", env!("CARGO_PKG_VERSION"));
     for (PortSpec { name, mac, addresses, gateways, vlans, mtu }, description) in config.ports.iter().zip(ports) {
         _ = write!(out, "port {name}: {mac}, mtu {mtu}");
         addresses.iter().for_each(|(ip, prefix)| _ = write!(out, ", {ip}/{prefix}"));
@@ -35,9 +52,13 @@ pub fn start(config: &Config, ports: &[String], idle: Idle, core: Option<usize>,
         if config.proxy_protocol { "v2" } else { "off" },
         if config.affinity { "on" } else { "off" },
     );
-    let mut tables = config.limits.tables(config.backends.len());
-    let rings = config.ports.len();
-    tables.push(TableSize { name: "receive rings", entries: rings, bytes: rings * af_packet::RING_BYTES });
+    let mut tables = config.limits.tables(config.backends.len(), workers);
+    tables.push(TableSize { name: "receive rings", entries: config.ports.len() * workers, bytes: port_memory });
+    if workers > 1 {
+        let mtu = config.ports.iter().map(|p| p.mtu).max().unwrap_or(1500);
+        let bytes = exchange::bytes_for(workers, mtu);
+        tables.push(TableSize { name: "mailboxes, frames", entries: workers * exchange::FRAMES, bytes });
+    }
     if journal {
         tables.push(TableSize {
             name: "connections log queue",
@@ -68,7 +89,8 @@ fn drops(snapshot: &Snapshot) -> Vec<(&'static str, u64)> {
     let engine = DropReason::ALL.iter().map(|r| (r.as_str(), snapshot.counters.dropped(*r)));
     let driver = sum(&snapshot.received).plus(&sum(&snapshot.sent));
     let driver = Loss::ALL.iter().map(|l| (l.as_str(), driver.lost_to(*l))).collect::<Vec<_>>();
-    engine.chain(driver).filter(|(_, n)| *n > 0).collect()
+    let handover = [("handover-full", snapshot.handover.full)];
+    engine.chain(driver).chain(handover).filter(|(_, n)| *n > 0).collect()
 }
 
 fn sum(ports: &[Traffic]) -> Traffic {
@@ -79,11 +101,13 @@ fn sum(ports: &[Traffic]) -> Traffic {
 #[derive(Default)]
 pub struct Rates {
     last: Snapshot,
+    last_frames: Vec<u64>,
 }
 
 impl Rates {
-    /// One line: rates since the last, gauges and drops as they stand.
-    pub fn line(&mut self, now: &Snapshot, journal_lost: u64) -> String {
+    /// One line: rates since the last, gauges and drops as they stand, of all workers together; and what each of several does.
+    pub fn line(&mut self, workers: &[Snapshot], journal_lost: u64) -> String {
+        let now = &Snapshot::fold(workers);
         let seconds = now.at.since(self.last.at).as_secs_f64().max(1e-3);
         let (rx, tx) = (sum(&now.received), sum(&now.sent));
         let (rx0, tx0) = (sum(&self.last.received), sum(&self.last.sent));
@@ -114,6 +138,15 @@ impl Rates {
         if journal_lost > 0 {
             _ = write!(out, ", log-lines-lost {journal_lost}");
         }
+        if workers.len() > 1 {
+            _ = write!(out, ", handed-over {}, workers:", now.handover.sent);
+            self.last_frames.resize(workers.len(), 0);
+            for (number, (worker, last)) in workers.iter().zip(&mut self.last_frames).enumerate() {
+                let frames = worker.counters.frames_in;
+                _ = write!(out, " {number}={:.0}/s:{}", rate(frames, *last), worker.flows);
+                *last = frames;
+            }
+        }
         out.push('\n');
         self.last = now.clone();
         out
@@ -121,8 +154,9 @@ impl Rates {
 }
 
 /// What it all came to.
-pub fn summary(config: &Config, last: &Snapshot, ran: Duration, journal_lost: u64) -> String {
+pub fn summary(config: &Config, workers: &[Snapshot], ran: Duration, journal_lost: u64) -> String {
     let mut out = String::new();
+    let last = &Snapshot::fold(workers);
     let totals = &last.totals;
     _ = writeln!(out, "stopped after {:.1} s", ran.as_secs_f64());
     _ = writeln!(
@@ -164,6 +198,30 @@ pub fn summary(config: &Config, last: &Snapshot, ran: Duration, journal_lost: u6
         }
         out.push('\n');
     }
+    if workers.len() > 1 {
+        for (number, worker) in workers.iter().enumerate() {
+            let h = &worker.handover;
+            _ = writeln!(
+                out,
+                "worker {number}: frames in {}, handed over {}, received {}, updates sent {}, received {}, connections {}, busy turns {}, \
+                 idle {}",
+                sum(&worker.received).frames,
+                h.sent,
+                h.received,
+                h.updates_sent,
+                h.updates_received,
+                worker.totals.connections,
+                worker.busy_turns,
+                worker.idle_turns
+            );
+        }
+        let h = &last.handover;
+        _ = writeln!(
+            out,
+            "between workers: frames handed over {}, received {}, lost {}; updates {}, received {}, lost {}",
+            h.sent, h.received, h.full, h.updates_sent, h.updates_received, h.updates_lost
+        );
+    }
     let c = &last.counters;
     _ = writeln!(
         out,
@@ -179,6 +237,11 @@ pub fn summary(config: &Config, last: &Snapshot, ran: Duration, journal_lost: u6
         c.redispatches,
         c.retransmits
     );
+    let refused = DropReason::ALL.iter().filter(|r| c.refused[**r as usize] > 0);
+    let refused: Vec<_> = refused.map(|r| format!("{} {}", r.as_str(), c.refused[*r as usize])).collect();
+    if !refused.is_empty() {
+        _ = writeln!(out, "answered by a reset: {}", refused.join(", "));
+    }
     let drops = drops(last);
     if drops.is_empty() {
         _ = writeln!(out, "drops: none");
@@ -196,27 +259,66 @@ pub fn summary(config: &Config, last: &Snapshot, ran: Duration, journal_lost: u6
 mod tests {
     use super::*;
     use crate::time::Time;
+    use crate::worker::Handover;
 
     #[test]
     fn a_line_tells_rates_of_the_interval_and_only_drops_that_happened() {
         let mut rates = Rates::default();
         let mut snapshot = Snapshot { at: Time::from_millis(1000), ..Snapshot::default() };
         snapshot.received = vec![Traffic { frames: 100, bytes: 125_000, ..Traffic::default() }];
-        let line = rates.line(&snapshot, 0);
+        let line = rates.line(std::slice::from_ref(&snapshot), 0);
         assert!(line.contains("in 100 frames/s 1.0 Mbit/s") && !line.contains("drops"), "{line}");
         snapshot.at = Time::from_millis(3000);
         snapshot.received[0].frames = 300;
         snapshot.received[0].losses[Loss::RxOversized as usize] = 4;
         snapshot.counters.drops[DropReason::BadCookie as usize] = 5;
-        let line = rates.line(&snapshot, 2);
+        let line = rates.line(std::slice::from_ref(&snapshot), 2);
         assert!(line.contains("in 100 frames/s 0.0 Mbit/s"), "{line}");
         assert!(line.contains("drops: bad-cookie=5 rx-oversized=4") && line.contains("log-lines-lost 2"), "{line}");
         assert_eq!(line.lines().count(), 1);
     }
 
     #[test]
+    fn several_workers_are_told_together_and_each() {
+        let mut workers = vec![Snapshot::default(); 2];
+        for (n, worker) in workers.iter_mut().enumerate() {
+            worker.at = Time::from_millis(1000);
+            worker.counters.frames_in = 100 + n as u64;
+            worker.flows = 5 + n;
+            worker.received = vec![Traffic { frames: 50, link_downs: 1, ..Traffic::default() }];
+            worker.handover = Handover { sent: 7, received: 7, full: 2, ..Handover::default() };
+        }
+        let line = Rates::default().line(&workers, 0);
+        for expected in [
+            "in 100 frames/s",
+            "flows 11 ",
+            "handover-full=4",
+            "link-downs 1,",
+            "handed-over 14",
+            "0=100/s:5 1=101/s:6",
+        ] {
+            assert!(line.contains(expected), "{expected}: {line}");
+        }
+        let text = summary(&Config::default(), &workers, Duration::from_secs(1), 0);
+        for expected in [
+            "worker 1: frames in 50, handed over 7, received 7",
+            "frames handed over 14, received 14, lost 4",
+            "frames in 201",
+        ] {
+            assert!(text.contains(expected), "{expected}: {text}");
+        }
+    }
+
+    #[test]
     fn the_start_tells_the_memory_of_every_table() {
-        let text = start(&Config::default(), &[], Idle::Sleep, Some(1), true);
+        for (cores, said) in [(&[Some(1)][..], "1 worker on core 1,"), (&[None, None], "2 workers on any core,")] {
+            let text = start(&Config::default(), &[], 0, Idle::Sleep, cores, true);
+            assert!(text.contains(said), "{text}");
+            the_total_is_the_sum(&text);
+        }
+    }
+
+    fn the_total_is_the_sum(text: &str) {
         let bytes = |line: &str| -> Option<u64> { line.split_whitespace().rev().nth(1)?.parse().ok() };
         let rows: Vec<_> = text.lines().skip_while(|l| *l != "memory:").skip(1).collect();
         let (total, rows) = rows.split_last().unwrap();

@@ -1,9 +1,12 @@
-//! `dispatcher run`: checks, starts a worker, reports until it is told to stop.
+//! `dispatcher run`: checks, starts the workers, reports until it is told to stop.
 
 use super::args::RunArgs;
 use super::{Refusal, check, report};
+use crate::engine::Share;
+use crate::io::af_packet::Fanout;
 use crate::journal;
-use crate::worker::{self, Plan};
+use crate::worker::poll::Clock;
+use crate::worker::{self, Among, Device, Exchange, Plan, Steering, Worker};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::io::{self, Write};
@@ -38,42 +41,86 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     one_line_panics();
 
     let config = checked.config.clone();
-    let plan = Plan {
-        config: checked.config,
-        secret,
-        ports: checked.ports,
-        idle: args.idle.into(),
-        core: checked.core,
-        journal,
-    };
-    let worker = worker::start(0, plan).map_err(Refusal::new)?;
-    say(&report::start(&config, &worker.ports, args.idle.into(), checked.core, writer.is_some()));
+    let port_memory = worker::port_memory(&checked.ports) * checked.cores.len();
+    let workers = start(checked, secret, args, journal).map_err(Refusal::new)?;
+    let cores: Vec<_> = workers.iter().map(|(core, _)| *core).collect();
+    let workers: Vec<Worker> = workers.into_iter().map(|(_, worker)| worker).collect();
+    let ports = workers.first().map_or(&[][..], |w| &w.ports);
+    say(&report::start(&config, ports, port_memory, args.idle.into(), &cores, writer.is_some()));
 
     let started = Instant::now();
     let mut rates = report::Rates::default();
     let mut next_report = args.stats_interval.map(|every| started + every);
-    while !worker.is_finished() {
-        if stop.load(Ordering::Relaxed) {
-            worker.stop();
+    while !workers.iter().all(Worker::is_finished) {
+        // One that ends by itself has died, or will get no frame any more: without it the others serve half of the flows.
+        if stop.load(Ordering::Relaxed) || workers.iter().any(Worker::is_finished) {
+            workers.iter().for_each(Worker::stop);
         }
         if let (Some(at), Some(every)) = (next_report, args.stats_interval)
             && Instant::now() >= at
         {
             let journal_lost = writer.as_ref().map_or(0, |w| w.lost());
-            say(&rates.line(&worker.shared.snapshot(), journal_lost));
+            let all: Vec<_> = workers.iter().map(|w| w.shared.snapshot()).collect();
+            say(&rates.line(&all, journal_lost));
             // From when it was due, so that lines do not drift; but not several at once after a pause.
             next_report = Some((at + every).max(Instant::now()));
         }
         std::thread::sleep(LOOK);
     }
-    let (last, died) = worker.join();
+    let (last, died): (Vec<_>, Vec<_>) = workers.into_iter().map(Worker::join).unzip();
     let journal_lost = writer.map_or(0, |w| w.finish());
     say(&report::summary(&config, &last, started.elapsed(), journal_lost));
-    if died {
+    if died.contains(&true) {
         eprintln!("dispatcher: a worker died; the numbers above may be a little old");
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Starts all workers, with their cores; or none, and says why.
+fn start(
+    checked: check::Checked,
+    secret: [u8; 32],
+    args: &RunArgs,
+    journal: Option<journal::Journal>,
+) -> Result<Vec<(Option<usize>, Worker)>, String> {
+    let check::Checked { config, ports, cores, .. } = checked;
+    let shares = Share::divide(&config, &secret, cores.len()).map_err(|e| e.to_string())?;
+    let mut exchanges = Vec::new();
+    if cores.len() > 1 {
+        let steering = Steering::new(&config, &secret, cores.len());
+        let mtu = ports.iter().map(|p| p.mtu).max().unwrap_or(1500);
+        exchanges = Exchange::between(&steering, mtu).map_err(|e| format!("mailboxes between workers: {e}"))?;
+    }
+    let interfaces = ports.iter().filter(|p| matches!(p.device, Device::AfPacket(..))).count();
+    let fanouts: Vec<Arc<Fanout>> = (0..interfaces).map(|_| Arc::default()).collect();
+    let clock = Clock::start();
+    let mut exchanges = exchanges.into_iter();
+    let mut started: Vec<(Option<usize>, Worker)> = Vec::with_capacity(cores.len());
+    for (number, (core, share)) in cores.into_iter().zip(shares).enumerate() {
+        let plan = Plan {
+            config: config.clone(),
+            share,
+            among: exchanges.next().map(|exchange| Among { exchange, fanouts: fanouts.clone() }),
+            clock,
+            secret,
+            ports: ports.clone(),
+            idle: args.idle.into(),
+            core,
+            journal: journal.clone(),
+        };
+        match worker::start(number, plan) {
+            Ok(worker) => started.push((core, worker)),
+            Err(why) => {
+                // Those that wait for the mailbox of one that never came wait in vain.
+                drop(exchanges);
+                started.iter().for_each(|(_, worker)| worker.stop());
+                started.into_iter().for_each(|(_, worker)| _ = worker.join());
+                return Err(why);
+            }
+        }
+    }
+    Ok(started)
 }
 
 /// A reader that has gone away is no reason to stop forwarding.

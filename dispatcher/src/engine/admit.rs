@@ -29,6 +29,12 @@ const ACK_AFTER: Duration = Duration::from_millis(40);
 /// So many segments without an acknowledgement fill the smallest initial windows in use (RFC 6928: ten segments).
 const ACK_EVERY: u8 = 8;
 
+/// A client that has kept half a hello for so long gives way to another when no buffer is left: far more than a hello takes on
+/// any path when nothing is lost.
+const KEEP_HALF: Duration = Duration::from_secs(1);
+/// Buffers looked at for such a client, for one segment.
+const ROOM_LOOKS: usize = 64;
+
 /// What a client's stream is so far.
 #[expect(clippy::large_enum_variant, reason = "lives on the stack for a moment")]
 enum Reading {
@@ -125,6 +131,8 @@ impl Engine {
                 complete_until: now + self.config.hello_timeout.max(COMPLETE_WITHIN),
                 ack_at: None,
                 unacked: 0,
+                since: now,
+                read_at: 0,
             }),
             splice: Splice::default(),
             directions: [
@@ -155,7 +163,7 @@ impl Engine {
             story: Story::new(self.serial + 1),
         };
         let id = self.flows.insert(*proof.tuple(), connection).ok_or(DropReason::FlowTableFull)?;
-        self.serial += 1;
+        self.serial += self.step;
         self.counters.flows_opened += 1;
         self.wheel.arm(id.0, now + self.config.hello_timeout);
         if seg.tcp.seq_len() == 0 {
@@ -202,6 +210,9 @@ impl Engine {
             if tcp.seq.is_before(held.acked) || tcp.seq.is_after(expected) {
                 return Err(DropReason::OutOfWindow);
             }
+            if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
+                return Err(DropReason::BadChecksum);
+            }
             self.abandon(id, End::ClientReset, seg.now, fx);
             return Err(DropReason::FlowClosed);
         }
@@ -241,13 +252,41 @@ impl Engine {
             return step;
         }
         self.on_early(id, seg, frame, fx)?;
-        self.hold(id, seg, frame)?;
+        self.hold(id, seg, frame, fx)?;
         Ok(Verdict::Hold)
     }
 
+    /// All buffers are taken. One of a client that has kept half a hello for long is taken back, and the client is reset:
+    /// otherwise whoever opens as many connections as there are buffers, and sends one byte on each, locks out all others.
+    fn make_room(&mut self, now: Time, fx: &mut dyn Effects) {
+        for _ in 0..ROOM_LOOKS.min(self.holders.len()) {
+            let (hand, id) = (self.hand, self.holders[self.hand]);
+            self.hand = (hand + 1) % self.holders.len();
+            if self.flows.is_live(id)
+                && let State::AwaitHello(w) = &self.flows.get(id).state
+                && w.held.stream.buffer_index() == Some(hand)
+                && now.since(w.since) >= KEEP_HALF
+            {
+                self.counters.refused[DropReason::HelloNoBuffer as usize] += 1;
+                self.flows.get_mut(id).story.class = Some(Class::Secure);
+                self.reset_client(id, fx);
+                return self.abandon(id, End::BadHello, now, fx);
+            }
+        }
+    }
+
     /// Copies what is new in a segment into the flow's buffer.
-    fn hold(&mut self, id: FlowId, seg: &Arrived, frame: &Frame<'_>) -> Result<(), DropReason> {
+    fn hold(&mut self, id: FlowId, seg: &Arrived, frame: &Frame<'_>, fx: &mut dyn Effects) -> Result<(), DropReason> {
         let payload = &frame.bytes()[seg.tcp.payload..seg.tcp.end];
+        let has_buffer = match &self.flows.get(id).state {
+            State::AwaitHello(w) => w.held.stream.has_buffer(),
+            State::Dialing(d) => d.held.stream.has_buffer(),
+            _ => return Err(DropReason::FlowClosed),
+        };
+        if !payload.is_empty() && !has_buffer && self.buffers.available() == 0 {
+            // Who has none loses none: this flow stays.
+            self.make_room(seg.now, fx);
+        }
         let stream = match &mut self.flows.get_mut(id).state {
             State::AwaitHello(w) => &mut w.held.stream,
             State::Dialing(d) => &mut d.held.stream,
@@ -255,6 +294,9 @@ impl Engine {
         };
         if !payload.is_empty() {
             let inserted = stream.insert(&mut self.buffers, seg.tcp.seq, payload);
+            if let Some(buffer) = stream.buffer_index() {
+                self.holders[buffer] = id;
+            }
             if inserted.no_buffer {
                 return Err(DropReason::HelloNoBuffer);
             }
@@ -277,7 +319,7 @@ impl Engine {
         if seg.tcp.seq_len() == 0 {
             return Ok(Verdict::Hold);
         }
-        self.hold(id, seg, frame)?;
+        self.hold(id, seg, frame, fx)?;
         match self.read_hello(id) {
             Reading::Hello { offer, name } => {
                 self.choose_for_hello(id, offer, name, seg.now, fx);
@@ -297,8 +339,13 @@ impl Engine {
     }
 
     fn read_hello(&mut self, id: FlowId) -> Reading {
-        let State::AwaitHello(waiting) = &self.flows.get(id).state else { return Reading::More };
+        let State::AwaitHello(waiting) = &mut self.flows.get_mut(id).state else { return Reading::More };
         let stream = &waiting.held.stream;
+        let (len, most) = (stream.contiguous_len(), self.config.limits.hello_bytes);
+        if len < waiting.read_at && len < most && !stream.at_fin() {
+            return Reading::More;
+        }
+        waiting.read_at = len + least_missing(stream.contiguous(&self.buffers));
         match ssl_parse::client_hello(stream.contiguous(&self.buffers), &mut self.joined) {
             Outcome::Complete(hello) => {
                 let name = if self.config.keep_names { hello.sni } else { None };
@@ -310,7 +357,7 @@ impl Engine {
             Outcome::NotTls => Reading::NotTls,
             // A client that closes after half a hello, or after nothing, gets a backend's answer to that.
             Outcome::NeedMore if stream.at_fin() => Reading::NotTls,
-            Outcome::NeedMore if stream.contiguous_len() >= self.config.limits.hello_bytes => Reading::TooLong,
+            Outcome::NeedMore if len >= most => Reading::TooLong,
             Outcome::NeedMore => Reading::More,
             Outcome::Malformed(Malformed::TooLong) => Reading::TooLong,
             Outcome::Malformed(_) => Reading::Malformed,
@@ -382,9 +429,80 @@ impl Engine {
     }
 }
 
+/// Bytes that must come at least before an incomplete hello can be complete. Reading it again sooner would find nothing; and
+/// a hello of 20 kB in one-byte records, sent byte by byte, would be walked through twenty thousand times. With this it is
+/// walked through a few dozen times, since each byte of it takes at most six on the wire.
+fn least_missing(stream: &[u8]) -> usize {
+    const HEADER: usize = 5;
+    let byte = |i: usize| stream.get(i).map_or(0, |b| usize::from(*b));
+    if byte(0) & 0x80 != 0 {
+        // An SSLv2 header: its length is in the first two bytes.
+        let whole = 2 + ((byte(0) & 0x7f) << 8 | byte(1));
+        return whole.saturating_sub(stream.len()).max(1);
+    }
+    let (mut head, mut have, mut rest) = ([0; 4], 0, stream);
+    while let Some((h, payload)) = rest.split_first_chunk::<HEADER>() {
+        let fragment = usize::from(u16::from_be_bytes([h[3], h[4]])).min(payload.len());
+        for (slot, b) in head.iter_mut().skip(have).zip(&payload[..fragment]) {
+            *slot = *b;
+        }
+        have += fragment;
+        rest = &payload[fragment..];
+    }
+    let whole = 4 + u32::from_be_bytes([0, head[1], head[2], head[3]]) as usize;
+    if have < 4 { 1 } else { whole.saturating_sub(have).max(1) }
+}
+
 fn stream_len(c: &Connection) -> usize {
     match &c.state {
         State::AwaitHello(w) => w.held.stream.contiguous_len(),
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads whenever it is told to, and counts; says how often, and at which byte the hello was complete.
+    fn drip(stream: &[u8]) -> (usize, usize) {
+        let (mut reads, mut read_at, mut joined) = (0, 0, [0; 1 << 15]);
+        for n in 1..=stream.len() {
+            if n < read_at {
+                continue;
+            }
+            reads += 1;
+            read_at = n + least_missing(&stream[..n]);
+            if !matches!(ssl_parse::client_hello(&stream[..n], &mut joined), Outcome::NeedMore) {
+                return (reads, n);
+            }
+        }
+        (reads, stream.len() + 1)
+    }
+
+    fn hello(len: usize, record: usize) -> Vec<u8> {
+        // Legacy version, random, no session, one suite, no compression, one extension of padding.
+        let padding = len - 4 - 2 - 32 - 1 - 4 - 2 - 2 - 4;
+        let mut m = vec![1, 0, 0, 0, 3, 3];
+        m.extend([7; 32]);
+        m.extend([0, 0, 2, 0x13, 1, 1, 0]);
+        m.extend((padding as u16 + 4).to_be_bytes());
+        m.extend([0, 21]);
+        m.extend((padding as u16).to_be_bytes());
+        m.resize(len, 0);
+        m[1..4].copy_from_slice(&(len as u32 - 4).to_be_bytes()[1..]);
+        m.chunks(record).flat_map(|c| [&[22, 3, 1][..], &(c.len() as u16).to_be_bytes(), c].concat()).collect()
+    }
+
+    #[test]
+    fn a_dripped_hello_is_read_a_few_dozen_times_and_found_complete_at_its_last_byte() {
+        for (len, record, most) in
+            [(3300, 1, 100), (3300, 2, 100), (600, 3, 100), (3300, 100, 50), (16_000, 16_384, 12)]
+        {
+            let stream = hello(len, record);
+            let (reads, complete) = drip(&stream);
+            assert_eq!(complete, stream.len(), "{len} in {record}");
+            assert!(reads <= most, "{reads} reads of {len} in {record}");
+        }
     }
 }

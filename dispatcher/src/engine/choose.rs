@@ -44,8 +44,6 @@ impl Engine {
             story.key = Some(decision.key);
             story.id_decided = decision.reason.kind() == lb::IdentityKind::SessionId;
             story.decided = chosen.filter(|b| decision.backends.contains(*b)).or(decision.backends.iter().next());
-        } else {
-            story.key = offer.primary().filter(|_| found.is_unknown()).map(|i| *i.key());
         }
         let id_known = story.id_decided;
         story.offered = offer.kinds(id_known, None, None).iter().map(|k| k.as_str()).collect();

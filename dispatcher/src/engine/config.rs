@@ -94,8 +94,9 @@ impl AddressMode {
 pub struct Limits {
     /// Open flows. Full: a client's ACK is dropped (`flow-table-full`); its retransmission may find room.
     pub flows: usize,
-    /// Connections whose hello is being read, or is ours to deliver, at once. Full: segments are dropped
-    /// (`hello-no-buffer`); the client retransmits.
+    /// Connections whose hello is being read, or is ours to deliver, at once. Full: a client that has kept half a hello for more
+    /// than a second is reset and gives its buffer to the newcomer; is there none, the newcomer's segment is dropped
+    /// (`hello-no-buffer`), and the client retransmits.
     pub hellos: usize,
     /// Longest hello with its record headers, bytes. Longer: reset (`hello-too-long`).
     pub hello_bytes: usize,

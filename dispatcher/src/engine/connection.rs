@@ -39,6 +39,10 @@ pub struct Waiting {
     pub ack_at: Option<Time>,
     /// Segments since the last acknowledgement.
     pub unacked: u8,
+    /// When its cookie came back.
+    pub since: Time,
+    /// Bytes in order below which reading cannot find more than it found last time.
+    pub read_at: usize,
 }
 
 /// A backend is being dialled.

@@ -2,11 +2,11 @@
 
 /// Declares [`DropReason`] with its operators' names, so that the list stands in one place.
 macro_rules! drop_reasons {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+    ($($(#[doc = $text:literal])* $variant:ident = $name:literal,)*) => {
         /// Why a frame was dropped. The names are the same in counters, JSON, reports and documents.
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
         #[repr(u8)]
-        pub enum DropReason { $($(#[$doc])* $variant,)* }
+        pub enum DropReason { $($(#[doc = $text])* $variant,)* }
 
         impl DropReason {
             /// All reasons, in order of their counters.
@@ -15,6 +15,11 @@ macro_rules! drop_reasons {
             /// The operators' name.
             pub const fn as_str(self) -> &'static str {
                 match self { $(DropReason::$variant => $name,)* }
+            }
+
+            /// What it means, in a sentence or two.
+            pub fn meaning(self) -> &'static str {
+                match self { $(DropReason::$variant => concat!($($text),*).trim(),)* }
             }
         }
     };
@@ -51,8 +56,6 @@ drop_reasons! {
     NoBackend = "no-backend",
     /// No free local port towards the backend.
     NoLocalPort = "no-local-port",
-    /// The segment has served its purpose (a bare ACK while the backend is dialled, a duplicate).
-    Absorbed = "absorbed",
     /// The next hop's Ethernet address is not known yet.
     NoNeighbour = "no-neighbour",
     /// The transmit queue was full.
@@ -109,6 +112,49 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Adds another worker's.
+    pub fn add(&mut self, other: &Counters) {
+        let Counters {
+            frames_in,
+            frames_out,
+            held,
+            made,
+            forwarded,
+            cookies_sent,
+            flows_opened,
+            flows_closed,
+            dials,
+            redispatches,
+            retransmits,
+            secure,
+            non_secure,
+            unwatched,
+            refused,
+            drops,
+        } = self;
+        for (mine, theirs) in [
+            (frames_in, other.frames_in),
+            (frames_out, other.frames_out),
+            (held, other.held),
+            (made, other.made),
+            (forwarded, other.forwarded),
+            (cookies_sent, other.cookies_sent),
+            (flows_opened, other.flows_opened),
+            (flows_closed, other.flows_closed),
+            (dials, other.dials),
+            (redispatches, other.redispatches),
+            (retransmits, other.retransmits),
+            (secure, other.secure),
+            (non_secure, other.non_secure),
+            (unwatched, other.unwatched),
+        ] {
+            *mine += theirs;
+        }
+        for (mine, theirs) in refused.iter_mut().zip(other.refused).chain(drops.iter_mut().zip(other.drops)) {
+            *mine += theirs;
+        }
+    }
+
     /// Drops for one reason.
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize]

@@ -24,6 +24,8 @@ const RETRY: [Duration; 3] = [Duration::from_millis(250), Duration::from_millis(
 /// SYNs to a backend that answers others meanwhile. It is not silent, the link loses frames: to leave it would cost a session its
 /// server, and to hold it to be down would cost many.
 const MOST_SYNS: u8 = 6;
+/// But no longer than that: the SYNs are not counted while its next hop's address is lost.
+const LONGEST: Duration = Duration::from_secs(10);
 /// While the next hop's address is not known nothing was sent: try again soon.
 const NO_LINK_RETRY: Duration = Duration::from_millis(20);
 
@@ -147,7 +149,7 @@ impl Engine {
         let out_of_patience = usize::from(dialing.syns) >= RETRY.len() || now.since(dialing.since) > patience;
         let backend = dialing.tried.last().copied();
         let alive = backend.is_some_and(|b| self.health.heard_since(b, dialing.since));
-        if !out_of_patience || (alive && dialing.syns < MOST_SYNS) {
+        if !out_of_patience || (alive && dialing.syns < MOST_SYNS && now.since(dialing.since) < LONGEST) {
             return self.send_syn(id, now, fx);
         }
         if let Some(backend) = backend

@@ -5,7 +5,7 @@
 //! lock, no log; the rest of this file is what happens to the few others: segments that change a flow's state, and those
 //! of flows that are over.
 
-use super::connection::State;
+use super::connection::{Connection, State};
 use super::record::End;
 use super::send::Own;
 use super::{Arrived, DropReason, Effects, Engine, Step, Verdict};
@@ -40,6 +40,13 @@ impl Engine {
             return self.forward_rare(id, side, seg, frame, fx);
         }
         let c = self.flows.get_mut(id);
+        if side == Side::Server
+            && matches!(c.state, State::Spliced(Some(_)))
+            && !tcp_checksum_ok(frame.bytes(), &seg.ip)
+        {
+            // A damaged acknowledgement must not make us forget bytes that nobody else has.
+            return Err(DropReason::BadChecksum);
+        }
         let (seq, ack) = c.splice.client_view(side, tcp);
         let len = tcp.payload_len() as u32;
         // A FIN changes what is kept for the rest of the flow's life, so it must be one: a damaged frame's is its receiver's
@@ -47,17 +54,16 @@ impl Engine {
         let fin = tcp.flags.has(Flags::FIN) && tcp_checksum_ok(frame.bytes(), &seg.ip);
         let mut floor = None;
         if c.directions[side as usize].plausible(seq, len) {
+            if side == Side::Client && (c.client_link.dst != seg.eth.src || c.client_link.vlans != seg.eth.vlans) {
+                follow(c, seg, seq, ack, frame);
+            }
             let window = c.splice.rescale(side).bytes(tcp.window);
             c.directions[side as usize].sent(seq, len, fin);
             if tcp.flags.has(Flags::ACK) {
                 c.directions[side.other() as usize].acknowledged(ack, window);
             }
             c.last_seen = seg.now;
-            if side == Side::Client {
-                // A client behind routers that fail over is followed to where its frames come from now.
-                c.client_link.dst = seg.eth.src;
-                c.client_link.vlans = seg.eth.vlans;
-            } else {
+            if side == Side::Server {
                 if matches!(c.state, State::Spliced(Some(_))) {
                     floor = self.ours_acknowledged(id, ack);
                     if floor.is_some() && len == 0 && !fin {
@@ -118,8 +124,11 @@ impl Engine {
             if !direction.plausible(seq, 0) || seq.is_before(direction.acked) {
                 return Err(DropReason::OutOfWindow);
             }
-            if direction.reset_counts(seq) {
-                let certain = direction.acked == direction.next;
+            let certain = direction.acked == direction.next;
+            // While bytes of the client are ours to deliver its reset waits for them: if it was true, the client's host says it
+            // again to the acknowledgement.
+            let owing = side == Side::Client && matches!(c.state, State::Spliced(Some(_)));
+            if direction.reset_counts(seq) && (certain || !owing) {
                 self.on_reset(id, side, certain, seg.now, fx);
             }
             // In the window but not at its edge: the receiver will ask, and the true sender answer.
@@ -275,6 +284,19 @@ impl Engine {
         (story.version, story.resumed) = (watch.version(), watch.resumed());
         let kinds = watch.offer().kinds(story.id_decided, story.version, story.resumed);
         story.offered = kinds.iter().map(|k| k.as_str()).collect();
+    }
+}
+
+/// A client behind routers that fail over is followed to where its frames come from now. But only by a segment that knows both
+/// sides' numbers: one that is merely plausible can be guessed, and would lead the server's answers away.
+#[cold]
+fn follow(c: &mut Connection, seg: &Arrived, seq: Seq, ack: Seq, frame: &Frame<'_>) {
+    let [sent, received] = &c.directions;
+    // One before: a keepalive.
+    let current = !(seq + 1).is_before(sent.acked) && !ack.is_before(received.acked) && !ack.is_after(received.next);
+    if seg.tcp.flags.has(Flags::ACK) && current && tcp_checksum_ok(frame.bytes(), &seg.ip) {
+        c.client_link.dst = seg.eth.src;
+        c.client_link.vlans = seg.eth.vlans;
     }
 }
 

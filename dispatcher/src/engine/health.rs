@@ -20,6 +20,9 @@ pub const OUR_WSCALE: u8 = 7;
 const REFUSALS: u8 = 3;
 /// Between probes of a backend that is down.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// While its next hop's address is not known, for the first tries.
+const PROBE_SOON: Duration = Duration::from_millis(50);
+const SOON_TRIES: u8 = 10;
 /// Probes use source ports below those of flows: the port tells the backend's index.
 pub const PROBE_PORT: u16 = 1024;
 /// Probe source ports; with more backends than that, indices share them and are told apart by address.
@@ -76,6 +79,8 @@ struct Backend {
     known: Option<Capabilities>,
     probe: Option<Probe>,
     probe_due: Time,
+    /// Probes in a row that could not be sent.
+    postponed: u8,
     /// When it last answered a SYN.
     heard: Time,
 }
@@ -90,6 +95,8 @@ pub struct Health {
     due: Time,
     /// A counter and a secret make the probes' sequence numbers.
     serial: u32,
+    /// Where probes come from: first port, and how many.
+    ports: (u16, u16),
 }
 
 impl Health {
@@ -104,12 +111,18 @@ impl Health {
                 known: None,
                 probe: None,
                 probe_due: now,
+                postponed: 0,
                 heard: Time::ZERO,
             })
             .collect();
         let offers = mss.map(Capabilities::assumed);
         let due = if probing { now } else { Time::MAX };
-        Health { backends, offers, assumed: mss, probing, due, serial }
+        Health { backends, offers, assumed: mss, probing, due, serial, ports: (PROBE_PORT, PROBE_PORTS) }
+    }
+
+    /// The same, with probes from `ports` (first, and how many) of the range alone: the others are other workers'.
+    pub fn probing_from(self, ports: (u16, u16)) -> Health {
+        Health { ports, ..self }
     }
 
     /// What may be offered to clients: what all backends of the family can do.
@@ -138,7 +151,7 @@ impl Health {
     pub fn answered(&mut self, id: BackendId, offered: &SynOptions, got: &SynOptions, ecn: Option<bool>, window: u16) {
         let b = &mut self.backends[id.index()];
         b.up = true;
-        b.refusals = 0;
+        (b.refusals, b.postponed) = (0, 0);
         let family = b.addr.family();
         let before = b.known.unwrap_or(Capabilities::assumed(self.assumed[family as usize]));
         // Options are answered only when offered (RFC 9293 section 3.1 and the options' own): else nothing was learned.
@@ -221,17 +234,26 @@ impl Health {
         found
     }
 
-    /// The probe could not be sent: later.
-    pub fn postpone(&mut self, id: BackendId, until: Time) {
-        self.backends[id.index()].probe_due = until;
-        self.due = self.due.min(until);
+    /// The probe could not be sent, its next hop's address is not known: soon again, as at start; and when that does not help,
+    /// as seldom as other probes, each of which has failed then.
+    pub fn postpone(&mut self, id: BackendId, now: Time) {
+        let b = &mut self.backends[id.index()];
+        b.probe = None;
+        b.postponed = b.postponed.saturating_add(1);
+        b.probe_due = now + PROBE_SOON;
+        if b.postponed > SOON_TRIES {
+            b.probe_due = now + PROBE_EVERY;
+            b.refusals = b.refusals.saturating_add(1);
+            b.up &= b.refusals < REFUSALS;
+        }
+        self.due = self.due.min(b.probe_due);
     }
 
     /// Which backend a segment from `addr` to one of the probes' ports belongs to, if it answers a probe whose SYN had the
     /// sequence number before `ack`.
     pub fn probe_answer(&mut self, addr: Addr, to_port: u16, ack: Seq) -> Option<BackendId> {
-        let first = usize::from(to_port.checked_sub(PROBE_PORT).filter(|p| *p < PROBE_PORTS)?);
-        for i in (first..self.backends.len()).step_by(usize::from(PROBE_PORTS)) {
+        let first = usize::from(to_port.checked_sub(self.ports.0).filter(|p| *p < self.ports.1)?);
+        for i in (first..self.backends.len()).step_by(usize::from(self.ports.1)) {
             let b = &mut self.backends[i];
             if let Some(probe) = &mut b.probe
                 && b.addr == addr
@@ -246,8 +268,8 @@ impl Health {
     }
 
     /// Where a probe of this backend comes from.
-    pub fn probe_port(id: BackendId) -> u16 {
-        PROBE_PORT + id.0 % PROBE_PORTS
+    pub fn probe_port(&self, id: BackendId) -> u16 {
+        self.ports.0 + id.0 % self.ports.1
     }
 }
 
@@ -303,7 +325,7 @@ mod tests {
     fn a_silent_backend_is_down_until_a_probe_is_answered() {
         let mut h = two();
         while let Some((id, isn)) = h.next_probe(Time::ZERO) {
-            let port = Health::probe_port(id);
+            let port = h.probe_port(id);
             let addr = Addr::v4([10, 0, 0, 1 + id.0 as u8]);
             assert_eq!(h.probe_answer(addr, port, isn), None, "a guessed number");
             assert_eq!(h.probe_answer(addr, port, isn + 1), Some(id));
@@ -314,7 +336,7 @@ mod tests {
         assert_eq!(h.next_probe(Time::ZERO), None);
         let (id, isn) = h.next_probe(Time::from_millis(1000)).unwrap();
         assert_eq!(h.next_probe(Time::from_millis(1000)), None);
-        assert_eq!(h.probe_answer(Addr::v4([10, 0, 0, 2]), Health::probe_port(id), isn + 1), Some(BackendId(1)));
+        assert_eq!(h.probe_answer(Addr::v4([10, 0, 0, 2]), h.probe_port(id), isn + 1), Some(BackendId(1)));
         h.answered(id, &ALL, &ALL, None, 64240);
         assert!(h.is_up(BackendId(1)));
         assert_eq!(h.next_probe(Time::from_millis(5000)), None);

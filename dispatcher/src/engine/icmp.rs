@@ -142,7 +142,9 @@ fn read_quote(b: &[u8], ip: &Ip) -> Option<Quote> {
             (40, v6(8), v6(24), h[6])
         }
     };
-    if len < 20 || proto != protocol::TCP {
+    // A quote of the other family, or of IPv4 addresses in an IPv6 header, would lead to a flow that this packet cannot be about.
+    let family = q[0] >> 4 == if ip.family == Family::V4 { 4 } else { 6 };
+    if len < 20 || proto != protocol::TCP || !family || src.family() != ip.family || dst.family() != ip.family {
         return None;
     }
     let t = q.get(len..)?.first_chunk::<8>()?;
@@ -153,6 +155,17 @@ fn read_quote(b: &[u8], ip: &Ip) -> Option<Quote> {
         tuple: Tuple { src: src.0, dst: dst.0, sport: port(0), dport: port(2) },
         seq: Seq(u32::from_be_bytes([t[4], t[5], t[6], t[7]])),
     })
+}
+
+/// The addresses and ports of the packet that an ICMP error quotes, as it went out; none when it is no error, or quotes no TCP.
+pub(crate) fn quoted_tuple(b: &[u8], ip: &Ip) -> Option<Tuple> {
+    let kind = *b.get(ip.payload..ip.end)?.first()?;
+    let is_error = match (ip.family, ip.protocol) {
+        (Family::V4, protocol::ICMP) => matches!(kind, 3 | 11 | 12),
+        (Family::V6, protocol::ICMPV6) => matches!(kind, 1..=4),
+        _ => false,
+    };
+    is_error.then(|| read_quote(b, ip)).flatten().map(|quote| quote.tuple)
 }
 
 /// Makes the quote what its sender sent: its addresses, ports and numbers, and the checksums over them, as far as they are

@@ -1,6 +1,5 @@
 //! Frames to ourselves: ARP, NDP, echo requests, answers to probes; and what we say of our own accord.
 
-use super::health::Health;
 use super::send::Own;
 use super::{Arrived, DropReason, Effects, Engine, PortId, Step, Verdict};
 use crate::time::Time;
@@ -9,10 +8,11 @@ use crate::wire::checksum::transport;
 use crate::wire::options::{SynOptions, Timestamps};
 use crate::wire::packet::{Ethernet, Flags, Ip, Vlans, protocol, tcp_checksum_ok};
 use crate::wire::{Addr, Family, Frame, Mac, Seq};
-use core::time::Duration;
 
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REQUEST_V6: u8 = 128;
+/// Hops that our answers may take.
+const HOPS: u8 = 64;
 
 impl Engine {
     /// ARP: questions about our addresses are answered; answers to our questions are heard.
@@ -34,6 +34,8 @@ impl Engine {
                 debug_assert!(cut, "the question was as long");
                 Ok(Verdict::Reply(port))
             }
+            // An announcement (RFC 5227 section 3): after a failover, perhaps.
+            arp_op::REQUEST if arp.sender == arp.target => self.heard(port, arp.sender, arp.sender_mac, now),
             arp_op::REQUEST => Err(DropReason::NotForUs),
             arp_op::REPLY => self.heard(port, arp.sender, arp.sender_mac, now),
             _ => Err(DropReason::Malformed),
@@ -119,6 +121,18 @@ impl Engine {
             Family::V4 => (ip.header + 12, 4),
             Family::V6 => (ip.header + 8, 16),
         };
+        // The request's own hop count would do only for a way back that is no longer than what was left of it.
+        match ip.family {
+            Family::V4 => {
+                let h = &mut b[ip.header..ip.header + 20];
+                let mut sum = crate::wire::checksum::Change::default();
+                sum.word(u16::from_be_bytes([h[8], h[9]]), u16::from_be_bytes([HOPS, h[9]]));
+                let new = sum.apply(u16::from_be_bytes([h[10], h[11]]));
+                h[10..12].copy_from_slice(&new.to_be_bytes());
+                h[8] = HOPS;
+            }
+            Family::V6 => b[ip.header + 7] = HOPS,
+        }
         // Swapping the addresses changes no sum.
         b[at..at + n].copy_from_slice(ip.dst.octets());
         b[at + n..at + 2 * n].copy_from_slice(ip.src.octets());
@@ -171,14 +185,14 @@ impl Engine {
         let route = self.routes.backends[id.index()];
         let (port, Some(link)) = self.neighbours.link(route.hop) else {
             self.neighbours.want(route.hop, now);
-            self.health.postpone(id, now + PROBE_LATER);
+            self.health.postpone(id, now);
             return;
         };
         let mut options = [0; 40];
         let n = self.probe_options(route.addr.family(), now).write(&mut options);
         let segment = Segment {
             link,
-            src: (route.source, Health::probe_port(id)),
+            src: (route.source, self.health.probe_port(id)),
             dst: (route.addr, route.port),
             seq: isn,
             ack: Seq(0),
@@ -220,6 +234,3 @@ impl Engine {
 }
 
 const ALL_NODES: Addr = Addr([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
-
-/// A probe whose next hop is not known yet.
-const PROBE_LATER: Duration = Duration::from_millis(50);

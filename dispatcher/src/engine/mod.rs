@@ -28,7 +28,7 @@ mod dial;
 mod doubts;
 mod forward;
 mod health;
-mod icmp;
+pub(crate) mod icmp;
 mod limiter;
 mod local;
 mod neighbours;
@@ -37,12 +37,14 @@ mod record;
 mod routes;
 mod send;
 pub mod session;
+mod share;
 mod timers;
 mod watches;
 
 pub use config::{AddressMode, BackendSpec, Balance, Config, ConfigError, HashOn, Limits, PortSpec, TicketKey};
 pub use counters::{Counters, DropReason};
 pub use record::{Class, ConnectionRecord, End};
+pub use share::{MAX_WORKERS, Share, worker_of_port};
 
 use crate::flow::{BufferPool, CookieJar, FlowId, FlowTable, LocalPorts, Side, Tuple, Wheel};
 use crate::sessions::Sessions;
@@ -53,6 +55,7 @@ use connection::Connection;
 use core::time::Duration;
 use doubts::Doubts;
 use health::Health;
+use lb::affinity::Update;
 use lb::{Affinity, Algorithm, Balancer, Pool};
 use limiter::Limiter;
 use neighbours::Neighbours;
@@ -132,13 +135,19 @@ pub struct Engine {
     /// Hellos that are spread over several records are joined here.
     joined: Box<[u8]>,
     keyed: SipHasher13,
-    /// Connections so far; also what entropy is drawn from.
+    /// The number of the last connection less one; also what entropy is drawn from. Engines of several workers count in steps of
+    /// their number, each from its own, so that no number comes twice.
     serial: u64,
+    step: u64,
     announced: bool,
     /// When the affinity table was last swept.
     swept: Time,
     /// Where [`Engine::shutdown`] has got to.
     closing: FlowId,
+    /// By buffer: the flow that took it for a hello, if it still has it.
+    holders: Box<[FlowId]>,
+    /// The buffer to be looked at next for one that is kept for too long.
+    hand: usize,
 }
 
 /// Room in front of a hello for a PROXY v2 header: 16 bytes and 36 of addresses.
@@ -162,15 +171,29 @@ pub struct TableSize {
 }
 
 impl Limits {
-    /// What an engine of this size takes in memory, table by table, for `backends` backends.
-    pub fn tables(&self, backends: usize) -> Vec<TableSize> {
+    /// What the engines of `workers` workers take in memory together, table by table, for `backends` backends.
+    pub fn tables(&self, backends: usize, workers: usize) -> Vec<TableSize> {
+        let part = self.divided(workers);
+        let all = part.tables_of_one(backends).into_iter().map(|t| TableSize {
+            entries: t.entries * workers,
+            bytes: t.bytes * workers,
+            ..t
+        });
+        let affinity = self.affinity(backends).bytes_for(workers);
+        all.chain([TableSize { name: "affinity rows", entries: self.sessions, bytes: affinity }]).collect()
+    }
+
+    fn tables_of_one(&self, backends: usize) -> Vec<TableSize> {
         let size = |name, entries, bytes| TableSize { name, entries, bytes };
         vec![
             size("flows", self.flows, FlowTable::<Connection>::bytes_for(self.flows)),
             size("timers", self.flows, Wheel::bytes_for(self.flows, WHEEL_SLOTS)),
-            size("held hellos", self.hellos, BufferPool::bytes_for(self.hellos, HEADER_ROOM + self.hello_bytes)),
+            size(
+                "held hellos",
+                self.hellos,
+                BufferPool::bytes_for(self.hellos, HEADER_ROOM + self.hello_bytes) + self.hellos * size_of::<FlowId>(),
+            ),
             size("watched answers", self.watches, Watches::bytes_for(self.watches)),
-            size("affinity rows", self.sessions, self.affinity(backends).bytes_for(1)),
             size("local port cursors", backends, LocalPorts::bytes_for(backends)),
         ]
     }
@@ -186,52 +209,59 @@ impl Engine {
     /// `secret` keys every hash and cookie: 32 bytes from the operating system live, a seed in simulation. `now` is the
     /// first time it will hear of.
     pub fn new(config: Config, secret: [u8; 32], now: Time) -> Result<Engine, ConfigError> {
+        let share = Share::divide(&config, &secret, 1)?.pop().expect("as many as asked for");
+        Engine::for_worker(config, secret, share, now)
+    }
+
+    /// As [`Engine::new`], for one of several workers, each of which is given the same configuration (of the whole), the same
+    /// secret, its own `share`, and times of one clock.
+    pub fn for_worker(config: Config, secret: [u8; 32], share: Share, now: Time) -> Result<Engine, ConfigError> {
+        let Share { worker, workers, pool, affinity } = share;
+        let config = Config { limits: config.limits.divided(workers), ..config };
         let mut neighbours = Neighbours::default();
         let routes = Routes::new(&config, &mut neighbours)?;
-        let backends = config
-            .backends
-            .iter()
-            .map(|b| {
-                let weight = u16::try_from(b.weight)
-                    .map_err(|_| ConfigError(format!("backend {}: weight {} is too large", b.name, b.weight)))?;
-                Ok(lb::Backend::new(b.name.clone()).weight(weight))
-            })
-            .collect::<Result<Vec<_>, ConfigError>>()?;
-        let pool = Arc::new(Pool::new(backends).map_err(|e| ConfigError(e.to_string()))?);
         let derive = |purpose: u8| derived(&secret, purpose);
         let half = |purpose: u8| u64::from_le_bytes(derive(purpose)[..8].try_into().expect("8 of 16 bytes"));
         let limits = config.limits;
+        if !(1..=FlowTable::<Connection>::MAX_CAPACITY).contains(&limits.flows) {
+            return Err(ConfigError(format!("a flow table of {} flows cannot be", limits.flows)));
+        }
         let algorithm = match config.balance {
             Balance::Maglev => Algorithm::Maglev,
             Balance::LeastConn => Algorithm::LeastConn,
             Balance::RoundRobin => Algorithm::RoundRobin,
             Balance::RandomTwo => Algorithm::RandomTwo,
         };
-        let affinity = lb::Config { secret: derive(1), ..limits.affinity(pool.len()) }.lives(config.session_ttl);
+        let (first_port, last_port) = share::dial_ports(worker, workers);
         let largest = routes.ports.iter().map(|p| usize::from(p.mtu)).max().unwrap_or(1500) + 32;
         let mss = routes.mss();
         Ok(Engine {
-            health: Health::new(routes.backends.iter().map(|b| b.addr), mss, config.probe, half(2) as u32, now),
+            health: Health::new(routes.backends.iter().map(|b| b.addr), mss, config.probe, half(2) as u32, now)
+                .probing_from(share::probe_ports(worker, workers)),
             neighbours,
             flows: FlowTable::new(limits.flows, (half(3), half(4))),
             wheel: Wheel::new(limits.flows, TICK, WHEEL_SLOTS, now),
             cookies: CookieJar::new(derive(5)),
             buffers: BufferPool::new(limits.hellos, HEADER_ROOM + limits.hello_bytes),
             watches: Watches::new(limits.watches),
-            local_ports: LocalPorts::new(FIRST_PORT, u16::MAX, routes.backends.len(), derive(6)),
+            local_ports: LocalPorts::new(first_port, last_port, routes.backends.len(), derive(6)),
             balancer: Balancer::new(algorithm, &pool),
-            affinity: Affinity::single(affinity),
+            affinity,
             pool,
-            resets: Limiter::new(1000, now),
+            resets: Limiter::new(1000u64.div_ceil(workers as u64), now),
             doubts: Doubts::new(),
             counters: Counters::default(),
             scratch: vec![0; largest].into_boxed_slice(),
             joined: vec![0; limits.hello_bytes].into_boxed_slice(),
             keyed: SipHasher13::new_with_key(&derive(7)),
-            serial: 0,
-            announced: false,
+            serial: worker as u64,
+            step: workers as u64,
+            // One says it for all.
+            announced: worker > 0,
             swept: now,
             closing: FlowId(0),
+            holders: vec![FlowId(0); limits.hellos].into_boxed_slice(),
+            hand: 0,
             routes,
             config,
         })
@@ -285,6 +315,10 @@ impl Engine {
             if seg.tcp.is_bare_syn() { self.on_syn(seg, frame, fx) } else { self.on_cookie(seg, frame, fx) }
         } else if self.routes.is_ours(seg.ip.dst) {
             self.on_own_address(seg, frame, fx)
+        } else if self.config.address_mode == AddressMode::Dnat && self.routes.is_backend(seg.ip.src, seg.tcp.src_port)
+        {
+            // To a client of ours whose flow is over: it is told in the client's name.
+            self.refuse(seg, DropReason::NoFlow, frame, fx)
         } else {
             Err(DropReason::NotForUs)
         }
@@ -331,6 +365,17 @@ impl Engine {
     /// The affinity tables.
     pub fn affinity(&self) -> &Affinity {
         &self.affinity
+    }
+
+    /// The oldest thing learned that belongs into the affinity tables of another worker, see [`Engine::learn`].
+    pub fn next_update(&mut self) -> Option<Update> {
+        self.affinity.next_update()
+    }
+
+    /// Takes in what another worker's engine has learned: what its [`Engine::next_update`] gave, brought to the worker that
+    /// [`Update::owner`] names.
+    pub fn learn(&mut self, update: Update) {
+        self.affinity.apply(update);
     }
 
     /// The backends: states may be set while running.
@@ -389,7 +434,7 @@ fn ethertype_of(family: Family) -> u16 {
 }
 
 /// 16 bytes for one purpose out of the secret, telling nothing about those for others.
-fn derived(secret: &[u8; 32], purpose: u8) -> [u8; 16] {
+pub(crate) fn derived(secret: &[u8; 32], purpose: u8) -> [u8; 16] {
     let mut out = [0; 16];
     for (i, half) in out.chunks_exact_mut(8).enumerate() {
         let key: &[u8; 16] = secret[..16].try_into().expect("16 of 32 bytes");

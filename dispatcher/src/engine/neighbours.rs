@@ -126,9 +126,12 @@ impl Neighbours {
             e.due = now + CONFIRM;
             true
         } else {
-            // Perhaps it has moved (a failover announces itself): let the old holder confirm, now.
-            e.due = e.due.min(now);
-            self.due = self.due.min(now);
+            // Perhaps it has moved (a failover announces itself): let the old holder confirm, now. But once asked it must have
+            // time to answer, or who claims often enough would make its silence.
+            if e.asked == 0 {
+                e.due = e.due.min(now);
+                self.due = self.due.min(e.due);
+            }
             false
         }
     }

@@ -41,6 +41,7 @@ pub struct Routes {
     /// By backend id.
     pub backends: Vec<Route>,
     services: HashSet<(Addr, u16)>,
+    servers: HashSet<(Addr, u16)>,
     /// Our own addresses and the VIPs, and the ports that answer for them; none: all do.
     held: HashMap<Addr, Vec<PortId>>,
 }
@@ -51,6 +52,9 @@ impl Routes {
         let fail = |why: String| Err(ConfigError(why));
         if cfg.ports.is_empty() || cfg.ports.len() > 16 {
             return fail(format!("{} ports: 1 to 16 are needed", cfg.ports.len()));
+        }
+        if let Some(small) = cfg.ports.iter().find(|p| p.mtu < LEAST_MTU) {
+            return fail(format!("port {}: an MTU of {} is less than {LEAST_MTU}", small.name, small.mtu));
         }
         let ports: Vec<Port> = cfg
             .ports
@@ -99,13 +103,20 @@ impl Routes {
                 }
             }
         }
-        Ok(Routes { ports, backends, services, held })
+        let servers = backends.iter().map(|b| (b.addr, b.port)).collect();
+        Ok(Routes { ports, backends, services, servers, held })
     }
 
     /// Clients may connect here.
     #[inline]
     pub fn is_service(&self, addr: Addr, port: u16) -> bool {
         self.services.contains(&(addr, port))
+    }
+
+    /// A backend listens here.
+    #[inline]
+    pub fn is_backend(&self, addr: Addr, port: u16) -> bool {
+        self.servers.contains(&(addr, port))
     }
 
     /// The address is one of ours or a VIP.
@@ -133,6 +144,9 @@ impl Routes {
         [mss_for(mtu, Family::V4), mss_for(mtu, Family::V6)]
     }
 }
+
+/// RFC 791: what every link must carry. Headers of either family fit, with a byte to spare.
+const LEAST_MTU: u16 = 68;
 
 /// Port, next hop and our source address towards `addr`.
 fn way_to(addr: Addr, cfg: &Config) -> Option<(PortId, Addr, Addr)> {

@@ -7,7 +7,7 @@ use crate::flow::{FlowId, Side};
 use crate::time::Time;
 use crate::wire::build::{Link, Segment};
 use crate::wire::options::{Timestamps, write_timestamps};
-use crate::wire::packet::Flags;
+use crate::wire::packet::{Flags, tcp_checksum_ok};
 use crate::wire::{Addr, Frame, Seq};
 
 /// What differs between the segments we send on a flow.
@@ -132,6 +132,10 @@ impl Engine {
     ) -> Step {
         if seg.tcp.flags.has(Flags::RST) || seg.eth.dst.is_group() {
             return Err(why);
+        }
+        // A damaged frame belongs to no flow because of the damage, perhaps, and what it says a reset would hit.
+        if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
+            return Err(DropReason::BadChecksum);
         }
         self.count_refusal(why);
         if !self.resets.allow(seg.now) {

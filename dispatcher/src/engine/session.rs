@@ -104,11 +104,6 @@ impl Offer {
             None => false,
         }
     }
-
-    /// The identity that weighs most: what a report names when no row decided.
-    pub fn primary(&self) -> Option<&Identity> {
-        self.identities.first()
-    }
 }
 
 /// Follows a server's first flight in passing, and tells the affinity table what it shows.

@@ -187,7 +187,11 @@ impl Engine {
     /// when none is left.
     pub fn shutdown(&mut self, budget: usize, now: Time, fx: &mut dyn Effects) -> bool {
         for _ in 0..budget {
-            let Some(id) = self.flows.next_id(self.closing) else { break };
+            let Some(id) = self.flows.next_id(self.closing) else {
+                // Round again, for flows that were opened meanwhile.
+                self.closing = FlowId(0);
+                break;
+            };
             self.closing = id;
             let told = self.flows.get(id).story.told;
             if told { self.remove(id) } else { self.cut(id, End::Shutdown, now, fx) }

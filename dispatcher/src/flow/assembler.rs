@@ -167,6 +167,11 @@ impl Assembler {
         self.buffer.is_some()
     }
 
+    /// Which of the pool's buffers it holds, below their count.
+    pub fn buffer_index(&self) -> Option<usize> {
+        self.buffer.as_ref().map(|id| id.0 as usize)
+    }
+
     /// The bytes in order that have not been consumed.
     pub fn contiguous<'p>(&self, pool: &'p BufferPool) -> &'p [u8] {
         self.with_header(pool, 0)

@@ -46,7 +46,9 @@ impl Direction {
     /// than a probe's one byte) the receiver cuts off, and so do we.
     #[inline]
     pub fn sent(&mut self, seq: Seq, len: u32, fin: bool) {
-        if !self.plausible(seq, len) {
+        // An empty segment tells only where its sender stands, which may be behind bytes, or a FIN, that were lost on their
+        // way here: they are not counted before they come.
+        if (len == 0 && !fin) || !self.plausible(seq, len) {
             return;
         }
         let (whole, most) = (seq + len, self.edge + 1);
@@ -95,6 +97,18 @@ mod tests {
         d.acknowledged(Seq(7), 100);
         assert!(!d.finished());
         d.acknowledged(Seq(8), 100);
+        assert!(d.finished());
+    }
+
+    #[test]
+    fn a_fin_that_was_lost_is_known_when_it_comes_again_after_an_empty_segment_from_behind_it() {
+        let mut d = Direction::new(Seq(1000), 100);
+        d.sent(Seq(1000), 10, false);
+        // The FIN at 1010 was lost; its sender acknowledges something from where it stands, then repeats the FIN.
+        d.sent(Seq(1011), 0, false);
+        d.sent(Seq(1010), 0, true);
+        assert_eq!((d.fin, d.next, d.bytes), (Some(Seq(1010)), Seq(1011), 10));
+        d.acknowledged(Seq(1011), 100);
         assert!(d.finished());
     }
 

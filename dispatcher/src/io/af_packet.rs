@@ -31,6 +31,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Bytes of a block of the receive ring. Larger than any super-frame, so that these arrive whole and are counted as
 /// what they are.
@@ -48,10 +49,43 @@ const QUEUE: usize = BURST;
 /// Where frames may begin behind their header in the ring: the header and the address that follows it.
 const FRAME_HEADER: usize = libc::TPACKET3_HDRLEN;
 
-/// Opens one queue on each of `devices`, for one worker. They share one region.
+/// How the frames of one device are divided among the sockets of several workers: a fanout group of the kernel's, by its hash of
+/// the flow. Each direction of a connection stays with one socket; the two directions need not meet.
+#[derive(Debug, Default)]
+pub struct Fanout {
+    /// The group's number, and a mark that there is one. The first socket makes the group, with a number that nobody has.
+    group: AtomicU32,
+}
+
+const HAS_GROUP: u32 = 1 << 16;
+
+impl Fanout {
+    /// Puts a bound socket into the group.
+    fn join(&self, fd: &OwnedFd) -> io::Result<()> {
+        let group = self.group.load(Ordering::Acquire);
+        if group & HAS_GROUP != 0 {
+            let argument = (group & 0xffff) | libc::PACKET_FANOUT_HASH << 16;
+            return sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_FANOUT, argument as i32);
+        }
+        let argument = (libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_UNIQUEID) << 16;
+        sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_FANOUT, argument as i32)?;
+        let made = sys::get_option::<i32>(fd, libc::SOL_PACKET, libc::PACKET_FANOUT)? as u32;
+        // Workers open their ports one after the other.
+        self.group.store((made & 0xffff) | HAS_GROUP, Ordering::Release);
+        Ok(())
+    }
+}
+
+/// Opens one queue on each of `devices`, for a single worker. They share one region.
 pub fn open(devices: &[(String, DeviceInfo)]) -> Result<Vec<Port>, OpenError> {
+    open_shared(devices, &[])
+}
+
+/// Opens one queue on each of `devices`, for one of several workers, which share each device's frames by `fanouts`, in the order
+/// of the devices. Without any the queue gets all frames. One worker after the other.
+pub fn open_shared(devices: &[(String, DeviceInfo)], fanouts: &[Arc<Fanout>]) -> Result<Vec<Port>, OpenError> {
     let mut rings = Vec::with_capacity(devices.len());
-    for (name, info) in devices {
+    for (index, (name, info)) in devices.iter().enumerate() {
         if rings.len() == MAX_RINGS {
             return Err(OpenError(format!("at most {MAX_RINGS} af-packet ports a worker")));
         }
@@ -63,6 +97,11 @@ pub fn open(devices: &[(String, DeviceInfo)]) -> Result<Vec<Port>, OpenError> {
             Some(libc::ENOMEM) => OpenError(format!("af-packet:{name}: no memory for a ring of {} MiB", RING_MIB)),
             _ => OpenError(format!("af-packet:{name}: {e}")),
         })?;
+        if let Some(fanout) = fanouts.get(index) {
+            fanout.join(&ring.fd).map_err(|e| {
+                OpenError(format!("af-packet:{name}: frames cannot be divided among workers (PACKET_FANOUT): {e}"))
+            })?;
+        }
         rings.push(ring);
     }
     let region = Rc::new(Region { id: RegionId::unique(), rings: rings.into() });
@@ -80,7 +119,10 @@ pub fn open(devices: &[(String, DeviceInfo)]) -> Result<Vec<Port>, OpenError> {
                 traffic: Traffic::default(),
             };
             Port {
-                description: format!("af-packet, TPACKET_V3 ring of {RING_MIB} MiB"),
+                description: format!(
+                    "af-packet, TPACKET_V3 ring of {RING_MIB} MiB{}",
+                    if fanouts.is_empty() { "" } else { ", one of each worker, by flow hash" }
+                ),
                 rx: Box::new(rx),
                 tx: Box::new(PacketTransmitter::new(region.clone(), index, max_frame)),
             }

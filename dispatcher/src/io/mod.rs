@@ -14,24 +14,32 @@
 //!
 //! **Bursts.** At most [`BURST`] slots at a time; no call here allocates once the ports are open, and none blocks.
 //!
-//! Nothing above this module sees a driver's types. Drivers: [`mem`], [`pcap`], [`af_packet`]. Wrappers around any of
-//! them: [`tee`], [`fault`].
+//! Nothing above this module sees a driver's types. Drivers: [`mem`], [`pcap`], [`af_packet`], [`af_xdp`]. Wrappers
+//! around any of them: [`tee`], [`fault`].
 
 pub mod af_packet;
+pub mod af_xdp;
 pub mod arena;
+mod bpf;
+pub mod doorbell;
 pub mod fault;
 pub mod mem;
 mod offload;
 pub mod pcap;
 mod sys;
 pub mod tee;
+mod umem;
+mod xdp_program;
+mod xsk;
 
 use crate::wire::Frame;
 use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicU32, Ordering};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 
 pub use sys::{DeviceInfo, device_info, pin_to_core, wait_readable};
+pub use umem::Census;
 
 /// Most frames taken from or given to a queue at once.
 pub const BURST: usize = 64;
@@ -179,6 +187,19 @@ pub struct Port {
     pub rx: Box<dyn Receiver>,
     /// Frames out.
     pub tx: Box<dyn Transmitter>,
+}
+
+/// Which frames are the dispatcher's: told to drivers that share their device with the kernel, and leave it the rest.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Filter {
+    /// The ports' own addresses. ARP and NDP for them; ICMP and TCP to them, any port.
+    pub addresses: Vec<IpAddr>,
+    /// The VIPs. ARP and NDP for their addresses; ICMP to these; TCP to these ports of theirs.
+    pub services: Vec<SocketAddr>,
+    /// The servers. Looked at where `dnat` is set only.
+    pub backends: Vec<SocketAddr>,
+    /// Servers answer to the clients' addresses: what comes from the servers' addresses and ports is ours too.
+    pub dnat: bool,
 }
 
 /// Why a port could not be opened: one clear line, that says what to do where something can be done.

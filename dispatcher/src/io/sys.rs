@@ -22,6 +22,10 @@ pub struct DeviceInfo {
     pub up: bool,
     /// The kernel merges received segments into larger ones (GRO or LRO), which cannot be forwarded.
     pub merges: bool,
+    /// The card takes VLAN tags off received frames.
+    pub strips_vlan: bool,
+    /// Receive queues; 1 where the driver does not say.
+    pub queues: u16,
 }
 
 /// Asks the kernel about a device.
@@ -51,17 +55,72 @@ pub fn device_info(name: &str) -> Result<DeviceInfo, OpenError> {
     ioctl(&fd, libc::SIOCGIFFLAGS as _, &mut request).map_err(unknown)?;
     // SAFETY: as above.
     let up = i32::from(unsafe { request.ifr_ifru.ifru_flags }) & libc::IFF_UP != 0;
-    let merges = ethtool(&fd, name, ETHTOOL_GGRO) != 0 || ethtool(&fd, name, ETHTOOL_GFLAGS) & ETH_FLAG_LRO != 0;
-    Ok(DeviceInfo { index: index as u32, mac, mtu: u16::try_from(mtu).unwrap_or(u16::MAX), up, merges })
+    let flags = ethtool(&fd, name, ETHTOOL_GFLAGS);
+    let merges = ethtool(&fd, name, ETHTOOL_GGRO) != 0 || flags & ETH_FLAG_LRO != 0;
+    Ok(DeviceInfo {
+        index: index as u32,
+        mac,
+        mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+        up,
+        merges,
+        strips_vlan: flags & ETH_FLAG_RXVLAN != 0,
+        queues: receive_queues(&fd, name),
+    })
+}
+
+/// How many receive queues a device has now; 1 when its driver does not say.
+fn receive_queues(fd: &OwnedFd, name: &str) -> u16 {
+    /// `struct ethtool_channels`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Channels {
+        command: u32,
+        max_rx: u32,
+        max_tx: u32,
+        max_other: u32,
+        max_combined: u32,
+        rx: u32,
+        tx: u32,
+        other: u32,
+        combined: u32,
+    }
+    let mut channels = Channels { command: ETHTOOL_GCHANNELS, ..Channels::default() };
+    let mut request = ifreq(name);
+    request.ifr_ifru.ifru_data = (&raw mut channels).cast();
+    // The kernel writes an ethtool_channels, which is what `Channels` is, and `channels` outlives the call.
+    match ioctl(fd, SIOCETHTOOL, &mut request) {
+        Ok(()) => u16::try_from(channels.rx + channels.combined).unwrap_or(u16::MAX).max(1),
+        Err(_) => 1,
+    }
+}
+
+/// Whether frames can leave by a device now: it is up, and its cable plugged in.
+pub(super) fn link_is_up(fd: &OwnedFd, name: &str) -> bool {
+    let mut request = ifreq(name);
+    if ioctl(fd, libc::SIOCGIFFLAGS as _, &mut request).is_err() {
+        return false;
+    }
+    // SAFETY: the call has written this member of the union.
+    let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
+    // The driver knows at once, the flag follows a little later.
+    let carrier = ask_ethtool(fd, name, ETHTOOL_GLINK).unwrap_or((flags & libc::IFF_RUNNING) as u32);
+    flags & libc::IFF_UP != 0 && carrier != 0
 }
 
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
 const ETHTOOL_GGRO: u32 = 0x2b;
 const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETHTOOL_GLINK: u32 = 0x0a;
+const ETHTOOL_GCHANNELS: u32 = 0x3c;
 const ETH_FLAG_LRO: u32 = 1 << 15;
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 
 /// One of ethtool's questions that are answered by a number; 0 when the driver has no answer.
 fn ethtool(fd: &OwnedFd, name: &str, command: u32) -> u32 {
+    ask_ethtool(fd, name, command).unwrap_or(0)
+}
+
+fn ask_ethtool(fd: &OwnedFd, name: &str, command: u32) -> io::Result<u32> {
     #[repr(C)]
     struct Value {
         command: u32,
@@ -71,10 +130,7 @@ fn ethtool(fd: &OwnedFd, name: &str, command: u32) -> u32 {
     let mut request = ifreq(name);
     request.ifr_ifru.ifru_data = (&raw mut value).cast();
     // The kernel writes an ethtool_value, which is what `Value` is, and `value` outlives the call.
-    match ioctl(fd, SIOCETHTOOL, &mut request) {
-        Ok(()) => value.data,
-        Err(_) => 0,
-    }
+    ioctl(fd, SIOCETHTOOL, &mut request).map(|()| value.data)
 }
 
 fn ifreq(name: &str) -> libc::ifreq {
@@ -118,6 +174,14 @@ unsafe impl OptionValue for libc::tpacket_req3 {}
 unsafe impl OptionValue for libc::packet_mreq {}
 // SAFETY: as above.
 unsafe impl OptionValue for libc::tpacket_stats_v3 {}
+// SAFETY: as above.
+unsafe impl OptionValue for libc::xdp_umem_reg {}
+// SAFETY: as above.
+unsafe impl OptionValue for libc::xdp_mmap_offsets {}
+// SAFETY: as above.
+unsafe impl OptionValue for libc::xdp_statistics {}
+// SAFETY: as above.
+unsafe impl OptionValue for libc::xdp_options {}
 
 pub(super) fn set_option<T: OptionValue>(fd: &OwnedFd, level: c_int, name: c_int, value: T) -> io::Result<()> {
     // SAFETY: pointer and length describe `value`.
@@ -148,6 +212,83 @@ pub(super) fn bind_packet(fd: &OwnedFd, index: u32) -> io::Result<()> {
     if r == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Binds an AF_XDP socket to one queue of a device. `shared` is the socket whose UMEM it is to use.
+pub(super) fn bind_xdp(fd: &OwnedFd, index: u32, queue: u32, flags: u16, shared: Option<&OwnedFd>) -> io::Result<()> {
+    let address = libc::sockaddr_xdp {
+        sxdp_family: libc::AF_XDP as u16,
+        sxdp_flags: flags | if shared.is_some() { libc::XDP_SHARED_UMEM } else { 0 },
+        sxdp_ifindex: index,
+        sxdp_queue_id: queue,
+        sxdp_shared_umem_fd: shared.map_or(0, |fd| fd.as_raw_fd() as u32),
+    };
+    // SAFETY: pointer and length describe `address`.
+    let r = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_xdp>() as u32) };
+    if r == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Binds a netlink socket to the groups whose messages it is to hear.
+pub(super) fn bind_netlink(fd: &OwnedFd, groups: u32) -> io::Result<()> {
+    // SAFETY: all zeros is a sockaddr_nl.
+    let mut address: libc::sockaddr_nl = unsafe { zeroed() };
+    address.nl_family = libc::AF_NETLINK as u16;
+    address.nl_groups = groups;
+    // SAFETY: pointer and length describe `address`.
+    let r = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_nl>() as u32) };
+    if r == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A message of a socket's, if one waits.
+pub(super) fn receive_now(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: pointer and length describe `buffer`.
+    match unsafe { libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) } {
+        -1 => Err(io::Error::last_os_error()),
+        n => Ok(n as usize),
+    }
+}
+
+/// Tells an AF_XDP socket to look at its transmit ring.
+pub(super) fn kick_transmit(fd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: a null buffer of no bytes and no address are read by nobody.
+    match unsafe { libc::sendto(fd.as_raw_fd(), ptr::null(), 0, libc::MSG_DONTWAIT, ptr::null(), 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Tells an AF_XDP socket to look at its fill ring.
+pub(super) fn kick_receive(fd: &OwnedFd) {
+    // Its errors say that the link is down, which is noticed elsewhere.
+    // SAFETY: a null buffer of no bytes and no address are written by nobody.
+    let _ = unsafe {
+        libc::recvfrom(fd.as_raw_fd(), ptr::null_mut(), 0, libc::MSG_DONTWAIT, ptr::null_mut(), ptr::null_mut())
+    };
+}
+
+/// A descriptor that is readable when one of `fds` is.
+pub(super) fn readable_together(fds: &[&OwnedFd]) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    let epoll = match unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) } {
+        -1 => return Err(io::Error::last_os_error()),
+        // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+        fd => unsafe { OwnedFd::from_raw_fd(fd) },
+    };
+    for fd in fds {
+        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
+        // SAFETY: the event outlives the call.
+        if unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &raw mut event) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(epoll)
+}
+
+/// Lets the process pin as much memory as it likes. Only a privileged process may; others keep their limit.
+pub(super) fn lift_memlock_limit() {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: `limit` outlives the call. What it fails to allow is noticed when memory is pinned.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
+}
+
 /// Memory shared with the kernel, unmapped when this is dropped.
 pub(super) struct Mapping {
     at: NonNull<u8>,
@@ -157,9 +298,23 @@ pub(super) struct Mapping {
 impl Mapping {
     /// Maps `len` bytes of what `fd` offers at its beginning.
     pub(super) fn new(fd: &OwnedFd, len: usize) -> io::Result<Mapping> {
-        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_POPULATE);
+        Mapping::of(fd.as_raw_fd(), 0, len, libc::MAP_SHARED)
+    }
+
+    /// Maps `len` bytes of what `fd` offers at `offset`.
+    pub(super) fn at(fd: &OwnedFd, offset: libc::off_t, len: usize) -> io::Result<Mapping> {
+        Mapping::of(fd.as_raw_fd(), offset, len, libc::MAP_SHARED)
+    }
+
+    /// `len` bytes of new memory, all zero, page-aligned.
+    pub(super) fn anonymous(len: usize) -> io::Result<Mapping> {
+        Mapping::of(-1, 0, len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS)
+    }
+
+    fn of(fd: RawFd, offset: libc::off_t, len: usize, flags: c_int) -> io::Result<Mapping> {
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, flags | libc::MAP_POPULATE);
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
-        let at = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, fd.as_raw_fd(), 0) };
+        let at = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, fd, offset) };
         if at == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -199,9 +354,9 @@ pub fn pin_to_core(core: usize) -> io::Result<()> {
 }
 
 /// Sleeps until one of `fds` is readable or `limit` is over. True when one of them has an error to tell. Never more
-/// than 16 descriptors are looked at.
+/// than 17 descriptors are looked at: 16 ports, and a doorbell.
 pub fn wait_readable(fds: &[RawFd], limit: Duration) -> bool {
-    let mut polls = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; 16];
+    let mut polls = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; 17];
     let n = fds.len().min(polls.len());
     for (poll, fd) in polls.iter_mut().zip(fds) {
         poll.fd = *fd;

@@ -205,7 +205,7 @@ pub struct Ndp {
 }
 
 impl Ndp {
-    /// Reads an ICMPv6 message of one of the two types.
+    /// Reads an ICMPv6 message of one of the two types; none when it is misshapen or about an IPv4-mapped address.
     pub fn parse(icmp: &[u8]) -> Option<Ndp> {
         let h = icmp.first_chunk::<24>()?;
         if !matches!(h[0], ndp_type::SOLICITATION | ndp_type::ADVERTISEMENT) || h[1] != 0 {
@@ -213,6 +213,10 @@ impl Ndp {
         }
         let mut target = Addr::default();
         target.0.copy_from_slice(&h[8..24]);
+        if target.family() != Family::V6 {
+            // A mapped address is IPv4's, which ARP speaks about.
+            return None;
+        }
         let want = if h[0] == ndp_type::SOLICITATION { 1 } else { 2 };
         let (mut mac, mut rest) = (None, &icmp[24..]);
         while let [kind, units, ..] = *rest {

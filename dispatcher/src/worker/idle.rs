@@ -1,5 +1,6 @@
 //! What a worker does when nothing has arrived.
 
+use super::exchange::Exchange;
 use crate::io::{Receiver, wait_readable};
 use core::time::Duration;
 use std::os::fd::RawFd;
@@ -34,7 +35,7 @@ pub(super) struct Idler {
 
 impl Idler {
     pub(super) fn new(strategy: Idle, ports: usize) -> Idler {
-        Idler { strategy, empty: 0, fds: Vec::with_capacity(ports) }
+        Idler { strategy, empty: 0, fds: Vec::with_capacity(ports + 1) }
     }
 
     /// Frames have arrived.
@@ -43,7 +44,12 @@ impl Idler {
     }
 
     /// None have; the next thing is due in `due`.
-    pub(super) fn rest(&mut self, receivers: &mut [Box<dyn Receiver>], due: Option<Duration>) {
+    pub(super) fn rest(
+        &mut self,
+        receivers: &mut [Box<dyn Receiver>],
+        exchange: Option<&Exchange>,
+        due: Option<Duration>,
+    ) {
         match self.strategy {
             Idle::Spin => core::hint::spin_loop(),
             Idle::Yield => std::thread::yield_now(),
@@ -64,7 +70,17 @@ impl Idler {
                 if limit.is_zero() {
                     return;
                 }
-                if wait_readable(&self.fds, limit) {
+                if let Some(exchange) = exchange {
+                    match exchange.doze() {
+                        Some(bell) => self.fds.push(bell),
+                        None => return exchange.awake(),
+                    }
+                }
+                let device_event = wait_readable(&self.fds, limit);
+                if let Some(exchange) = exchange {
+                    exchange.awake();
+                }
+                if device_event {
                     receivers.iter_mut().for_each(|r| r.device_event());
                 }
             }

@@ -2,26 +2,34 @@
 //!
 //! * [`poll`]: the loop.
 //! * [`idle`]: what a worker does when nothing has arrived.
+//! * [`steer`]: whose a frame is, where there are several workers.
+//! * [`exchange`]: the mailboxes by which it gets there.
 //! * [`totals`]: what its ended connections add up to.
 //!
-//! There is one worker for now. What a second one needs is prepared: a worker opens its own ports in its own thread,
-//! builds its own engine, and tells the outside only through [`Shared`]; frames that belong to another worker's flow
-//! would travel through a bounded mailbox polled like one more receiver.
+//! With several workers each opens a queue of every port in its own thread, and builds its own engine from its
+//! [`Share`](crate::engine::Share). A flow belongs to one worker; what comes in by another's queue is handed over. With one worker
+//! the same loop runs, and nothing is looked at twice. To the outside a worker tells what it counts through [`Shared`].
 
+pub mod exchange;
 pub mod idle;
 pub mod poll;
+pub mod steer;
 pub mod totals;
 
+pub use exchange::{Exchange, Handover};
 pub use idle::Idle;
+pub use steer::Steering;
 pub use totals::Totals;
 
-use crate::engine::{Config, Counters, Effects, Engine, PortId, Verdict};
-use crate::io::{self, DeviceInfo, OpenError, Port, Traffic};
+use crate::engine::{AddressMode, Config, Counters, Effects, Engine, PortId, Share, Verdict};
+use crate::io::af_packet::Fanout;
+use crate::io::{self, DeviceInfo, Filter, OpenError, Port, Traffic, af_packet, af_xdp};
 use crate::journal::Journal;
 use crate::sessions::Sessions;
 use crate::time::Time;
 use crate::wire::Frame;
-use std::path::PathBuf;
+use lb::affinity::Update;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
@@ -40,6 +48,12 @@ pub trait FrameHandler {
     fn counters(&self) -> &Counters;
     /// See [`Engine::flows`].
     fn flows(&self) -> usize;
+    /// See [`Engine::next_update`].
+    fn next_update(&mut self) -> Option<Update> {
+        None
+    }
+    /// See [`Engine::learn`].
+    fn learn(&mut self, _update: Update) {}
     /// See [`Engine::sessions`]. Asked for once, at the end.
     fn sessions(&self, _now: Time) -> Option<Sessions> {
         None
@@ -65,6 +79,12 @@ impl FrameHandler for Engine {
     }
     fn flows(&self) -> usize {
         Engine::flows(self)
+    }
+    fn next_update(&mut self) -> Option<Update> {
+        Engine::next_update(self)
+    }
+    fn learn(&mut self, update: Update) {
+        Engine::learn(self, update);
     }
     fn sessions(&self, now: Time) -> Option<Sessions> {
         Some(Engine::sessions(self, now))
@@ -92,6 +112,43 @@ pub struct Snapshot {
     pub busy_turns: u64,
     /// Turns that found none.
     pub idle_turns: u64,
+    /// What was handed over to other workers, and came from them.
+    pub handover: Handover,
+}
+
+impl Snapshot {
+    /// All workers' together: sums; and the latest time.
+    pub fn fold(all: &[Snapshot]) -> Snapshot {
+        let mut sum = all.first().cloned().unwrap_or_default();
+        for one in all.iter().skip(1) {
+            sum.at = sum.at.max(one.at);
+            sum.counters.add(&one.counters);
+            sum.flows += one.flows;
+            fold_ports(&mut sum.received, &one.received);
+            fold_ports(&mut sum.sent, &one.sent);
+            sum.totals.merge(&one.totals);
+            if let (Some(sum), Some(one)) = (&mut sum.sessions, &one.sessions) {
+                sum.metrics.merge(&one.metrics);
+                // Each counts the rows of all shards; the latest knows best.
+                sum.census = one.census;
+            }
+            sum.busy_turns += one.busy_turns;
+            sum.idle_turns += one.idle_turns;
+            sum.handover += one.handover;
+        }
+        if let Some(sessions) = &mut sum.sessions {
+            sessions.metrics.updates_lost += sum.handover.updates_lost;
+        }
+        sum
+    }
+}
+
+fn fold_ports(sum: &mut [Traffic], one: &[Traffic]) {
+    for (sum, one) in sum.iter_mut().zip(one) {
+        // Every worker sees a link go down that they share.
+        let link_downs = sum.link_downs.max(one.link_downs);
+        *sum = Traffic { link_downs, ..sum.plus(one) };
+    }
 }
 
 /// What a worker shares with the outside.
@@ -129,38 +186,99 @@ pub struct PortPlan {
 pub enum Device {
     /// An interface of the kernel's.
     AfPacket(String, DeviceInfo),
+    /// An interface of the kernel's, past its stack.
+    AfXdp(String, DeviceInfo, af_xdp::Mode),
     /// A capture to read, and one to write.
     Pcap(PathBuf, Option<PathBuf>),
 }
 
-/// Opens one queue of every port, in their order. What shares memory is opened together.
-pub fn open_ports(plans: &[PortPlan]) -> Result<Vec<Port>, OpenError> {
-    let interfaces: Vec<_> = plans
-        .iter()
-        .filter_map(|plan| match &plan.device {
-            Device::AfPacket(name, info) => Some((name.clone(), DeviceInfo { mtu: plan.mtu, ..info.clone() })),
-            Device::Pcap(..) => None,
-        })
-        .collect();
-    let mut interfaces = io::af_packet::open(&interfaces)?.into_iter();
+/// Which frames are ours, by an engine's configuration.
+pub fn filter(config: &Config) -> Filter {
+    Filter {
+        addresses: config.ports.iter().flat_map(|p| p.addresses.iter().map(|(ip, _)| *ip)).collect(),
+        services: config.vips.clone(),
+        backends: config.backends.iter().map(|b| b.addr).collect(),
+        dnat: config.address_mode == AddressMode::Dnat,
+    }
+}
+
+/// The ports of the drivers whose ports are opened together.
+fn by_driver(plans: &[PortPlan]) -> (Vec<(String, DeviceInfo)>, Vec<af_xdp::Device>) {
+    let (mut packet, mut xdp) = (Vec::new(), Vec::new());
+    for plan in plans {
+        match &plan.device {
+            Device::AfPacket(name, info) => packet.push((name.clone(), DeviceInfo { mtu: plan.mtu, ..info.clone() })),
+            Device::AfXdp(name, info, mode) => {
+                let info = DeviceInfo { mtu: plan.mtu, ..info.clone() };
+                xdp.push(af_xdp::Device { name: name.clone(), info, mode: *mode });
+            }
+            Device::Pcap(..) => {}
+        }
+    }
+    (packet, xdp)
+}
+
+/// Bytes of memory for frames that these ports take once they are open.
+pub fn port_memory(plans: &[PortPlan]) -> usize {
+    let (packet, xdp) = by_driver(plans);
+    packet.len() * af_packet::RING_BYTES + af_xdp::memory(&xdp)
+}
+
+/// Opens one queue of every port for one worker, in their order. What shares memory is opened together. `sharing` says how the
+/// af-packet interfaces' frames are divided, where there are several workers: for each in order, the same for all workers.
+pub fn open_ports(
+    plans: &[PortPlan],
+    filter: &Filter,
+    worker: usize,
+    sharing: &[Arc<Fanout>],
+) -> Result<Vec<Port>, OpenError> {
+    let (packet, xdp) = by_driver(plans);
+    let mut packet = af_packet::open_shared(&packet, sharing)?.into_iter();
+    let mut xdp = if xdp.is_empty() { Vec::new() } else { af_xdp::open(&xdp, filter)? }.into_iter();
+    let lost = || OpenError("port lost while opening".into());
     let mut ports = Vec::with_capacity(plans.len());
     for plan in plans {
         let port = match &plan.device {
-            Device::AfPacket(..) => interfaces.next().ok_or_else(|| OpenError("port lost while opening".into()))?,
+            Device::AfPacket(..) => packet.next().ok_or_else(lost)?,
+            Device::AfXdp(..) => xdp.next().ok_or_else(lost)?,
             Device::Pcap(input, output) => io::pcap::open(input, output.as_ref(), plan.mtu)?,
         };
         ports.push(match &plan.tee {
-            Some(path) => io::tee::tee(port, &plan.name, path)?,
+            Some(path) => io::tee::tee(port, &plan.name, &tee_path(path, worker))?,
             None => port,
         });
     }
     Ok(ports)
 }
 
+/// Each worker writes a file of its own: those behind the first put their number behind the name.
+fn tee_path(path: &Path, worker: usize) -> PathBuf {
+    if worker == 0 {
+        return path.to_owned();
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{worker}"));
+    name.into()
+}
+
+/// What a worker shares with others, and its way to them.
+pub struct Among {
+    /// Hands over what is another's.
+    pub exchange: Exchange,
+    /// For each kernel interface among the ports, in order: the same for all workers.
+    pub fanouts: Vec<Arc<Fanout>>,
+}
+
 /// Everything a worker needs to start.
 pub struct Plan {
-    /// For its engine; `config.ports` in the order of `ports`.
+    /// For its engine; `config.ports` in the order of `ports`. The same for all workers.
     pub config: Config,
+    /// Its engine's part.
+    pub share: Share,
+    /// Where there are several workers.
+    pub among: Option<Among>,
+    /// The same for all workers, or they would take each other's cookies for old.
+    pub clock: poll::Clock,
     /// Keys the engine's hashes and cookies.
     pub secret: [u8; 32],
     /// What to open.
@@ -182,7 +300,7 @@ pub struct Worker {
     pub ports: Vec<String>,
 }
 
-/// Starts a worker, and comes back when its ports are open and its tables built, or when they cannot be.
+/// Starts worker `number`, and comes back when its ports are open and its tables built, or when they cannot be.
 pub fn start(number: usize, plan: Plan) -> Result<Worker, String> {
     let shared = Arc::new(Shared::default());
     let for_thread = shared.clone();
@@ -217,11 +335,19 @@ fn prepare(plan: Plan) -> Result<(poll::Loop<Engine>, Vec<String>), String> {
     }
     let backends: Vec<_> = plan.config.backends.iter().map(|b| b.name.clone()).collect();
     // The configuration first: it costs nothing outside.
-    let clock = poll::Clock::start();
-    let engine = Engine::new(plan.config, plan.secret, clock.now()).map_err(|e| e.to_string())?;
-    let ports = open_ports(&plan.ports).map_err(|e| e.to_string())?;
+    let clock = plan.clock;
+    let filter = filter(&plan.config);
+    let number = plan.share.worker();
+    let engine = Engine::for_worker(plan.config, plan.secret, plan.share, clock.now()).map_err(|e| e.to_string())?;
+    let fanouts = plan.among.as_ref().map_or(&[][..], |among| &among.fanouts);
+    let ports = open_ports(&plan.ports, &filter, number, fanouts).map_err(|e| e.to_string())?;
     let descriptions = ports.iter().map(|p| p.description.clone()).collect();
-    Ok((poll::Loop::new(engine, ports, clock, plan.idle, plan.journal, Totals::new(backends)), descriptions))
+    let run = poll::Loop::new(engine, ports, clock, plan.idle, plan.journal, Totals::new(backends));
+    let run = match plan.among {
+        Some(among) => run.among(among.exchange),
+        None => run,
+    };
+    Ok((run, descriptions))
 }
 
 impl Worker {

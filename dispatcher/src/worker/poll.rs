@@ -1,5 +1,6 @@
 //! The poll loop: the clock once a turn, a burst from every port, everything that is due, then what is queued goes out.
 
+use super::exchange::{Exchange, Handover};
 use super::idle::Idler;
 use super::{FrameHandler, Idle, Shared, Snapshot, Totals};
 use crate::engine::{ConnectionRecord, Effects, PortId, Verdict};
@@ -71,6 +72,8 @@ pub struct Loop<H> {
     told: Time,
     busy_turns: u64,
     idle_turns: u64,
+    /// With several workers.
+    exchange: Option<Exchange>,
 }
 
 impl<H: FrameHandler> Loop<H> {
@@ -95,7 +98,23 @@ impl<H: FrameHandler> Loop<H> {
             told: Time::ZERO,
             busy_turns: 0,
             idle_turns: 0,
+            exchange: None,
         }
+    }
+
+    /// The same as one of several workers, that hands over what is another's.
+    pub fn among(self, exchange: Exchange) -> Loop<H> {
+        Loop { exchange: Some(exchange), ..self }
+    }
+
+    /// What is fed with frames.
+    pub fn handler(&self) -> &H {
+        &self.handler
+    }
+
+    /// What was handed over to other workers, and came from them.
+    pub fn handover(&self) -> Handover {
+        self.exchange.as_ref().map_or_else(Handover::default, Exchange::counts)
     }
 
     /// Turns until it is told to stop, or until no port will ever have a frame again.
@@ -108,7 +127,7 @@ impl<H: FrameHandler> Loop<H> {
                     break;
                 }
                 let due = self.handler.next_deadline().map(|at| at.since(now));
-                self.idler.rest(&mut self.rx, due);
+                self.idler.rest(&mut self.rx, self.exchange.as_ref(), due);
             } else {
                 self.idler.busy();
             }
@@ -117,15 +136,37 @@ impl<H: FrameHandler> Loop<H> {
                 self.tell(now, shared, false);
             }
         }
+        if let Some(exchange) = &mut self.exchange {
+            exchange.leave();
+        }
         let until = self.clock.now() + SHUTDOWN;
         loop {
             let now = self.clock.now();
             let done = self.handler.shutdown(SHUTDOWN_BUDGET, now, &mut self.outside);
             self.flush();
             if done || now >= until {
-                self.tell(now, shared, true);
+                break;
+            }
+        }
+        self.empty_mailbox(until);
+        self.tell(self.clock.now(), shared, true);
+    }
+
+    /// Takes what others still hand over until they have come to their ends, too: there is no flow left that it belongs to, but
+    /// what was handed over is to be accounted for.
+    fn empty_mailbox(&mut self, until: Time) {
+        let Some(exchange) = &mut self.exchange else { return };
+        loop {
+            // Asked first: what was put before is then taken.
+            let last = exchange.all_have_left() || self.clock.now() >= until;
+            while let Some(letter) = exchange.take() {
+                exchange.give_back(letter);
+            }
+            while exchange.take_update().is_some() {}
+            if last {
                 return;
             }
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
@@ -138,6 +179,12 @@ impl<H: FrameHandler> Loop<H> {
             frames += self.burst.len();
             for mut slot in self.burst.drain(..) {
                 let mut frame = rx.frame(&mut slot);
+                if let Some(exchange) = &mut self.exchange
+                    && exchange.handed_over(port as u8, frame.bytes())
+                {
+                    rx.release(slot);
+                    continue;
+                }
                 let verdict = self.handler.handle(PortId(port as u8), &mut frame, now, &mut self.outside);
                 match verdict {
                     Verdict::Forward(to) | Verdict::Reply(to) => {
@@ -153,16 +200,46 @@ impl<H: FrameHandler> Loop<H> {
                 }
             }
         }
+        frames += self.open_mail(now);
         if frames > 0 || self.handler.next_deadline().is_some_and(|at| at <= now) {
             self.handler.poll(now, &mut self.outside);
         }
         self.flush();
+        if let Some(exchange) = &mut self.exchange {
+            while let Some(update) = self.handler.next_update() {
+                exchange.carry(update);
+            }
+            exchange.wake();
+        }
         if frames > 0 {
             self.busy_turns += 1
         } else {
             self.idle_turns += 1
         }
         frames
+    }
+
+    /// What other workers have handed over: how many frames. No more than could have come in by our own queues in a turn.
+    fn open_mail(&mut self, now: Time) -> usize {
+        let Some(exchange) = &mut self.exchange else { return 0 };
+        while let Some(update) = exchange.take_update() {
+            self.handler.learn(update);
+        }
+        let most = io::BURST * self.rx.len().max(1);
+        for done in 0..most {
+            let Some(mut letter) = exchange.take() else { return done };
+            let port = PortId(letter.port);
+            let mut frame = letter.frame();
+            let verdict = self.handler.handle(port, &mut frame, now, &mut self.outside);
+            if let Verdict::Forward(to) | Verdict::Reply(to) = verdict
+                && let Some(tx) = self.outside.tx.get_mut(usize::from(to.0))
+            {
+                // One that finds no room is counted by its port.
+                tx.transmit_copy(frame.bytes());
+            }
+            exchange.give_back(letter);
+        }
+        most
     }
 
     fn flush(&mut self) {
@@ -177,7 +254,8 @@ impl<H: FrameHandler> Loop<H> {
             Err(TryLockError::WouldBlock) if !last => return,
             Err(TryLockError::WouldBlock) => shared.snapshot.lock().unwrap_or_else(|e| e.into_inner()),
         };
-        let Snapshot { at, counters, flows, received, sent, totals, sessions, busy_turns, idle_turns } = &mut *snapshot;
+        let Snapshot { at, counters, flows, received, sent, totals, sessions, busy_turns, idle_turns, handover } =
+            &mut *snapshot;
         *at = now;
         counters.clone_from(self.handler.counters());
         *flows = self.handler.flows();
@@ -190,6 +268,7 @@ impl<H: FrameHandler> Loop<H> {
             *sessions = self.handler.sessions(now);
         }
         (*busy_turns, *idle_turns) = (self.busy_turns, self.idle_turns);
+        *handover = self.exchange.as_ref().map_or_else(Handover::default, Exchange::counts);
     }
 }
 

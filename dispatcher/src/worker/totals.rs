@@ -48,6 +48,25 @@ impl Totals {
         Totals { backends, ..Totals::default() }
     }
 
+    /// Adds another worker's, for the same backends.
+    pub fn merge(&mut self, other: &Totals) {
+        self.connections += other.connections;
+        self.secure += other.secure;
+        self.offered += other.offered;
+        self.resumed += other.resumed;
+        self.no_backend += other.no_backend;
+        for (mine, theirs) in self.reasons.iter_mut().zip(other.reasons) {
+            *mine += theirs;
+        }
+        for (mine, theirs) in self.backends.iter_mut().zip(&other.backends) {
+            mine.connections += theirs.connections;
+            mine.resumed += theirs.resumed;
+            mine.new_sessions += theirs.new_sessions;
+            mine.bytes_to_server += theirs.bytes_to_server;
+            mine.bytes_to_client += theirs.bytes_to_client;
+        }
+    }
+
     /// One more connection. Does not allocate.
     pub fn add(&mut self, record: &ConnectionRecord<'_>) {
         self.connections += 1;

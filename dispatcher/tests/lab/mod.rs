@@ -5,6 +5,7 @@
 pub mod apps;
 pub mod check;
 pub mod config;
+pub mod crew;
 pub mod pcap;
 pub mod rng;
 pub mod script;

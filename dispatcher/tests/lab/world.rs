@@ -7,6 +7,7 @@
 use super::apps::{ClientConn, Outcome2, Plan, Server, ServerConn};
 use super::check::Books;
 use super::config::{client_ip, server_ip, vip};
+use super::crew::Crew;
 use super::pcap::Recorder;
 use super::rng::Rng;
 use core::time::Duration;
@@ -132,21 +133,39 @@ pub struct Host {
     next: Time,
     router: Option<Router>,
     next_port: u16,
+    /// The last answers to SYNs, and to whom.
+    syn_acks: VecDeque<(SocketAddr, Vec<u8>)>,
 }
 
 impl Host {
-    /// The frame is a SYN that one of the sockets has answered already. Among several listening sockets of smoltcp another one
-    /// would take it for a new connection; the first one repeats its answer by itself.
-    fn has_begun(&self, frame: &[u8]) -> bool {
-        let Ok(p) = Packet::parse(frame) else { return false };
-        let Ok(t) = Tcp::parse(frame, &p.ip) else { return false };
+    /// What the host has answered to this very SYN before, if a socket still waits for the handshake's end (empty behind
+    /// that). Among several listening sockets of smoltcp another one would take a repeated SYN for a new connection; other
+    /// stacks repeat their answer at once.
+    fn answered_before(&self, frame: &[u8]) -> Option<Vec<u8>> {
+        let p = Packet::parse(frame).ok()?;
+        let t = Tcp::parse(frame, &p.ip).ok().filter(|t| t.is_bare_syn())?;
         let from = p.ip.src.socket(t.src_port);
-        t.is_bare_syn()
-            && self.server_conns.iter().any(|c| {
-                let socket = self.sockets.get::<tcp::Socket<'_>>(c.handle);
-                !matches!(socket.state(), tcp::State::Closed | tcp::State::TimeWait)
-                    && socket.remote_endpoint().is_some_and(|r| SocketAddr::new(r.addr.into(), r.port) == from)
-            })
+        let state = self.server_conns.iter().find_map(|c| {
+            let socket = self.sockets.get::<tcp::Socket<'_>>(c.handle);
+            let theirs = socket.remote_endpoint().is_some_and(|r| SocketAddr::new(r.addr.into(), r.port) == from);
+            (theirs && !matches!(socket.state(), tcp::State::Closed | tcp::State::TimeWait)).then(|| socket.state())
+        })?;
+        if state != tcp::State::SynReceived {
+            return Some(vec![]);
+        }
+        Some(self.syn_acks.iter().rev().find(|(to, _)| *to == from).map(|(_, f)| f.clone()).unwrap_or_default())
+    }
+
+    /// Remembers answers to SYNs.
+    fn note_answer(&mut self, frame: &[u8]) {
+        let Ok(p) = Packet::parse(frame) else { return };
+        let Ok(t) = Tcp::parse(frame, &p.ip) else { return };
+        if t.flags.0 & 0x17 == 0x12 {
+            if self.syn_acks.len() == 100 {
+                self.syn_acks.pop_front();
+            }
+            self.syn_acks.push_back((p.ip.dst.socket(t.dst_port), frame.to_vec()));
+        }
     }
 }
 
@@ -212,6 +231,8 @@ pub struct World {
     recorder: Recorder,
     /// Frames that the engine hands out are refused for want of room, in thousandths.
     pub full: u32,
+    /// Several workers, in the engine's place.
+    crew: Option<Crew>,
 }
 
 /// Collects what the engine emits during one call.
@@ -274,7 +295,23 @@ impl World {
             order: 0,
             recorder: Recorder::new(),
             full: 0,
+            crew: None,
         }
+    }
+
+    /// From now on several workers do the engine's work. What is told of connections goes unheard then.
+    pub fn employ(&mut self, workers: usize) {
+        let mut secret = [0; 32];
+        secret.copy_from_slice(&Rng::new(self.seed).bytes(32));
+        self.crew = Some(Crew::new(&self.config, secret, workers, self.seed, self.now));
+    }
+
+    pub fn crew(&self) -> &Crew {
+        self.crew.as_ref().expect("workers were employed")
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        self.crew.as_ref().map_or_else(|| self.engine.next_deadline(), Crew::next_deadline)
     }
 
     /// With `clients` and `servers` as the tables of [`super::config`] have them, servers on the last port.
@@ -334,6 +371,7 @@ impl World {
             next: self.now,
             router: None,
             next_port: 40_000,
+            syn_acks: VecDeque::new(),
         });
         n
     }
@@ -438,7 +476,7 @@ impl World {
         for h in &self.hosts {
             next = next.min(h.next);
         }
-        if let Some(d) = self.engine.next_deadline() {
+        if let Some(d) = self.deadline() {
             next = next.min(d);
         }
         self.now = self.now.max(next);
@@ -447,14 +485,20 @@ impl World {
             let f = self.air.pop().expect("peeked");
             match f.to {
                 To::Engine(port) => self.hand_in(port, f.frame),
-                To::Host(h) if self.hosts[h].has_begun(&f.frame) => {}
-                To::Host(h) => {
-                    self.hosts[h].wire.rx.push_back(f.frame);
-                    self.hosts[h].next = self.now;
-                }
+                To::Host(h) => match self.hosts[h].answered_before(&f.frame) {
+                    Some(again) if again.is_empty() => {}
+                    Some(again) => self.host_sends(h, again),
+                    None => {
+                        self.hosts[h].wire.rx.push_back(f.frame);
+                        self.hosts[h].next = self.now;
+                    }
+                },
             }
         }
-        if self.engine.next_deadline().is_some_and(|d| d <= self.now) {
+        if let Some(crew) = &mut self.crew {
+            let sent = crew.turn(self.now);
+            self.emitted(sent);
+        } else if self.engine.next_deadline().is_some_and(|d| d <= self.now) {
             self.poll_engine();
         }
         for h in 0..self.hosts.len() {
@@ -466,6 +510,9 @@ impl World {
 
     fn hand_in(&mut self, port: usize, bytes: Vec<u8>) {
         self.recorder.note(self.now, &bytes);
+        if let Some(crew) = &mut self.crew {
+            return crew.hand_in(port, &bytes);
+        }
         let mut buffer = [0; 2048];
         buffer[64..64 + bytes.len()].copy_from_slice(&bytes);
         let mut frame = Frame::new(&mut buffer, 64, bytes.len());
@@ -520,7 +567,9 @@ impl World {
             if self.rng.per_mille(f.reordering) {
                 at += Duration::from_micros(self.rng.below(30_000) as u64);
             }
-            if self.rng.per_mille(f.corruption) && frame.len() > 14 {
+            // ARP has no checksum: a lie in it is believed for a minute, by anyone.
+            let arp = frame[12..14] == [8, 6];
+            if self.rng.per_mille(f.corruption) && frame.len() > 14 && !arp {
                 let bit = self.rng.below((frame.len() - 14) * 8);
                 frame[14 + bit / 8] ^= 1 << (bit % 8);
             }
@@ -665,6 +714,7 @@ impl World {
         host.next = if next <= now { now + Duration::from_micros(1000) } else { next };
         let out = core::mem::take(&mut host.wire.tx);
         for frame in out {
+            self.hosts[h].note_answer(&frame);
             self.host_sends(h, frame);
         }
     }

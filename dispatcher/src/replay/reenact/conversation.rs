@@ -21,6 +21,9 @@ pub const CLIENT: usize = 0;
 /// See [`CLIENT`].
 pub const SERVER: usize = 1;
 
+/// While no backend is there the dispatcher takes in as much by itself.
+const FIRST_WINDOW: u32 = 20 * 1024;
+
 /// What became of a conversation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
@@ -78,7 +81,13 @@ impl<'c> Conversation<'c> {
     pub fn receive(&mut self, side: usize, seg: &Heard<'_>, now: Time, wire: &mut Wire) {
         let before = (self.ends[side].arrived(), self.ends[side].phase);
         let theirs = &self.recorded.scripts[1 - side];
+        let allowed = self.ends[side].allowed();
         self.ends[side].receive(seg, &self.recorded.syn, theirs, now, wire);
+        // What the dispatcher tells of a window must not be more than its owner said.
+        let told = self.ends[side].allowed();
+        if told > allowed && before.1 == Phase::Open && told > self.ends[1 - side].offered().max(FIRST_WINDOW) {
+            self.ends[side].faults.add(true, "more window than the peer allowed");
+        }
         if (self.ends[side].arrived(), self.ends[side].phase) != before {
             self.progress_at = now;
         }

@@ -8,6 +8,7 @@
 //!
 //! An endpoint is also a suspicious one: what no correct peer would send is counted as a [`Endpoint::faults`].
 
+use super::faults::Faults;
 use super::recording::{Script, Syn};
 use super::wire::{Heard, Wire};
 use crate::engine::PortId;
@@ -78,6 +79,15 @@ impl Stamps {
     }
 }
 
+/// What a SYN-ACK says beside what was agreed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Answer {
+    mss: Option<u16>,
+    wscale: Option<u8>,
+    ecn: u8,
+    window: u16,
+}
+
 /// One end.
 #[derive(Debug)]
 pub struct Endpoint {
@@ -108,14 +118,19 @@ pub struct Endpoint {
     pub header: [u8; LONGEST_HEADER],
     peer_mss: u16,
     peer_shift: u8,
+    /// Of its own windows.
+    shift: u8,
+    answer: Answer,
+    /// The furthest it ever allowed its peer to send.
+    offered: u32,
     sack: bool,
     stamps: Option<Stamps>,
     retry_at: Option<Time>,
     tries: u8,
     /// A byte arrived that is not the recorded one, or that was never recorded.
     pub differs: bool,
-    /// What no correct peer would have sent, so often.
-    pub faults: u32,
+    /// What no correct peer would have sent.
+    pub faults: Faults,
     /// Segments sent again.
     pub repeats: u32,
 }
@@ -142,12 +157,15 @@ impl Endpoint {
             header: [0; LONGEST_HEADER],
             peer_mss: 536,
             peer_shift: 0,
+            shift: 0,
+            answer: Answer::default(),
+            offered: 0,
             sack: false,
             stamps: None,
             retry_at: None,
             tries: 0,
             differs: false,
-            faults: 0,
+            faults: Faults::default(),
             repeats: 0,
         }
     }
@@ -165,6 +183,16 @@ impl Endpoint {
     /// So much of the recorded stream has arrived in order; its FIN counts one.
     pub fn arrived(&self) -> u32 {
         self.rcv.saturating_sub(self.skip)
+    }
+
+    /// The furthest it was allowed to send.
+    pub fn allowed(&self) -> u32 {
+        self.edge
+    }
+
+    /// The furthest it allowed its peer to send of the recorded stream.
+    pub fn offered(&self) -> u32 {
+        self.offered.saturating_sub(self.skip)
     }
 
     /// So much was sent; the FIN counts one.
@@ -208,7 +236,7 @@ impl Endpoint {
     pub fn accept(&mut self, seg: &Heard<'_>, answer: &Syn<'_>, skip: u32, now: Time, wire: &mut Wire) {
         let again = self.phase == Phase::SynReceived && self.irs == seg.tcp.seq;
         if self.phase != Phase::Idle && !again {
-            self.faults += 1;
+            self.faults.add(true, "SYN in the middle of a connection");
             return;
         }
         self.phase = Phase::SynReceived;
@@ -224,26 +252,32 @@ impl Endpoint {
             since: now,
             recent: ts.val,
         });
+        let shift = able.wscale.filter(|_| asked.wscale.is_some());
         self.edge = u32::from(seg.tcp.window);
-        let options = SynOptions {
-            mss: able.mss,
-            wscale: able.wscale.filter(|_| asked.wscale.is_some()),
-            sack_permitted: self.sack,
-            timestamps: self.stamps.map(|s| Timestamps { val: s.base, ecr: s.recent }),
-        };
-        let mut bytes = [0; 40];
-        let n = options.write(&mut bytes);
         let wants_ecn = seg.tcp.flags.has(Flags::ECE) && seg.tcp.flags.has(Flags::CWR);
         let ecn = if wants_ecn { answer.flags & Flags::ECE.0 } else { 0 };
-        let flags = Flags(Flags::SYN.0 | Flags::ACK.0 | ecn);
-        self.emit(self.iss, self.irs + 1, flags, answer.window, &bytes[..n], now, wire);
+        self.answer = Answer { mss: able.mss, wscale: shift, ecn, window: answer.window };
+        self.send_syn_ack(now, wire);
         self.retry_at = Some(now + SYN_RETRY);
+    }
+
+    /// The SYN-ACK, for the first time or again.
+    fn send_syn_ack(&mut self, now: Time, wire: &mut Wire) {
+        let Answer { mss, wscale, ecn, window } = self.answer;
+        let options = SynOptions { mss, wscale, sack_permitted: self.sack, timestamps: self.stamps_now(now) };
+        let mut bytes = [0; 40];
+        let n = options.write(&mut bytes);
+        // The window of a SYN-ACK is never scaled.
+        self.shift = 0;
+        let flags = Flags(Flags::SYN.0 | Flags::ACK.0 | ecn);
+        self.emit(self.iss, self.irs + 1, flags, window, &bytes[..n], now, wire);
+        self.shift = wscale.unwrap_or(0);
     }
 
     /// A segment has arrived. `syn` is what the client began with, `theirs` the stream that should arrive.
     pub fn receive(&mut self, seg: &Heard<'_>, syn: &Syn<'_>, theirs: &Script<'_>, now: Time, wire: &mut Wire) {
         if !tcp_checksum_ok(seg.frame, &seg.ip) {
-            self.faults += 1;
+            self.faults.add(true, "wrong checksum");
             return;
         }
         let flags = seg.tcp.flags;
@@ -258,7 +292,7 @@ impl Endpoint {
             if place == self.rcv as i32 {
                 self.phase = Phase::Reset;
             } else {
-                self.faults += 1;
+                self.faults.add(true, "RST with another number than the next");
             }
             return;
         }
@@ -267,12 +301,12 @@ impl Endpoint {
             return self.acknowledge(now, wire);
         }
         if !flags.has(Flags::ACK) {
-            self.faults += 1;
+            self.faults.add(true, "neither ACK nor SYN nor RST");
             return;
         }
         let options = SegmentOptions::parse(seg.options());
-        if !self.on_clock(options.timestamps.map(|(_, ts)| ts), place, now) {
-            return;
+        if !self.on_clock(options.timestamps.map(|(_, ts)| ts), place, seg.tcp.seq_len(), now) {
+            return self.acknowledge(now, wire);
         }
         self.on_ack(seg, &options, now);
         if seg.tcp.seq_len() > 0 {
@@ -295,13 +329,16 @@ impl Endpoint {
             self.irs = seg.tcp.seq;
             self.peer_mss = got.mss.unwrap_or(536);
             self.sack = got.sack_permitted && asked.sack_permitted;
-            self.peer_shift = got.wscale.filter(|_| asked.wscale.is_some()).unwrap_or(0);
-            self.faults += u32::from(got.sack_permitted && !asked.sack_permitted);
-            self.faults += u32::from(got.wscale.is_some() && asked.wscale.is_none());
+            (self.peer_shift, self.shift) = match (got.wscale, asked.wscale) {
+                (Some(theirs), Some(ours)) => (theirs, ours),
+                _ => (0, 0),
+            };
+            self.faults.add(got.sack_permitted && !asked.sack_permitted, "SACK that was not offered");
+            self.faults.add(got.wscale.is_some() && asked.wscale.is_none(), "window scale that was not offered");
             self.stamps = match (self.stamps, got.timestamps) {
                 (Some(ours), Some(ts)) => Some(Stamps { recent: ts.val, ..ours }),
                 (None, Some(_)) => {
-                    self.faults += 1;
+                    self.faults.add(true, "timestamps that were not offered");
                     None
                 }
                 (_, None) => None,
@@ -317,22 +354,27 @@ impl Endpoint {
     }
 
     /// False when the segment is older than one that was seen (RFC 7323 section 5).
-    fn on_clock(&mut self, got: Option<Timestamps>, place: i32, now: Time) -> bool {
+    fn on_clock(&mut self, got: Option<Timestamps>, place: i32, len: u32, now: Time) -> bool {
         match (&mut self.stamps, got) {
             (Some(stamps), Some(ts)) => {
                 if (ts.val.wrapping_sub(stamps.recent) as i32) < 0 {
-                    self.faults += 1;
+                    // The dispatcher repeats what is its own with the clock of that time. It may be too late, not too early.
+                    let new = i64::from(place) + i64::from(len) > i64::from(self.rcv);
+                    self.faults.add(new, "timestamp older than one before");
                     return false;
                 }
                 // An echo of what our clock never said.
                 let echo = ts.ecr.wrapping_sub(stamps.base);
-                self.faults += u32::from(echo > stamps.clock(now).wrapping_sub(stamps.base));
+                let said = stamps.clock(now).wrapping_sub(stamps.base);
+                self.faults.add(echo > said, "echo of a timestamp that was never sent");
                 if place <= self.rcv as i32 {
                     stamps.recent = ts.val;
                 }
             }
-            (Some(_), None) => self.faults += 1,
-            // Not agreed; a peer may still send them, and nobody reads them.
+            // Where they were agreed with the client and its backend has none, the dispatcher has nothing to put there; systems
+            // take such segments, though RFC 7323 (section 3.2) would have them dropped.
+            (Some(_), None) => {}
+            // Not agreed: nobody reads them.
             (None, _) => {}
         }
         true
@@ -341,7 +383,7 @@ impl Endpoint {
     fn on_ack(&mut self, seg: &Heard<'_>, options: &SegmentOptions, now: Time) {
         let upto = (self.iss + 1).distance_to(seg.tcp.ack);
         if upto < 0 || upto as u32 > self.nxt {
-            self.faults += 1;
+            self.faults.add(true, "acknowledgement of what was never sent");
             return;
         }
         let upto = upto as u32;
@@ -356,14 +398,14 @@ impl Endpoint {
         }
         self.edge = self.edge.max(upto.saturating_add(u32::from(seg.tcp.window) << self.peer_shift));
         if let Some((at, blocks)) = options.sack {
-            self.faults += u32::from(!self.sack);
+            self.faults.add(!self.sack, "SACK that was not agreed");
             for block in seg.options()[at..].chunks_exact(8).take(blocks) {
                 let edge = |i: usize| {
                     let seq = Seq(u32::from_be_bytes([block[i], block[i + 1], block[i + 2], block[i + 3]]));
                     (self.iss + 1).distance_to(seq)
                 };
                 let fits = 0 <= edge(0) && edge(0) < edge(4) && edge(4) <= self.nxt as i32;
-                self.faults += u32::from(!fits);
+                self.faults.add(!fits, "SACK of what was never sent");
             }
         }
     }
@@ -379,7 +421,7 @@ impl Endpoint {
             self.differs |= self.fin_at.is_some_and(|fin| fin != at);
             self.fin_at = Some(at);
         }
-        if end > self.rcv {
+        if end > self.rcv.max(start) {
             self.insert(start, end);
         }
         while let Some(&(from, to)) = self.ranges.first()
@@ -497,8 +539,10 @@ impl Endpoint {
                 self.retry_at = Some(now + SYN_RETRY * (1 << self.tries.min(4)));
             }
             Phase::SynReceived if self.tries >= SYN_TRIES => self.phase = Phase::GaveUp,
-            // The dispatcher repeats its SYN or its acknowledgement; that brings the SYN-ACK again.
-            Phase::SynReceived => self.retry_at = Some(now + SYN_RETRY),
+            Phase::SynReceived => {
+                self.send_syn_ack(now, wire);
+                self.retry_at = Some(now + SYN_RETRY * (1 << self.tries.min(4)));
+            }
             Phase::Open if self.settled() => {}
             Phase::Open if self.tries >= TRIES => self.phase = Phase::GaveUp,
             Phase::Open => {
@@ -545,7 +589,7 @@ impl Endpoint {
     }
 
     fn emit_pieces<'p>(
-        &self,
+        &mut self,
         seq: Seq,
         flags: Flags,
         options: &[u8],
@@ -567,13 +611,13 @@ impl Endpoint {
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of a header")]
-    fn emit(&self, seq: Seq, ack: Seq, flags: Flags, window: u16, options: &[u8], now: Time, wire: &mut Wire) {
+    fn emit(&mut self, seq: Seq, ack: Seq, flags: Flags, window: u16, options: &[u8], now: Time, wire: &mut Wire) {
         self.put(seq, ack, flags, window, options, &[], now, wire);
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of a header")]
     fn put(
-        &self,
+        &mut self,
         seq: Seq,
         ack: Seq,
         flags: Flags,
@@ -583,6 +627,7 @@ impl Endpoint {
         now: Time,
         wire: &mut Wire,
     ) {
+        self.offered = self.offered.max(self.rcv.saturating_add(u32::from(window) << self.shift));
         let segment =
             Segment { link: self.link, src: self.local, dst: self.remote, seq, ack, flags, window, options, payload };
         wire.to_engine(self.port, now, segment.frame_len(), |bytes| {
@@ -590,3 +635,6 @@ impl Endpoint {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

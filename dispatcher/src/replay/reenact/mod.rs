@@ -3,6 +3,7 @@
 //!
 //! * [`recording`]: the connections of a capture as scripts.
 //! * [`endpoint`]: the TCP of either end of one.
+//! * [`faults`]: what an end minds.
 //! * [`conversation`]: both ends, and what has to happen before what.
 //! * [`world`]: the engine, the networks, the hosts and the virtual clock.
 //!
@@ -22,6 +23,7 @@
 
 pub mod conversation;
 pub mod endpoint;
+pub mod faults;
 pub mod recording;
 mod report;
 pub mod wire;
@@ -35,7 +37,7 @@ use super::{ReplayOptions, progress_bar};
 use crate::engine::{Config, DropReason, PortId};
 use crate::time::Time;
 use conversation::Conversation;
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 use recording::{Reader, Recording};
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -71,7 +73,9 @@ pub fn replay(options: &ReplayOptions, out: &mut dyn Write) -> anyhow::Result<()
         let file = File::create(path).map_err(|e| anyhow::anyhow!("{} cannot be written: {e}", path.display()))?;
         Copy::new(file, recording.unix_nanos)
     });
-    let bar = progress_bar(recording.connections.len() as u64);
+    let style = ProgressStyle::with_template("{wide_bar} {pos} of {len} connections, {eta} left");
+    let bar = progress_bar(recording.connections.len() as u64)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let mut teller =
         Teller { json: options.json.then_some(&mut *out), copy: copy.transpose()?, bar, totals: Totals::new(&config) };
     let mut world = World::new(config, &recording)?;

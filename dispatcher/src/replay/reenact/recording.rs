@@ -107,6 +107,12 @@ impl<'c> Script<'c> {
         })
     }
 
+    /// A whole stream in one piece.
+    #[cfg(test)]
+    pub(super) fn of(bytes: &'c [u8]) -> Script<'c> {
+        Script { pieces: vec![(0, bytes)], len: bytes.len() as u32, ..Script::default() }
+    }
+
     /// Takes in a recorded piece of the stream. Where two differ, the first recorded wins.
     fn insert(&mut self, mut start: u32, mut bytes: &'c [u8]) {
         let mut i = self.pieces.partition_point(|(at, b)| at + b.len() as u32 <= start);

@@ -1,5 +1,6 @@
 //! What came of a re-enactment: a summary line for programs, tables for people.
 
+use super::faults::Faults;
 use super::recording::{Recording, Skip};
 use super::wire::Ended;
 use super::world::World;
@@ -50,7 +51,7 @@ pub struct Totals {
     /// Segments sent before what they waited for.
     pub forced: u64,
     /// What no correct peer would have sent.
-    pub faults: u64,
+    pub faults: Faults,
     /// Segments that ends sent again.
     pub repeats: u64,
 }
@@ -76,6 +77,7 @@ struct Summary<'a> {
     frames_in: u64,
     frames_out: u64,
     drops: BTreeMap<&'static str, u64>,
+    refused: BTreeMap<&'static str, u64>,
     decided: u64,
     reasons: &'a BTreeMap<&'static str, u64>,
     backends: BTreeMap<&'a str, BackendTotals>,
@@ -129,6 +131,10 @@ impl Totals {
         named(DropReason::ALL.iter().map(|r| r.as_str()).zip(self.counters.drops))
     }
 
+    fn refused(&self) -> BTreeMap<&'static str, u64> {
+        named(DropReason::ALL.iter().map(|r| r.as_str()).zip(self.counters.refused))
+    }
+
     fn skips(&self) -> BTreeMap<&'static str, u64> {
         named(Skip::ALL.iter().map(|s| s.as_str()).zip(self.skipped))
     }
@@ -150,6 +156,7 @@ impl Totals {
             frames_in: self.counters.frames_in,
             frames_out: self.counters.frames_out,
             drops: self.drops(),
+            refused: self.refused(),
             decided: self.decided,
             reasons: &self.reasons,
             backends: self.backends.iter().map(|(name, counts)| (name.as_str(), *counts)).collect(),
@@ -157,7 +164,7 @@ impl Totals {
             retransmits: self.counters.retransmits,
             skipped: self.skips(),
             forced: self.forced,
-            faults: self.faults,
+            faults: self.faults.count,
             error,
         };
         serde_json::to_writer(&mut *out, &SummaryLine { summary }).map_err(io::Error::from)?;
@@ -178,6 +185,9 @@ impl Totals {
         )?;
         if skipped > 0 {
             writeln!(out, "{skipped} recorded connections left out: {}", listed(&self.skips()))?;
+        }
+        if self.connections == 0 {
+            return writeln!(out, "There is nothing to re-enact.");
         }
         writeln!(
             out,
@@ -219,6 +229,10 @@ impl Totals {
         } else {
             writeln!(out, "Frames dropped: {}", listed(&drops))?;
         }
+        let refused = self.refused();
+        if !refused.is_empty() {
+            writeln!(out, "Segments or connections refused: {}", listed(&refused))?;
+        }
         if self.forced > 0 {
             writeln!(
                 out,
@@ -226,8 +240,9 @@ impl Totals {
                 self.forced
             )?;
         }
-        if self.faults > 0 {
-            writeln!(out, "{} segments arrived that no correct peer would have sent", self.faults)?;
+        if let Some(first) = self.faults.first {
+            let n = self.faults.count;
+            writeln!(out, "{n} segments arrived that no correct peer would have sent, the first: {first}")?;
         }
         Ok(())
     }

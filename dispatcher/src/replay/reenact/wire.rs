@@ -41,9 +41,32 @@ pub struct Flight {
     pub bytes: Vec<u8>,
 }
 
+/// Loses frames, the same ones every time.
+#[derive(Clone, Copy, Debug)]
+pub struct Loss {
+    /// So many of a thousand.
+    pub per_mille: u16,
+    /// Any number but 0.
+    pub seed: u64,
+}
+
+impl Loss {
+    /// The next frame is lost. (xorshift64*, Vigna 2016.)
+    fn strikes(&mut self) -> bool {
+        self.seed ^= self.seed >> 12;
+        self.seed ^= self.seed << 25;
+        self.seed ^= self.seed >> 27;
+        (self.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) % 1000 < u64::from(self.per_mille)
+    }
+}
+
 /// Frames under way, and what the engine has told.
 #[derive(Default)]
 pub struct Wire {
+    /// Frames that get lost; none in an ordinary re-enactment.
+    pub loss: Option<Loss>,
+    /// Frames that were lost.
+    pub lost: u64,
     now: Time,
     flights: VecDeque<Flight>,
     spare: Vec<Vec<u8>>,
@@ -78,7 +101,7 @@ impl Wire {
         bytes.clear();
         bytes.resize(len, 0);
         write(&mut bytes);
-        self.flights.push_back(Flight { at: now + LATENCY, port, inbound: true, bytes });
+        self.send(Flight { at: now + LATENCY, port, inbound: true, bytes });
     }
 
     /// Sends a frame from the engine.
@@ -86,7 +109,16 @@ impl Wire {
         let mut bytes = self.spare.pop().unwrap_or_default();
         bytes.clear();
         bytes.extend_from_slice(frame);
-        self.flights.push_back(Flight { at: now + LATENCY, port, inbound: false, bytes });
+        self.send(Flight { at: now + LATENCY, port, inbound: false, bytes });
+    }
+
+    fn send(&mut self, flight: Flight) {
+        if self.loss.as_mut().is_some_and(Loss::strikes) {
+            self.lost += 1;
+            self.recycle(flight.bytes);
+        } else {
+            self.flights.push_back(flight);
+        }
     }
 
     /// Gives a buffer back.

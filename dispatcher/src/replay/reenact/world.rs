@@ -9,8 +9,9 @@
 
 use super::conversation::{CLIENT, Conversation, Outcome, SERVER, USUAL};
 use super::endpoint::Endpoint;
+use super::faults::Faults;
 use super::recording::{Recorded, Recording, Syn};
-use super::wire::{Ended, Flight, Heard, Wire};
+use super::wire::{Ended, Flight, Heard, Loss, Wire};
 use crate::engine::{Config, ConfigError, Counters, DropReason, Engine, PortId, PortSpec, Verdict};
 use crate::time::Time;
 use crate::wire::build::{Arp, Link, MAX_HEADERS, Ndp, arp_op, ndp_type};
@@ -83,7 +84,7 @@ pub struct World<'c> {
     /// Segments sent before what they waited for.
     pub forced: u64,
     /// What no correct peer would have sent.
-    pub faults: u64,
+    pub faults: Faults,
     /// Segments that ends sent again.
     pub repeats: u64,
 }
@@ -158,9 +159,19 @@ impl<'c> World<'c> {
             over: 0,
             scratch: vec![0; 2 * ROOM + usize::from(mtu) + MAX_HEADERS],
             forced: 0,
-            faults: 0,
+            faults: Faults::default(),
             repeats: 0,
         })
+    }
+
+    /// From now on frames get lost between the ends and the engine.
+    pub fn lose(&mut self, loss: Loss) {
+        self.wire.loss = Some(loss);
+    }
+
+    /// Frames that were lost.
+    pub fn lost(&self) -> u64 {
+        self.wire.lost
     }
 
     /// What the engine has counted.
@@ -280,7 +291,7 @@ impl<'c> World<'c> {
         }
         let b = &flight.bytes;
         let Ok(eth) = Ethernet::parse(b) else {
-            self.faults += 1;
+            self.faults.add(true, "frame without headers that can be read");
             return Ok(());
         };
         if eth.ethertype == ethertype::ARP {
@@ -289,19 +300,19 @@ impl<'c> World<'c> {
         }
         let parsed = Ip::parse(b, eth.payload, eth.ethertype);
         let Ok(ip) = parsed else {
-            self.faults += 1;
+            self.faults.add(true, "frame without headers that can be read");
             return Ok(());
         };
         match ip.protocol {
             protocol::ICMPV6 => self.on_ndp(flight.port, &eth, &ip, b),
             protocol::TCP => {
                 let Ok(tcp) = Tcp::parse(b, &ip) else {
-                    self.faults += 1;
+                    self.faults.add(true, "frame without headers that can be read");
                     return Ok(());
                 };
                 return self.on_segment(flight.port, &eth, &Heard { frame: b, ip, tcp }, witness);
             }
-            _ => self.faults += 1,
+            _ => self.faults.add(true, "frame without headers that can be read"),
         }
         Ok(())
     }
@@ -494,7 +505,7 @@ impl<'c> World<'c> {
         }
         self.forced += u64::from(c.forced);
         for end in &c.ends {
-            self.faults += u64::from(end.faults);
+            self.faults.join(end.faults);
             self.repeats += u64::from(end.repeats);
         }
         match &c.told {

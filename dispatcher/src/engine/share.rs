@@ -1,0 +1,139 @@
+//! What the engines of several workers have in common, and each one's part of it.
+//!
+//! Common are the secret (a cookie issued by one is verified by any; all hash clients alike), the pool with its connection
+//! counts, and the affinity tables, of which each engine writes one shard and reads all. Divided are flows, buffers, watches, the
+//! rate of resets, and the local ports: those of the dials and those of the probes, so that a returning frame's port tells whose
+//! it is ([`worker_of_port`]). Everything else (neighbours, what is known of the backends' health and options) each engine
+//! learns for itself: what was agreed with a client stands in its cookie, so engines need not be of one mind.
+
+use super::health::{PROBE_PORT, PROBE_PORTS};
+use super::{Config, ConfigError, FIRST_PORT, Limits, TicketKey, derived};
+use crate::flow::LocalPorts;
+use lb::{Affinity, Pool};
+use std::sync::Arc;
+
+/// Most workers: each needs a probe port of its own.
+pub const MAX_WORKERS: usize = PROBE_PORTS as usize;
+
+/// One engine's part.
+pub struct Share {
+    /// Its number.
+    pub(super) worker: usize,
+    /// Of so many.
+    pub(super) workers: usize,
+    pub(super) pool: Arc<Pool>,
+    pub(super) affinity: Affinity,
+}
+
+impl Share {
+    /// The parts of `workers` engines, in order of their numbers. All of them are to be given the same configuration and secret.
+    pub fn divide(config: &Config, secret: &[u8; 32], workers: usize) -> Result<Vec<Share>, ConfigError> {
+        if !(1..=MAX_WORKERS).contains(&workers) {
+            return Err(ConfigError(format!("{workers} workers: 1 to {MAX_WORKERS} are possible")));
+        }
+        let backends = config
+            .backends
+            .iter()
+            .map(|b| {
+                let weight = u16::try_from(b.weight)
+                    .map_err(|_| ConfigError(format!("backend {}: weight {} is too large", b.name, b.weight)))?;
+                Ok(lb::Backend::new(b.name.clone()).weight(weight))
+            })
+            .collect::<Result<Vec<_>, ConfigError>>()?;
+        let pool = Arc::new(Pool::new(backends).map_err(|e| ConfigError(e.to_string()))?);
+        let mut affinity =
+            lb::Config { secret: derived(secret, 1), ..config.limits.affinity(pool.len()) }.lives(config.session_ttl);
+        for key in &config.ticket_keys {
+            let (TicketKey::Name { backend, .. } | TicketKey::Unknown { backend }) = key;
+            let id =
+                pool.find(backend).ok_or_else(|| ConfigError(format!("ticket key: there is no backend {backend}")))?;
+            match key {
+                TicketKey::Name { name, .. } => affinity.ticket_keys.push((id, *name)),
+                TicketKey::Unknown { .. } => _ = affinity.no_key_names.insert(id),
+            }
+        }
+        let affinities = Affinity::for_workers(affinity, workers);
+        let shares = affinities.into_iter().enumerate();
+        Ok(shares.map(|(worker, affinity)| Share { worker, workers, pool: pool.clone(), affinity }).collect())
+    }
+
+    /// Which worker's it is.
+    pub fn worker(&self) -> usize {
+        self.worker
+    }
+}
+
+impl Limits {
+    /// What each of `workers` engines may hold, so that together they hold no less than this. Session rows are not divided:
+    /// the affinity tables are one, whoever writes them.
+    pub fn divided(self, workers: usize) -> Limits {
+        let part = |n: usize| n.div_ceil(workers.max(1));
+        Limits { flows: part(self.flows), hellos: part(self.hellos), watches: part(self.watches), ..self }
+    }
+}
+
+/// First of the ports, and how many, that a worker's probes come from.
+pub(super) fn probe_ports(worker: usize, workers: usize) -> (u16, u16) {
+    let each = PROBE_PORTS / workers as u16;
+    (PROBE_PORT + worker as u16 * each, each)
+}
+
+/// First and last of the ports that a worker's dials come from. Not empty: there are more ports than workers can be.
+pub(super) fn dial_ports(worker: usize, workers: usize) -> (u16, u16) {
+    LocalPorts::share(FIRST_PORT, u16::MAX, worker, workers).unwrap_or((FIRST_PORT, u16::MAX))
+}
+
+/// Which of `workers` a local port of ours belongs to; none when it is nobody's.
+#[inline]
+pub fn worker_of_port(port: u16, workers: usize) -> Option<usize> {
+    if let Some(offset) = port.checked_sub(FIRST_PORT) {
+        // The inverse of `LocalPorts::share`: the last worker whose part begins at or before the port.
+        let count = usize::from(u16::MAX - FIRST_PORT) + 1;
+        return Some(((usize::from(offset) + 1) * workers - 1) / count);
+    }
+    let offset = usize::from(port.checked_sub(PROBE_PORT)?);
+    Some(offset / (usize::from(PROBE_PORTS) / workers)).filter(|worker| *worker < workers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_port_of_a_worker_is_known_as_its_own() {
+        for workers in [1, 2, 3, 5, 7, 64, 1000, MAX_WORKERS] {
+            for worker in 0..workers {
+                let (first, last) = dial_ports(worker, workers);
+                assert!(
+                    [first, first + (last - first) / 2, last]
+                        .iter()
+                        .all(|p| worker_of_port(*p, workers) == Some(worker)),
+                    "{worker} of {workers}: {first}..={last}"
+                );
+                let (first, count) = probe_ports(worker, workers);
+                assert!(count > 0);
+                assert!((first..first + count).all(|p| worker_of_port(p, workers) == Some(worker)));
+            }
+            assert_eq!(worker_of_port(80, workers), None);
+        }
+        // Exhaustively for a few: no port of the range to nobody, and none to two.
+        for workers in [2, 3, 7] {
+            for port in FIRST_PORT..=u16::MAX {
+                let owner = worker_of_port(port, workers).unwrap();
+                let (first, last) = dial_ports(owner, workers);
+                assert!((first..=last).contains(&port));
+            }
+        }
+    }
+
+    #[test]
+    fn the_parts_together_hold_no_less_than_the_whole() {
+        let whole = Limits::default();
+        for workers in 1..9 {
+            let part = whole.divided(workers);
+            assert!(part.flows * workers >= whole.flows && part.flows * workers < whole.flows + workers);
+            assert!(part.hellos * workers >= whole.hellos && part.watches * workers >= whole.watches);
+            assert_eq!((part.sessions, part.hello_bytes), (whole.sessions, whole.hello_bytes));
+        }
+    }
+}

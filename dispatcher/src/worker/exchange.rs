@@ -1,0 +1,494 @@
+//! What workers hand each other: frames of flows that are another's, and rows for another's part of the affinity tables.
+//!
+//! Every worker has a mailbox, into which all others put. Three bounded lock-free queues (`crossbeam`'s `ArrayQueue`) make it up:
+//! buffers with frames, free buffers, and updates of affinity rows. A frame is copied once: a free buffer of the *owner's* is taken,
+//! filled, and put into the owner's queue; the owner works on it where it lies, and puts it back among the free ones. There are as many buffers
+//! as the queue has places, so nothing is allocated on the way, and the only thing that can run out is free buffers: then the frame is
+//! lost and counted (`handover-full`), like one that finds a ring full. What was handed over is received, always: the
+//! owner empties its mailbox once more when all others have [left](Exchange::leave).
+//!
+//! **Sleep.** A worker that is about to sleep says so, and then looks into its mailbox once more; one that has put something into a mailbox
+//! looks afterwards whether its owner sleeps, and rings. A full fence lies between the two steps on both sides, so at least one of them
+//! sees the other (Dekker's pattern); the tests go through all interleavings. So a ring, a system call, is paid only towards a sleeper,
+//! and at most once a burst. With `--idle spin` or `yield` nobody ever rings.
+
+use super::steer::{Place, Steering};
+use crate::io::doorbell::Doorbell;
+use crate::io::{HEADROOM, MAX_LINK_HEADER};
+use crate::wire::Frame;
+use core::ops::AddAssign;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use crossbeam::queue::ArrayQueue;
+use crossbeam::utils::CachePadded;
+use lb::affinity::Update;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+/// Frames that a worker's mailbox holds. Full: further ones are lost, and counted (`handover-full`).
+pub const FRAMES: usize = 4096;
+
+/// Affinity updates that a worker's mailbox holds. Full: further ones are lost, and counted; each costs a full handshake.
+pub const UPDATES: usize = 4096;
+
+/// What a worker handed over, and was handed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Handover {
+    /// Frames put into others' mailboxes.
+    pub sent: u64,
+    /// Frames taken from its own.
+    pub received: u64,
+    /// Frames lost because the owner's mailbox was full.
+    pub full: u64,
+    /// Affinity updates put into others' mailboxes.
+    pub updates_sent: u64,
+    /// Affinity updates taken from its own.
+    pub updates_received: u64,
+    /// Affinity updates lost because the owner's mailbox was full.
+    pub updates_lost: u64,
+}
+
+impl AddAssign for Handover {
+    fn add_assign(&mut self, other: Handover) {
+        self.sent += other.sent;
+        self.received += other.received;
+        self.full += other.full;
+        self.updates_sent += other.updates_sent;
+        self.updates_received += other.updates_received;
+        self.updates_lost += other.updates_lost;
+    }
+}
+
+/// A frame on its way to its owner, in a buffer of the owner's.
+pub struct Letter {
+    /// Where it came in.
+    pub port: u8,
+    len: usize,
+    buffer: Box<[u8]>,
+}
+
+impl Letter {
+    /// The frame.
+    pub fn frame(&mut self) -> Frame<'_> {
+        Frame::new(&mut self.buffer, HEADROOM, self.len)
+    }
+}
+
+struct Mailbox {
+    frames: ArrayQueue<Box<Letter>>,
+    free: ArrayQueue<Box<Letter>>,
+    updates: ArrayQueue<Update>,
+    sleeping: AtomicBool,
+    bell: Doorbell,
+}
+
+impl Mailbox {
+    /// More than half full: only for what cannot go elsewhere.
+    fn is_busy(&self) -> bool {
+        self.frames.len() > self.frames.capacity() / 2
+    }
+}
+
+/// What all workers see.
+struct Office {
+    mailboxes: Box<[CachePadded<Mailbox>]>,
+    /// Workers that may still put something into a mailbox.
+    senders: AtomicUsize,
+}
+
+/// One worker's way to the others.
+pub struct Exchange {
+    office: Arc<Office>,
+    me: usize,
+    steering: Steering,
+    /// Mailboxes that something was put into since the last [`Exchange::wake`].
+    touched: Box<[bool]>,
+    left: bool,
+    counts: Handover,
+}
+
+/// Bytes that the mailboxes of `workers` workers take, for ports of no larger MTU than `mtu`.
+pub fn bytes_for(workers: usize, mtu: u16) -> usize {
+    let letter = size_of::<Letter>() + buffer_len(mtu) + 2 * size_of::<(usize, usize)>();
+    workers * (FRAMES * letter + UPDATES * (size_of::<Update>() + size_of::<usize>()))
+}
+
+fn buffer_len(mtu: u16) -> usize {
+    HEADROOM + usize::from(mtu) + MAX_LINK_HEADER
+}
+
+impl Exchange {
+    /// One for each of the workers that `steering` leads frames to, in order of their numbers. All memory is taken here. `mtu` is the
+    /// largest of the ports'.
+    pub fn between(steering: &Steering, mtu: u16) -> io::Result<Vec<Exchange>> {
+        Exchange::with_capacity(steering, mtu, FRAMES, UPDATES)
+    }
+
+    /// The same with mailboxes of another size.
+    pub fn with_capacity(steering: &Steering, mtu: u16, frames: usize, updates: usize) -> io::Result<Vec<Exchange>> {
+        let workers = steering.workers();
+        let mailbox = |_| {
+            let free = ArrayQueue::new(frames);
+            for _ in 0..frames {
+                let letter = Letter { port: 0, len: 0, buffer: vec![0; buffer_len(mtu)].into() };
+                // As many as there are places.
+                let _ = free.push(Box::new(letter));
+            }
+            Ok(CachePadded::new(Mailbox {
+                frames: ArrayQueue::new(frames),
+                free,
+                updates: ArrayQueue::new(updates),
+                sleeping: AtomicBool::new(false),
+                bell: Doorbell::new()?,
+            }))
+        };
+        let mailboxes = (0..workers).map(mailbox).collect::<io::Result<Box<[_]>>>()?;
+        let office = Arc::new(Office { mailboxes, senders: AtomicUsize::new(workers) });
+        let exchange = |me| Exchange {
+            office: office.clone(),
+            me,
+            steering: steering.clone(),
+            touched: vec![false; workers].into(),
+            left: false,
+            counts: Handover::default(),
+        };
+        Ok((0..workers).map(exchange).collect())
+    }
+
+    fn mine(&self) -> &Mailbox {
+        &self.office.mailboxes[self.me]
+    }
+
+    /// Looks whose a frame is that came in by `port`, and hands it over when it is another's. True when it is gone: handed over,
+    /// or lost and counted. Otherwise it is the caller's.
+    #[inline]
+    pub fn handed_over(&mut self, port: u8, frame: &[u8]) -> bool {
+        match self.steering.place(usize::from(port), frame) {
+            Place::Here => false,
+            Place::At(owner) | Place::Preferably(owner) if owner == self.me => false,
+            Place::At(owner) => {
+                self.put(owner, port, frame);
+                true
+            }
+            Place::Preferably(owner) => {
+                let busy = self.office.mailboxes[owner].is_busy();
+                if !busy {
+                    self.put(owner, port, frame);
+                }
+                !busy
+            }
+            Place::Everywhere => {
+                let me = self.me;
+                for other in (0..self.touched.len()).filter(|w| *w != me) {
+                    // A flood of claims must not crowd out flows; a question that stays unanswered is asked again.
+                    if self.office.mailboxes[other].is_busy() {
+                        self.counts.full += 1
+                    } else {
+                        self.put(other, port, frame)
+                    }
+                }
+                false
+            }
+        }
+    }
+
+    fn put(&mut self, to: usize, port: u8, frame: &[u8]) {
+        let mailbox = &self.office.mailboxes[to];
+        // The longest frame that the ports take fits (`Exchange::between`).
+        let Some(mut letter) = mailbox.free.pop().filter(|l| HEADROOM + frame.len() <= l.buffer.len()) else {
+            self.counts.full += 1;
+            return;
+        };
+        letter.port = port;
+        letter.len = frame.len();
+        letter.buffer[HEADROOM..HEADROOM + frame.len()].copy_from_slice(frame);
+        match mailbox.frames.push(letter) {
+            Ok(()) => self.counts.sent += 1,
+            // Cannot be: there are no more letters than places.
+            Err(_) => self.counts.full += 1,
+        }
+        self.touched[to] = true;
+    }
+
+    /// The next frame that another worker handed us. To be given [back](Exchange::give_back).
+    #[inline]
+    pub fn take(&mut self) -> Option<Box<Letter>> {
+        let letter = self.mine().frames.pop()?;
+        self.counts.received += 1;
+        Some(letter)
+    }
+
+    /// Its buffer is free again.
+    #[inline]
+    pub fn give_back(&mut self, letter: Box<Letter>) {
+        // There are no more letters than places.
+        let _ = self.mine().free.push(letter);
+    }
+
+    /// Brings an update to its owner.
+    pub fn carry(&mut self, update: Update) {
+        let to = update.owner();
+        match self.office.mailboxes.get(to).map(|mailbox| mailbox.updates.push(update)) {
+            Some(Ok(())) => {
+                self.counts.updates_sent += 1;
+                self.touched[to] = true;
+            }
+            _ => self.counts.updates_lost += 1,
+        }
+    }
+
+    /// The next update that another worker brought us.
+    pub fn take_update(&mut self) -> Option<Update> {
+        let update = self.mine().updates.pop()?;
+        self.counts.updates_received += 1;
+        Some(update)
+    }
+
+    /// Wakes those that sleep and were given something. At the end of every burst.
+    pub fn wake(&mut self) {
+        if !self.touched.contains(&true) {
+            return;
+        }
+        // Between what was put there and the look at who sleeps; see the module's words.
+        fence(Ordering::SeqCst);
+        for (touched, mailbox) in self.touched.iter_mut().zip(&self.office.mailboxes) {
+            if core::mem::take(touched)
+                && mailbox.sleeping.load(Ordering::Relaxed)
+                && mailbox.sleeping.swap(false, Ordering::Relaxed)
+            {
+                mailbox.bell.ring();
+            }
+        }
+    }
+
+    /// We are about to sleep: what to wait on as well; none when there is something to do. In any case to be followed by
+    /// [`Exchange::awake`].
+    pub fn doze(&self) -> Option<RawFd> {
+        let mailbox = self.mine();
+        mailbox.sleeping.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        (mailbox.frames.is_empty() && mailbox.updates.is_empty()).then(|| mailbox.bell.fd())
+    }
+
+    /// Up again.
+    pub fn awake(&self) {
+        let mailbox = self.mine();
+        if !mailbox.sleeping.swap(false, Ordering::Relaxed) {
+            // Somebody has rung, or is about to; then the ring ends the next sleep at once, which does no harm.
+            mailbox.bell.silence();
+        }
+    }
+
+    /// We shall hand over nothing any more.
+    pub fn leave(&mut self) {
+        if !core::mem::replace(&mut self.left, true) {
+            // Release: who sees that we have left sees what we have put.
+            self.office.senders.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// Nobody will hand over anything any more.
+    pub fn all_have_left(&self) -> bool {
+        self.office.senders.load(Ordering::Acquire) == 0
+    }
+
+    /// What was handed over so far, and what came.
+    pub fn counts(&self) -> Handover {
+        self.counts
+    }
+}
+
+impl Drop for Exchange {
+    /// A worker that dies keeps nobody waiting.
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Config;
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    fn two(frames: usize) -> (Exchange, Exchange) {
+        let steering = Steering::new(&Config::default(), &[1; 32], 2);
+        let mut all = Exchange::with_capacity(&steering, 1500, frames, 4).unwrap();
+        let b = all.pop().unwrap();
+        (all.pop().unwrap(), b)
+    }
+
+    #[test]
+    fn a_frame_arrives_as_it_was_with_headroom_and_its_port() {
+        let (mut a, mut b) = two(2);
+        a.put(1, 3, b"frame");
+        let mut letter = b.take().unwrap();
+        assert_eq!((letter.port, letter.frame().bytes()), (3, &b"frame"[..]));
+        assert!(letter.frame().push_front(HEADROOM));
+        b.give_back(letter);
+        assert!(b.take().is_none());
+        assert_eq!((a.counts().sent, b.counts().received), (1, 1));
+    }
+
+    #[test]
+    fn beyond_the_bound_frames_are_lost_and_counted_and_buffers_come_back() {
+        let (mut a, mut b) = two(4);
+        for round in 1..=3 {
+            (0..6).for_each(|_| a.put(1, 0, &[7; 60]));
+            let mut got = 0;
+            while let Some(letter) = b.take() {
+                b.give_back(letter);
+                got += 1;
+            }
+            assert_eq!((got, a.counts().sent, a.counts().full), (4, 4 * round, 2 * round));
+        }
+        a.put(1, 0, &[0; 1600]);
+        assert_eq!(a.counts().full, 7, "longer than any port takes");
+    }
+
+    #[test]
+    fn a_busy_owner_is_spared_what_can_go_elsewhere() {
+        let config = Config {
+            vips: vec!["10.1.9.1:443".parse().unwrap()],
+            ports: vec![crate::engine::PortSpec {
+                name: "p".into(),
+                mac: crate::wire::Mac([2, 0, 0, 0, 0, 1]),
+                addresses: vec![],
+                gateways: vec![],
+                vlans: vec![],
+                mtu: 1500,
+            }],
+            ..Config::default()
+        };
+        let steering = Steering::new(&config, &[1; 32], 2);
+        let mut all = Exchange::with_capacity(&steering, 1500, 8, 4).unwrap();
+        let (b, a) = (all.pop().unwrap(), &mut all[0]);
+        let segment = |port: u16, flags| {
+            let mut buf = [0; 128];
+            let n = crate::wire::build::Segment {
+                link: crate::wire::build::Link { dst: config.ports[0].mac, ..Default::default() },
+                src: (crate::wire::Addr::v4([10, 1, 0, 7]), port),
+                dst: (crate::wire::Addr::v4([10, 1, 9, 1]), 443),
+                seq: crate::wire::Seq(1),
+                ack: crate::wire::Seq(1),
+                flags: crate::wire::packet::Flags(flags),
+                window: 1,
+                options: &[],
+                payload: &[],
+            }
+            .write(&mut buf);
+            buf[..n].to_vec()
+        };
+        let theirs = (1000..).find(|p| steering.place(0, &segment(*p, 0x10)) == Place::At(1)).unwrap();
+        let handed = |a: &mut Exchange, flags, times: usize| {
+            (0..times).filter(|_| a.handed_over(0, &segment(theirs, flags))).count()
+        };
+        assert_eq!(handed(a, 0x02, 10), 5, "SYNs, until the mailbox is more than half full");
+        assert_eq!((handed(a, 0x10, 10), a.counts().sent, a.counts().full), (10, 8, 7), "the rest of it is for flows");
+        drop(b);
+    }
+
+    #[test]
+    fn threads_lose_nothing_below_the_bound_and_sleepers_are_woken() {
+        const N: u64 = 20_000;
+        let (mut a, mut b) = two(64);
+        let (sent, full) = std::thread::scope(|scope| {
+            let sender = scope.spawn(move || {
+                for n in 0..N {
+                    a.put(1, 0, &n.to_be_bytes());
+                    // Now and then it pauses long enough for the other to fall asleep.
+                    if n % 16 == 0 {
+                        a.wake();
+                        if n % 1024 == 0 {
+                            std::thread::sleep(Duration::from_millis(2));
+                        }
+                    }
+                }
+                a.wake();
+                a.leave();
+                (a.counts().sent, a.counts().full)
+            });
+            let mut last = None;
+            b.leave();
+            loop {
+                let over = b.all_have_left();
+                while let Some(mut letter) = b.take() {
+                    let n = u64::from_be_bytes(letter.frame().bytes().try_into().unwrap());
+                    assert!(last < Some(n), "in order");
+                    last = Some(n);
+                    b.give_back(letter);
+                }
+                if over {
+                    break;
+                }
+                if let Some(fd) = b.doze() {
+                    crate::io::wait_readable(&[fd], Duration::from_millis(200));
+                }
+                b.awake();
+            }
+            sender.join().unwrap()
+        });
+        assert_eq!((sent + full, b.counts().received), (N, sent));
+    }
+
+    /// All interleavings of one who puts and wakes, and one who sleeps: the steps of [`Exchange::put`], [`Exchange::wake`],
+    /// [`Exchange::doze`] and [`Exchange::awake`], between which the fences allow no reordering.
+    #[test]
+    fn no_interleaving_leaves_a_sleeper_with_something_in_its_mailbox() {
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        struct State {
+            puts: u8,
+            /// Of the sender: 0 put, 1 look, 2 swap, 3 ring.
+            sender: u8,
+            /// Of the owner: 0 take, 1 say that it sleeps, 2 look, 3 asleep, 4 awake.
+            owner: u8,
+            queued: u8,
+            sleeping: bool,
+            rung: bool,
+        }
+        fn steps(s: State, fenced: bool) -> Vec<State> {
+            let mut next = vec![];
+            match s.sender {
+                0 if s.puts > 0 && fenced => {
+                    next.push(State { puts: s.puts - 1, queued: s.queued + 1, sender: 1, ..s })
+                }
+                // Without a fence: the look comes before the put is seen.
+                0 if s.puts > 0 => {
+                    let puts = s.puts - 1;
+                    next.push(State { puts, queued: s.queued + 1, sender: if s.sleeping { 2 } else { 0 }, ..s });
+                    let unseen = State { puts, sender: if s.sleeping { 2 } else { 4 }, ..s };
+                    next.push(unseen);
+                }
+                1 => next.push(State { sender: if s.sleeping { 2 } else { 0 }, ..s }),
+                2 => next.push(State { sender: if s.sleeping { 3 } else { 0 }, sleeping: false, ..s }),
+                3 => next.push(State { rung: true, sender: 0, ..s }),
+                4 => next.push(State { queued: s.queued + 1, sender: 0, ..s }),
+                _ => {}
+            }
+            match s.owner {
+                0 if s.queued > 0 => next.push(State { queued: s.queued - 1, ..s }),
+                0 => next.push(State { owner: 1, ..s }),
+                1 => next.push(State { sleeping: true, owner: 2, ..s }),
+                2 => next.push(State { owner: if s.queued == 0 { 3 } else { 4 }, ..s }),
+                3 if s.rung => next.push(State { owner: 4, ..s }),
+                4 => next.push(State { owner: 0, sleeping: false, rung: s.rung && s.sleeping, ..s }),
+                _ => {}
+            }
+            next
+        }
+        let stuck = |fenced: bool| {
+            let begin = State { puts: 3, sender: 0, owner: 0, queued: 0, sleeping: false, rung: false };
+            let (mut seen, mut open) = (BTreeSet::from([begin]), vec![begin]);
+            let mut stuck = 0;
+            while let Some(state) = open.pop() {
+                let next = steps(state, fenced);
+                stuck += usize::from(next.is_empty() && state.queued > 0);
+                open.extend(next.into_iter().filter(|s| seen.insert(*s)));
+            }
+            stuck
+        };
+        assert_eq!(stuck(true), 0);
+        assert!(stuck(false) > 0, "the model sees what the fences are for");
+    }
+}

@@ -1,0 +1,352 @@
+//! Whose is a frame? A pure function of its bytes, the same in every worker.
+//!
+//! A flow belongs to one worker, whichever queue its frames come in by:
+//!
+//! | frame | owner |
+//! |---|---|
+//! | TCP to a VIP | by a keyed hash of the client's address and port |
+//! | TCP to an address of our own (SNAT: from a backend; the answers to probes) | the worker whose local ports include the destination's |
+//! | TCP to anything else, address mode DNAT (from a backend to its client) | by the same hash, of the destination |
+//! | an ICMP error | the owner of the packet it quotes |
+//! | ARP replies, neighbour advertisements | all: each worker asks for itself, and believes what it asked for |
+//! | ARP requests, neighbour solicitations, echo requests, anything else | whoever has it: answered without any state |
+//!
+//! SYNs too are led to the owner, though anybody could answer them with a cookie: their tuple may be that of a flow whose end
+//! is still remembered, which only the owner knows. But see [`Place::Preferably`].
+//!
+//! Why the port ranges and the hash never contradict each other: the owner of a client's frames opens the flow and dials from a
+//! port of its own range (SNAT), or from the client's own address and port (DNAT), of which the hash is the same.
+
+use crate::engine::icmp::quoted_tuple;
+use crate::engine::{AddressMode, Config, worker_of_port};
+use crate::flow::Tuple;
+use crate::wire::packet::{Ethernet, Ip, Tcp, ethertype, protocol};
+use crate::wire::{Addr, Mac};
+use siphasher::sip::SipHasher13;
+
+/// Where a frame is to go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// To whoever has it.
+    Here,
+    /// To this worker.
+    At(usize),
+    /// To this worker, if it has time: a bare SYN. Under a flood whoever has it answers it, which costs no more than to hand it over.
+    Preferably(usize),
+    /// To every worker.
+    Everywhere,
+}
+
+/// What is needed to know it.
+#[derive(Clone)]
+pub struct Steering {
+    workers: usize,
+    dnat: bool,
+    /// Ports' Ethernet addresses, by port.
+    macs: Box<[Mac]>,
+    /// Sorted.
+    services: Box<[(Addr, u16)]>,
+    /// Our own addresses, sorted.
+    own: Box<[Addr]>,
+    /// Sorted.
+    backends: Box<[(Addr, u16)]>,
+    key: SipHasher13,
+}
+
+impl Steering {
+    /// Among `workers` workers (at least 1), for the configuration and under the secret that their engines have.
+    pub fn new(config: &Config, secret: &[u8; 32], workers: usize) -> Steering {
+        let endpoint = |a: &std::net::SocketAddr| (Addr::from(a.ip()), a.port());
+        let mut services: Vec<_> = config.vips.iter().map(endpoint).collect();
+        let mut backends: Vec<_> = config.backends.iter().map(|b| endpoint(&b.addr)).collect();
+        let mut own: Vec<Addr> =
+            config.ports.iter().flat_map(|p| p.addresses.iter().map(|(ip, _)| Addr::from(*ip))).collect();
+        services.sort_unstable();
+        backends.sort_unstable();
+        own.sort_unstable();
+        Steering {
+            workers: workers.max(1),
+            dnat: config.address_mode == AddressMode::Dnat,
+            macs: config.ports.iter().map(|p| p.mac).collect(),
+            services: services.into(),
+            own: own.into(),
+            backends: backends.into(),
+            key: SipHasher13::new_with_key(&crate::engine::derived(secret, 8)),
+        }
+    }
+
+    /// Workers in all.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// Where the frame that came in by `port` (its index in the configuration) is to go. What cannot be read stays where it is, to
+    /// be counted there.
+    pub fn place(&self, port: usize, frame: &[u8]) -> Place {
+        self.read(port, frame).unwrap_or(Place::Here)
+    }
+
+    #[inline]
+    fn read(&self, port: usize, frame: &[u8]) -> Option<Place> {
+        let eth = Ethernet::parse(frame).ok()?;
+        if !eth.dst.is_group() && self.macs.get(port) != Some(&eth.dst) {
+            return None;
+        }
+        if eth.ethertype == ethertype::ARP {
+            let reply = frame.get(eth.payload + 6..eth.payload + 8)? == [0, 2];
+            return reply.then_some(Place::Everywhere);
+        }
+        let ip = Ip::parse(frame, eth.payload, eth.ethertype).ok()?;
+        match ip.protocol {
+            protocol::TCP => {
+                let tcp = Tcp::parse(frame, &ip).ok()?;
+                let tuple = Tuple { src: ip.src.0, dst: ip.dst.0, sport: tcp.src_port, dport: tcp.dst_port };
+                let owner = self.owner(&tuple)?;
+                Some(if tcp.is_bare_syn() { Place::Preferably(owner) } else { Place::At(owner) })
+            }
+            protocol::ICMPV6 if frame.get(ip.payload) == Some(&ADVERTISEMENT) => Some(Place::Everywhere),
+            protocol::ICMP | protocol::ICMPV6 => {
+                let quoted = quoted_tuple(frame, &ip)?;
+                // It went out from us; turned round it is what arrives from the side that complains.
+                self.owner(&quoted.reversed()).map(Place::At)
+            }
+            _ => None,
+        }
+    }
+
+    /// The owner of the flow that a segment with this tuple, as it arrives, belongs to; none when it can be of no flow.
+    #[inline]
+    pub fn owner(&self, tuple: &Tuple) -> Option<usize> {
+        let (to, from) = ((Addr(tuple.dst), tuple.dport), (Addr(tuple.src), tuple.sport));
+        let ours = || self.own.binary_search(&to.0).is_ok();
+        if self.services.binary_search(&to).is_ok() {
+            // A VIP may be one of the addresses that we dial from, and its port one of those we dial from.
+            let returning = !self.dnat && ours() && self.backends.binary_search(&from).is_ok();
+            if !returning {
+                return Some(self.of_client(&tuple.src, tuple.sport));
+            }
+        }
+        if ours() {
+            worker_of_port(tuple.dport, self.workers)
+        } else {
+            self.dnat.then(|| self.of_client(&tuple.dst, tuple.dport))
+        }
+    }
+
+    fn of_client(&self, addr: &[u8; 16], port: u16) -> usize {
+        let mut bytes = [0; 18];
+        bytes[..16].copy_from_slice(addr);
+        bytes[16..].copy_from_slice(&port.to_be_bytes());
+        (((self.key.hash(&bytes) >> 32) * self.workers as u64) >> 32) as usize
+    }
+}
+
+/// Neighbour advertisement (RFC 4861 section 4.4).
+const ADVERTISEMENT: u8 = 136;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{BackendSpec, PortSpec};
+    use crate::wire::build::{Arp, Link, Segment, arp_op};
+    use crate::wire::packet::{Flags, Vlans};
+    use crate::wire::{Seq, checksum};
+    use proptest::prelude::*;
+    use std::net::{IpAddr, SocketAddr};
+
+    const OURS: Mac = Mac([2, 0, 0, 0, 0, 1]);
+    const OTHER: Mac = Mac([2, 0, 0, 0, 0, 9]);
+
+    fn steering(mode: AddressMode, workers: usize) -> Steering {
+        let port = |ips: [&str; 2]| PortSpec {
+            name: "p".into(),
+            mac: OURS,
+            addresses: ips.iter().map(|ip| (ip.parse().unwrap(), 24)).collect(),
+            gateways: vec![],
+            vlans: vec![],
+            mtu: 1500,
+        };
+        let backend = |addr: &str| BackendSpec { name: addr.into(), addr: addr.parse().unwrap(), weight: 1 };
+        let config = Config {
+            ports: vec![port(["10.1.0.1", "fd01::1"]), port(["10.2.0.1", "fd02::1"])],
+            vips: ["10.1.9.1:443", "[fd01::9:1]:443", "10.2.0.1:5000"].map(|a| a.parse().unwrap()).to_vec(),
+            backends: vec![backend("10.2.0.11:8443"), backend("[fd02::11]:8443")],
+            address_mode: mode,
+            ..Config::default()
+        };
+        Steering::new(&config, &[7; 32], workers)
+    }
+
+    fn tcp(from: SocketAddr, to: SocketAddr, flags: Flags, dst: Mac) -> Vec<u8> {
+        let segment = Segment {
+            link: Link { dst, src: OTHER, vlans: Vlans::NONE },
+            src: (from.ip().into(), from.port()),
+            dst: (to.ip().into(), to.port()),
+            seq: Seq(1),
+            ack: Seq(2),
+            flags,
+            window: 1000,
+            options: &[],
+            payload: b"abc",
+        };
+        let mut buf = vec![0; 200];
+        let n = segment.write(&mut buf);
+        buf.truncate(n);
+        buf
+    }
+
+    /// An ICMP error (unreachable) to `to` from `by` that quotes an IP packet.
+    fn error(by: IpAddr, to: IpAddr, quoted: &[u8]) -> Vec<u8> {
+        let mut frame = [OURS.0, OTHER.0].concat();
+        match (by, to) {
+            (IpAddr::V4(by), IpAddr::V4(to)) => {
+                let len = (20 + 8 + quoted.len()) as u16;
+                frame.extend([8, 0, 0x45, 0]);
+                frame.extend(len.to_be_bytes());
+                frame.extend([0, 0, 0, 0, 64, 1, 0, 0]);
+                frame.extend(by.octets().iter().chain(&to.octets()));
+                frame.extend([3, 1, 0, 0, 0, 0, 0, 0]);
+            }
+            (IpAddr::V6(by), IpAddr::V6(to)) => {
+                frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+                frame.extend((8 + quoted.len() as u16).to_be_bytes());
+                frame.extend([58, 64]);
+                frame.extend(by.octets().iter().chain(&to.octets()));
+                frame.extend([1, 0, 0, 0, 0, 0, 0, 0]);
+            }
+            _ => unreachable!("one family"),
+        }
+        frame.extend(quoted);
+        frame
+    }
+
+    fn any_client() -> impl Strategy<Value = SocketAddr> {
+        let ip = prop_oneof![
+            any::<[u8; 4]>().prop_map(|b| IpAddr::from([172, b[1], b[2], b[3]])),
+            any::<[u16; 4]>().prop_map(|b| IpAddr::from([0x2001, 0xdb8, b[0], b[1], 0, 0, b[2], b[3]])),
+        ];
+        (ip, 1u16..).prop_map(|(ip, port)| SocketAddr::new(ip, port))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// What comes from the client, what its backend returns, and errors about either, by DNAT: one owner.
+        #[test]
+        fn both_sides_of_a_flow_and_errors_about_it_have_one_owner_dnat(client in any_client(), workers in 1usize..9) {
+            let s = steering(AddressMode::Dnat, workers);
+            let (vip, backend): (SocketAddr, SocketAddr) = if client.is_ipv4() {
+                ("10.1.9.1:443".parse().unwrap(), "10.2.0.11:8443".parse().unwrap())
+            } else {
+                ("[fd01::9:1]:443".parse().unwrap(), "[fd02::11]:8443".parse().unwrap())
+            };
+            let Place::At(owner) = s.place(0, &tcp(client, vip, Flags::ACK, OURS)) else { panic!("no owner") };
+            prop_assert!(owner < workers);
+            prop_assert_eq!(s.place(0, &tcp(client, vip, Flags::SYN, OURS)), Place::Preferably(owner));
+            prop_assert_eq!(s.place(1, &tcp(backend, client, Flags::ACK, OURS)), Place::At(owner));
+            // We sent from the VIP to the client, and from the client's address to the backend.
+            for (src, dst) in [(vip, client), (client, backend)] {
+                let quoted = &tcp(src, dst, Flags::ACK, OURS)[14..];
+                prop_assert_eq!(s.place(1, &error(dst.ip(), src.ip(), quoted)), Place::At(owner));
+            }
+        }
+
+        /// By SNAT a returning frame's port says who dialled; errors about what was sent from it say the same.
+        #[test]
+        fn a_returning_frame_belongs_to_the_worker_of_its_port_snat(port in 2048u16.., workers in 1usize..9) {
+            let s = steering(AddressMode::Snat, workers);
+            let expected = (0..workers).find(|w| {
+                let (first, last) = crate::flow::LocalPorts::share(2048, u16::MAX, *w, workers).unwrap();
+                (first..=last).contains(&port)
+            }).unwrap();
+            for (backend, own) in [("10.2.0.11:8443", "10.2.0.1"), ("[fd02::11]:8443", "fd02::1")] {
+                let (backend, own) = (backend.parse().unwrap(), SocketAddr::new(own.parse().unwrap(), port));
+                prop_assert_eq!(s.place(1, &tcp(backend, own, Flags::ACK, OURS)), Place::At(expected));
+                let quoted = &tcp(own, backend, Flags::SYN, OURS)[14..];
+                prop_assert_eq!(s.place(1, &error(backend.ip(), own.ip(), quoted)), Place::At(expected));
+            }
+        }
+
+        #[test]
+        fn hostile_bytes_are_read_without_harm(mut frame in prop::collection::vec(any::<u8>(), 0..200), kind in 0usize..4) {
+            let s = steering(AddressMode::Dnat, 4);
+            if frame.len() > 14 {
+                frame[..6].copy_from_slice(&OURS.0);
+                frame[12..14].copy_from_slice(&[[8, 0], [8, 6], [0x86, 0xdd], [0x81, 0]][kind]);
+            }
+            if let Place::At(w) | Place::Preferably(w) = s.place(0, &frame) {
+                prop_assert!(w < 4);
+            }
+        }
+    }
+
+    #[test]
+    fn clients_spread_evenly_over_workers() {
+        let s = steering(AddressMode::Snat, 3);
+        let vip = "10.1.9.1:443".parse().unwrap();
+        let mut got = [0u32; 3];
+        for port in 10_000..13_000 {
+            let Place::At(w) = s.place(0, &tcp(SocketAddr::new([10, 1, 0, 7].into(), port), vip, Flags::ACK, OURS))
+            else {
+                panic!("no owner")
+            };
+            got[w] += 1;
+        }
+        assert!(got.iter().all(|n| (900..1100).contains(n)), "{got:?}");
+    }
+
+    #[test]
+    fn a_vip_on_the_address_we_dial_from_is_no_contradiction() {
+        let s = steering(AddressMode::Snat, 7);
+        let both: SocketAddr = "10.2.0.1:5000".parse().unwrap();
+        let backend = "10.2.0.11:8443".parse().unwrap();
+        assert_eq!(s.place(1, &tcp(backend, both, Flags::ACK, OURS)), Place::At(worker_of_port(5000, 7).unwrap()));
+        let owners = (1..200).map(|n| {
+            let client = SocketAddr::new([10, 1, 0, n as u8].into(), 1000 + n);
+            s.place(0, &tcp(client, both, Flags::ACK, OURS))
+        });
+        assert!(owners.collect::<Vec<_>>().windows(2).any(|w| w[0] != w[1]), "clients go by hash");
+    }
+
+    #[test]
+    fn what_neighbours_say_goes_to_all_and_what_they_ask_stays() {
+        let s = steering(AddressMode::Snat, 2);
+        let mut arp = Arp {
+            op: arp_op::REPLY,
+            sender_mac: OTHER,
+            sender: Addr::v4([10, 2, 0, 11]),
+            target_mac: OURS,
+            target: Addr::v4([10, 2, 0, 1]),
+        };
+        let link = Link { dst: OURS, src: OTHER, vlans: Vlans::from_ids(&[7]) };
+        let mut buf = [0; 128];
+        let n = arp.write(&mut buf, &link);
+        assert_eq!(s.place(1, &buf[..n]), Place::Everywhere);
+        arp.op = arp_op::REQUEST;
+        let n = arp.write(&mut buf, &link);
+        assert_eq!(s.place(1, &buf[..n]), Place::Here);
+        let mut icmp = vec![136u8, 0, 0, 0, 0, 0, 0, 0];
+        let mut frame = error("fd02::11".parse().unwrap(), "fd02::1".parse().unwrap(), &[]);
+        let at = frame.len() - 8;
+        assert_ne!(
+            checksum::transport(&[0; 4], &[0; 4], 58, &icmp),
+            0,
+            "steering looks at no checksum: the engine does"
+        );
+        frame[at..].copy_from_slice(&icmp);
+        assert_eq!(s.place(1, &frame), Place::Everywhere);
+        icmp[0] = 135;
+        frame[at..].copy_from_slice(&icmp);
+        assert_eq!(s.place(1, &frame), Place::Here);
+    }
+
+    #[test]
+    fn what_is_not_for_us_is_handed_to_nobody() {
+        let s = steering(AddressMode::Dnat, 2);
+        let (a, b) = ("10.1.0.7:1000".parse().unwrap(), "10.1.9.1:443".parse().unwrap());
+        assert_eq!(s.place(0, &tcp(a, b, Flags::ACK, OTHER)), Place::Here);
+        let snat = steering(AddressMode::Snat, 2);
+        assert_eq!(snat.place(0, &tcp(a, "10.9.9.9:443".parse().unwrap(), Flags::ACK, OURS)), Place::Here);
+        assert_eq!(snat.place(1, &tcp(a, "10.2.0.1:80".parse().unwrap(), Flags::ACK, OURS)), Place::Here);
+    }
+}

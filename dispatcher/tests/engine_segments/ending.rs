@@ -1,0 +1,250 @@
+//! How flows end, and what does not end them.
+
+use super::*;
+
+#[test]
+fn both_sides_close_in_any_order_and_the_flow_is_told_once() {
+    // Client first, server first, both at once.
+    for order in [[0, 1], [1, 0], [2, 2]] {
+        let mut b = bench();
+        b.splice(HTTP);
+        let n = 1 + HTTP.len() as u32;
+        match order {
+            [0, 1] => {
+                b.client_sends(seg(FIN_ACK, n, 1, &[]));
+                b.server_sends(seg(ACK, 1, n + 1, b"still talking"));
+                b.client_sends(seg(ACK, n + 1, 14, &[]));
+                b.server_sends(seg(FIN_ACK, 14, n + 1, &[]));
+                assert!(b.ended.is_empty());
+                b.client_sends(seg(ACK, n + 1, 15, &[]));
+            }
+            [1, 0] => {
+                b.server_sends(seg(FIN_ACK, 1, n, b"bye"));
+                b.client_sends(seg(FIN_ACK, n, 5, &[]));
+                assert!(b.ended.is_empty());
+                b.server_sends(seg(ACK, 5, n + 1, &[]));
+            }
+            _ => {
+                b.client_sends(seg(FIN_ACK, n, 1, &[]));
+                b.server_sends(seg(FIN_ACK, 1, n, &[]));
+                b.client_sends(seg(ACK, n + 1, 2, &[]));
+                assert!(b.ended.is_empty());
+                b.server_sends(seg(ACK, 2, n + 1, &[]));
+            }
+        }
+        assert_eq!(b.ended.len(), 1);
+        assert_eq!(b.ended[0].0, End::Fin);
+        assert_eq!(b.ended[0].1, HTTP.len() as u64);
+        // A late FIN still finds its way, and is not told again.
+        let (_, v) = b.server_sends(seg(FIN_ACK, if order == [0, 1] { 14 } else { 1 }, n + 1, &[]));
+        assert!(matches!(v, Verdict::Forward(_)));
+        assert_eq!(b.engine.pool().connections(lb::BackendId(0)), 0);
+        b.wait(Duration::from_secs(16));
+        assert_eq!(b.ended.len(), 1);
+        b.assert_empty();
+    }
+}
+
+#[test]
+fn a_reset_outside_the_window_is_dropped_and_named_and_one_inside_closes_nothing_by_itself() {
+    let mut b = bench();
+    b.splice(HTTP);
+    let n = 1 + HTTP.len() as u32;
+    for wrong in [n + 100_000, n.wrapping_sub(5), n + 0x4000_0000] {
+        let (_, v) = b.client_sends(seg(RST, wrong, 0, &[]));
+        assert_eq!(v, Verdict::Drop(DropReason::OutOfWindow), "{wrong}");
+    }
+    // In the window, not exact: the server will ask, so it must hear it; the flow lives.
+    let (out, v) = b.client_sends(seg(RST, n + 10, 0, &[]));
+    assert!(matches!(v, Verdict::Forward(_)) && out[0].flags() == RST);
+    let (out, _) = b.server_sends(seg(ACK, 1, n, b"challenge"));
+    assert_eq!(out[0].payload(), b"challenge");
+    assert!(b.ended.is_empty());
+    b.wait(Duration::from_secs(30));
+    assert_eq!(b.engine.flows(), 1);
+    // Damaged: nothing.
+    let mut f = b.client_frame(&seg(RST, n, 0, &[]));
+    let at = f.len() - 4;
+    f[at] ^= 1;
+    assert_eq!(b.hand_in(0, &f).1, Verdict::Drop(DropReason::BadChecksum));
+    // Exact.
+    b.client_sends(seg(RST, n, 0, &[]));
+    assert_eq!(b.ended.len(), 1);
+    b.wait(Duration::from_secs(3));
+    b.assert_empty();
+}
+
+#[test]
+fn a_reset_that_may_be_forged_ends_nothing_while_its_supposed_sender_goes_on() {
+    let mut b = bench();
+    b.splice(HTTP);
+    let n = 1 + HTTP.len() as u32;
+    // The client has sent more than the server has acknowledged; a reset in between may be anyone's.
+    b.client_sends(seg(ACK, n, 1, &[b'x'; 100]));
+    b.client_sends(seg(RST, n + 50, 0, &[]));
+    assert!(b.ended.is_empty());
+    let (out, v) = b.client_sends(seg(ACK, n + 100, 1, b"I live"));
+    assert!(matches!(v, Verdict::Forward(_)));
+    assert_eq!(out[0].payload(), b"I live");
+    b.wait(Duration::from_secs(10));
+    assert_eq!(b.engine.flows(), 1);
+    assert!(b.ended.is_empty());
+}
+
+#[test]
+fn a_damaged_fin_does_not_close() {
+    let mut b = bench();
+    b.splice(HTTP);
+    let n = 1 + HTTP.len() as u32;
+    // The flag was flipped on the way: the checksum tells.
+    let mut f = b.client_frame(&seg(ACK, n, 1, b"data"));
+    let flags = f.len() - 4 - 20 + 13;
+    f[flags] ^= 1;
+    let (_, v) = b.hand_in(0, &f);
+    assert!(matches!(v, Verdict::Forward(_)), "its receiver finds it");
+    b.client_sends(seg(ACK, n, 1, b"data and more"));
+    b.server_sends(seg(ACK, 1, n + 13, &[]));
+    b.server_sends(seg(FIN_ACK, 1, n + 13, &[]));
+    b.client_sends(seg(ACK, n + 13, 2, &[]));
+    assert!(b.ended.is_empty(), "the client has not closed");
+    b.client_sends(seg(FIN_ACK, n + 13, 2, &[]));
+    b.server_sends(seg(ACK, 2, n + 14, &[]));
+    assert_eq!(b.ended, [(End::Fin, 31, 0)]);
+}
+
+#[test]
+fn a_syn_on_a_living_flow_is_challenged() {
+    let mut b = bench();
+    b.splice(HTTP);
+    let n = 1 + HTTP.len() as u32;
+    b.server_sends(seg(ACK, 1, n, b"12345"));
+    b.client_sends(seg(ACK, n, 6, &[]));
+    let (out, v) = b.client_sends(seg(SYN, 0x1000_0000, 0, &[]));
+    assert!(matches!(v, Verdict::Reply(_)));
+    let t = out[0].tcp();
+    assert_eq!((t.flags, t.seq, t.ack), (ACK, b.cookie + 6, Seq(CLIENT_ISN) + n));
+    assert!(b.ended.is_empty());
+    let (_, v) = b.server_sends(seg(SYN, 77, 0, &[]));
+    assert_eq!(v, Verdict::Drop(DropReason::OutOfWindow));
+}
+
+#[test]
+fn an_idle_flow_is_reset_on_both_sides_at_the_numbers_they_expect() {
+    for mut b in all_worlds() {
+        b.splice(HTTP);
+        let n = 1 + HTTP.len() as u32;
+        b.server_sends(seg(ACK, 1, n, b"12345"));
+        b.client_sends(seg(ACK, n, 6, &[]));
+        assert!(b.wait(Duration::from_secs(299)).is_empty());
+        let out = b.wait(Duration::from_secs(2));
+        let (c, s) = (out[0].tcp(), out[1].tcp());
+        assert_eq!((out[0].port, c.flags, c.seq), (0, RST_ACK, b.cookie + 6));
+        assert_eq!((out[1].port, s.flags, s.seq), (b.server_port(), RST_ACK, Seq(CLIENT_ISN) + n));
+        assert_eq!(b.ended, [(End::Idle, HTTP.len() as u64, 5)]);
+        b.assert_empty();
+    }
+}
+
+#[test]
+fn traffic_beyond_a_narrow_window_keeps_a_flow_alive_and_is_followed() {
+    // A sender that overshoots the window (as behind a PROXY header, whose bytes it does not know of): the receiver cuts
+    // what it cannot take, and acknowledges the rest.
+    let mut b = bench();
+    b.dial(HTTP);
+    let n = 1 + HTTP.len() as u32;
+    b.server_sends(Seg { window: 100, ..seg(SYN_ACK, 0, 1, &[]) });
+    b.server_sends(Seg { window: 82, ..seg(ACK, 1, n, &[]) });
+    b.client_sends(seg(ACK, n, 1, &[b'x'; 200]));
+    b.server_sends(Seg { window: 500, ..seg(ACK, 1, n + 82, &[]) });
+    b.client_sends(seg(FIN_ACK, n + 82, 1, &[b'x'; 118]));
+    b.server_sends(seg(FIN_ACK, 1, n + 201, &[]));
+    b.client_sends(seg(ACK, n + 201, 2, &[]));
+    assert_eq!(b.ended, [(End::Fin, HTTP.len() as u64 + 200, 0)]);
+}
+
+#[test]
+fn a_port_used_again_in_time_wait_is_a_new_connection() {
+    let mut b = bench();
+    b.splice(HTTP);
+    let n = 1 + HTTP.len() as u32;
+    b.client_sends(seg(FIN_ACK, n, 1, &[]));
+    b.server_sends(seg(FIN_ACK, 1, n + 1, &[]));
+    b.client_sends(seg(ACK, n + 1, 2, &[]));
+    assert_eq!(b.ended.len(), 1);
+    let old = b.dialled_from;
+    // The SYN alone changes nothing.
+    let (out, v) = b.client_sends(seg(SYN, 5_000_000, 0, &[]));
+    assert!(matches!(v, Verdict::Reply(_)));
+    assert_eq!(out[0].flags(), SYN_ACK);
+    let (_, v) = b.server_sends(seg(FIN_ACK, 1, n + 1, &[]));
+    assert!(matches!(v, Verdict::Forward(_)), "the old one still stands");
+    let (_, v) = b.client_sends(seg(ACK, 5_000_001, 1, &[]));
+    assert_eq!(v, Verdict::Hold);
+    let (out, _) = b.client_sends(seg(ACK, 5_000_001, 1, HTTP));
+    assert!(out[0].tcp().is_bare_syn());
+    assert_ne!(b.dialled_from, old, "from a port that the server does not remember");
+    assert_eq!(b.engine.flows(), 1);
+}
+
+#[test]
+fn late_segments_of_a_forgotten_flow_are_reset_and_harm_nothing() {
+    let mut b = bench();
+    b.splice(HTTP);
+    let n = 1 + HTTP.len() as u32;
+    b.client_sends(seg(RST, n, 0, &[]));
+    b.wait(Duration::from_secs(3));
+    b.assert_empty();
+    let (out, _) = b.server_sends(seg(ACK, 1, n, b"late"));
+    assert_eq!((out[0].port, out[0].flags(), out[0].tcp().seq), (1, RST, Seq(CLIENT_ISN) + n));
+    let (out, _) = b.client_sends(seg(ACK, n, 1, &[]));
+    assert_eq!((out[0].port, out[0].flags()), (0, RST));
+    b.assert_empty();
+}
+
+#[test]
+fn keepalives_keep_a_flow() {
+    let mut b = bench();
+    b.splice(HTTP);
+    let n = 1 + HTTP.len() as u32;
+    for _ in 0..4 {
+        b.wait(Duration::from_secs(200));
+        let (out, v) = b.client_sends(seg(ACK, n - 1, 1, &[]));
+        assert!(matches!(v, Verdict::Forward(_)));
+        assert_eq!(out[0].tcp().seq, Seq(CLIENT_ISN) + n - 1);
+        b.server_sends(seg(ACK, 1, n, &[]));
+    }
+    assert_eq!(b.engine.flows(), 1);
+}
+
+#[test]
+fn a_forged_reset_does_not_lose_what_is_ours() {
+    let mut b = bench();
+    let hello = Hello::default().bytes();
+    b.client_syn(&SynOptions { mss: Some(1460), ..SynOptions::default() });
+    b.client_sends(seg(ACK, 1, 1, &hello[..60]));
+    b.wait(ms(60));
+    b.client_sends(seg(ACK, 61, 1, &hello[60..]));
+    b.server_sends(Seg { window: 60000, ..seg(SYN_ACK, 0, 1, &[]) });
+    // Between what the server has acknowledged and what was sent.
+    b.client_sends(seg(RST, 31, 0, &[]));
+    let again = b.wait(ms(300));
+    assert_eq!(again[0].payload(), &hello[..60]);
+    let (_, v) = b.server_sends(seg(ACK, 1, 1 + hello.len() as u32, &[]));
+    assert!(matches!(v, Verdict::Forward(_)));
+    assert!(b.ended.is_empty());
+}
+
+#[test]
+fn a_server_that_remembers_a_flow_longer_than_we_do_is_reset_in_both_address_modes() {
+    for mut b in all_worlds() {
+        b.splice(HTTP);
+        let n = 1 + HTTP.len() as u32;
+        b.client_sends(seg(RST, n, 0, &[]));
+        b.wait(Duration::from_secs(3));
+        b.assert_empty();
+        let (out, v) = b.server_sends(seg(ACK, 1, n, b"are you there?"));
+        assert!(matches!(v, Verdict::Reply(_)), "{v:?}");
+        assert_eq!((out[0].flags(), out[0].tcp().seq), (RST, Seq(CLIENT_ISN) + n));
+        assert_eq!(out[0].ip().src.socket(out[0].tcp().src_port), b.dialled_from);
+    }
+}
