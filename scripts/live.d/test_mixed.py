@@ -43,6 +43,11 @@ class Clients:
     def __init__(self, version):
         self.version = version
 
+    @staticmethod
+    def before(i):
+        """Of its connections, numbered from 0: the one before the ith by the same client."""
+        return i - 1 if i % (1 + RETURNS) else None
+
 
 class OpenSsl(Clients):
     """openssl s_client, a process for each connection, the session in a file."""
@@ -80,6 +85,10 @@ class GnuTls(Clients):
              "--port", "443", VIP], "gnutls-cli", "GET / HTTP/1.0\r\n\r\n")
         return 2
 
+    @staticmethod
+    def before(i):
+        return i - 1 if i % 2 else None
+
 
 class Java(Clients):
     """JSSE: one process, a context for each client."""
@@ -91,6 +100,10 @@ class Java(Clients):
         check(len(said) == len(lines), f"java: {len(said)} answers")
         check(not any("failed" in line for line in said), f"java: {said}")
         return len(lines)
+
+    @staticmethod
+    def before(i):
+        return i - MANY if i >= MANY else None
 
 
 class Python(Clients):
@@ -134,6 +147,10 @@ class Chromium(Clients):
             shutil.rmtree(profile, ignore_errors=True)
         return 0
 
+    @staticmethod
+    def before(i):
+        return None
+
 
 def mixed(t, version):
     t.servers.want(",".join(KINDS), {"1.2": "ticket", "1.3": "tls13"}[version])
@@ -142,6 +159,8 @@ def mixed(t, version):
     kinds = [OpenSsl, Curl, GnuTls, Java, Python, Large] + ([Chromium] if shutil.which("chromium") else [])
     told, returned, resumed, misses = [], Counter(), Counter(), Counter()
     reasons = {kind: set() for kind in KINDS}
+    # Which server's session was offered, where, and what came of it.
+    asked = []
     made = []
     for kind in kinds:
         one = kind(version)
@@ -157,6 +176,10 @@ def mixed(t, version):
         mine = log[at:at + n]
         at += n
         check(mine, f"{kind.__name__} came by no connection")
+        for i, c in enumerate(mine):
+            before = kind.before(i)
+            if c["offered"] and before is not None:
+                asked.append((c["conn"], NAMES[mine[before]["backend"]], NAMES[c["backend"]], c["resumed"]))
         offers = [c for c in mine if c["offered"]]
         for c in offers:
             by = NAMES[c["backend"]]
@@ -177,6 +200,14 @@ def mixed(t, version):
     if version == "1.2":
         check(misses["unknown"] == 0, seen)
         check("ticket-key" not in reasons["java"], f"Java's tickets carry no key name: {seen}")
+    else:
+        # Each key name costs at most one refusal by each other server, and none once it was seen accepted.
+        for sealed in [k for k in KINDS if k != "java"]:
+            mine = [(by, resumed) for _, key, by, resumed in sorted(asked) if key == sealed]
+            first = next((i for i, (_, resumed) in enumerate(mine) if resumed), len(mine))
+            check(all(resumed for _, resumed in mine[first:]), f"{sealed}'s key was accepted, and then refused: {mine}; {seen}")
+            check(first < len(KINDS), f"{sealed}'s key was refused {first} times: {mine}; {seen}")
+        seen += f"; of these sealed by java {sum(key == 'java' and not resumed for _, key, _, resumed in asked)}"
     return seen
 
 
