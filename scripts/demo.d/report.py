@@ -32,9 +32,8 @@ class Round:
         self.failed = sum(v["outcome"] == "failed" for v in visits)
         must(f"{self}: every connection is made", len(visits) == TOTAL + CLIENTS)
         must(f"{self}: no connection fails", self.failed == 0)
-        # One after the other, so in the same order.
-        must(f"{self}: the dispatcher saw what the clients saw", [(c["backend"], c["resumed"]) for c in log]
-             == [(v["served"], v["outcome"] == "resumed") for v in visits if v["outcome"] != "failed"])
+        must(f"{self}: the dispatcher saw what the clients saw", [(c["client"], c["backend"], c["resumed"]) for c in log]
+             == [(v["end"], v["served"], v["outcome"] == "resumed") for v in visits if v["outcome"] != "failed"])
 
     def __str__(self):
         return f"{self.label}, affinity {self.affinity}"
@@ -52,21 +51,25 @@ def rounds(mode, affinity):
     """The rounds of one run."""
     visits = []
     for line in open(f"{WORK}/visits.{mode}.{affinity}"):
-        n, client, visit, outcome, sealed, served = line.split()
-        visits.append({"round": int(n), "visit": int(visit), "outcome": outcome, "sealed": sealed, "served": served})
+        n, client, visit, outcome, sealed, served, end = line.split()
+        visits.append({"round": int(n), "visit": int(visit), "outcome": outcome, "sealed": sealed, "served": served,
+                       "end": end})
     log = [json.loads(line) for line in open(f"{WORK}/log.{mode}.{affinity}")]
-    # The first trial counts for nothing. Connections are numbered as they begin.
-    log = sorted((c for c in log if not c["client"].startswith("10.77.0.2:")), key=lambda c: c["conn"])
-    out, at = [], 0
+    # The first trial counts for nothing. Several workers number their connections each by itself, so it is the client's
+    # address and port that tells which is which; the connections of one such pair belong to one worker, and are numbered
+    # as they begin.
+    by_client = {}
+    for c in sorted((c for c in log if not c["client"].startswith("10.77.0.2:")), key=lambda c: c["conn"]):
+        by_client.setdefault(c["client"], []).append(c)
+    out = []
     for n in sorted({v["round"] for v in visits}):
         mine = [v for v in visits if v["round"] == n]
         label = NAMES[mode]
         if mode == "tls13" and affinity == "on":
             label += ", cold" if n == 1 else ", keys known"
-        made = sum(v["outcome"] != "failed" for v in mine)
-        out.append(Round(label, affinity, mine, log[at:at + made]))
-        at += made
-    must(f"{NAMES[mode]}, affinity {affinity}: the log has these connections and no more", at == len(log))
+        logged = [by_client[v["end"]].pop(0) for v in mine if by_client.get(v["end"])]
+        out.append(Round(label, affinity, mine, logged))
+    must(f"{NAMES[mode]}, affinity {affinity}: the log has these connections and no more", not any(by_client.values()))
     return out
 
 

@@ -1,8 +1,9 @@
 """Clients that connect and come back. Usage: visits.py MODE VIP CLIENTS RETURNS ROUNDS
 
 A line for each connection: round, client, visit, outcome (resumed, new, failed), the server whose session it offered, the
-server that answered. One after the other, so that each can be told from the log. A client keeps the session it got last,
-as a browser does, and comes from its second address on every other visit. With each round all clients forget everything.
+server that answered, the client's address and port, by which the connection is found in the log. One after the other. A
+client keeps the session it got last, as a browser does, and comes from its second address on every other visit. With each
+round all clients forget everything.
 """
 
 import random
@@ -30,8 +31,9 @@ def context():
 
 
 def connect(ctx, address, session):
-    """One connection and one request. Returns the session, whether it was resumed, and who answered."""
+    """One connection and one request. Returns the session, whether it was resumed, who answered, and our own end."""
     with socket.create_connection((VIP, 443), PATIENCE, (address, 0)) as plain:
+        end = "{}:{}".format(*plain.getsockname())
         with ctx.wrap_socket(plain, server_hostname="lab.example.test", session=session) as s:
             s.sendall(b"GET / HTTP/1.0\r\nHost: lab.example.test\r\n\r\n")
             answer = b""
@@ -42,7 +44,7 @@ def connect(ctx, address, session):
             name = re.search(rb"web(\d) |-accept 10\.78\.0\.1(\d):", answer)
             if not name:
                 raise ValueError(f"an answer that is none: {answer[:80]!r}")
-            return s.session, s.session_reused, "web" + (name[1] or name[2]).decode()
+            return s.session, s.session_reused, "web" + (name[1] or name[2]).decode(), end
 
 
 in_a_row = 0
@@ -57,14 +59,14 @@ for round_ in range(1, ROUNDS + 1):
             session, sealed = held[i]
             address = f"10.77.0.{101 + i + visit % 2 * CLIENTS}"
             try:
-                session, resumed, server = connect(ctx, address, session)
+                session, resumed, server, end = connect(ctx, address, session)
                 outcome = "resumed" if resumed else "new"
                 held[i] = (session, server)
                 in_a_row = 0
             except (OSError, ValueError) as e:
-                outcome, server = "failed", "-"
+                outcome, server, end = "failed", "-", "-"
                 print(f"client {i + 1}, visit {visit}: {type(e).__name__}: {e}", file=sys.stderr)
                 in_a_row += 1
                 if in_a_row == 5:
                     sys.exit("visits: five failed in a row; giving up")
-            print(round_, i + 1, visit, outcome, sealed, server, flush=True)
+            print(round_, i + 1, visit, outcome, sealed, server, end, flush=True)
