@@ -1,12 +1,12 @@
 //! Any Linux interface, past the kernel's stack: AF_XDP sockets, with the kernel's interface alone.
 //!
-//! A small program of ours ([`xdp_program`](super::xdp_program)) runs where the driver receives, hands over what
+//! A small program of ours (`xdp_program`) runs where the driver receives, hands over what
 //! [`Filter`] names, and lets everything else go on to the kernel. It is attached by a link that ends with the
 //! process, however that ends.
 //!
-//! **Memory.** All ports of a worker share one UMEM ([`umem`](super::umem), which has the protocol of ownership): a
+//! **Memory.** All ports of a worker share one UMEM (`umem`, which has the protocol of ownership): a
 //! frame received by one is sent by another where it lies. Every queue of a device has a socket with its own fill and
-//! rx rings; the device's first queue also sends. A queue never has more than [`Sizes::receive`](super::xsk::Sizes)
+//! rx rings; the device's first queue also sends. A queue never has more than `Sizes::receive`
 //! chunks for receiving, and a port no more than `transmit` for sending; the UMEM has room for all of that and for
 //! what is in our hands. So no ring overflows, and a queue that falls behind is a fill ring run dry: the kernel drops and
 //! tells us how many (`rx-ring-full`).
