@@ -7,7 +7,7 @@
 //! * [`totals`]: what its ended connections add up to.
 //!
 //! With several workers each opens a queue of every port in its own thread, and builds its own engine from its
-//! [`Share`](crate::engine::Share). A flow belongs to one worker; what comes in by another's queue is handed over. With one worker
+//! [`Share`]. A flow belongs to one worker; what comes in by another's queue is handed over. With one worker
 //! the same loop runs, and nothing is looked at twice. To the outside a worker tells what it counts through [`Shared`].
 
 pub mod exchange;
