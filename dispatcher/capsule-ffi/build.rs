@@ -48,7 +48,9 @@ fn main() {
         .default_enum_style(bindgen::EnumVariation::ModuleConsts)
         .formatter(bindgen::Formatter::None)
         .generate()
-        .unwrap_or_else(|e| give_up(&format!("bindgen: {e} (does clang have its headers? apt-get install clang libclang-dev)")));
+        .unwrap_or_else(|e| {
+            give_up(&format!("bindgen: {e} (does clang have its headers? apt-get install clang libclang-dev)"))
+        });
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("bindings.rs");
     bindings.write_to_file(&out).unwrap_or_else(|e| give_up(&format!("{}: {e}", out.display())));
 }

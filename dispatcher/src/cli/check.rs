@@ -125,7 +125,7 @@ const MAX_PORTS: usize = 16;
 
 /// Checks what `run` is told.
 pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
-    let core = match (&args.workers, &args.cores) {
+    let mut core = match (&args.workers, &args.cores) {
         (None | Some(1), None) => None,
         (_, Some(cores)) if cores.0.len() == 1 => cores.0.first().copied(),
         _ => return Err(Refusal::new("more than one worker is not built yet: --workers 1, or --cores with one core")),
@@ -159,7 +159,14 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
                 let mac = recorded.unwrap_or(Mac([2, 0, 0, 0, 0, number as u8 + 1]));
                 (Device::Pcap(input, port.out.clone()), mac, 1500)
             }
-            Driver::AfXdp | Driver::Dpdk => {
+            Driver::Dpdk => {
+                let device = dpdk_device(port, &mut warnings).map_err(told)?;
+                // EAL binds its thread: a core of our choice, as far from the first, which has most else to do, as can be.
+                core = core.or_else(|| io::allowed_cores().last().copied());
+                // Its address is the port's to tell, when it is open.
+                (device, Mac::default(), DPDK_MTU)
+            }
+            Driver::AfXdp => {
                 let driver = port.driver.as_str();
                 return Err(Refusal::new(format!("port '{name}': driver {driver} is not built yet")));
             }
@@ -170,7 +177,7 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
                 )));
             }
         };
-        if port.driver == Driver::AfPacket && port.mtu.is_some_and(|n| n > mtu) {
+        if matches!(port.driver, Driver::AfPacket | Driver::Dpdk) && port.mtu.is_some_and(|n| n > mtu) {
             return Err(Refusal::new(format!("port '{name}': {} has an MTU of {mtu}", port.device)));
         }
         let mtu = port.mtu.unwrap_or(mtu);
@@ -185,6 +192,31 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
         });
     }
     Ok(Checked { config, ports, core, warnings })
+}
+
+/// Largest IP packet of a DPDK port: its buffers are made for it.
+const DPDK_MTU: u16 = 1500;
+
+#[cfg(not(feature = "dpdk"))]
+fn dpdk_device(_: &PortArg, _: &mut Vec<String>) -> Result<Device, io::OpenError> {
+    Err(io::OpenError(
+        "this dispatcher was built without DPDK: install libdpdk-dev, dpdk, pkg-config, clang and libclang-dev, and \
+         cargo build --release -p dispatcher --features dpdk"
+            .into(),
+    ))
+}
+
+/// The device as DPDK names it, seen to be there as far as that can be seen without DPDK.
+#[cfg(feature = "dpdk")]
+fn dpdk_device(port: &PortArg, warnings: &mut Vec<String>) -> Result<Device, io::OpenError> {
+    const { assert!(DPDK_MTU == io::dpdk::MAX_MTU) };
+    let device = io::dpdk::DpdkDevice::parse(&port.device)?;
+    device.check(std::path::Path::new("/sys"))?;
+    if let Some(interface) = device.interface() {
+        let info = io::device_info(interface)?;
+        warn(&PortArg { device: interface.to_string(), ..port.clone() }, &info, warnings);
+    }
+    Ok(Device::Dpdk(device))
 }
 
 fn warn(port: &PortArg, info: &DeviceInfo, warnings: &mut Vec<String>) {
@@ -207,7 +239,7 @@ fn check_ports(ports: &[PortArg], config: &Config) -> Result<(), Refusal> {
     if let Some(name) = twice(ports.iter().map(|p| &p.name)) {
         return Err(Refusal::new(format!("port '{name}' is given twice")));
     }
-    if let Some(device) = twice(ports.iter().map(|p| &p.device)) {
+    if let Some(device) = twice(ports.iter().map(device_name)) {
         return Err(Refusal::new(format!("two ports have the device {device}")));
     }
     if let Some(ip) = twice(ports.iter().flat_map(|p| p.addresses.iter().map(|(ip, _)| *ip))) {
@@ -246,6 +278,12 @@ fn check_ports(ports: &[PortArg], config: &Config) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// What may be there only once: of DPDK's virtual devices the name, whatever its arguments.
+fn device_name(port: &PortArg) -> &str {
+    let device = port.device.as_str();
+    if port.driver == Driver::Dpdk { device.split(';').next().unwrap_or(device) } else { device }
 }
 
 fn family(ip: IpAddr) -> &'static str {

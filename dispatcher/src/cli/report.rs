@@ -36,8 +36,13 @@ pub fn start(config: &Config, ports: &[String], idle: Idle, core: Option<usize>,
         if config.affinity { "on" } else { "off" },
     );
     let mut tables = config.limits.tables(config.backends.len());
-    let rings = config.ports.len();
+    let rings = ports.iter().filter(|p| p.starts_with("af-packet")).count();
     tables.push(TableSize { name: "receive rings", entries: rings, bytes: rings * af_packet::RING_BYTES });
+    #[cfg(feature = "dpdk")]
+    if ports.iter().any(|p| p.starts_with("dpdk")) {
+        use crate::io::dpdk::{MBUF_BYTES, MBUFS};
+        tables.push(TableSize { name: "packet buffers", entries: MBUFS, bytes: MBUFS * MBUF_BYTES });
+    }
     if journal {
         tables.push(TableSize {
             name: "connections log queue",

@@ -37,7 +37,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     getrandom::fill(&mut secret).map_err(|e| Refusal::new(format!("no random numbers: {e}")))?;
     one_line_panics();
 
-    let config = checked.config.clone();
+    let mut config = checked.config.clone();
     let plan = Plan {
         config: checked.config,
         secret,
@@ -47,6 +47,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         journal,
     };
     let worker = worker::start(0, plan).map_err(Refusal::new)?;
+    // Some ports tell their address only when they are open.
+    config.ports.iter_mut().zip(&worker.macs).for_each(|(port, mac)| port.mac = *mac);
     say(&report::start(&config, &worker.ports, args.idle.into(), checked.core, writer.is_some()));
 
     let started = Instant::now();

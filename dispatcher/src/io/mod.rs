@@ -14,11 +14,14 @@
 //!
 //! **Bursts.** At most [`BURST`] slots at a time; no call here allocates once the ports are open, and none blocks.
 //!
-//! Nothing above this module sees a driver's types. Drivers: [`mem`], [`pcap`], [`af_packet`]. Wrappers around any of
+//! Nothing above this module sees a driver's types. Drivers: [`mem`], [`pcap`], [`af_packet`], and
+//! `dpdk` behind the cargo feature of that name. Wrappers around any of
 //! them: [`tee`], [`fault`].
 
 pub mod af_packet;
 pub mod arena;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 pub mod fault;
 pub mod mem;
 mod offload;
@@ -31,7 +34,7 @@ use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::os::fd::RawFd;
 
-pub use sys::{DeviceInfo, device_info, pin_to_core, wait_readable};
+pub use sys::{DeviceInfo, allowed_cores, device_info, pin_to_core, wait_readable};
 
 /// Most frames taken from or given to a queue at once.
 pub const BURST: usize = 64;

@@ -8,6 +8,8 @@
 //! builds its own engine, and tells the outside only through [`Shared`]; frames that belong to another worker's flow
 //! would travel through a bounded mailbox polled like one more receiver.
 
+#[cfg(feature = "dpdk")]
+mod dpdk;
 pub mod idle;
 pub mod poll;
 pub mod totals;
@@ -20,7 +22,7 @@ use crate::io::{self, DeviceInfo, OpenError, Port, Traffic};
 use crate::journal::Journal;
 use crate::sessions::Sessions;
 use crate::time::Time;
-use crate::wire::Frame;
+use crate::wire::{Frame, Mac};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -131,15 +133,21 @@ pub enum Device {
     AfPacket(String, DeviceInfo),
     /// A capture to read, and one to write.
     Pcap(PathBuf, Option<PathBuf>),
+    /// A card or virtual device of DPDK's.
+    #[cfg(feature = "dpdk")]
+    Dpdk(io::dpdk::DpdkDevice),
 }
 
-/// Opens one queue of every port, in their order. What shares memory is opened together.
-pub fn open_ports(plans: &[PortPlan]) -> Result<Vec<Port>, OpenError> {
+/// Opens one queue of every port, in their order. What shares memory is opened together. Ports of drivers that open
+/// theirs beforehand (DPDK's) are taken from `opened`, in their order.
+pub fn open_ports(plans: &[PortPlan], opened: impl IntoIterator<Item = Port>) -> Result<Vec<Port>, OpenError> {
+    let mut opened = opened.into_iter();
+    let mut next_opened = || opened.next().ok_or_else(|| OpenError("port lost while opening".into()));
     let interfaces: Vec<_> = plans
         .iter()
         .filter_map(|plan| match &plan.device {
             Device::AfPacket(name, info) => Some((name.clone(), DeviceInfo { mtu: plan.mtu, ..info.clone() })),
-            Device::Pcap(..) => None,
+            _ => None,
         })
         .collect();
     let mut interfaces = io::af_packet::open(&interfaces)?.into_iter();
@@ -148,6 +156,8 @@ pub fn open_ports(plans: &[PortPlan]) -> Result<Vec<Port>, OpenError> {
         let port = match &plan.device {
             Device::AfPacket(..) => interfaces.next().ok_or_else(|| OpenError("port lost while opening".into()))?,
             Device::Pcap(input, output) => io::pcap::open(input, output.as_ref(), plan.mtu)?,
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(_) => next_opened()?,
         };
         ports.push(match &plan.tee {
             Some(path) => io::tee::tee(port, &plan.name, path)?,
@@ -180,6 +190,24 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// What its ports turned out to be, in order.
     pub ports: Vec<String>,
+    /// And their Ethernet addresses.
+    pub macs: Vec<Mac>,
+}
+
+/// What a worker tells when its ports are open.
+struct Started {
+    ports: Vec<String>,
+    macs: Vec<Mac>,
+}
+
+/// A port that was opened before the others, and the address that it turned out to have.
+#[cfg(feature = "dpdk")]
+use io::dpdk::Opened;
+/// No driver of this build opens ports before the others.
+#[cfg(not(feature = "dpdk"))]
+struct Opened {
+    port: Port,
+    mac: Mac,
 }
 
 /// Starts a worker, and comes back when its ports are open and its tables built, or when they cannot be.
@@ -190,9 +218,13 @@ pub fn start(number: usize, plan: Plan) -> Result<Worker, String> {
     let thread = std::thread::Builder::new()
         .name(format!("worker-{number}"))
         .spawn(move || {
-            let mut run = match prepare(plan) {
-                Ok((run, descriptions)) => {
-                    let _ = tell.send(Ok(descriptions));
+            #[cfg(feature = "dpdk")]
+            if let Some(wanted) = dpdk::wanted(&plan) {
+                return dpdk::run(plan, wanted, for_thread, tell);
+            }
+            let mut run = match prepare(plan, Vec::new()) {
+                Ok((run, started)) => {
+                    let _ = tell.send(Ok(started));
                     run
                 }
                 Err(why) => {
@@ -204,24 +236,27 @@ pub fn start(number: usize, plan: Plan) -> Result<Worker, String> {
         })
         .map_err(|e| format!("cannot start a thread: {e}"))?;
     match told.recv() {
-        Ok(Ok(ports)) => Ok(Worker { thread, shared, ports }),
+        Ok(Ok(Started { ports, macs })) => Ok(Worker { thread, shared, ports, macs }),
         Ok(Err(why)) => Err(why),
         // The panic itself has been told by the hook.
         Err(_) => Err(format!("worker {number} died while it was starting")),
     }
 }
 
-fn prepare(plan: Plan) -> Result<(poll::Loop<Engine>, Vec<String>), String> {
+fn prepare(mut plan: Plan, opened: Vec<Opened>) -> Result<(poll::Loop<Engine>, Started), String> {
     if let Some(core) = plan.core {
         io::pin_to_core(core).map_err(|e| format!("core {core}: cannot run there: {e}"))?;
     }
     let backends: Vec<_> = plan.config.backends.iter().map(|b| b.name.clone()).collect();
     // The configuration first: it costs nothing outside.
     let clock = poll::Clock::start();
+    let unknown = plan.config.ports.iter_mut().filter(|port| port.mac == Mac::default());
+    unknown.zip(&opened).for_each(|(spec, opened)| spec.mac = opened.mac);
+    let macs = plan.config.ports.iter().map(|port| port.mac).collect();
     let engine = Engine::new(plan.config, plan.secret, clock.now()).map_err(|e| e.to_string())?;
-    let ports = open_ports(&plan.ports).map_err(|e| e.to_string())?;
-    let descriptions = ports.iter().map(|p| p.description.clone()).collect();
-    Ok((poll::Loop::new(engine, ports, clock, plan.idle, plan.journal, Totals::new(backends)), descriptions))
+    let ports = open_ports(&plan.ports, opened.into_iter().map(|opened| opened.port)).map_err(|e| e.to_string())?;
+    let started = Started { ports: ports.iter().map(|p| p.description.clone()).collect(), macs };
+    Ok((poll::Loop::new(engine, ports, clock, plan.idle, plan.journal, Totals::new(backends)), started))
 }
 
 impl Worker {
