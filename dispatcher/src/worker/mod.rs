@@ -141,8 +141,10 @@ pub enum Device {
 /// Opens one queue of every port, in their order. What shares memory is opened together. Ports of drivers that open
 /// theirs beforehand (DPDK's) are taken from `opened`, in their order.
 pub fn open_ports(plans: &[PortPlan], opened: impl IntoIterator<Item = Port>) -> Result<Vec<Port>, OpenError> {
+    #[cfg(feature = "dpdk")]
     let mut opened = opened.into_iter();
-    let mut next_opened = || opened.next().ok_or_else(|| OpenError("port lost while opening".into()));
+    #[cfg(not(feature = "dpdk"))]
+    drop(opened);
     let interfaces: Vec<_> = plans
         .iter()
         .filter_map(|plan| match &plan.device {
@@ -157,7 +159,7 @@ pub fn open_ports(plans: &[PortPlan], opened: impl IntoIterator<Item = Port>) ->
             Device::AfPacket(..) => interfaces.next().ok_or_else(|| OpenError("port lost while opening".into()))?,
             Device::Pcap(input, output) => io::pcap::open(input, output.as_ref(), plan.mtu)?,
             #[cfg(feature = "dpdk")]
-            Device::Dpdk(_) => next_opened()?,
+            Device::Dpdk(_) => opened.next().ok_or_else(|| OpenError("port lost while opening".into()))?,
         };
         ports.push(match &plan.tee {
             Some(path) => io::tee::tee(port, &plan.name, path)?,
