@@ -346,24 +346,19 @@ fn failed(what: &str, error: &dyn core::fmt::Display) -> OpenError {
     // SAFETY: room for as many bytes as said.
     let n = unsafe { ffi::dispatcher_log_read(text.as_mut_ptr().cast(), text.len()) };
     let log = String::from_utf8_lossy(&text[..n]).into_owned();
-    OpenError(explain(what, &error.to_string(), &log))
+    // SAFETY: no arguments.
+    let root = unsafe { libc::geteuid() } == 0;
+    OpenError(explain(what, &error.to_string(), &log, root))
 }
 
 /// The last lines of DPDK's log say why; the first of these what came of it.
-fn explain(what: &str, error: &str, log: &str) -> String {
+fn explain(what: &str, error: &str, log: &str, root: bool) -> String {
     // What EAL says at every start.
     const USUAL: [&str; 5] = ["Detected", "Selected IOVA", "Multi-process", "No free", "VFIO support"];
     let lines: Vec<_> =
         log.lines().map(str::trim).filter(|l| !l.is_empty() && !USUAL.iter().any(|usual| l.contains(usual))).collect();
     let said = lines[lines.len().saturating_sub(3)..].join("; ");
-    let hint = if log.contains("Operation not permitted")
-        || log.contains("Permission denied")
-        || error.contains("not permitted")
-    {
-        " (run as root)"
-    } else {
-        ""
-    };
+    let hint = if root { "" } else { " (DPDK wants root)" };
     if said.is_empty() {
         format!("dpdk: {what}: {error}{hint}")
     } else {
@@ -392,7 +387,7 @@ mod tests {
     fn a_failure_is_one_line_that_says_what_dpdk_said() {
         let log =
             "EAL: Detected CPU lcores: 2\nEAL: failed to parse device \"net_foo0\"\nEAL: Bus (vdev) probe failed.\n";
-        let line = explain("cannot start", "No such device", log);
+        let line = explain("cannot start", "No such device", log, true);
         assert_eq!(
             line,
             "dpdk: cannot start: No such device: EAL: failed to parse device \"net_foo0\"; EAL: Bus (vdev) probe failed."
