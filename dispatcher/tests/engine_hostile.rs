@@ -1,7 +1,5 @@
 //! What somebody may send who wishes us ill, or who is merely broken: each of these once did harm, or might.
 
-mod lab;
-
 use core::time::Duration;
 use dispatcher::engine::{
     AddressMode, Balance, Config, ConnectionRecord, DropReason, Effects, End, Engine, PortId, Verdict,
@@ -12,10 +10,10 @@ use dispatcher::wire::checksum;
 use dispatcher::wire::options::SynOptions;
 use dispatcher::wire::packet::{Flags, Packet, Tcp, Vlans, protocol};
 use dispatcher::wire::{Addr, Frame, Mac, Seq};
-use lab::config::{client_ip, ip, one_armed, two_armed, vip};
-use lab::rng::{Rng, seed_from_env, size_from_env};
-use lab::script::*;
-use lab::tls::Hello;
+use sim::config::{client_ip, ip, one_armed, two_armed, vip};
+use sim::rng::{Rng, seed_from_env, size_from_env};
+use sim::script::*;
+use sim::tls::Hello;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 const HTTP: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
@@ -42,7 +40,7 @@ fn icmp6(message: &[u8], hops: u8) -> Vec<u8> {
     let mut message = message.to_vec();
     let sum = checksum::transport(from.octets(), to.octets(), protocol::ICMPV6, &message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
-    let mut f = [&lab::config::PORT_MACS[0].0[..], &STRANGER.0, &[0x86, 0xdd, 0x60, 0, 0, 0]].concat();
+    let mut f = [&sim::config::PORT_MACS[0].0[..], &STRANGER.0, &[0x86, 0xdd, 0x60, 0, 0, 0]].concat();
     f.extend((message.len() as u16).to_be_bytes());
     f.extend([protocol::ICMPV6, hops]);
     f.extend(from.octets());
@@ -88,12 +86,12 @@ fn neighbour_discovery_about_ipv4_addresses_is_malformed() {
 fn claims_in_quick_succession_do_not_outrun_the_true_holder() {
     let mut b = bench();
     let server = Addr::from(b.server_addr());
-    let link = Link { dst: lab::config::PORT_MACS[1], src: STRANGER, vlans: Vlans::NONE };
+    let link = Link { dst: sim::config::PORT_MACS[1], src: STRANGER, vlans: Vlans::NONE };
     let claim = Arp {
         op: arp_op::REPLY,
         sender_mac: STRANGER,
         sender: server,
-        target_mac: lab::config::PORT_MACS[1],
+        target_mac: sim::config::PORT_MACS[1],
         target: Addr::from(ip("10.2.0.1")),
     };
     let mut f = [0; 64];
@@ -232,7 +230,7 @@ fn an_echo_that_came_on_its_last_hop_is_answered_with_enough_for_the_way_back() 
     h.extend(to);
     let sum = checksum::Sum::default().add_bytes(&h).checksum();
     h[10..12].copy_from_slice(&sum.to_be_bytes());
-    let f = [&lab::config::PORT_MACS[0].0[..], &STRANGER.0, &[8, 0], &h, &[8, 0, 0xf7, 0xff, 0, 0, 0, 0]].concat();
+    let f = [&sim::config::PORT_MACS[0].0[..], &STRANGER.0, &[8, 0], &h, &[8, 0, 0xf7, 0xff, 0, 0, 0, 0]].concat();
     let (out, v) = b.hand_in(0, &f);
     assert!(matches!(v, Verdict::Reply(_)), "{v:?}");
     assert_eq!(out[0].ip().ttl, 64);

@@ -3,8 +3,8 @@
 //! Numbers are relative: the client's count from its ISN, the server's from its own, the dispatcher's from its cookie, so
 //! that a test reads like a capture.
 
-use super::check::Books;
-use super::config::{client_ip, server_ip, vip};
+use crate::check::Books;
+use crate::config::{client_ip, server_ip, vip};
 use core::time::Duration;
 use dispatcher::engine::{Config, ConnectionRecord, DropReason, Effects, End, Engine, PortId, Verdict};
 use dispatcher::time::Time;
@@ -14,23 +14,36 @@ use dispatcher::wire::packet::{Flags, Ip, Packet, Tcp, Vlans, ethertype, protoco
 use dispatcher::wire::{Addr, Family, Frame, Mac, Seq};
 use std::net::{IpAddr, SocketAddr};
 
+/// The client's Ethernet address.
 pub const CLIENT_MAC: Mac = Mac([2, 0, 0, 0, 9, 1]);
+/// The servers' Ethernet address.
 pub const SERVER_MAC: Mac = Mac([2, 0, 0, 0, 9, 2]);
+/// The client's initial sequence number.
 pub const CLIENT_ISN: u32 = 0xffff_ff00;
+/// The servers' initial sequence number.
 pub const SERVER_ISN: u32 = 0xffff_fc00;
 
+/// ACK.
 pub const ACK: Flags = Flags::ACK;
+/// SYN.
 pub const SYN: Flags = Flags::SYN;
+/// RST.
 pub const RST: Flags = Flags::RST;
+/// SYN and ACK.
 pub const SYN_ACK: Flags = Flags(0x12);
+/// FIN and ACK.
 pub const FIN_ACK: Flags = Flags(0x11);
+/// RST and ACK.
 pub const RST_ACK: Flags = Flags(0x14);
 
 /// A frame that left.
 #[derive(Clone, Debug)]
 pub struct Out {
+    /// Out of this port.
     pub port: usize,
+    /// All of it.
     pub bytes: Vec<u8>,
+    /// Its Ethernet header.
     pub eth: dispatcher::wire::packet::Ethernet,
 }
 
@@ -40,6 +53,7 @@ impl Out {
         Out { port, bytes, eth }
     }
 
+    /// The IP header.
     pub fn ip(&self) -> Ip {
         Packet::parse(&self.bytes).expect("an IP header").ip
     }
@@ -52,21 +66,25 @@ impl Out {
         Tcp::parse(&self.bytes, &ip).expect("a TCP header")
     }
 
+    /// The options of a SYN.
     pub fn options(&self) -> SynOptions {
         let t = self.tcp();
         SynOptions::parse(&self.bytes[t.header + 20..t.payload])
     }
 
+    /// The TCP options as they stand there.
     pub fn option_bytes(&self) -> &[u8] {
         let t = self.tcp();
         &self.bytes[t.header + 20..t.payload]
     }
 
+    /// The segment's payload.
     pub fn payload(&self) -> &[u8] {
         let t = self.tcp();
         &self.bytes[t.payload..t.end]
     }
 
+    /// Flags but PSH.
     pub fn flags(&self) -> Flags {
         let f = self.tcp().flags;
         Flags(f.0 & !Flags::PSH.0)
@@ -92,11 +110,17 @@ impl Effects for Sent {
 /// A segment of the client or of a server, in relative numbers.
 #[derive(Clone, Copy, Debug)]
 pub struct Seg<'a> {
+    /// From the sender's ISN.
     pub seq: u32,
+    /// From the receiver's ISN; the client's: from the cookie.
     pub ack: u32,
+    /// Flags.
     pub flags: Flags,
+    /// As in the header, unscaled.
     pub window: u16,
+    /// TCP options, padded.
     pub options: &'a [u8],
+    /// Payload.
     pub payload: &'a [u8],
 }
 
@@ -106,6 +130,7 @@ impl Default for Seg<'_> {
     }
 }
 
+/// One without options.
 pub fn seg(flags: Flags, seq: u32, ack: u32, payload: &[u8]) -> Seg<'_> {
     Seg { seq, ack, flags, payload, ..Seg::default() }
 }
@@ -120,6 +145,7 @@ pub fn linux() -> SynOptions {
     }
 }
 
+/// Options as bytes.
 pub fn written(o: &SynOptions) -> Vec<u8> {
     let mut b = [0; 40];
     let n = o.write(&mut b);
@@ -128,13 +154,19 @@ pub fn written(o: &SynOptions) -> Vec<u8> {
 
 /// The engine, one client and up to some servers, all by hand.
 pub struct Bench {
+    /// What is tested.
     pub engine: Engine,
+    /// As configured.
     pub config: Config,
+    /// Virtual time.
     pub now: Time,
+    /// What the driver saw.
     pub books: Books,
+    /// IPv6.
     pub v6: bool,
     /// The client's address and port.
     pub client: SocketAddr,
+    /// Tags on the client's frames.
     pub client_vlans: Vec<u16>,
     /// What the dispatcher answered the SYN with.
     pub cookie: Seq,
@@ -142,13 +174,16 @@ pub struct Bench {
     pub our_clock: u32,
     /// Where the dispatcher dials from, and the server it dialled; from the last SYN to a server.
     pub dialled_from: SocketAddr,
+    /// See above.
     pub dialled: SocketAddr,
+    /// Connections that have ended, with bytes to server and client.
     pub ended: Vec<(End, u64, u64)>,
     /// Frames made by the engine and not looked at yet.
     pub out: std::collections::VecDeque<Out>,
 }
 
 impl Bench {
+    /// An engine that knows its servers' Ethernet addresses.
     pub fn new(config: Config, v6: bool) -> Bench {
         let now = Time::from_millis(64_000_000);
         let none = SocketAddr::new(client_ip(0, v6), 0);
@@ -173,6 +208,7 @@ impl Bench {
         b
     }
 
+    /// The port with the servers.
     pub fn server_port(&self) -> usize {
         self.config.ports.len() - 1
     }
@@ -191,12 +227,12 @@ impl Bench {
                     sender_mac: SERVER_MAC,
                     sender: addr,
                     target_mac: ours,
-                    target: Addr::from(super::config::ip("10.2.0.1")),
+                    target: Addr::from(crate::config::ip("10.2.0.1")),
                 }
                 .write(&mut buf, &link),
                 Family::V6 => {
                     let ndp = Ndp { kind: ndp_type::ADVERTISEMENT, flags: 0x60, target: addr, mac: Some(SERVER_MAC) };
-                    ndp.write(&mut buf, &link, addr, Addr::from(super::config::ip("fd02::1")))
+                    ndp.write(&mut buf, &link, addr, Addr::from(crate::config::ip("fd02::1")))
                 }
             };
             assert_eq!(self.hand_in(port, &buf[..n]).1, Verdict::Hold);
@@ -257,6 +293,7 @@ impl Bench {
         (all, verdict)
     }
 
+    /// What is due now, done. Returns what was sent.
     pub fn poll(&mut self) -> Vec<Out> {
         let mut sent = Sent::default();
         self.engine.poll(self.now, &mut sent);
@@ -331,11 +368,13 @@ impl Bench {
         b
     }
 
+    /// A segment of the client comes in.
     pub fn client_sends(&mut self, s: Seg<'_>) -> (Vec<Out>, Verdict) {
         let frame = self.client_frame(&s);
         self.hand_in(0, &frame)
     }
 
+    /// A segment of the server that was dialled last comes in.
     pub fn server_sends(&mut self, s: Seg<'_>) -> (Vec<Out>, Verdict) {
         let frame = self.server_frame(&s);
         self.hand_in(self.server_port(), &frame)
@@ -360,6 +399,7 @@ impl Bench {
         self.dial_with(&SynOptions { mss: Some(1460), ..SynOptions::default() }, first)
     }
 
+    /// As [`Bench::dial`], the client with these options.
     pub fn dial_with(&mut self, options: &SynOptions, first: &[u8]) -> Out {
         self.client_syn(options);
         let stamp = if options.timestamps.is_some() { self.stamp(5001).to_vec() } else { vec![] };
@@ -390,10 +430,12 @@ impl Bench {
         }
     }
 
+    /// Drops for a reason.
     pub fn dropped(&self, why: DropReason) -> u64 {
         self.engine.counters().dropped(why)
     }
 
+    /// Panics when anything is left of any connection.
     pub fn assert_empty(&self) {
         assert_eq!((self.engine.flows(), self.engine.held_hellos(), self.engine.watched()), (0, 0, 0));
         let pool = self.engine.pool();

@@ -12,28 +12,35 @@ use dispatcher::engine::{BackendSpec, Config, PortSpec};
 use dispatcher::wire::Mac;
 use std::net::{IpAddr, SocketAddr};
 
+/// Ethernet addresses of the dispatcher's ports.
 pub const PORT_MACS: [Mac; 2] = [Mac([2, 0, 0, 0, 1, 0]), Mac([2, 0, 0, 0, 2, 0])];
 
+/// An address from text.
 pub fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
+/// The virtual address of a family.
 pub fn vip(v6: bool) -> SocketAddr {
     SocketAddr::new(if v6 { ip("fd01::9:1") } else { ip("10.1.9.1") }, 443)
 }
 
+/// Client n's address.
 pub fn client_ip(n: usize, v6: bool) -> IpAddr {
     if v6 { ip(&format!("fd01::{:x}", 0x10 + n)) } else { ip(&format!("10.1.0.{}", 10 + n)) }
 }
 
+/// Server n's address.
 pub fn server_ip(n: usize, v6: bool) -> IpAddr {
     if v6 { ip(&format!("fd02::{:x}", 0x10 + n)) } else { ip(&format!("10.2.0.{}", 10 + n)) }
 }
 
+/// Server n's name.
 pub fn server_name(n: usize, v6: bool) -> String {
     format!("web{n}{}", if v6 { "-v6" } else { "" })
 }
 
+/// Port i with addresses `ADDR/PREFIX`.
 pub fn port(i: usize, addresses: &[&str]) -> PortSpec {
     PortSpec {
         name: format!("port{i}"),

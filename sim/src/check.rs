@@ -5,16 +5,24 @@ use dispatcher::engine::{DropReason, Engine, Limits, Verdict};
 /// What the driver saw, to be compared with what the engine counted.
 #[derive(Default, Debug, Clone)]
 pub struct Books {
+    /// Frames handed in.
     pub frames_in: u64,
+    /// Of these, forwarded.
     pub forwarded: u64,
+    /// Of these, turned into answers.
     pub replied: u64,
+    /// Of these, held.
     pub held: u64,
+    /// Of these, dropped, by reason.
     pub dropped: [u64; DropReason::ALL.len()],
+    /// Frames of the engine's own that were sent.
     pub transmitted: u64,
+    /// Frames of the engine's own that found no room.
     pub refused_by_driver: u64,
 }
 
 impl Books {
+    /// A verdict was given.
     pub fn note(&mut self, verdict: Verdict) {
         self.frames_in += 1;
         match verdict {

@@ -1,12 +1,15 @@
 //! Random numbers from a seed (SplitMix64), the same on every machine.
 
+/// A source of numbers.
 pub struct Rng(u64);
 
 impl Rng {
+    /// That of a seed.
     pub fn new(seed: u64) -> Rng {
         Rng(seed)
     }
 
+    /// The next number.
     pub fn u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -20,6 +23,7 @@ impl Rng {
         (self.u64() % n.max(1) as u64) as usize
     }
 
+    /// From `low` to `high`, both included.
     pub fn between(&mut self, low: usize, high: usize) -> usize {
         low + self.below(high - low + 1)
     }
@@ -29,6 +33,7 @@ impl Rng {
         (self.u64() % 1000) < u64::from(n)
     }
 
+    /// So many bytes.
     pub fn bytes(&mut self, n: usize) -> Vec<u8> {
         (0..n.div_ceil(8)).flat_map(|_| self.u64().to_le_bytes()).take(n).collect()
     }

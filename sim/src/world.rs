@@ -4,12 +4,12 @@
 //! Each port of the engine is on a wire of its own with any number of hosts; ARP and neighbour discovery are real. What the
 //! hosts say to each other is not touched by the faults, only what passes the engine's ports.
 
-use super::apps::{ClientConn, Outcome2, Plan, Server, ServerConn};
-use super::check::Books;
-use super::config::{client_ip, server_ip, vip};
-use super::crew::Crew;
-use super::pcap::Recorder;
-use super::rng::Rng;
+use crate::apps::{ClientConn, Ended, Plan, Server, ServerConn};
+use crate::check::Books;
+use crate::config::{client_ip, server_ip, vip};
+use crate::crew::Crew;
+use crate::pcap::Recorder;
+use crate::rng::Rng;
 use core::time::Duration;
 use dispatcher::engine::{Class, Config, ConnectionRecord, Effects, End, Engine, PortId, Verdict};
 use dispatcher::time::Time;
@@ -32,7 +32,9 @@ thread_local! {
 /// What a link does to frames, in thousandths.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Faults {
+    /// Frames that vanish.
     pub loss: u32,
+    /// Frames that come twice.
     pub duplication: u32,
     /// Overtaken by frames up to 30 ms later.
     pub reordering: u32,
@@ -41,7 +43,9 @@ pub struct Faults {
 }
 
 impl Faults {
+    /// None.
     pub const NONE: Faults = Faults { loss: 0, duplication: 0, reordering: 0, corruption: 0 };
+    /// 5 % lost, 5 % reordered, 2 % repeated.
     pub const ROUGH: Faults = Faults { loss: 50, duplication: 20, reordering: 50, corruption: 0 };
 }
 
@@ -94,9 +98,13 @@ impl Device for Wire {
 /// TCP buffers and habits of a host.
 #[derive(Clone, Copy, Debug)]
 pub struct Stack {
+    /// Of each socket, bytes.
     pub receive_buffer: usize,
+    /// Of each socket, bytes.
     pub send_buffer: usize,
+    /// Offers TCP timestamps.
     pub timestamps: bool,
+    /// Largest IP packet, bytes.
     pub mtu: usize,
     /// Close only a while after all data was acknowledged. smoltcp 0.14 never repeats a FIN that was lost when a fast
     /// retransmission of the data before it comes in between, or acknowledgements that look like a call for one; over bad
@@ -115,18 +123,24 @@ const LISTENING: usize = 24;
 
 /// A machine on one of the wires.
 pub struct Host {
+    /// Ethernet address.
     pub mac: [u8; 6],
+    /// On the wire of this port of the dispatcher's.
     pub port: usize,
+    /// Tag on its frames.
     pub vlan: Option<u16>,
     /// Frames to and from it vanish.
     pub dark: bool,
     /// Refuses: nobody listens.
     pub deaf: bool,
+    /// Buffers and habits.
     pub stack: Stack,
     wire: Wire,
     iface: Interface,
     sockets: SocketSet<'static>,
+    /// Connections as a client, all there ever were.
     pub conns: Vec<ClientConn>,
+    /// What it is as a server.
     pub server: Option<Server>,
     server_conns: Vec<ServerConn>,
     listening: usize,
@@ -174,17 +188,29 @@ struct Router {
     hosts: Vec<(IpAddr, [u8; 6])>,
 }
 
+/// What the engine told of a connection that ended.
 pub struct Told {
+    /// Address and port.
     pub client: SocketAddr,
+    /// Where it went.
     pub backend: Option<String>,
+    /// TLS or not.
     pub class: Class,
+    /// What the table named.
     pub decided: Option<String>,
+    /// Why it went there.
     pub reason: &'static str,
+    /// What the server's answer showed.
     pub resumed: Option<bool>,
+    /// Kinds of identities offered.
     pub offered: Vec<&'static str>,
+    /// Payload.
     pub bytes_to_server: u64,
+    /// Payload.
     pub bytes_to_client: u64,
+    /// Backends dialled.
     pub attempts: u32,
+    /// How it ended.
     pub end: End,
 }
 
@@ -213,18 +239,29 @@ impl PartialOrd for Flying {
     }
 }
 
+/// Everything.
 pub struct World {
+    /// Of the test or storm.
     pub name: &'static str,
+    /// All follows from it.
     pub seed: u64,
+    /// The engine's.
     pub config: Config,
+    /// Without workers, the one engine.
     pub engine: Engine,
+    /// Virtual time.
     pub now: Time,
+    /// All machines.
     pub hosts: Vec<Host>,
     /// By port: towards the engine and away from it.
     pub faults: Vec<Faults>,
+    /// Of every wire.
     pub delay: Duration,
+    /// Of connections, in order.
     pub told: Vec<Told>,
+    /// What the driver saw.
     pub books: Books,
+    /// What chance decides.
     pub rng: Rng,
     air: BinaryHeap<Flying>,
     order: u64,
@@ -293,7 +330,7 @@ impl World {
             rng: Rng::new(seed.wrapping_add(1)),
             air: BinaryHeap::new(),
             order: 0,
-            recorder: Recorder::new(),
+            recorder: Recorder::new(100_000),
             full: 0,
             crew: None,
         }
@@ -306,6 +343,7 @@ impl World {
         self.crew = Some(Crew::new(&self.config, secret, workers, self.seed, self.now));
     }
 
+    /// The workers employed.
     pub fn crew(&self) -> &Crew {
         self.crew.as_ref().expect("workers were employed")
     }
@@ -314,7 +352,7 @@ impl World {
         self.crew.as_ref().map_or_else(|| self.engine.next_deadline(), Crew::next_deadline)
     }
 
-    /// With `clients` and `servers` as the tables of [`super::config`] have them, servers on the last port.
+    /// With `clients` and `servers` as the tables of [`crate::config`] have them, servers on the last port.
     pub fn new(name: &'static str, config: Config, seed: u64, clients: usize, servers: usize, v6: bool) -> World {
         let mut w = World::empty(name, config, seed);
         let last = w.config.ports.len() - 1;
@@ -327,10 +365,12 @@ impl World {
         w
     }
 
+    /// A client by the tables of [`crate::config`].
     pub fn add_client(&mut self, n: usize, v6: bool) -> usize {
         self.add_host(&[client_ip(n, v6)], 0, Stack::default(), if v6 { "fd01::1" } else { "10.1.0.1" })
     }
 
+    /// A server by the tables of [`crate::config`].
     pub fn add_server(&mut self, n: usize, v6: bool, port: usize, stack: Stack) -> usize {
         let h = self.add_host(&[server_ip(n, v6)], port, stack, if v6 { "fd02::1" } else { "10.2.0.1" });
         self.hosts[h].server = Some(Server::new(n, self.seed));
@@ -382,10 +422,12 @@ impl World {
         self.hosts[router].router = Some(Router { hosts });
     }
 
+    /// What runs on a host.
     pub fn server(&self, host: usize) -> &Server {
         self.hosts[host].server.as_ref().expect("a server")
     }
 
+    /// What runs on a host.
     pub fn server_mut(&mut self, host: usize) -> &mut Server {
         self.hosts[host].server.as_mut().expect("a server")
     }
@@ -411,6 +453,7 @@ impl World {
         self.connect_from(host, SocketAddr::new(from, port), plan)
     }
 
+    /// The same from an address and port of choice.
     pub fn connect_from(&mut self, host: usize, local: SocketAddr, plan: Plan) -> (usize, usize) {
         let now = self.now;
         let h = &mut self.hosts[host];
@@ -425,6 +468,7 @@ impl World {
         (host, h.conns.len() - 1)
     }
 
+    /// A connection by what [`World::connect`] returned.
     pub fn conn(&self, id: (usize, usize)) -> &ClientConn {
         &self.hosts[id.0].conns[id.1]
     }
@@ -437,8 +481,9 @@ impl World {
         h.sockets.get_mut(handle)
     }
 
+    /// Connections that have not ended.
     pub fn open_connections(&self) -> usize {
-        self.hosts.iter().flat_map(|h| &h.conns).filter(|c| c.outcome == Outcome2::Open).count()
+        self.hosts.iter().flat_map(|h| &h.conns).filter(|c| c.outcome == Ended::Open).count()
     }
 
     /// Runs until all clients' connections have ended, or so long; and a second more, for last words.
@@ -509,7 +554,7 @@ impl World {
     }
 
     fn hand_in(&mut self, port: usize, bytes: Vec<u8>) {
-        self.recorder.note(self.now, &bytes);
+        self.recorder.note(self.now, port, false, &bytes);
         if let Some(crew) = &mut self.crew {
             return crew.hand_in(port, &bytes);
         }
@@ -548,7 +593,7 @@ impl World {
 
     fn emitted(&mut self, sent: Vec<(usize, Vec<u8>)>) {
         for (port, frame) in sent {
-            self.recorder.note(self.now, &frame);
+            self.recorder.note(self.now, port, true, &frame);
             self.fly(port, frame, None);
         }
     }
@@ -668,7 +713,7 @@ impl World {
             host.iface.poll(instant(now), &mut host.wire, &mut host.sockets);
             let mut active = false;
             for c in &mut host.conns {
-                if c.outcome == Outcome2::Open {
+                if c.outcome == Ended::Open {
                     let socket = host.sockets.get_mut::<tcp::Socket<'_>>(c.handle);
                     active |= c.step(socket, now, host.stack.careful);
                 }
@@ -704,7 +749,7 @@ impl World {
             .iface
             .poll_at(instant(now), &host.sockets)
             .map_or(Time::MAX, |i| Time::from_nanos((i.total_micros().max(0) as u64) * 1000));
-        for c in host.conns.iter().filter(|c| c.outcome == Outcome2::Open) {
+        for c in host.conns.iter().filter(|c| c.outcome == Ended::Open) {
             if let Some(due) = c.due() {
                 next = next.min(due);
             }
@@ -734,7 +779,7 @@ impl World {
         let handle = self.conn(id).handle;
         let stack = self.hosts[id.0].stack;
         *self.hosts[id.0].sockets.get_mut::<tcp::Socket<'_>>(handle) = new_socket(&stack);
-        self.hosts[id.0].conns[id.1].outcome = Outcome2::Closed;
+        self.hosts[id.0].conns[id.1].outcome = Ended::Closed;
     }
 
     /// Nothing is left of any connection: runs until also what was cut short on one side has expired.
@@ -763,7 +808,7 @@ impl World {
         for c in self.hosts.iter().flat_map(|h| &h.conns) {
             c.check();
             assert!(c.complete(), "{}: {} bytes received, {:?}", c.local, c.received.len(), c.outcome);
-            assert_eq!(c.outcome, Outcome2::Closed, "{}", c.local);
+            assert_eq!(c.outcome, Ended::Closed, "{}", c.local);
         }
     }
 }
@@ -771,7 +816,8 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let path = self.recorder.write(self.name);
+            let name = format!("{}-{}-{}", self.name, self.seed, std::process::id());
+            let path = self.recorder.write(&std::env::temp_dir(), &name);
             eprintln!(
                 "{}: seed {} (LAB_SEED), at {:?}; capture of the dispatcher's ports: {path:?}",
                 self.name, self.seed, self.now

@@ -1,14 +1,16 @@
 //! Several workers in place of a world's one engine: the real loops with their mailboxes, over in-memory ports. A frame comes in by
 //! any worker's queue, as the dice fall: neither symmetric nor stable within a flow. All in one thread, so that each seed is one run.
 
-use super::rng::Rng;
+use crate::rng::Rng;
 use dispatcher::engine::{Config, Counters, Engine, Share};
 use dispatcher::io::mem::{Memory, Wire};
 use dispatcher::time::Time;
 use dispatcher::worker::poll::{Clock, Loop};
 use dispatcher::worker::{Exchange, FrameHandler, Handover, Idle, Steering, Totals};
 
+/// Several workers.
 pub struct Crew {
+    /// Their loops, by worker.
     pub loops: Vec<Loop<Engine>>,
     /// By worker and port.
     wires: Vec<Vec<Wire>>,
@@ -19,6 +21,7 @@ pub struct Crew {
 const BUFFERS: usize = 4096;
 
 impl Crew {
+    /// So many workers at `now`.
     pub fn new(config: &Config, secret: [u8; 32], workers: usize, seed: u64, now: Time) -> Crew {
         let steering = Steering::new(config, &secret, workers);
         let exchanges = Exchange::between(&steering, 1500).expect("mailboxes");
@@ -36,6 +39,7 @@ impl Crew {
         crew
     }
 
+    /// When one of them has something to do of its own accord.
     pub fn next_deadline(&self) -> Option<Time> {
         self.loops.iter().filter_map(|l| l.handler().next_deadline()).min()
     }
@@ -63,6 +67,7 @@ impl Crew {
         }
     }
 
+    /// What was handed over, all told.
     pub fn handover(&self) -> Handover {
         self.loops.iter().map(Loop::handover).fold(Handover::default(), |mut sum, one| {
             sum += one;
@@ -70,6 +75,7 @@ impl Crew {
         })
     }
 
+    /// Counters of all together.
     pub fn counters(&self) -> Counters {
         self.loops.iter().fold(Counters::default(), |mut sum, one| {
             sum.add(FrameHandler::counters(one.handler()));
@@ -77,6 +83,7 @@ impl Crew {
         })
     }
 
+    /// Flows of all together.
     pub fn flows(&self) -> usize {
         self.loops.iter().map(|l| l.handler().flows()).sum()
     }

@@ -1,8 +1,8 @@
-//! What runs on the hosts of the [`super::world`]: a client that writes, reads and checks; a server that understands a
+//! What runs on the hosts of the [`crate::world`]: a client that writes, reads and checks; a server that understands a
 //! handful of requests and keeps TLS sessions of its own.
 
-use super::rng::Rng;
-use super::tls::{Flight, Hello};
+use crate::rng::Rng;
+use crate::tls::{Flight, Hello};
 use core::time::Duration;
 use dispatcher::time::Time;
 use siphasher::sip::SipHasher13;
@@ -33,6 +33,7 @@ pub fn get_and_reset(n: usize) -> Vec<u8> {
 /// One write of a client.
 #[derive(Clone, Debug)]
 pub struct Write {
+    /// What is written.
     pub bytes: Vec<u8>,
     /// Not before so long after the write before it (the first: after the connection stands).
     pub pause: Duration,
@@ -43,6 +44,7 @@ pub struct Write {
 }
 
 impl Write {
+    /// At once.
     pub fn now(bytes: impl Into<Vec<u8>>) -> Write {
         Write { bytes: bytes.into(), pause: Duration::ZERO, outstanding: usize::MAX, received: 0 }
     }
@@ -51,10 +53,13 @@ impl Write {
 /// What the client must get.
 #[derive(Clone, Debug)]
 pub enum Expect {
+    /// These bytes.
     Exactly(Vec<u8>),
     /// A server's flight that answers this hello, and these bytes behind it.
     Tls {
+        /// The hello that was sent.
         hello: Vec<u8>,
+        /// What comes behind the flight.
         then: Vec<u8>,
     },
     /// Nothing in particular.
@@ -97,10 +102,14 @@ pub enum Closing {
     Never,
 }
 
+/// What a client does on one connection.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// In this order.
     pub writes: Vec<Write>,
+    /// What must come back.
     pub expect: Expect,
+    /// How it ends.
     pub closing: Closing,
 }
 
@@ -120,6 +129,7 @@ impl Plan {
         Plan::tls_bytes(hello.bytes(), body)
     }
 
+    /// As [`Plan::tls`], the hello given as bytes.
     pub fn tls_bytes(hello: Vec<u8>, body: &[u8]) -> Plan {
         let mut writes = vec![Write::now(hello.clone())];
         if !body.is_empty() {
@@ -136,6 +146,7 @@ impl Plan {
         self
     }
 
+    /// The same with another end.
     pub fn closing(self, closing: Closing) -> Plan {
         Plan { closing, ..self }
     }
@@ -143,7 +154,8 @@ impl Plan {
 
 /// How a client's connection ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Outcome2 {
+pub enum Ended {
+    /// Not yet.
     Open,
     /// Both directions closed in order, or reset by the client itself.
     Closed,
@@ -151,21 +163,29 @@ pub enum Outcome2 {
     Reset,
 }
 
+/// A client's side of one connection.
 pub struct ClientConn {
+    /// Its socket.
     pub handle: smoltcp::iface::SocketHandle,
+    /// From here.
     pub local: SocketAddr,
+    /// What it does.
     pub plan: Plan,
     written: usize,
     last_write: Time,
+    /// All that came.
     pub received: Vec<u8>,
     established: bool,
     saw_fin: bool,
     aborted: bool,
+    /// For careful hosts.
     pub quiet: Quiet,
-    pub outcome: Outcome2,
+    /// How it ended.
+    pub outcome: Ended,
 }
 
 impl ClientConn {
+    /// A connection about to be made.
     pub fn new(handle: smoltcp::iface::SocketHandle, local: SocketAddr, plan: Plan, now: Time) -> ClientConn {
         ClientConn {
             handle,
@@ -178,7 +198,7 @@ impl ClientConn {
             saw_fin: false,
             aborted: false,
             quiet: Quiet::default(),
-            outcome: Outcome2::Open,
+            outcome: Ended::Open,
         }
     }
 
@@ -245,14 +265,14 @@ impl ClientConn {
 
     /// Reads, writes and closes as far as it can; true when it did anything.
     pub fn step(&mut self, socket: &mut tcp::Socket<'_>, now: Time, careful: bool) -> bool {
-        if self.outcome != Outcome2::Open {
+        if self.outcome != Ended::Open {
             return false;
         }
         let mut active = false;
         self.established |= matches!(socket.state(), tcp::State::Established | tcp::State::CloseWait);
         if !self.established {
             if socket.state() == tcp::State::Closed {
-                self.outcome = Outcome2::Reset;
+                self.outcome = Ended::Reset;
                 return true;
             }
             return false;
@@ -306,7 +326,7 @@ impl ClientConn {
                 if all_written && self.complete() && !self.aborted {
                     socket.abort();
                     self.aborted = true;
-                    self.outcome = Outcome2::Closed;
+                    self.outcome = Ended::Closed;
                     return true;
                 }
                 false
@@ -318,20 +338,26 @@ impl ClientConn {
             active = true;
         }
         match socket.state() {
-            tcp::State::Closed if self.saw_fin => self.outcome = Outcome2::Closed,
-            tcp::State::Closed => self.outcome = Outcome2::Reset,
-            tcp::State::TimeWait => self.outcome = Outcome2::Closed,
+            tcp::State::Closed if self.saw_fin => self.outcome = Ended::Closed,
+            tcp::State::Closed => self.outcome = Ended::Reset,
+            tcp::State::TimeWait => self.outcome = Ended::Closed,
             _ => {}
         }
         active
     }
 }
 
+/// What a server's hello tells its client.
 pub struct FlightSeen {
+    /// The server's index.
     pub server: usize,
+    /// It says that the session was resumed.
     pub resumed: bool,
+    /// In its hello.
     pub session_id: Vec<u8>,
+    /// Issued in the flight.
     pub ticket: Option<Vec<u8>>,
+    /// Bytes of the whole flight.
     pub len: usize,
     hello_digest: [u8; 8],
     rest_digest: [u8; 8],
@@ -363,11 +389,17 @@ pub enum Manner {
 
 /// What a server is and remembers.
 pub struct Server {
+    /// Its number.
     pub index: usize,
+    /// How it begins.
     pub manner: Manner,
+    /// It chooses TLS 1.3 when that is offered.
     pub tls13: bool,
+    /// It issues tickets instead of session IDs.
     pub issues_tickets: bool,
+    /// Connections begin with a PROXY header.
     pub expects_proxy_header: bool,
+    /// First bytes of its tickets.
     pub ticket_key: [u8; 16],
     sessions: HashSet<Vec<u8>>,
     rng: Rng,
@@ -375,13 +407,18 @@ pub struct Server {
     pub proxied: Vec<(SocketAddr, SocketAddr)>,
     /// Peers as the TCP connection shows them.
     pub peers: Vec<SocketAddr>,
+    /// Connections accepted.
     pub accepted: usize,
+    /// Sessions resumed.
     pub resumed: usize,
+    /// Identities offered that it did not know.
     pub refused: usize,
+    /// Connections that were reset.
     pub resets: usize,
 }
 
 impl Server {
+    /// One that knows no session yet.
     pub fn new(index: usize, seed: u64) -> Server {
         let mut rng = Rng::new(seed ^ (index as u64) << 32);
         Server {
@@ -465,6 +502,7 @@ enum Talk {
 
 /// A server's side of one connection.
 pub struct ServerConn {
+    /// Its socket.
     pub handle: smoltcp::iface::SocketHandle,
     talk: Talk,
     accepted: bool,
@@ -472,11 +510,14 @@ pub struct ServerConn {
     out: Vec<u8>,
     at: usize,
     saw_fin: bool,
+    /// For careful hosts.
     pub quiet: Quiet,
+    /// Nothing more to do.
     pub done: bool,
 }
 
 impl ServerConn {
+    /// On a listening socket.
     pub fn new(handle: smoltcp::iface::SocketHandle) -> ServerConn {
         ServerConn {
             handle,
@@ -491,6 +532,7 @@ impl ServerConn {
         }
     }
 
+    /// Reads, understands, writes and closes as far as it can; true when it did anything.
     pub fn step(&mut self, server: &mut Server, socket: &mut tcp::Socket<'_>, now: Time, careful: bool) -> bool {
         if matches!(socket.state(), tcp::State::Listen | tcp::State::SynReceived) || self.done {
             return false;

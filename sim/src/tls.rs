@@ -3,12 +3,17 @@
 /// What a ClientHello says.
 #[derive(Clone, Default)]
 pub struct Hello {
+    /// May be empty.
     pub session_id: Vec<u8>,
+    /// Of TLS 1.2; an empty one asks for one.
     pub ticket: Option<Vec<u8>>,
+    /// Identities, in order.
     pub psk: Vec<Vec<u8>>,
+    /// Offers TLS 1.3.
     pub tls13: bool,
     /// Filled up with a padding extension (RFC 7685) to at least this many bytes on the wire.
     pub at_least: usize,
+    /// Makes it differ from others.
     pub random: [u8; 32],
 }
 
@@ -85,16 +90,22 @@ impl Hello {
 /// A server's first flight.
 #[derive(Clone)]
 pub struct Flight {
+    /// Of TLS 1.3.
     pub tls13: bool,
+    /// In the hello.
     pub session_id: Vec<u8>,
+    /// The first PSK was taken.
     pub psk_selected: bool,
     /// Announces and issues this ticket (TLS 1.2).
     pub ticket: Option<Vec<u8>>,
+    /// An abbreviated handshake.
     pub resumed: bool,
+    /// The random of the hello; servers here write into it what they mean.
     pub random: [u8; 32],
 }
 
 impl Flight {
+    /// On the wire.
     pub fn bytes(&self) -> Vec<u8> {
         let mut extensions = vec![];
         if self.tls13 {
