@@ -1,0 +1,4 @@
+//! x
+
+/// x
+pub fn engine(_bytes: &[u8]) {}
