@@ -414,7 +414,7 @@ fn a_storm_of_nonsense_panics_nowhere_and_leaves_nothing() {
                 14 => {
                     let at = rng.below(2).min(last);
                     let quoted = if rng.per_mille(500) { b.client_frame(&s) } else { b.server_frame(&s) };
-                    (at, error_about(&b, &quoted, rng.u64() as u8 % 5, v6))
+                    (at, b.error_about(&quoted, rng.u64() as u8 % 5, [512, 1280][usize::from(v6)]))
                 }
                 _ => {
                     let mut f = vec![0; 128];
@@ -511,33 +511,6 @@ fn a_storm_of_nonsense_panics_nowhere_and_leaves_nothing() {
         b.assert_empty();
         assert_eq!(b.engine.counters().flows_opened, b.engine.counters().flows_closed);
     }
-}
-
-/// An ICMP error that quotes a frame's packet turned round, as if we had sent it.
-fn error_about(b: &Bench, frame: &[u8], kind: u8, v6: bool) -> Vec<u8> {
-    let p = Packet::parse(frame).unwrap().ip;
-    let mut quote = frame[14..p.end.min(frame.len())].to_vec();
-    let (at, n, l4) = if v6 { (8, 16, 40) } else { (12, 4, 20) };
-    let (x, y) = (quote[at..at + n].to_vec(), quote[at + n..at + 2 * n].to_vec());
-    quote[at..at + n].copy_from_slice(&y);
-    quote[at + n..at + 2 * n].copy_from_slice(&x);
-    quote.swap(l4, l4 + 2);
-    quote.swap(l4 + 1, l4 + 3);
-    let ack: [u8; 4] = quote[l4 + 8..l4 + 12].try_into().unwrap();
-    quote[l4 + 4..l4 + 8].copy_from_slice(&ack);
-    quote.truncate(200);
-    if v6 {
-        let mut f = icmp6(&[&[kind, 0, 0, 0, 0, 0, 5, 0][..], &quote].concat(), 64);
-        f[..6].copy_from_slice(&b.config.ports[0].mac.0);
-        return f;
-    }
-    let mut m = [&[3, kind, 0, 0, 0, 0, 2, 0][..], &quote].concat();
-    let sum = checksum::Sum::default().add_bytes(&m).checksum();
-    m[2..4].copy_from_slice(&sum.to_be_bytes());
-    let mut h = vec![0x45, 0];
-    h.extend((20 + m.len() as u16).to_be_bytes());
-    h.extend([0, 0, 0, 0, 60, protocol::ICMP, 0, 0, 10, 15, 0, 1, 10, 1, 0, 1]);
-    [&b.config.ports[0].mac.0[..], &STRANGER.0, &[8, 0], &h, &m].concat()
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //!
 //! * [`world`]: hosts that speak TCP by smoltcp around the engine, with what they run ([`apps`]), on the network of [`config`].
 //! * [`crew`]: several workers in the engine's place.
-//! * [`check`]: the engine's books.
+//! * [`check`]: the engine's books. [`pairs`]: who is led where.
 //! * [`script`]: the bench; one segment in, what leaves because of it.
 //! * [`tls`]: hellos and flights made by hand. [`rng`]: numbers from a seed. [`pcap`]: what a failure leaves behind.
 //!
@@ -13,6 +13,7 @@ pub mod apps;
 pub mod check;
 pub mod config;
 pub mod crew;
+pub mod pairs;
 pub mod pcap;
 pub mod rng;
 pub mod script;

@@ -5,10 +5,12 @@
 
 use crate::check::Books;
 use crate::config::{client_ip, server_ip, vip};
+use crate::pairs::Pairs;
 use core::time::Duration;
 use dispatcher::engine::{Config, ConnectionRecord, DropReason, Effects, End, Engine, PortId, Verdict};
 use dispatcher::time::Time;
 use dispatcher::wire::build::{Arp, Link, Ndp, Segment, arp_op, ndp_type};
+use dispatcher::wire::checksum;
 use dispatcher::wire::options::{SynOptions, Timestamps};
 use dispatcher::wire::packet::{Flags, Ip, Packet, Tcp, Vlans, ethertype, protocol, tcp_checksum_ok};
 use dispatcher::wire::{Addr, Family, Frame, Mac, Seq};
@@ -18,6 +20,8 @@ use std::net::{IpAddr, SocketAddr};
 pub const CLIENT_MAC: Mac = Mac([2, 0, 0, 0, 9, 1]);
 /// The servers' Ethernet address.
 pub const SERVER_MAC: Mac = Mac([2, 0, 0, 0, 9, 2]);
+/// The Ethernet address of somebody else.
+pub const STRANGER_MAC: Mac = Mac([2, 0, 0, 0, 66, 66]);
 /// The client's initial sequence number.
 pub const CLIENT_ISN: u32 = 0xffff_ff00;
 /// The servers' initial sequence number.
@@ -162,6 +166,8 @@ pub struct Bench {
     pub now: Time,
     /// What the driver saw.
     pub books: Books,
+    /// Who was led where.
+    pub pairs: Pairs,
     /// IPv6.
     pub v6: bool,
     /// The client's address and port.
@@ -187,11 +193,13 @@ impl Bench {
     pub fn new(config: Config, v6: bool) -> Bench {
         let now = Time::from_millis(64_000_000);
         let none = SocketAddr::new(client_ip(0, v6), 0);
+        let pairs = Pairs::new(&config.vips, config.backends.iter().map(|b| b.addr));
         let mut b = Bench {
             engine: Engine::new(config.clone(), [7; 32], now).expect("a configuration that works"),
             config,
             now,
             books: Books::default(),
+            pairs,
             v6,
             client: SocketAddr::new(client_ip(0, v6), 50_000),
             client_vlans: vec![],
@@ -242,6 +250,7 @@ impl Bench {
     fn collect(&mut self, sent: Sent) {
         self.ended.extend(sent.ended);
         for out in sent.frames {
+            self.pairs.made(&out.bytes);
             self.look(&out);
             self.out.push_back(out);
         }
@@ -286,6 +295,9 @@ impl Bench {
         let mut all = vec![];
         if let Verdict::Forward(PortId(p)) | Verdict::Reply(PortId(p)) = verdict {
             let out = Out::new(usize::from(p), frame.bytes().to_vec());
+            if matches!(verdict, Verdict::Forward(_)) {
+                self.pairs.forwarded(bytes, &out.bytes);
+            }
             self.look(&out);
             all.push(out);
         }
@@ -445,5 +457,40 @@ impl Bench {
     /// The address of the only server.
     pub fn server_addr(&self) -> IpAddr {
         server_ip(0, self.v6)
+    }
+
+    /// An ICMP error from a stranger that quotes a frame's packet turned round, as if we had sent it: of type 3 (IPv6: of type `kind`)
+    /// and this code, `mtu` in its place.
+    pub fn error_about(&self, frame: &[u8], kind: u8, mtu: u16) -> Vec<u8> {
+        let Ok(p) = Packet::parse(frame) else { return vec![] };
+        let mut quote = frame[14..p.ip.end.min(frame.len())].to_vec();
+        let (at, n, l4) = if self.v6 { (8, 16, 40) } else { (12, 4, 20) };
+        let (x, y) = (quote[at..at + n].to_vec(), quote[at + n..at + 2 * n].to_vec());
+        quote[at..at + n].copy_from_slice(&y);
+        quote[at + n..at + 2 * n].copy_from_slice(&x);
+        quote.swap(l4, l4 + 2);
+        quote.swap(l4 + 1, l4 + 3);
+        let ack: [u8; 4] = quote[l4 + 8..l4 + 12].try_into().expect("four bytes");
+        quote[l4 + 4..l4 + 8].copy_from_slice(&ack);
+        quote.truncate(200);
+        let [hi, lo] = mtu.to_be_bytes();
+        let mac = &self.config.ports[0].mac.0[..];
+        if self.v6 {
+            let mut message = [&[kind, 0, 0, 0, 0, 0, hi, lo][..], &quote].concat();
+            let (from, to) = (Addr::from(client_ip(7, true)), Addr::from(crate::config::ip("fd01::1")));
+            let sum = checksum::transport(from.octets(), to.octets(), protocol::ICMPV6, &message);
+            message[2..4].copy_from_slice(&sum.to_be_bytes());
+            let head = [0x86, 0xdd, 0x60, 0, 0, 0];
+            let len = (message.len() as u16).to_be_bytes();
+            let rest = [&len[..], &[protocol::ICMPV6, 64], from.octets(), to.octets(), &message].concat();
+            return [mac, &STRANGER_MAC.0, &head, &rest].concat();
+        }
+        let mut message = [&[3, kind, 0, 0, 0, 0, hi, lo][..], &quote].concat();
+        let sum = checksum::Sum::default().add_bytes(&message).checksum();
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
+        let mut head = vec![0x45, 0];
+        head.extend((20 + message.len() as u16).to_be_bytes());
+        head.extend([0, 0, 0, 0, 60, protocol::ICMP, 0, 0, 10, 15, 0, 1, 10, 1, 0, 1]);
+        [mac, &STRANGER_MAC.0, &[8, 0], &head, &message].concat()
     }
 }

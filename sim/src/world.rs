@@ -8,6 +8,7 @@ use crate::apps::{ClientConn, Ended, Plan, Server, ServerConn};
 use crate::check::Books;
 use crate::config::{client_ip, server_ip, vip};
 use crate::crew::Crew;
+use crate::pairs::Pairs;
 use crate::pcap::Recorder;
 use crate::rng::Rng;
 use core::time::Duration;
@@ -261,6 +262,8 @@ pub struct World {
     pub told: Vec<Told>,
     /// What the driver saw.
     pub books: Books,
+    /// Who was led where.
+    pub pairs: Pairs,
     /// What chance decides.
     pub rng: Rng,
     air: BinaryHeap<Flying>,
@@ -316,6 +319,7 @@ impl World {
         secret.copy_from_slice(&Rng::new(seed).bytes(32));
         let now = Time::from_millis(1_000_000);
         let engine = Engine::new(config.clone(), secret, now).expect("a configuration that works");
+        let pairs = Pairs::new(&config.vips, config.backends.iter().map(|b| b.addr));
         World {
             name,
             seed,
@@ -327,6 +331,7 @@ impl World {
             delay: Duration::from_micros(500),
             told: vec![],
             books: Books::default(),
+            pairs,
             rng: Rng::new(seed.wrapping_add(1)),
             air: BinaryHeap::new(),
             order: 0,
@@ -566,6 +571,10 @@ impl World {
         let verdict = engine.handle(PortId(port as u8), &mut frame, *now, &mut fx);
         let mut sent = fx.sent;
         books.note(verdict);
+        sent.iter().for_each(|(_, frame)| self.pairs.made(frame));
+        if matches!(verdict, Verdict::Forward(_)) {
+            self.pairs.forwarded(&bytes, frame.bytes());
+        }
         if let Verdict::Forward(PortId(p)) | Verdict::Reply(PortId(p)) = verdict {
             sent.push((usize::from(p), frame.bytes().to_vec()));
         }
@@ -578,6 +587,7 @@ impl World {
         let mut fx = Collect { sent: vec![], told, books, rng, full: *full };
         engine.poll(*now, &mut fx);
         let sent = fx.sent;
+        sent.iter().for_each(|(_, frame)| self.pairs.made(frame));
         self.emitted(sent);
         self.books.check(&self.engine, &self.config.limits);
     }
