@@ -205,14 +205,10 @@ fn frame(b: &mut Bench, u: &mut Unstructured<'_>, k: &mut Known, last: &[u8]) ->
             }
         }
         10 | 11 => {
-            let ms = match u.int_in_range(0..=3u8)? {
-                0 => u64::from(u.arbitrary::<u8>()?),
-                1 => u64::from(u.arbitrary::<u16>()?),
-                _ => 200,
-            };
+            let ms = [0, 1, 30, 50, 200, 200, 600, 1100][u.choose_index(8)?];
             if u.ratio(1, 4u8)? {
                 // The world stood still; timers are late.
-                b.now += Duration::from_millis(ms);
+                b.now += Duration::from_millis(30 * ms);
             } else {
                 b.wait(Duration::from_millis(ms));
             }

@@ -16,7 +16,7 @@ pub fn flags(bytes: &[u8]) {
         }
         // What else would be looked at is devices of this machine.
         Ok(Cli { command: Command::Run(args) }) => {
-            assert!(!args.ports.is_empty() && !args.service.vips.is_empty());
+            assert!(args.ports.iter().all(|p| !p.name.is_empty() && !p.device.is_empty()));
         }
         Err(error) => assert!(!error.to_string().is_empty()),
     }
