@@ -4,8 +4,9 @@
 use crate::world::{Host, To, World};
 use core::time::Duration;
 use dispatcher::wire::Addr;
+use dispatcher::wire::build::{Link, Segment};
 use dispatcher::wire::checksum;
-use dispatcher::wire::packet::{Ip, Packet, ethertype, protocol};
+use dispatcher::wire::packet::{Flags, Ip, Packet, Tcp, ethertype, protocol};
 use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp;
 use std::net::SocketAddr;
@@ -113,10 +114,40 @@ impl Host {
         });
         assert!(self.has_address(from.ip()), "an error about {from} -> {to}, which this host has not sent");
         if known {
-            self.wire.mtu = self.wire.mtu.min(mtu.max(if about == ethertype::IPV4 { 576 } else { 1280 }));
+            self.path_mtu = self.path_mtu.min(mtu.max(if about == ethertype::IPV4 { 576 } else { 1280 }));
         }
         true
     }
+}
+
+/// A frame in as many as it takes for IP packets of `mtu` bytes, as segmentation offload cuts it: smoltcp asks for the MTU only once.
+pub(crate) fn cut(frame: Vec<u8>, mtu: usize) -> Vec<Vec<u8>> {
+    if frame.len() <= mtu.saturating_add(14) {
+        return vec![frame];
+    }
+    let Ok(p) = Packet::parse(&frame) else { return vec![frame] };
+    let (Ok(t), protocol::TCP) = (Tcp::parse(&frame, &p.ip), p.ip.protocol) else { return vec![frame] };
+    let room = mtu - (t.payload - p.ip.header);
+    let payload = &frame[t.payload..t.end];
+    let last = payload.chunks(room).count() - 1;
+    let pieces = payload.chunks(room).enumerate().map(|(n, piece)| {
+        let end = if n == last { 0 } else { Flags::FIN.0 | Flags::PSH.0 };
+        let segment = Segment {
+            link: Link { dst: p.eth.dst, src: p.eth.src, vlans: p.eth.vlans },
+            src: (p.ip.src, t.src_port),
+            dst: (p.ip.dst, t.dst_port),
+            seq: t.seq + (n * room) as u32,
+            ack: t.ack,
+            flags: Flags(t.flags.0 & !end),
+            window: t.window,
+            options: &frame[t.header + 20..t.payload],
+            payload: piece,
+        };
+        let mut b = vec![0; segment.frame_len()];
+        segment.write(&mut b);
+        b
+    });
+    pieces.collect()
 }
 
 fn ends(socket: &tcp::Socket<'_>) -> Option<(SocketAddr, SocketAddr)> {

@@ -8,6 +8,7 @@ use crate::apps::{ClientConn, Ended, Plan, Server, ServerConn};
 use crate::check::Books;
 use crate::config::{client_ip, server_ip, vip};
 use crate::crew::Crew;
+use crate::hostile::mangle;
 use crate::pairs::Pairs;
 use crate::pcap::Recorder;
 use crate::rng::Rng;
@@ -51,14 +52,14 @@ impl Faults {
 }
 
 #[derive(Default)]
-pub(crate) struct Wire {
+struct Wire {
     rx: VecDeque<Vec<u8>>,
     tx: Vec<Vec<u8>>,
-    pub(crate) mtu: usize,
+    mtu: usize,
 }
 
-pub(crate) struct Rx(Vec<u8>);
-pub(crate) struct Tx<'a>(&'a mut Vec<Vec<u8>>);
+struct Rx(Vec<u8>);
+struct Tx<'a>(&'a mut Vec<Vec<u8>>);
 
 impl RxToken for Rx {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
@@ -138,7 +139,9 @@ pub struct Host {
     pub stack: Stack,
     /// So many of its frames in a thousand are not what they should be.
     pub evil: u32,
-    pub(crate) wire: Wire,
+    /// What it has been told about the paths to others, bytes of IP packets.
+    pub(crate) path_mtu: usize,
+    wire: Wire,
     iface: Interface,
     pub(crate) sockets: SocketSet<'static>,
     /// Connections as a client, all there ever were.
@@ -466,6 +469,7 @@ impl World {
             deaf: false,
             stack,
             evil: 0,
+            path_mtu: usize::MAX,
             wire,
             iface,
             sockets: SocketSet::new(vec![]),
@@ -740,13 +744,12 @@ impl World {
 
     /// What a host sends, or something like it.
     fn host_sends(&mut self, h: usize, frame: Vec<u8>) {
-        let evil = self.hosts[h].evil;
-        if self.rng.per_mille(evil) {
-            for frame in crate::hostile::mangle(&mut self.rng, &frame) {
+        let (evil, mtu) = (self.hosts[h].evil, self.hosts[h].path_mtu);
+        for frame in crate::upset::cut(frame, mtu) {
+            let frames = if self.rng.per_mille(evil) { mangle(&mut self.rng, &frame) } else { vec![frame] };
+            for frame in frames {
                 self.host_sends_so(h, frame);
             }
-        } else {
-            self.host_sends_so(h, frame);
         }
     }
 
