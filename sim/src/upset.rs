@@ -106,6 +106,13 @@ impl Host {
             (protocol::ICMPV6, Some(2), Some(0)) => ethertype::IPV6,
             _ => return false,
         };
+        let intact = match p.ip.protocol {
+            protocol::ICMP => checksum::Sum::default().add_bytes(b).checksum() == 0,
+            _ => checksum::transport(p.ip.src.octets(), p.ip.dst.octets(), protocol::ICMPV6, b) == 0,
+        };
+        if !intact {
+            return true;
+        }
         let mtu = usize::from(u16::from_be_bytes([b[6], b[7]]));
         let (from, to) = quoted(&b[8..], about).expect("a quote");
         let known = self.sockets.iter().any(|(_, socket)| {

@@ -371,7 +371,11 @@ impl Storm<'_> {
                 || has(Kind::Ports)
                     && c.received.is_empty()
                     && self.w.engine.counters().refused[DropReason::NoLocalPort as usize] > 0);
-        if g.excused || g.cut || refused || evil_dialled {
+        // Leaps may make it seem that nothing was said for long.
+        let idle = told.iter().any(|t| t.end == End::Idle);
+        // Who loses so many SYNs that it waits half a minute before it repeats anything, has no time left for its hello.
+        let slow = c.received.is_empty() && told.iter().any(|t| t.end == End::BadHello);
+        if g.excused || g.cut || refused || evil_dialled || has(Kind::Leap) && idle || slow {
             return;
         }
         assert!(
@@ -382,7 +386,8 @@ impl Storm<'_> {
             c.outcome,
             told.iter().map(|t| (t.end, t.backend.clone())).collect::<Vec<_>>()
         );
-        assert_eq!(c.outcome, Ended::Closed, "{}", g.local);
+        // smoltcp 0.14 does not always repeat a FIN that was lost (see `Stack::careful`); then the flow idles until it is cut.
+        assert!(c.outcome == Ended::Closed || idle, "{}: {:?}", g.local, c.outcome);
     }
 
     fn end(mut self) -> Sum {
