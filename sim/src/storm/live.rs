@@ -446,6 +446,10 @@ impl Storm<'_> {
             (sum.frames, sum.dropped) = (c.frames_in, c.drops.iter().sum());
             return sum;
         }
+        // Those who lie, and who were lied to, may go on for as long as they like.
+        for h in &mut self.w.hosts {
+            h.dark |= self.s.kinds.has(Kind::EvilClients) || self.s.kinds.has(Kind::EvilServer);
+        }
         self.w.assert_quiescent();
         let c = self.w.engine.counters();
         (sum.frames, sum.dropped) = (c.frames_in, c.drops.iter().sum());
