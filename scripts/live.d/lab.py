@@ -19,6 +19,9 @@ STATE = "/run/dispatcher-lab/" + PREFIX
 DISPATCHER = os.environ.get("DISPATCHER", ROOT + "/target/release/dispatcher")
 SYN_FLOOD = os.environ.get("SYN_FLOOD", ROOT + "/target/release/syn-flood")
 
+# Seconds that a dispatcher may take to start: more where it has a machine of its own to boot first.
+PATIENCE = float(os.environ.get("LAB_PATIENCE", 20))
+
 VIP, VIP6 = "10.77.0.100", "fd77::100"
 CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -147,7 +150,7 @@ class Dispatcher:
         for reader in self.readers:
             reader.start()
         try:
-            wait_until(lambda: self.find(r"^  total +(\d+) bytes") or self.process.poll() is not None, 20, "its start")
+            wait_until(lambda: self.find(r"^  total +(\d+) bytes") or self.process.poll() is not None, PATIENCE, "its start")
             check(self.process.poll() is None, "it did not start: " + "".join(self.err).strip())
         except Failure:
             self.kill()
