@@ -339,6 +339,18 @@ impl Drop for Mapping {
     }
 }
 
+/// The cores that the calling thread may run on, in order.
+pub fn allowed_cores() -> Vec<usize> {
+    // SAFETY: all zeros is an empty cpu_set_t; pointer and length describe it; only cores below its size are asked for.
+    unsafe {
+        let mut set: libc::cpu_set_t = zeroed();
+        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) == -1 {
+            return Vec::new();
+        }
+        (0..libc::CPU_SETSIZE as usize).filter(|core| libc::CPU_ISSET(*core, &set)).collect()
+    }
+}
+
 /// Binds the calling thread to one core.
 pub fn pin_to_core(core: usize) -> io::Result<()> {
     if core >= libc::CPU_SETSIZE as usize {
