@@ -23,7 +23,13 @@ static const uint64_t CAPSULE_TX_MBUF_FAST_FREE = RTE_ETH_TX_OFFLOAD_MBUF_FAST_F
 static const uint32_t CAPSULE_MQ_RX_NONE = RTE_ETH_MQ_RX_NONE;
 static const uint32_t CAPSULE_MQ_RX_RSS = RTE_ETH_MQ_RX_RSS;
 static const uint64_t CAPSULE_RX_VLAN_STRIPPED = RTE_MBUF_F_RX_VLAN_STRIPPED;
-static const uint64_t CAPSULE_RX_QINQ_STRIPPED = RTE_MBUF_F_RX_QINQ_STRIPPED;
+static const uint64_t CAPSULE_RX_IP_CKSUM_MASK = RTE_MBUF_F_RX_IP_CKSUM_MASK;
+static const uint64_t CAPSULE_RX_IP_CKSUM_BAD = RTE_MBUF_F_RX_IP_CKSUM_BAD;
+static const uint64_t CAPSULE_RX_L4_CKSUM_MASK = RTE_MBUF_F_RX_L4_CKSUM_MASK;
+static const uint64_t CAPSULE_RX_L4_CKSUM_BAD = RTE_MBUF_F_RX_L4_CKSUM_BAD;
+static const uint64_t CAPSULE_RX_L4_CKSUM_NONE = RTE_MBUF_F_RX_L4_CKSUM_NONE;
+#define CHECKSUMS_TCP RTE_ETH_RX_OFFLOAD_TCP_CKSUM
+#define CHECKSUMS (RTE_ETH_RX_OFFLOAD_IPV4_CKSUM | RTE_ETH_RX_OFFLOAD_UDP_CKSUM | RTE_ETH_RX_OFFLOAD_TCP_CKSUM)
 #else
 #error "DPDK 21.11 or later is needed"
 #endif
@@ -41,6 +47,11 @@ uint16_t _rte_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbuf
 
 /* Binds this thread to cores, and makes it one that DPDK knows: others bypass the mempools' caches. */
 int dispatcher_thread_set_affinity(rte_cpuset_t *cores);
+
+/* Configures a port as asked, and to check what it receives as far as it can. */
+int dispatcher_eth_dev_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, const struct rte_eth_conf *conf);
+/* Whether it checks TCP checksums. */
+int dispatcher_checks_tcp(uint16_t port);
 
 /* 1 up, 0 down, negative when the port does not say. */
 int dispatcher_link_up(uint16_t port);

@@ -100,6 +100,14 @@ pub unsafe fn rte_thread_set_affinity(cores: *mut rte_cpuset_t) -> c_int {
     unsafe { dispatcher_thread_set_affinity(cores) }
 }
 
+/// DPDK's, with the checksum offloads that the port has for what it receives: capsule asks for none.
+///
+/// # Safety
+/// As DPDK's.
+pub unsafe fn rte_eth_dev_configure(port: u16, rx_queues: u16, tx_queues: u16, conf: *const rte_eth_conf) -> c_int {
+    unsafe { dispatcher_eth_dev_configure(port, rx_queues, tx_queues, conf) }
+}
+
 /// libnuma's, as DPDK sees it.
 pub unsafe fn numa_node_of_cpu(core: c_int) -> c_int {
     match c_uint::try_from(core) {

@@ -50,6 +50,25 @@ int dispatcher_thread_set_affinity(rte_cpuset_t *cores) {
     return r;
 }
 
+static uint64_t rx_offloads[RTE_MAX_ETHPORTS];
+
+int dispatcher_eth_dev_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, const struct rte_eth_conf *conf) {
+    struct rte_eth_conf wanted = *conf;
+    struct rte_eth_dev_info info;
+    int r = rte_eth_dev_info_get(port, &info);
+    if (r != 0)
+        return r;
+    wanted.rxmode.offloads |= info.rx_offload_capa & CHECKSUMS;
+    r = rte_eth_dev_configure(port, rx_queues, tx_queues, &wanted);
+    if (r == 0 && port < RTE_MAX_ETHPORTS)
+        rx_offloads[port] = wanted.rxmode.offloads;
+    return r;
+}
+
+int dispatcher_checks_tcp(uint16_t port) {
+    return port < RTE_MAX_ETHPORTS && (rx_offloads[port] & CHECKSUMS_TCP) != 0;
+}
+
 int dispatcher_link_up(uint16_t port) {
     struct rte_eth_link link;
     memset(&link, 0, sizeof link);

@@ -236,6 +236,7 @@ fn dpdk_device(port: &PortArg, warnings: &mut Vec<String>) -> Result<Device, io:
     const { assert!(DPDK_MTU == MAX_MTU) };
     let device = DpdkDevice::parse(&port.device)?;
     device.check(std::path::Path::new("/sys"))?;
+    device.permitted()?;
     if let Some(interface) = device.interface() {
         let info = io::device_info(interface)?;
         warn(&PortArg { device: interface.to_string(), ..port.clone() }, &info, warnings);

@@ -248,9 +248,11 @@ impl Core {
             failed: 0,
         };
         let pages = self.shared.pages.as_str();
+        // SAFETY: only the port's number is given.
+        let sums = if unsafe { ffi::dispatcher_checks_tcp(port) } != 0 { ", it checks checksums" } else { "" };
         let description = match self.shared.cores.as_slice() {
-            [core] => format!("dpdk, {driver} {name} on core {core}, {pages}"),
-            cores => format!("dpdk, {driver} {name}, one of {} queues on each core, {pages}", cores.len()),
+            [core] => format!("dpdk, {driver} {name} on core {core}, {pages}{sums}"),
+            cores => format!("dpdk, {driver} {name}, one of {} queues on each core, {pages}{sums}", cores.len()),
         };
         Ok(Port { description, rx: Box::new(rx), tx: Box::new(tx) })
     }

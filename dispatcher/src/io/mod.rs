@@ -239,6 +239,8 @@ losses! {
     RxTruncated = "rx-truncated",
     /// Recorded on a link that is not Ethernet.
     RxNotEthernet = "rx-not-ethernet",
+    /// The card says that a checksum is wrong, and it is.
+    RxBadChecksum = "rx-bad-checksum",
     /// The transmit queue was full.
     TxQueueFull = "tx-queue-full",
     /// The link is down, or the device is gone.

@@ -3,7 +3,7 @@
 //! A virtual device's own arguments follow its name behind semicolons, because the comma separates the options of
 //! `--port`: `net_af_packet0;iface=eth0;qpairs=1` is what DPDK calls `net_af_packet0,iface=eth0,qpairs=1`.
 
-use crate::io::OpenError;
+use crate::io::{OpenError, sys};
 use std::path::Path;
 
 /// A device as DPDK names it.
@@ -40,7 +40,11 @@ impl DpdkDevice {
         {
             return Err(OpenError(format!("dpdk:{text}: expected KEY=VALUE behind the semicolon, not '{wrong}'")));
         }
-        Ok(DpdkDevice { name: name.to_string(), arguments })
+        let device = DpdkDevice { name: name.to_string(), arguments };
+        if device.stands_on_interface() && device.interface().is_none() {
+            return Err(OpenError(format!("dpdk:{text}: on which interface? ({name};iface=eth0)")));
+        }
+        Ok(device)
     }
 
     /// A virtual device's arguments for so many queues, where its driver must be told and the operator has not.
@@ -60,14 +64,43 @@ impl DpdkDevice {
         Some(given.map_or_else(String::new, |a| a + ",") + &format!("{key}={queues}"))
     }
 
+    /// Says what right the process lacks that the device needs. A card: to the device file of its group.
+    pub fn permitted(&self) -> Result<(), OpenError> {
+        let name = &self.name;
+        if self.is_pci() {
+            let group = Path::new("/sys/bus/pci/devices").join(name).join("iommu_group").read_link().ok();
+            let Some(group) = group.as_deref().and_then(Path::file_name) else { return Ok(()) };
+            let file = Path::new("/dev/vfio").join(group);
+            return match sys::can_read_and_write(&file) {
+                Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Err(OpenError(format!(
+                    "dpdk:{name}: not permitted to use {}: run as root, or give it to the user (and LimitMEMLOCK=infinity)",
+                    file.display()
+                ))),
+                _ => Ok(()),
+            };
+        }
+        let wants = self.stands_on_interface() || self.name.starts_with("net_tap");
+        if wants && !sys::has_capabilities(&[CAP_NET_ADMIN, CAP_NET_RAW]) {
+            return Err(OpenError(format!(
+                "dpdk:{name}: not permitted: needs CAP_NET_RAW and CAP_NET_ADMIN (run as root, or: setcap \
+                 cap_net_raw,cap_net_admin+ep on the program)"
+            )));
+        }
+        Ok(())
+    }
+
     /// A card on the PCI bus.
     pub fn is_pci(&self) -> bool {
         pci_address(&self.name).is_some()
     }
 
+    fn stands_on_interface(&self) -> bool {
+        self.name.starts_with("net_af_packet") || self.name.starts_with("net_af_xdp")
+    }
+
     /// The kernel's interface that a virtual device stands on; such a one must be there.
     pub fn interface(&self) -> Option<&str> {
-        if !self.name.starts_with("net_af_packet") && !self.name.starts_with("net_af_xdp") {
+        if !self.stands_on_interface() {
             return None;
         }
         self.arguments.as_deref()?.split(',').find_map(|a| a.strip_prefix("iface="))
@@ -83,17 +116,28 @@ impl DpdkDevice {
         if !device.exists() {
             return Err(OpenError(format!("no PCI device {name} (lspci -D shows what there is)")));
         }
-        // No driver at all: DPDK tells better than we can what it wants.
-        let Ok(driver) = device.join("driver").read_link() else { return Ok(()) };
+        // The first byte of a class of three: 02 are network controllers.
+        if std::fs::read_to_string(device.join("class")).is_ok_and(|class| !class.starts_with("0x02")) {
+            return Err(OpenError(format!("PCI device {name} is not a network card (lspci -s {name})")));
+        }
+        let Ok(driver) = device.join("driver").read_link() else {
+            return Err(OpenError(format!(
+                "PCI device {name} is bound to no driver: modprobe vfio-pci; dpdk-devbind.py --bind=vfio-pci {name}"
+            )));
+        };
         let driver = driver.file_name().map(|d| d.to_string_lossy().into_owned()).unwrap_or_default();
         if USABLE_DRIVERS.contains(&driver.as_str()) {
             return Ok(());
         }
         Err(OpenError(format!(
-            "PCI device {name} is in use by the kernel's driver {driver}: dpdk-devbind.py --bind=vfio-pci {name}"
+            "PCI device {name} is in use by the kernel's driver {driver}: modprobe vfio-pci; dpdk-devbind.py --bind=vfio-pci {name}"
         )))
     }
 }
+
+// linux/capability.h
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_NET_RAW: u32 = 13;
 
 /// The full form of a PCI address; none when it is not one.
 fn pci_address(text: &str) -> Option<String> {
@@ -135,8 +179,16 @@ mod tests {
 
     #[test]
     fn what_is_neither_is_refused() {
-        for wrong in ["", "eth0", "0000:03:00", "net_null0 --no-pci", "net_null0;size", "net_null0;a=b c", "net_null0;"]
-        {
+        for wrong in [
+            "",
+            "eth0",
+            "0000:03:00",
+            "net_null0 --no-pci",
+            "net_null0;size",
+            "net_null0;a=b c",
+            "net_null0;",
+            "net_af_packet0",
+        ] {
             assert!(DpdkDevice::parse(wrong).is_err(), "{wrong}");
         }
     }
@@ -148,7 +200,10 @@ mod tests {
         assert!(card.check(&root).unwrap_err().0.contains("no PCI device"));
         let device = root.join("bus/pci/devices/0000:03:00.0");
         std::fs::create_dir_all(&device).unwrap();
-        assert_eq!(card.check(&root), Ok(()), "without a driver");
+        assert!(card.check(&root).unwrap_err().0.contains("bound to no driver"));
+        std::fs::write(device.join("class"), "0x060000\n").unwrap();
+        assert!(card.check(&root).unwrap_err().0.contains("not a network card"));
+        std::fs::write(device.join("class"), "0x020000\n").unwrap();
         std::os::unix::fs::symlink("../../drivers/e1000e", device.join("driver")).unwrap();
         assert!(card.check(&root).unwrap_err().0.contains("in use by the kernel's driver e1000e"));
         std::fs::remove_file(device.join("driver")).unwrap();

@@ -30,31 +30,48 @@ fn too_few_queues(name: &str, queues: u16, workers: usize) -> String {
     )
 }
 
-/// The last lines of DPDK's log say why; the first of these what came of it.
+/// What EAL says at every start, or after what has said more.
+const NOISE: [&str; 10] = [
+    "Detected",
+    "Selected IOVA",
+    "selecting IOVA",
+    "Multi-process",
+    "No free",
+    "VFIO support",
+    "Static memory layout",
+    "vdev_probe()",
+    "probe failed.",
+    "Unable to parse device",
+];
+
+/// What EAL says of a card that another process has.
+const BUSY: [&str; 3] = ["Device or resource busy", "already in use", "cannot open /dev/vfio"];
+
+/// How many lines of the log are told: the first, because the others are what came of it.
+const LINES: usize = 2;
+
 fn explain(what: &str, error: &str, log: &str, root: bool) -> String {
-    // What EAL says at every start.
-    const USUAL: [&str; 6] =
-        ["Detected", "Selected IOVA", "Multi-process", "No free", "VFIO support", "Static memory layout"];
-    let lines: Vec<_> =
-        log.lines().map(str::trim).filter(|l| !l.is_empty() && !USUAL.iter().any(|usual| l.contains(usual))).collect();
-    let said = lines[lines.len().saturating_sub(3)..].join("; ");
-    let busy =
-        ["Device or resource busy", "cannot open /dev/vfio", "Failed to open VFIO group", "failed to open /dev/vfio"];
-    let hint = if lines.iter().any(|l| busy.iter().any(|busy| l.contains(busy))) {
-        if root {
-            " (in use by another process: fuser -v /dev/vfio/*)"
-        } else {
-            " (DPDK wants root, or the right to /dev/vfio)"
-        }
-    } else if root {
-        ""
-    } else {
-        " (DPDK wants root)"
+    let mut lines: Vec<_> =
+        log.lines().map(str::trim).filter(|l| !l.is_empty() && !NOISE.iter().any(|noise| l.contains(noise))).collect();
+    lines.dedup();
+    if let Some(name) = lines.iter().find_map(|l| l.split_once("failed to parse device \"")?.1.split('"').next()) {
+        return format!("dpdk: no driver of DPDK's is called like '{name}'");
+    }
+    let busy = lines.iter().any(|l| BUSY.iter().any(|busy| l.contains(busy)));
+    let hint = match (busy, root) {
+        (true, true) => " (in use by another process: fuser -v /dev/vfio/*)",
+        (_, false) => " (not root: what DPDK needs beside that is in docs/operating.md)",
+        _ => "",
     };
-    if said.is_empty() {
-        format!("dpdk: {what}: {error}{hint}")
-    } else {
-        format!("dpdk: {what}: {error}: {said}{hint}")
+    // "No such device" is what capsule finds when DPDK has passed over one.
+    let said = lines[..lines.len().min(LINES)].join("; ");
+    match said.as_str() {
+        "" => match log.lines().find_map(|l| l.split_once("failed to initialize ")?.1.split(' ').next()) {
+            Some(device) => format!("dpdk: {what}: {device}: its driver refuses it, or its arguments{hint}"),
+            None => format!("dpdk: {what}: {error}{hint}"),
+        },
+        said if error == "No such device" => format!("dpdk: {what}: {said}{hint}"),
+        said => format!("dpdk: {what}: {error}: {said}{hint}"),
     }
 }
 
@@ -64,14 +81,19 @@ mod tests {
 
     #[test]
     fn a_failure_is_one_line_that_says_what_dpdk_said() {
-        let log =
-            "EAL: Detected CPU lcores: 2\nEAL: failed to parse device \"net_foo0\"\nEAL: Bus (vdev) probe failed.\n";
-        let line = explain("cannot start", "No such device", log, true);
-        assert_eq!(
-            line,
-            "dpdk: cannot start: No such device: EAL: failed to parse device \"net_foo0\"; EAL: Bus (vdev) probe failed."
+        let log = "EAL: Detected CPU lcores: 2\nEAL: failed to parse device \"net_foo0\"\nEAL: Unable to parse device 'net_foo0'\n";
+        assert!(
+            explain("cannot start", "No such device", log, true)
+                .starts_with("dpdk: no driver of DPDK's is called like 'net_foo0'")
         );
-        assert!(explain("cannot start", "Operation not permitted", "", false).ends_with("(DPDK wants root)"));
+        let log = "EAL: Physical addresses are unavailable, selecting IOVA as VA mode.\nopen_single_rx_pcap(): Couldn't open x: no such file\nvdev_probe(): failed to initialize net_pcap0 device\nEAL: Bus (vdev) probe failed.\n";
+        assert_eq!(
+            explain("cannot start", "No such device", log, true),
+            "dpdk: cannot start: open_single_rx_pcap(): Couldn't open x: no such file"
+        );
+        let log = "vdev_probe(): failed to initialize net_af_packet0 device\n";
+        assert!(explain("cannot start", "No such device", log, true).contains("net_af_packet0: its driver refuses it"));
+        assert!(explain("cannot start", "Operation not permitted", "", false).contains("not root"));
     }
 
     #[test]

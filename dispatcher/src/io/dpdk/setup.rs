@@ -95,10 +95,16 @@ fn decide(ports: &[PortSetup], workers: usize, free: usize) -> Result<Pages, Ope
             port.device.name,
             needed >> 20,
             free >> 20,
-            needed >> 21,
+            pages_to_reserve(needed, free),
         ))),
         None => Ok(Pages::Small),
     }
+}
+
+/// How many huge pages of the usual size there must be in all, for `needed` bytes where `free` are free now.
+fn pages_to_reserve(needed: usize, free: usize) -> usize {
+    let now = std::fs::read_to_string("/proc/sys/vm/nr_hugepages").ok().and_then(|n| n.trim().parse().ok());
+    now.unwrap_or(0) + needed.saturating_sub(free).div_ceil(2 << 20)
 }
 
 /// A card whose NUMA node has no worker would find no buffers.
