@@ -397,9 +397,8 @@ impl Future for Work {
 
     fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
         if let Some(Station { jobs, core, ready, ended }) = self.station.take() {
-            // Also when the work dies. After `core`, which is to be dropped before DPDK is.
+            // Also when the work dies.
             let _tell = ended.map(TellsEnd);
-            let core = core;
             let _ = ready.send(Told::Ready);
             drop(ready);
             if let Ok(job) = jobs.recv() {
