@@ -16,7 +16,7 @@ from registry import TESTS  # noqa: E402
 
 # What runs by default; under attack, with numbers; and when the machine itself misbehaves.
 SUITES = {
-    "live": ["test_" + m for m in ("bodies", "hellos", "peers", "failing", "tcp", "sessions", "rotation", "mixed", "early_data", "inventions", "hostile", "commands")],
+    "live": ["test_" + m for m in ("bodies", "hellos", "peers", "failing", "tcp", "sessions", "rotation", "mixed", "early_data", "inventions", "hostile", "commands", "dpdk")],
     "attack": ["attack_floods", "attack_peers"],
     "upset": ["upset"],
 }
@@ -40,7 +40,7 @@ def main(arguments):
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65536) if most != resource.RLIM_INFINITY else 65536, most))
     chosen = {n: t for n, t in TESTS.items() if not names or any(n.startswith(p) for p in names)}
-    lab.lab("up", "--ipv6")
+    lab.lab("up", "--ipv6", "--queues", lab.WORKERS)
     home = open("/proc/self/ns/net")
     lab.enter("clients")
     servers = lab.Servers()

@@ -4,6 +4,8 @@ use super::args::RunArgs;
 use super::{Refusal, check, report};
 use crate::engine::Share;
 use crate::io::af_packet::Fanout;
+#[cfg(feature = "dpdk")]
+use crate::io::{OpenError, dpdk};
 use crate::journal;
 use crate::worker::poll::Clock;
 use crate::worker::{self, Among, Device, Exchange, Plan, Steering, Worker};
@@ -40,9 +42,21 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     getrandom::fill(&mut secret).map_err(|e| Refusal::new(format!("no random numbers: {e}")))?;
     one_line_panics();
 
+    #[cfg(feature = "dpdk")]
+    let mut checked = checked;
+    #[cfg(feature = "dpdk")]
+    let mut dpdk = start_dpdk(&mut checked).map_err(|e| Refusal::new(e.to_string()))?;
     let config = checked.config.clone();
-    let port_memory = worker::port_memory(&checked.ports) * checked.cores.len();
-    let workers = start(checked, secret, args, journal).map_err(Refusal::new)?;
+    let port_memory = port_memory(&checked.ports, checked.cores.len());
+    let workers = start(
+        checked,
+        secret,
+        args,
+        journal,
+        #[cfg(feature = "dpdk")]
+        &mut dpdk,
+    )
+    .map_err(Refusal::new)?;
     let cores: Vec<_> = workers.iter().map(|(core, _)| *core).collect();
     let workers: Vec<Worker> = workers.into_iter().map(|(_, worker)| worker).collect();
     let ports = workers.first().map_or(&[][..], |w| &w.ports);
@@ -77,12 +91,40 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Bytes of memory for frames that all ports take together.
+fn port_memory(ports: &[worker::PortPlan], workers: usize) -> usize {
+    #[cfg(feature = "dpdk")]
+    let of_dpdk = match worker::dpdk_ports(ports).len() {
+        0 => 0,
+        some => dpdk::memory(some, workers),
+    };
+    #[cfg(not(feature = "dpdk"))]
+    let of_dpdk = 0;
+    worker::port_memory(ports) * workers + of_dpdk
+}
+
+/// Brings up DPDK, if there is a port of its, and sets down the addresses that its ports turn out to have.
+#[cfg(feature = "dpdk")]
+fn start_dpdk(checked: &mut check::Checked) -> Result<Option<dpdk::Dpdk>, OpenError> {
+    let setups = worker::dpdk_ports(&checked.ports);
+    if setups.is_empty() {
+        return Ok(None);
+    }
+    let cores: Vec<_> = checked.cores.iter().flatten().copied().collect();
+    let started = dpdk::Dpdk::start(setups, &cores)?;
+    let specs = checked.config.ports.iter_mut().zip(&checked.ports);
+    let ours = specs.filter(|(_, plan)| matches!(plan.device, Device::Dpdk(_)));
+    ours.zip(&started.macs).for_each(|((spec, _), mac)| spec.mac = *mac);
+    Ok(Some(started))
+}
+
 /// Starts all workers, with their cores; or none, and says why.
 fn start(
     checked: check::Checked,
     secret: [u8; 32],
     args: &RunArgs,
     journal: Option<journal::Journal>,
+    #[cfg(feature = "dpdk")] dpdk: &mut Option<dpdk::Dpdk>,
 ) -> Result<Vec<(Option<usize>, Worker)>, String> {
     let check::Checked { config, ports, cores, .. } = checked;
     let shares = Share::divide(&config, &secret, cores.len()).map_err(|e| e.to_string())?;
@@ -107,6 +149,8 @@ fn start(
             ports: ports.clone(),
             idle: args.idle.into(),
             core,
+            #[cfg(feature = "dpdk")]
+            seat: dpdk.as_mut().and_then(|dpdk| dpdk.seat(number)),
             journal: journal.clone(),
         };
         match worker::start(number, plan) {

@@ -26,6 +26,7 @@
 //! peer left to its card (`ethtool -K PEER tx off`), VLAN tags that the card has taken off (`ethtool -K DEV rxvlan off`).
 
 use super::bpf::{Hook, Map};
+use super::link_watch::LinkWatch;
 use super::umem::{self, Census, Umem};
 use super::xdp_program::{self, Maps};
 use super::xsk::{Descriptor, Receiving, Sizes, Transmitting, Xsk};
@@ -388,7 +389,7 @@ fn halves(
         queues: receiving,
         next: 0,
         wait,
-        link: LinkWatch::new(device)?,
+        link: LinkWatch::new(&device.name, device.info.index)?,
         max_frame: max_frame(device),
         traffic: Traffic::default(),
     };
@@ -411,45 +412,6 @@ fn halves(
         traffic: Traffic::default(),
     };
     Ok((rx, tx))
-}
-
-/// Hears of a device's link.
-struct LinkWatch {
-    fd: OwnedFd,
-    device: u32,
-    up: bool,
-}
-
-impl LinkWatch {
-    fn new(device: &Device) -> io::Result<LinkWatch> {
-        let fd = sys::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_NONBLOCK, libc::NETLINK_ROUTE)?;
-        sys::bind_netlink(&fd, libc::RTMGRP_LINK as u32)?;
-        let up = sys::link_is_up(&sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?, &device.name);
-        Ok(LinkWatch { fd, device: device.info.index, up })
-    }
-
-    /// How often the link went down since the last time.
-    fn downs(&mut self) -> u64 {
-        let mut downs = 0;
-        let mut buffer = [0u8; 8192];
-        // Messages that found no room in the socket are lost; the next one tells the state again.
-        while let Ok(len @ 1..) = sys::receive_now(&self.fd, &mut buffer) {
-            let mut rest = &buffer[..len];
-            // struct nlmsghdr: length, type, ...; struct ifinfomsg: ..., index at 4, flags at 8.
-            while let Some(header) = rest.first_chunk::<32>() {
-                let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-                let (len, kind) = (word(0) as usize, u16::from_ne_bytes([header[4], header[5]]));
-                if word(20) == self.device && matches!(kind, libc::RTM_NEWLINK | libc::RTM_DELLINK) {
-                    let running = (libc::IFF_UP | libc::IFF_RUNNING) as u32;
-                    let up = kind == libc::RTM_NEWLINK && word(24) & running == running;
-                    downs += u64::from(self.up && !up);
-                    self.up = up;
-                }
-                rest = rest.get(len.next_multiple_of(4).max(16)..).unwrap_or_default();
-            }
-        }
-        downs
-    }
 }
 
 /// What one queue receives.

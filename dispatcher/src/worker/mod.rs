@@ -190,6 +190,9 @@ pub enum Device {
     AfXdp(String, DeviceInfo, af_xdp::Mode),
     /// A capture to read, and one to write.
     Pcap(PathBuf, Option<PathBuf>),
+    /// A card or virtual device of DPDK's.
+    #[cfg(feature = "dpdk")]
+    Dpdk(io::dpdk::PortSetup),
 }
 
 /// Which frames are ours, by an engine's configuration.
@@ -212,7 +215,7 @@ fn by_driver(plans: &[PortPlan]) -> (Vec<(String, DeviceInfo)>, Vec<af_xdp::Devi
                 let info = DeviceInfo { mtu: plan.mtu, ..info.clone() };
                 xdp.push(af_xdp::Device { name: name.clone(), info, mode: *mode });
             }
-            Device::Pcap(..) => {}
+            _ => {}
         }
     }
     (packet, xdp)
@@ -224,17 +227,33 @@ pub fn port_memory(plans: &[PortPlan]) -> usize {
     packet.len() * af_packet::RING_BYTES + af_xdp::memory(&xdp)
 }
 
+/// The ports that DPDK is to open, in order.
+#[cfg(feature = "dpdk")]
+pub fn dpdk_ports(plans: &[PortPlan]) -> Vec<io::dpdk::PortSetup> {
+    let device = |plan: &PortPlan| match &plan.device {
+        Device::Dpdk(setup) => Some(setup.clone()),
+        _ => None,
+    };
+    plans.iter().filter_map(device).collect()
+}
+
 /// Opens one queue of every port for one worker, in their order. What shares memory is opened together. `sharing` says how the
-/// af-packet interfaces' frames are divided, where there are several workers: for each in order, the same for all workers.
+/// af-packet interfaces' frames are divided, where there are several workers: for each in order, the same for all workers. `opened`
+/// are the ports of drivers that open theirs beforehand (DPDK's), in their order.
 pub fn open_ports(
     plans: &[PortPlan],
     filter: &Filter,
     worker: usize,
     sharing: &[Arc<Fanout>],
+    opened: Vec<Port>,
 ) -> Result<Vec<Port>, OpenError> {
     let (packet, xdp) = by_driver(plans);
     let mut packet = af_packet::open_shared(&packet, sharing)?.into_iter();
     let mut xdp = if xdp.is_empty() { Vec::new() } else { af_xdp::open(&xdp, filter)? }.into_iter();
+    #[cfg(feature = "dpdk")]
+    let mut opened = opened.into_iter();
+    #[cfg(not(feature = "dpdk"))]
+    drop(opened);
     let lost = || OpenError("port lost while opening".into());
     let mut ports = Vec::with_capacity(plans.len());
     for plan in plans {
@@ -242,6 +261,8 @@ pub fn open_ports(
             Device::AfPacket(..) => packet.next().ok_or_else(lost)?,
             Device::AfXdp(..) => xdp.next().ok_or_else(lost)?,
             Device::Pcap(input, output) => io::pcap::open(input, output.as_ref(), plan.mtu)?,
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(_) => opened.next().ok_or_else(lost)?,
         };
         ports.push(match &plan.tee {
             Some(path) => io::tee::tee(port, &plan.name, &tee_path(path, worker))?,
@@ -287,6 +308,9 @@ pub struct Plan {
     pub idle: Idle,
     /// The core to run on.
     pub core: Option<usize>,
+    /// That core as DPDK has it: with ports of DPDK's.
+    #[cfg(feature = "dpdk")]
+    pub seat: Option<io::dpdk::Seat>,
     /// Where ended connections are told.
     pub journal: Option<Journal>,
 }
@@ -308,17 +332,17 @@ pub fn start(number: usize, plan: Plan) -> Result<Worker, String> {
     let thread = std::thread::Builder::new()
         .name(format!("worker-{number}"))
         .spawn(move || {
-            let mut run = match prepare(plan) {
-                Ok((run, descriptions)) => {
-                    let _ = tell.send(Ok(descriptions));
-                    run
-                }
-                Err(why) => {
-                    let _ = tell.send(Err(why));
+            #[cfg(feature = "dpdk")]
+            let plan = {
+                let mut plan = plan;
+                if let Some(seat) = plan.seat.take() {
+                    // DPDK has a thread on the core already; this one waits for its end. If there is none, `told` hears of it.
+                    let _ = seat.run(move |core| work(plan, core.open(), &for_thread, tell));
                     return;
                 }
+                plan
             };
-            run.run(&for_thread);
+            work(plan, Ok(Vec::new()), &for_thread, tell);
         })
         .map_err(|e| format!("cannot start a thread: {e}"))?;
     match told.recv() {
@@ -329,7 +353,25 @@ pub fn start(number: usize, plan: Plan) -> Result<Worker, String> {
     }
 }
 
-fn prepare(plan: Plan) -> Result<(poll::Loop<Engine>, Vec<String>), String> {
+/// A worker's whole life. What it holds is gone when this is over.
+fn work(
+    plan: Plan,
+    opened: Result<Vec<Port>, OpenError>,
+    shared: &Shared,
+    tell: mpsc::SyncSender<Result<Vec<String>, String>>,
+) {
+    match opened.map_err(|e| e.to_string()).and_then(|opened| prepare(plan, opened)) {
+        Ok((mut run, descriptions)) => {
+            let _ = tell.send(Ok(descriptions));
+            // Nobody waits for it any more.
+            drop(tell);
+            run.run(shared);
+        }
+        Err(why) => _ = tell.send(Err(why)),
+    }
+}
+
+fn prepare(plan: Plan, opened: Vec<Port>) -> Result<(poll::Loop<Engine>, Vec<String>), String> {
     if let Some(core) = plan.core {
         io::pin_to_core(core).map_err(|e| format!("core {core}: cannot run there: {e}"))?;
     }
@@ -340,7 +382,7 @@ fn prepare(plan: Plan) -> Result<(poll::Loop<Engine>, Vec<String>), String> {
     let number = plan.share.worker();
     let engine = Engine::for_worker(plan.config, plan.secret, plan.share, clock.now()).map_err(|e| e.to_string())?;
     let fanouts = plan.among.as_ref().map_or(&[][..], |among| &among.fanouts);
-    let ports = open_ports(&plan.ports, &filter, number, fanouts).map_err(|e| e.to_string())?;
+    let ports = open_ports(&plan.ports, &filter, number, fanouts, opened).map_err(|e| e.to_string())?;
     let descriptions = ports.iter().map(|p| p.description.clone()).collect();
     let run = poll::Loop::new(engine, ports, clock, plan.idle, plan.journal, Totals::new(backends));
     let run = match plan.among {
