@@ -51,7 +51,7 @@ def syn_flood(t):
     d = t.dispatcher()
     clients.fetch()
     count = 1_000_000
-    flood = subprocess.Popen([lab.SYN_FLOOD, "--interface", "c0", "--to", d.mac(), "--target", f"{VIP}:443",
+    flood = subprocess.Popen([lab.FLOOD, "--interface", "c0", "--to", d.mac(), "--target", f"{VIP}:443",
                               "--count", str(count), "--rate", "150000"],
                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     t.undo.append(lambda: flood.poll() is None and flood.kill())

@@ -125,7 +125,7 @@ pub struct Engine {
     pool: Arc<Pool>,
     balancer: Balancer,
     affinity: Affinity,
-    /// Resets and challenge acknowledgements that nobody asked for.
+    /// Resets for segments of connections that we do not know.
     resets: Limiter,
     /// Connections whose first segment may still come.
     doubts: Doubts,

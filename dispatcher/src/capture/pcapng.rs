@@ -1,6 +1,6 @@
 //! Writing captures: pcapng with any number of named Ethernet interfaces, block after block, nothing kept.
 
-use super::capture::LinkType;
+use super::LinkType;
 use std::io::{self, Write};
 
 /// A pcapng file being written: nanosecond time stamps, little-endian.

@@ -4,6 +4,10 @@
 //! is refused before anything is done with it. A capture whose end is missing, as of a recorder that was killed, yields
 //! the frames that are whole and then one error; so does damage in the middle. Callers report what the frames gave and
 //! then the error: nobody should take half a capture for a whole one.
+//!
+//! [`pcapng`] writes them.
+
+pub mod pcapng;
 
 use crate::time::Time;
 use memmap2::Mmap;

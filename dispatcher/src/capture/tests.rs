@@ -1,5 +1,5 @@
 use super::*;
-use crate::replay::pcapng::PcapngWriter;
+use crate::capture::pcapng::PcapngWriter;
 
 fn word(big: bool, v: u32) -> [u8; 4] {
     if big { v.to_be_bytes() } else { v.to_le_bytes() }
