@@ -193,26 +193,27 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
         });
     }
     if args.ports.iter().any(|port| port.driver == Driver::Dpdk) {
-        bind(&mut cores, &io::allowed_cores())?;
+        bind(&mut cores, &io::allowed_cores(), io::can_bind_to)?;
     }
     Ok(Checked { config, ports, cores, warnings })
 }
 
 /// DPDK binds each of its threads to a core of its own. Cores of our choice are as far from the first, which has most else to do,
-/// as can be.
-fn bind(cores: &mut [Option<usize>], allowed: &[usize]) -> Result<(), Refusal> {
-    let list = allowed.iter().map(|core| core.to_string()).collect::<Vec<_>>().join(",");
-    if let Some(core) = cores.iter().flatten().find(|core| !allowed.contains(core)) {
-        return Err(Refusal::new(format!("core {core}: the process may not run there, with DPDK; it may on {list}")));
+/// as can be, among those the process runs on. Cores that were told may be others: isolated ones, which no thread is on
+/// until it is bound there.
+fn bind(cores: &mut [Option<usize>], ours: &[usize], can_bind_to: impl Fn(usize) -> bool) -> Result<(), Refusal> {
+    let list = ours.iter().map(|core| core.to_string()).collect::<Vec<_>>().join(",");
+    if let Some(core) = cores.iter().flatten().find(|core| !can_bind_to(**core)) {
+        return Err(Refusal::new(format!("core {core}: the process may not run there; it may on {list}")));
     }
-    if cores.len() > allowed.len() {
+    let untold = cores.iter().filter(|core| core.is_none()).count();
+    if untold > ours.len() {
         return Err(Refusal::new(format!(
-            "{} workers: DPDK wants a core for each, and the process may run on {} ({list})",
-            cores.len(),
-            allowed.len()
+            "{untold} workers: DPDK wants a core for each, and the process runs on {} ({list}); --cores takes isolated ones too",
+            ours.len()
         )));
     }
-    let mut free = allowed.iter().rev();
+    let mut free = ours.iter().rev();
     cores.iter_mut().filter(|core| core.is_none()).for_each(|core| *core = free.next().copied());
     Ok(())
 }
@@ -356,4 +357,28 @@ fn family(ip: IpAddr) -> &'static str {
 fn twice<T: Hash + Eq + Clone>(things: impl Iterator<Item = T>) -> Option<T> {
     let mut seen = HashSet::new();
     things.into_iter().find(|thing| !seen.insert(thing.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Cores 0 and 1 are the process's, 2 and 3 are isolated, and there are no more.
+    fn bound(told: &[Option<usize>]) -> Result<Vec<Option<usize>>, String> {
+        let mut cores = told.to_vec();
+        bind(&mut cores, &[0, 1], |core| core < 4).map(|()| cores).map_err(|e| format!("{e:?}"))
+    }
+
+    #[test]
+    fn cores_that_are_told_may_be_isolated_ones() {
+        assert_eq!(bound(&[Some(2), Some(3)]), Ok(vec![Some(2), Some(3)]));
+        assert!(bound(&[Some(1), Some(4)]).unwrap_err().contains("core 4"));
+    }
+
+    #[test]
+    fn cores_of_our_choice_are_those_the_process_runs_on() {
+        assert_eq!(bound(&[None]), Ok(vec![Some(1)]));
+        assert_eq!(bound(&[None, None]), Ok(vec![Some(1), Some(0)]));
+        assert!(bound(&[None, None, None]).unwrap_err().contains("3 workers"));
+    }
 }

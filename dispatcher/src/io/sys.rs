@@ -372,6 +372,12 @@ pub fn allowed_cores() -> Vec<usize> {
     }
 }
 
+/// Whether a thread of this process can be bound to this core. It may be one that no thread is on until then (`isolcpus`).
+pub fn can_bind_to(core: usize) -> bool {
+    // Tried by one that ends with the question.
+    std::thread::spawn(move || pin_to_core(core).is_ok()).join().unwrap_or(false)
+}
+
 /// Binds the calling thread to one core.
 pub fn pin_to_core(core: usize) -> io::Result<()> {
     if core >= libc::CPU_SETSIZE as usize {
