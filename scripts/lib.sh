@@ -35,12 +35,18 @@ need_packages() {
 }
 
 # wait_for SECONDS COMMAND...: until the command succeeds. False when it never did.
-wait_for() {
-    local tries=$(($1 * 20))
-    shift
+wait_for() { wait_with '' "$@"; }
+
+# wait_with PID SECONDS COMMAND...: the same, for as long as the process runs. False when it has ended before.
+wait_with() {
+    local pid=$1 end=$((SECONDS + $2))
+    shift 2
     while ! "$@" >/dev/null 2>&1; do
-        tries=$((tries - 1))
-        [ $tries -gt 0 ] || return 1
+        [ -z "$pid" ] || ! gone "$pid" || return 1
+        [ $SECONDS -le $end ] || return 1
         sleep 0.05
     done
 }
+
+# Ended; also when its parent has not heard of it yet, as under a container's first process that never asks.
+gone() { case $(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null) in ''|Z*|X*) return 0 ;; *) return 1 ;; esac; }

@@ -19,6 +19,9 @@ STATE = "/run/dispatcher-lab/" + PREFIX
 DISPATCHER = os.environ.get("DISPATCHER", ROOT + "/target/release/dispatcher")
 FLOOD = os.environ.get("FLOOD", ROOT + "/target/release/flood")
 
+DRIVER = os.environ.get("LAB_DRIVER", "af-packet")
+WORKERS = int(os.environ.get("LAB_WORKERS") or 1)
+
 VIP, VIP6 = "10.77.0.100", "fd77::100"
 CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -71,9 +74,12 @@ def in_servers(*command):
 
 
 def wait_until(condition, seconds, what):
-    """Waits for something that will be; fails when it is not."""
+    """Waits for something that will be; fails when it is not, and at once when a dispatcher has ended by itself meanwhile."""
     end = time.monotonic() + seconds
     while not condition():
+        for d in list(RUNNING):
+            if d.process.poll() is not None:
+                raise Failure(f"while waiting for {what}: {d.ending()}")
         if time.monotonic() > end:
             raise Failure(f"not within {seconds} s: {what}")
         time.sleep(0.02)
@@ -119,6 +125,8 @@ CONTRACT = {
 }
 ONLY_IN_REPLAY = {"verdict", "intact"}
 REASONS = {"session-id", "ticket", "ticket-key", "psk", "psk-key", "balanced", "recorded"}
+# The dispatchers that should be running.
+RUNNING = set()
 # Beyond what it printed: program, stacks, allocator.
 MARGIN = 24 << 20
 
@@ -147,13 +155,19 @@ class Dispatcher:
         ]
         for reader in self.readers:
             reader.start()
+        RUNNING.add(self)
         try:
-            wait_until(lambda: self.find(r"^  total +(\d+) bytes") or self.process.poll() is not None, 20, "its start")
-            check(self.process.poll() is None, "it did not start: " + "".join(self.err).strip())
+            wait_until(lambda: self.find(r"^  total +(\d+) bytes"), 20, "its start")
         except Failure:
             self.kill()
             raise
         self.promised = int(self.find(r"^  total +(\d+) bytes"))
+
+    def ending(self):
+        """How it ended, and what it said."""
+        for reader in self.readers:
+            reader.join(5)
+        return f"the dispatcher ended, status {self.process.returncode}: {''.join(self.err).strip()[-300:]}"
 
     def find(self, pattern):
         """The first group of the last line printed that fits."""
@@ -204,6 +218,7 @@ class Dispatcher:
         """Ends it, and checks what must be so after any test."""
         if self.status is not None:
             return
+        RUNNING.discard(self)
         died = self.process.poll()
         if died is None:
             self.peak = self.memory()
@@ -249,6 +264,7 @@ class Dispatcher:
         return int(self.find(rf"^port {port}: .*\b{direction} (\d+) frames") or -1)
 
     def kill(self):
+        RUNNING.discard(self)
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()

@@ -40,7 +40,7 @@ def main(arguments):
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65536) if most != resource.RLIM_INFINITY else 65536, most))
     chosen = {n: t for n, t in TESTS.items() if not names or any(n.startswith(p) for p in names)}
-    lab.lab("up", "--ipv6")
+    lab.lab("up", "--ipv6", "--queues", lab.WORKERS)
     home = open("/proc/self/ns/net")
     lab.enter("clients")
     servers = lab.Servers()
