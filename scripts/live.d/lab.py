@@ -70,6 +70,11 @@ def lab(*args):
     return done.stdout
 
 
+def device(interface):
+    """How the lab's driver calls an interface of the dispatcher's."""
+    return f"net_af_packet0;iface={interface}" if DRIVER == "dpdk" else interface
+
+
 def in_servers(*command):
     """Runs a command among the servers."""
     subprocess.run(["ip", "netns", "exec", PREFIX + "-servers", *command], check=True, capture_output=True)
