@@ -14,7 +14,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import lab  # noqa: E402
 from registry import TESTS  # noqa: E402
 
-for module in ("bodies", "hellos", "peers", "failing", "tcp", "sessions", "rotation", "mixed", "early_data", "inventions", "hostile", "commands"):
+for module in ("bodies", "hellos", "peers", "failing", "tcp", "sessions", "rotation", "mixed", "early_data", "inventions", "hostile", "drivers", "commands"):
     try:
         importlib.import_module("test_" + module)
     except ModuleNotFoundError as e:

@@ -3,10 +3,9 @@
 use super::args::RunArgs;
 use super::{Refusal, check, report};
 use crate::engine::Share;
-use crate::io::af_packet::Fanout;
 use crate::journal;
 use crate::worker::poll::Clock;
-use crate::worker::{self, Among, Device, Exchange, Plan, Steering, Worker};
+use crate::worker::{self, Exchange, Plan, Sharing, Steering, Worker};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::io::{self, Write};
@@ -41,7 +40,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     one_line_panics();
 
     let config = checked.config.clone();
-    let port_memory = worker::port_memory(&checked.ports) * checked.cores.len();
+    let port_memory = worker::port_memory(&checked.ports, checked.cores.len());
     let workers = start(checked, secret, args, journal).map_err(Refusal::new)?;
     let cores: Vec<_> = workers.iter().map(|(core, _)| *core).collect();
     let workers: Vec<Worker> = workers.into_iter().map(|(_, worker)| worker).collect();
@@ -92,8 +91,7 @@ fn start(
         let mtu = ports.iter().map(|p| p.mtu).max().unwrap_or(1500);
         exchanges = Exchange::between(&steering, mtu).map_err(|e| format!("mailboxes between workers: {e}"))?;
     }
-    let interfaces = ports.iter().filter(|p| matches!(p.device, Device::AfPacket(..))).count();
-    let fanouts: Vec<Arc<Fanout>> = (0..interfaces).map(|_| Arc::default()).collect();
+    let sharing = Sharing::new(&ports, cores.len());
     let clock = Clock::start();
     let mut exchanges = exchanges.into_iter();
     let mut started: Vec<(Option<usize>, Worker)> = Vec::with_capacity(cores.len());
@@ -101,7 +99,8 @@ fn start(
         let plan = Plan {
             config: config.clone(),
             share,
-            among: exchanges.next().map(|exchange| Among { exchange, fanouts: fanouts.clone() }),
+            exchange: exchanges.next(),
+            sharing: sharing.clone(),
             clock,
             secret,
             ports: ports.clone(),
