@@ -302,7 +302,7 @@ fn follow(c: &mut Connection, seg: &Arrived, seq: Seq, ack: Seq, frame: &Frame<'
 
 /// From our own address to the other end of a flow, as seen from the side of that end's tuple.
 #[inline]
-fn other_end(arriving: &Tuple) -> Endpoints {
+pub(super) fn other_end(arriving: &Tuple) -> Endpoints {
     Endpoints { src: (Addr(arriving.dst), arriving.dport), dst: (Addr(arriving.src), arriving.sport) }
 }
 
