@@ -1,7 +1,6 @@
 //! Frames of our own making.
 
 use super::connection::Connection;
-use super::forward::other_end;
 use super::neighbours::NextHop;
 use super::{Arrived, DropReason, Effects, Engine, PortId, Step, Verdict};
 use crate::flow::{Endpoints, FlowId, Side};
@@ -73,7 +72,7 @@ impl Engine {
         let c = self.flows.get(id);
         let (port, link) = (c.client_port, c.client_link);
         let Some(t) = self.flows.tuple(id, Side::Client).copied() else { return false };
-        let segment = own.segment(link, &other_end(&t));
+        let segment = own.segment(link, &Endpoints::answering(&t));
         self.emit(port, &segment, fx)
     }
 
@@ -82,7 +81,7 @@ impl Engine {
         let Some(t) = self.flows.tuple(id, Side::Server).copied() else { return false };
         let hop = self.flows.get(id).hop;
         let Some((port, link)) = self.link_to(hop, now) else { return false };
-        let segment = own.segment(link, &other_end(&t));
+        let segment = own.segment(link, &Endpoints::answering(&t));
         self.emit(port, &segment, fx)
     }
 
@@ -102,7 +101,7 @@ impl Engine {
     pub(super) fn answer(&mut self, seg: &Arrived, own: &Own<'_>, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
         let mac = self.routes.ports[usize::from(seg.port.0)].mac;
         let link = Link { dst: seg.eth.src, src: mac, vlans: seg.eth.vlans };
-        let segment = own.segment(link, &other_end(&seg.tuple()));
+        let segment = own.segment(link, &Endpoints::answering(&seg.tuple()));
         if frame.set_len(segment.frame_len()) {
             segment.write(frame.bytes_mut());
             return Ok(Verdict::Reply(seg.port));
