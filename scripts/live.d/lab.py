@@ -21,6 +21,8 @@ FLOOD = os.environ.get("FLOOD", ROOT + "/target/release/flood")
 
 DRIVER = os.environ.get("LAB_DRIVER", "af-packet")
 WORKERS = int(os.environ.get("LAB_WORKERS") or 1)
+# Seconds that a dispatcher may take to start: more where it has a machine of its own to boot first.
+PATIENCE = float(os.environ.get("LAB_PATIENCE", 20))
 
 VIP, VIP6 = "10.77.0.100", "fd77::100"
 CLONE_NEWNET = 0x40000000
@@ -162,7 +164,7 @@ class Dispatcher:
             reader.start()
         RUNNING.add(self)
         try:
-            wait_until(lambda: self.find(r"^  total +(\d+) bytes"), 20, "its start")
+            wait_until(lambda: self.find(r"^  total +(\d+) bytes"), PATIENCE, "its start")
         except Failure:
             self.kill()
             raise

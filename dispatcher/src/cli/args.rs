@@ -64,7 +64,7 @@ pub struct RunArgs {
     /// pcap (DEVICE: a capture to read; the dispatcher stops when all are read; what is sent goes to out=FILE); dpdk is
     /// not built yet. Each ip= is an address of our own: what is on-link, and where connections to servers come from. gateway= is the next hop for all else, one a family. vlan= puts frames to
     /// servers into that VLAN (twice for two tags, outer first); clients are answered in theirs. mtu= lowers the
-    /// interface's. queues= is as many as there are workers, with or without being told. tee=FILE records everything that passes as pcapng; further workers write to FILE.1 and so on. IPv6 addresses in brackets
+    /// interface's. queues= is as many as there are workers, with or without being told; with af-xdp as many as the interface has, at least one for each worker. tee=FILE records everything that passes as pcapng; further workers write to FILE.1 and so on. IPv6 addresses in brackets
     #[arg(long = "port", value_name = "NAME=DRIVER:DEVICE[,ip=ADDR/PREFIX]...[,gateway=ADDR][,queues=N][,vlan=ID][,mtu=N]", required = true, value_parser = PortArg::parse)]
     pub ports: Vec<PortArg>,
 
@@ -76,7 +76,7 @@ pub struct RunArgs {
     #[allow(missing_docs)]
     pub tuning: Tuning,
 
-    /// Threads that move frames, one core and one queue of every port each [default: 1]
+    /// Threads that move frames, each with a queue of every port [default: 1]
     #[arg(long, value_name = "N", conflicts_with = "cores", value_parser = workers)]
     pub workers: Option<usize>,
 

@@ -151,7 +151,7 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
                 let (mac, mtu) = (info.mac, info.mtu);
                 let device = match port.driver {
                     Driver::AfXdp => {
-                        check_device_queues(port, &info)?;
+                        check_device_queues(port, &info, cores.len())?;
                         Device::AfXdp(port.device.clone(), info, port.mode)
                     }
                     _ => Device::AfPacket(port.device.clone(), info),
@@ -267,12 +267,7 @@ fn warn(port: &PortArg, info: &DeviceInfo, warnings: &mut Vec<String>) {
 fn check_queues(ports: &[PortArg], workers: usize) -> Result<(), Refusal> {
     for PortArg { name, queues, driver, .. } in ports {
         if *driver == Driver::AfXdp {
-            // Its one worker takes all queues of the device (`check_device_queues`).
-            if workers > 1 {
-                return Err(Refusal::new(format!(
-                    "port '{name}': af-xdp with more than one worker is not built yet: --workers 1, or driver af-packet"
-                )));
-            }
+            // The workers take all queues of the device (`check_device_queues`).
             continue;
         }
         if let Some(queues) = queues.filter(|n| usize::from(*n) != workers) {
@@ -288,9 +283,14 @@ fn check_queues(ports: &[PortArg], workers: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// All queues of a device are taken, so that nothing that arrives is missed; a number is a claim to be checked.
-fn check_device_queues(port: &PortArg, info: &DeviceInfo) -> Result<(), Refusal> {
+/// All queues of a device are taken, so that nothing that arrives is missed; a number is a claim to be checked. Each worker has
+/// one at least.
+fn check_device_queues(port: &PortArg, info: &DeviceInfo, workers: usize) -> Result<(), Refusal> {
     let PortArg { name, device, queues, .. } = port;
+    if usize::from(info.queues) < workers {
+        let why = io::af_xdp::too_few_queues(device, info.queues, workers);
+        return Err(Refusal::new(format!("port '{name}': {why}")));
+    }
     if let Some(queues) = queues.filter(|n| *n != info.queues) {
         let has = info.queues;
         return Err(Refusal::new(format!(

@@ -3,12 +3,11 @@
 use super::args::RunArgs;
 use super::{Refusal, check, report};
 use crate::engine::{Returning, Share};
-use crate::io::af_packet::Fanout;
 #[cfg(feature = "dpdk")]
 use crate::io::{OpenError, dpdk};
 use crate::journal;
 use crate::worker::poll::Clock;
-use crate::worker::{self, Among, Device, Exchange, Plan, Steering, Worker};
+use crate::worker::{self, Exchange, Plan, Sharing, Steering, Worker};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::io::{self, Write};
@@ -100,7 +99,7 @@ fn port_memory(ports: &[worker::PortPlan], workers: usize) -> usize {
     };
     #[cfg(not(feature = "dpdk"))]
     let of_dpdk = 0;
-    worker::port_memory(ports) * workers + of_dpdk
+    worker::port_memory(ports, workers) + of_dpdk
 }
 
 /// Brings up DPDK, if there is a port of its, and sets down the addresses that its ports turn out to have.
@@ -113,7 +112,7 @@ fn start_dpdk(checked: &mut check::Checked) -> Result<Option<dpdk::Dpdk>, OpenEr
     let cores: Vec<_> = checked.cores.iter().flatten().copied().collect();
     let started = dpdk::Dpdk::start(setups, &cores)?;
     let specs = checked.config.ports.iter_mut().zip(&checked.ports);
-    let ours = specs.filter(|(_, plan)| matches!(plan.device, Device::Dpdk(_)));
+    let ours = specs.filter(|(_, plan)| matches!(plan.device, worker::Device::Dpdk(_)));
     ours.zip(&started.macs).for_each(|((spec, _), mac)| spec.mac = *mac);
     Ok(Some(started))
 }
@@ -128,7 +127,7 @@ fn returning(
 ) -> Returning {
     let mut told = dpdk.into_iter().flat_map(|dpdk| dpdk.rss.iter().cloned());
     let of_port = |plan: &worker::PortPlan| match plan.device {
-        Device::Dpdk(_) => told.next().flatten(),
+        worker::Device::Dpdk(_) => told.next().flatten(),
         _ => None,
     };
     Returning::by_ports(config, workers, &ports.iter().map(of_port).collect::<Vec<_>>())
@@ -155,8 +154,7 @@ fn start(
         let mtu = ports.iter().map(|p| p.mtu).max().unwrap_or(1500);
         exchanges = Exchange::between(&steering, mtu).map_err(|e| format!("mailboxes between workers: {e}"))?;
     }
-    let interfaces = ports.iter().filter(|p| matches!(p.device, Device::AfPacket(..))).count();
-    let fanouts: Vec<Arc<Fanout>> = (0..interfaces).map(|_| Arc::default()).collect();
+    let sharing = Sharing::new(&ports, cores.len());
     let clock = Clock::start();
     let mut exchanges = exchanges.into_iter();
     let mut started: Vec<(Option<usize>, Worker)> = Vec::with_capacity(cores.len());
@@ -164,7 +162,8 @@ fn start(
         let plan = Plan {
             config: config.clone(),
             share: share.returning(returning.clone()),
-            among: exchanges.next().map(|exchange| Among { exchange, fanouts: fanouts.clone() }),
+            exchange: exchanges.next(),
+            sharing: sharing.clone(),
             clock,
             secret,
             ports: ports.clone(),

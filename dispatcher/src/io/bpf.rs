@@ -48,6 +48,7 @@ fn descriptor(r: libc::c_long) -> OwnedFd {
 }
 
 /// A map; gone when nobody has it open.
+#[derive(Debug)]
 pub(super) struct Map {
     fd: OwnedFd,
     key: usize,
@@ -96,6 +97,7 @@ impl Map {
 }
 
 /// A program that the kernel has verified.
+#[derive(Debug)]
 pub(super) struct Program(OwnedFd);
 
 impl Program {

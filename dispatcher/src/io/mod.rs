@@ -264,6 +264,8 @@ pub struct Traffic {
     pub losses: [u64; Loss::ALL.len()],
     /// How often the link was seen going down.
     pub link_downs: u64,
+    /// How often a device that had been removed was taken up again.
+    pub reopened: u64,
 }
 
 impl Traffic {
@@ -286,6 +288,7 @@ impl Traffic {
         self.frames += other.frames;
         self.bytes += other.bytes;
         self.link_downs += other.link_downs;
+        self.reopened += other.reopened;
         for (mine, theirs) in self.losses.iter_mut().zip(other.losses) {
             *mine += theirs;
         }

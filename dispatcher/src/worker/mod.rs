@@ -6,7 +6,7 @@
 //! * [`exchange`]: the mailboxes by which it gets there.
 //! * [`totals`]: what its ended connections add up to.
 //!
-//! With several workers each opens a queue of every port in its own thread, and builds its own engine from its
+//! With several workers each opens its queues of every port in its own thread, and builds its own engine from its
 //! [`Share`]. A flow belongs to one worker; what comes in by another's queue is handed over. With one worker
 //! the same loop runs, and nothing is looked at twice. To the outside a worker tells what it counts through [`Shared`].
 
@@ -147,7 +147,8 @@ fn fold_ports(sum: &mut [Traffic], one: &[Traffic]) {
     for (sum, one) in sum.iter_mut().zip(one) {
         // Every worker sees a link go down that they share.
         let link_downs = sum.link_downs.max(one.link_downs);
-        *sum = Traffic { link_downs, ..sum.plus(one) };
+        let reopened = sum.reopened.max(one.reopened);
+        *sum = Traffic { link_downs, reopened, ..sum.plus(one) };
     }
 }
 
@@ -221,10 +222,10 @@ fn by_driver(plans: &[PortPlan]) -> (Vec<(String, DeviceInfo)>, Vec<af_xdp::Devi
     (packet, xdp)
 }
 
-/// Bytes of memory for frames that these ports take once they are open.
-pub fn port_memory(plans: &[PortPlan]) -> usize {
+/// Bytes of memory for frames that these ports take once they are open, of all workers together.
+pub fn port_memory(plans: &[PortPlan], workers: usize) -> usize {
     let (packet, xdp) = by_driver(plans);
-    packet.len() * af_packet::RING_BYTES + af_xdp::memory(&xdp)
+    workers * packet.len() * af_packet::RING_BYTES + af_xdp::memory(&xdp, workers)
 }
 
 /// The ports that DPDK is to open, in order.
@@ -237,19 +238,41 @@ pub fn dpdk_ports(plans: &[PortPlan]) -> Vec<io::dpdk::PortSetup> {
     plans.iter().filter_map(device).collect()
 }
 
-/// Opens one queue of every port for one worker, in their order. What shares memory is opened together. `sharing` says how the
-/// af-packet interfaces' frames are divided, where there are several workers: for each in order, the same for all workers. `opened`
-/// are the ports of drivers that open theirs beforehand (DPDK's), in their order.
+/// What the workers have in common at the kernel's interfaces, by driver and in their order: the same for all workers.
+#[derive(Clone, Debug)]
+pub struct Sharing {
+    workers: usize,
+    fanouts: Vec<Arc<Fanout>>,
+    xdp: Vec<Arc<af_xdp::Common>>,
+}
+
+impl Sharing {
+    /// For so many workers.
+    pub fn new(plans: &[PortPlan], workers: usize) -> Sharing {
+        let (packet, xdp) = by_driver(plans);
+        let interfaces = if workers > 1 { packet.len() } else { 0 };
+        Sharing {
+            workers,
+            fanouts: (0..interfaces).map(|_| Arc::default()).collect(),
+            xdp: xdp.iter().map(|_| Arc::default()).collect(),
+        }
+    }
+}
+
+/// Opens one worker's queues of every port, in their order. What shares memory is opened together. `opened` are the ports of drivers
+/// that open theirs beforehand (DPDK's), in their order.
 pub fn open_ports(
     plans: &[PortPlan],
     filter: &Filter,
     worker: usize,
-    sharing: &[Arc<Fanout>],
+    sharing: &Sharing,
     opened: Vec<Port>,
 ) -> Result<Vec<Port>, OpenError> {
     let (packet, xdp) = by_driver(plans);
-    let mut packet = af_packet::open_shared(&packet, sharing)?.into_iter();
-    let mut xdp = if xdp.is_empty() { Vec::new() } else { af_xdp::open(&xdp, filter)? }.into_iter();
+    let mut packet = af_packet::open_shared(&packet, &sharing.fanouts)?.into_iter();
+    let part = af_xdp::Part { worker, workers: sharing.workers };
+    let xdp = if xdp.is_empty() { Vec::new() } else { af_xdp::open_part(&xdp, filter, part, &sharing.xdp)?.0 };
+    let mut xdp = xdp.into_iter();
     #[cfg(feature = "dpdk")]
     let mut opened = opened.into_iter();
     #[cfg(not(feature = "dpdk"))]
@@ -282,22 +305,16 @@ fn tee_path(path: &Path, worker: usize) -> PathBuf {
     name.into()
 }
 
-/// What a worker shares with others, and its way to them.
-pub struct Among {
-    /// Hands over what is another's.
-    pub exchange: Exchange,
-    /// For each kernel interface among the ports, in order: the same for all workers.
-    pub fanouts: Vec<Arc<Fanout>>,
-}
-
 /// Everything a worker needs to start.
 pub struct Plan {
     /// For its engine; `config.ports` in the order of `ports`. The same for all workers.
     pub config: Config,
     /// Its engine's part.
     pub share: Share,
-    /// Where there are several workers.
-    pub among: Option<Among>,
+    /// Its way to the others, where there are several workers.
+    pub exchange: Option<Exchange>,
+    /// The same for all workers.
+    pub sharing: Sharing,
     /// The same for all workers, or they would take each other's cookies for old.
     pub clock: poll::Clock,
     /// Keys the engine's hashes and cookies.
@@ -381,12 +398,11 @@ fn prepare(plan: Plan, opened: Vec<Port>) -> Result<(poll::Loop<Engine>, Vec<Str
     let filter = filter(&plan.config);
     let number = plan.share.worker();
     let engine = Engine::for_worker(plan.config, plan.secret, plan.share, clock.now()).map_err(|e| e.to_string())?;
-    let fanouts = plan.among.as_ref().map_or(&[][..], |among| &among.fanouts);
-    let ports = open_ports(&plan.ports, &filter, number, fanouts, opened).map_err(|e| e.to_string())?;
+    let ports = open_ports(&plan.ports, &filter, number, &plan.sharing, opened).map_err(|e| e.to_string())?;
     let descriptions = ports.iter().map(|p| p.description.clone()).collect();
     let run = poll::Loop::new(engine, ports, clock, plan.idle, plan.journal, Totals::new(backends));
-    let run = match plan.among {
-        Some(among) => run.among(among.exchange),
+    let run = match plan.exchange {
+        Some(exchange) => run.among(exchange),
         None => run,
     };
     Ok((run, descriptions))
