@@ -28,6 +28,8 @@ static const uint64_t CAPSULE_RX_IP_CKSUM_BAD = RTE_MBUF_F_RX_IP_CKSUM_BAD;
 static const uint64_t CAPSULE_RX_L4_CKSUM_MASK = RTE_MBUF_F_RX_L4_CKSUM_MASK;
 static const uint64_t CAPSULE_RX_L4_CKSUM_BAD = RTE_MBUF_F_RX_L4_CKSUM_BAD;
 static const uint64_t CAPSULE_RX_L4_CKSUM_NONE = RTE_MBUF_F_RX_L4_CKSUM_NONE;
+#define RSS_TCP4 RTE_ETH_RSS_NONFRAG_IPV4_TCP
+#define RSS_TCP6 RTE_ETH_RSS_NONFRAG_IPV6_TCP
 #define CHECKSUMS_TCP RTE_ETH_RX_OFFLOAD_TCP_CKSUM
 #define CHECKSUMS (RTE_ETH_RX_OFFLOAD_IPV4_CKSUM | RTE_ETH_RX_OFFLOAD_UDP_CKSUM | RTE_ETH_RX_OFFLOAD_TCP_CKSUM)
 #else
@@ -52,6 +54,11 @@ int dispatcher_thread_set_affinity(rte_cpuset_t *cores);
 int dispatcher_eth_dev_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, const struct rte_eth_conf *conf);
 /* Whether it checks TCP checksums. */
 int dispatcher_checks_tcp(uint16_t port);
+
+/* What a port's RSS does: its key, and the queue of each entry of its table, which has as many as returned; 0 when it does not tell. */
+unsigned dispatcher_rss(uint16_t port, uint8_t *key, unsigned key_size, uint16_t *table, unsigned table_size);
+/* Whether it hashes ports of TCP over IPv4 (1) and IPv6 (2). */
+int dispatcher_rss_tcp(uint16_t port);
 
 /* 1 up, 0 down, negative when the port does not say. */
 int dispatcher_link_up(uint16_t port);

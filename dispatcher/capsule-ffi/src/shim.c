@@ -69,6 +69,33 @@ int dispatcher_checks_tcp(uint16_t port) {
     return port < RTE_MAX_ETHPORTS && (rx_offloads[port] & CHECKSUMS_TCP) != 0;
 }
 
+unsigned dispatcher_rss(uint16_t port, uint8_t *key, unsigned key_size, uint16_t *table, unsigned table_size) {
+    struct rte_eth_rss_reta_entry64 groups[64];
+    struct rte_eth_dev_info info;
+    struct rte_eth_rss_conf conf = {.rss_key = key};
+    if (rte_eth_dev_info_get(port, &info) != 0)
+        return 0;
+    unsigned n = info.reta_size;
+    if (info.hash_key_size == 0 || info.hash_key_size > key_size || n == 0 || n > table_size || n > 64 * 64 || n % 64 != 0)
+        return 0;
+    conf.rss_key_len = info.hash_key_size;
+    memset(groups, 0, sizeof groups);
+    for (unsigned i = 0; i < n / 64; i++)
+        groups[i].mask = ~(uint64_t)0;
+    if (rte_eth_dev_rss_hash_conf_get(port, &conf) != 0 || rte_eth_dev_rss_reta_query(port, groups, n) != 0)
+        return 0;
+    for (unsigned i = 0; i < n; i++)
+        table[i] = groups[i / 64].reta[i % 64];
+    return n;
+}
+
+int dispatcher_rss_tcp(uint16_t port) {
+    struct rte_eth_rss_conf conf = {.rss_key = NULL};
+    if (rte_eth_dev_rss_hash_conf_get(port, &conf) != 0)
+        return 0;
+    return ((conf.rss_hf & RSS_TCP4) != 0) | ((conf.rss_hf & RSS_TCP6) != 0) << 1;
+}
+
 int dispatcher_link_up(uint16_t port) {
     struct rte_eth_link link;
     memset(&link, 0, sizeof link);

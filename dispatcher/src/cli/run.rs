@@ -2,7 +2,7 @@
 
 use super::args::RunArgs;
 use super::{Refusal, check, report};
-use crate::engine::Share;
+use crate::engine::{Returning, Share};
 #[cfg(feature = "dpdk")]
 use crate::io::{OpenError, dpdk};
 use crate::journal;
@@ -93,9 +93,9 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
 /// Bytes of memory for frames that all ports take together.
 fn port_memory(ports: &[worker::PortPlan], workers: usize) -> usize {
     #[cfg(feature = "dpdk")]
-    let of_dpdk = match worker::dpdk_ports(ports).len() {
-        0 => 0,
-        some => dpdk::memory(some, workers),
+    let of_dpdk = match worker::dpdk_ports(ports).as_slice() {
+        [] => 0,
+        some => dpdk::port_memory(some, workers),
     };
     #[cfg(not(feature = "dpdk"))]
     let of_dpdk = 0;
@@ -117,6 +117,22 @@ fn start_dpdk(checked: &mut check::Checked) -> Result<Option<dpdk::Dpdk>, OpenEr
     Ok(Some(started))
 }
 
+/// Whose what returns is, by what DPDK's ports tell of their cards.
+#[cfg(feature = "dpdk")]
+fn returning(
+    config: &crate::engine::Config,
+    ports: &[worker::PortPlan],
+    workers: usize,
+    dpdk: Option<&dpdk::Dpdk>,
+) -> Returning {
+    let mut told = dpdk.into_iter().flat_map(|dpdk| dpdk.rss.iter().cloned());
+    let of_port = |plan: &worker::PortPlan| match plan.device {
+        worker::Device::Dpdk(_) => told.next().flatten(),
+        _ => None,
+    };
+    Returning::by_ports(config, workers, &ports.iter().map(of_port).collect::<Vec<_>>())
+}
+
 /// Starts all workers, with their cores; or none, and says why.
 fn start(
     checked: check::Checked,
@@ -126,10 +142,15 @@ fn start(
     #[cfg(feature = "dpdk")] dpdk: &mut Option<dpdk::Dpdk>,
 ) -> Result<Vec<(Option<usize>, Worker)>, String> {
     let check::Checked { config, ports, cores, .. } = checked;
+    #[cfg(feature = "dpdk")]
+    let returning = returning(&config, &ports, cores.len(), dpdk.as_ref());
+    #[cfg(not(feature = "dpdk"))]
+    let returning = Returning::by_range(cores.len());
+    let returning = Arc::new(returning);
     let shares = Share::divide(&config, &secret, cores.len()).map_err(|e| e.to_string())?;
     let mut exchanges = Vec::new();
     if cores.len() > 1 {
-        let steering = Steering::new(&config, &secret, cores.len());
+        let steering = Steering::new(&config, &secret, cores.len()).returning(returning.clone());
         let mtu = ports.iter().map(|p| p.mtu).max().unwrap_or(1500);
         exchanges = Exchange::between(&steering, mtu).map_err(|e| format!("mailboxes between workers: {e}"))?;
     }
@@ -140,7 +161,7 @@ fn start(
     for (number, (core, share)) in cores.into_iter().zip(shares).enumerate() {
         let plan = Plan {
             config: config.clone(),
-            share,
+            share: share.returning(returning.clone()),
             exchange: exchanges.next(),
             sharing: sharing.clone(),
             clock,

@@ -26,10 +26,11 @@ mod queue;
 mod setup;
 
 pub use device::DpdkDevice;
-pub use setup::{MAX_MTU, Pages, PortSetup, memory};
+pub use setup::{MAX_MTU, Pages, PortSetup, port_memory};
 
 use super::link_watch::LinkWatch;
 use super::{MAX_LINK_HEADER, OpenError, Port, RegionId, Traffic, device_info};
+use crate::flow::Rss;
 use crate::wire::Mac;
 use arrayvec::ArrayVec;
 use capsule::batch::Pipeline;
@@ -59,6 +60,8 @@ type Job = Box<dyn FnOnce(&Core) + Send>;
 pub struct Dpdk {
     /// The ports' Ethernet addresses, in order.
     pub macs: Vec<Mac>,
+    /// And to which worker each brings what, by the order of the cores; none where it has one only, or does not tell.
+    pub rss: Vec<Option<Arc<Rss>>>,
     /// Of each core that has not been taken, in order of the cores given.
     seats: Vec<Option<Seat>>,
     host: Option<JoinHandle<()>>,
@@ -109,18 +112,19 @@ impl Dpdk {
         let pages = setup::pages(&ports, cores.len())?;
         setup::check_nodes(&ports, cores)?;
         let shared = Arc::new(Shared { ports, cores: cores.to_vec(), pages });
+        let for_host = shared.clone();
         let (senders, receivers): (Vec<_>, Vec<_>) = cores.iter().map(|_| mpsc::channel()).unzip();
         let (tell, told) = mpsc::channel();
         let host = std::thread::Builder::new()
             .name("dpdk".into())
             .spawn(move || {
-                if let Err(why) = host(shared, receivers, tell.clone()) {
+                if let Err(why) = host(for_host, receivers, tell.clone()) {
                     let _ = tell.send(Told::Failed(why));
                 }
             })
             .map_err(|e| OpenError(format!("dpdk: cannot start a thread: {e}")))?;
         let seats = senders.into_iter().map(|jobs| Some(Seat { jobs })).collect();
-        let mut dpdk = Dpdk { macs: Vec::new(), seats, host: Some(host) };
+        let mut dpdk = Dpdk { macs: Vec::new(), rss: Vec::new(), seats, host: Some(host) };
         let mut waited_for = cores.len();
         while waited_for > 0 {
             match told.recv() {
@@ -130,6 +134,8 @@ impl Dpdk {
                 Err(_) => return Err(OpenError("dpdk: ended while it was starting".into())),
             }
         }
+        // Some ports know only once they run.
+        dpdk.rss = shared.ports.iter().map(|setup| rss_of(&setup.device.name, cores)).collect();
         Ok(dpdk)
     }
 
@@ -252,7 +258,13 @@ impl Core {
         let sums = if unsafe { ffi::dispatcher_checks_tcp(port) } != 0 { ", it checks checksums" } else { "" };
         let description = match self.shared.cores.as_slice() {
             [core] => format!("dpdk, {driver} {name} on core {core}, {pages}{sums}"),
-            cores => format!("dpdk, {driver} {name}, one of {} queues on each core, {pages}{sums}", cores.len()),
+            cores => {
+                let ports = if rss_of(name, cores).is_some() { "by its RSS" } else { "by range" };
+                let queues = cores.len();
+                format!(
+                    "dpdk, {driver} {name}, one of {queues} queues on each core, local ports {ports}, {pages}{sums}"
+                )
+            }
         };
         Ok(Port { description, rx: Box::new(rx), tx: Box::new(tx) })
     }
@@ -275,6 +287,24 @@ fn mac_of(name: &str) -> Option<Mac> {
     let mut mac = ffi::rte_ether_addr::default();
     // SAFETY: a place for the answer.
     (unsafe { ffi::rte_eth_macaddr_get(port, &mut mac) } == 0).then_some(Mac(mac.addr_bytes))
+}
+
+/// What a port's card does to divide frames among the cores' queues; none when it does not tell.
+fn rss_of(name: &str, cores: &[usize]) -> Option<Arc<Rss>> {
+    if cores.len() < 2 {
+        return None;
+    }
+    let (port, _) = port_of(name)?;
+    let (mut key, mut table) = ([0u8; 64], [0u16; 4096]);
+    let (key_size, table_size) = (key.len() as u32, table.len() as u32);
+    // SAFETY: room for as much as said.
+    let entries = unsafe { ffi::dispatcher_rss(port, key.as_mut_ptr(), key_size, table.as_mut_ptr(), table_size) };
+    // SAFETY: only the port's number is given.
+    let tcp = unsafe { ffi::dispatcher_rss_tcp(port) };
+    let worker_of =
+        |queue: u16| cores.iter().position(|core| queue_of(*core, cores) == queue).map(|worker| worker as u16);
+    let table: Vec<_> = table.get(..entries as usize)?.iter().map(|queue| worker_of(*queue)).collect();
+    Rss::new(&key, &table, tcp & 1 != 0, tcp & 2 != 0).map(Arc::new)
 }
 
 /// The whole life of capsule, on the calling thread. `Err` when the cores were never asked for work.

@@ -15,6 +15,12 @@ pub struct DpdkDevice {
     pub arguments: Option<String>,
 }
 
+/// Frames in a ring of net_af_packet. By itself it takes 512, which is less than what comes while a worker sleeps.
+const RING_FRAMES: usize = 2048;
+
+/// And its bytes.
+pub(super) const RING_BYTES: usize = RING_FRAMES * 2048;
+
 /// Kernel drivers that leave a card to DPDK; the Mellanox ones stay in place beside it.
 const USABLE_DRIVERS: [&str; 5] = ["vfio-pci", "uio_pci_generic", "igb_uio", "mlx4_core", "mlx5_core"];
 
@@ -47,21 +53,27 @@ impl DpdkDevice {
         Ok(device)
     }
 
+    /// Shares rings with the kernel, each of [`RING_BYTES`] unless the operator says otherwise: two for each queue.
+    pub(super) fn has_rings(&self) -> bool {
+        self.name.starts_with("net_af_packet")
+    }
+
     /// A virtual device's arguments for so many queues, where its driver must be told and the operator has not.
     pub(super) fn arguments_for(&self, queues: usize) -> Option<String> {
         let given = self.arguments.clone();
-        let key = if self.name.starts_with("net_af_packet") {
-            "qpairs"
-        } else if self.name.starts_with("net_af_xdp") {
-            "queue_count"
-        } else {
-            return given;
+        let mut arguments: Vec<String> = given.iter().flat_map(|a| a.split(',')).map(str::to_owned).collect();
+        let mut tell = |key: &str, value: usize| {
+            if !arguments.iter().any(|a| a.split('=').next() == Some(key)) {
+                arguments.push(format!("{key}={value}"));
+            }
         };
-        let told = given.iter().flat_map(|a| a.split(',')).any(|a| a.split('=').next() == Some(key));
-        if queues == 1 || told {
-            return given;
+        if self.has_rings() {
+            tell("framecnt", RING_FRAMES);
+            tell("qpairs", queues);
+        } else if self.stands_on_interface() && queues > 1 {
+            tell("queue_count", queues);
         }
-        Some(given.map_or_else(String::new, |a| a + ",") + &format!("{key}={queues}"))
+        Some(arguments.join(",")).filter(|a| !a.is_empty())
     }
 
     /// Says what right the process lacks that the device needs. A card: to the device file of its group.
@@ -170,9 +182,10 @@ mod tests {
     #[test]
     fn a_virtual_device_is_told_how_many_queues_unless_it_was() {
         let arguments = |text: &str, queues| DpdkDevice::parse(text).unwrap().arguments_for(queues);
-        assert_eq!(arguments("net_af_packet0;iface=wan", 1).as_deref(), Some("iface=wan"));
-        assert_eq!(arguments("net_af_packet0;iface=wan", 2).as_deref(), Some("iface=wan,qpairs=2"));
-        assert_eq!(arguments("net_af_packet0;iface=wan;qpairs=4", 2).as_deref(), Some("iface=wan,qpairs=4"));
+        assert_eq!(arguments("net_af_packet0;iface=wan", 2).as_deref(), Some("iface=wan,framecnt=2048,qpairs=2"));
+        let told = "net_af_packet0;iface=wan;qpairs=4;framecnt=64";
+        assert_eq!(arguments(told, 2).as_deref(), Some("iface=wan,qpairs=4,framecnt=64"));
+        assert_eq!(arguments("net_af_xdp0;iface=wan", 1).as_deref(), Some("iface=wan"));
         assert_eq!(arguments("net_af_xdp0;iface=wan", 2).as_deref(), Some("iface=wan,queue_count=2"));
         assert_eq!(arguments("net_null0", 2), None);
     }

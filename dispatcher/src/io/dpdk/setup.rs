@@ -1,6 +1,7 @@
 //! What DPDK is started with: memory, pages, EAL's arguments.
 
 use super::DpdkDevice;
+use super::device::RING_BYTES;
 use crate::io::{BURST, OpenError};
 use capsule::config::RuntimeConfig;
 use std::path::{Path, PathBuf};
@@ -61,8 +62,14 @@ pub fn buffers(ports: usize, workers: usize) -> usize {
     most.next_power_of_two() - 1
 }
 
+/// Bytes of memory that these ports take, with so many workers: DPDK's, and rings shared with the kernel.
+pub fn port_memory(ports: &[PortSetup], workers: usize) -> usize {
+    let rings = ports.iter().filter(|p| p.device.has_rings()).count() * workers * 2;
+    memory(ports.len(), workers) + rings * RING_BYTES
+}
+
 /// Bytes of memory that DPDK takes.
-pub fn memory(ports: usize, workers: usize) -> usize {
+pub(super) fn memory(ports: usize, workers: usize) -> usize {
     (buffers(ports, workers) * MBUF_BYTES + REST).next_multiple_of(2 << 20)
 }
 
