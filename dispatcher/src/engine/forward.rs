@@ -201,7 +201,8 @@ impl Engine {
         }
         let c = self.flows.get_mut(id);
         let (seq, _) = c.splice.client_view(side, &seg.tcp);
-        let alive = seg.tcp.payload_len() > 0 && c.directions[side as usize].plausible(seq, 0);
+        let plausible = c.directions[side as usize].plausible(seq, 0);
+        let alive = seg.tcp.payload_len() > 0 && plausible;
         if let State::Reset { by, .. } = c.state
             && by == side
             && alive
@@ -214,7 +215,9 @@ impl Engine {
             self.wheel.arm(id.0, idle);
             return self.forward(id, side, seg, frame, fx);
         }
-        if seg.tcp.flags.has(Flags::SYN) {
+        // What is of no use to the old connection may be the second segment of a new one, overtaking the first. The other side knows
+        // only the old one, and its reset would end the new one.
+        if seg.tcp.flags.has(Flags::SYN) || !plausible {
             return Err(DropReason::FlowClosed);
         }
         self.pass_on(id, side, seg, frame, None)
