@@ -15,8 +15,25 @@ need_packages() {
     for pair in "$@"; do
         command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair##*:}")
     done
-    [ ${#missing[@]} -gt 0 ] || return 0
-    mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+    [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
+}
+
+# What the dispatcher's cargo feature dpdk takes: DPDK with its headers, drivers and tools; bindgen wants clang and its library.
+need_dpdk() {
+    local missing=()
+    command -v pkg-config >/dev/null 2>&1 || missing+=(pkg-config)
+    pkg-config --exists libdpdk 2>/dev/null || missing+=(libdpdk-dev)
+    command -v dpdk-devbind.py >/dev/null 2>&1 || missing+=(dpdk)
+    command -v cc >/dev/null 2>&1 || missing+=(gcc)
+    command -v clang >/dev/null 2>&1 || missing+=(clang)
+    ldconfig -p | grep -q 'libclang[-.0-9]*\.so' || missing+=(libclang-dev)
+    [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
+}
+
+# install_packages PACKAGE...: and says so.
+install_packages() {
+    local missing=()
+    mapfile -t missing < <(printf '%s\n' "$@" | sort -u)
     [ "$(id -u)" = 0 ] || die "needs the packages ${missing[*]}; as root: apt-get install ${missing[*]}"
     command -v apt-get >/dev/null || die "needs the packages ${missing[*]}, and there is no apt-get to install them with"
     say "installing ${missing[*]}"

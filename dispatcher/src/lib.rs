@@ -4,6 +4,7 @@
 //!
 //! * [`time`]: points in time as numbers; nobody here reads a clock.
 //! * [`wire`]: header views and checksums, sequence numbers as types.
+//! * [`capture`]: pcap and pcapng files: read in place, written block by block.
 //! * [`flow`]: flow table, SYN cookie, splice.
 //! * [`engine`]: what happens to one frame.
 //! * [`worker`]: the poll loop, counters.
@@ -12,6 +13,7 @@
 //! * [`journal`]: ended connections as JSON lines.
 //! * [`cli`]: the command line.
 
+pub mod capture;
 pub mod cli;
 pub mod engine;
 pub mod flow;

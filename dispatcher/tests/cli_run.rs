@@ -249,6 +249,6 @@ fn over_a_capture_it_ends_when_the_capture_does() {
     assert_eq!(output.status.code(), Some(0), "{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.contains("port net: in 299 frames"), "{said}");
     assert!(!said.contains("cookies 0,"), "recorded SYNs are answered: {said}");
-    assert!(dispatcher::replay::capture::Capture::open(&out).unwrap().frames().unwrap().count() > 0);
+    assert!(dispatcher::capture::Capture::open(&out).unwrap().frames().unwrap().count() > 0);
     std::fs::remove_file(out).unwrap();
 }

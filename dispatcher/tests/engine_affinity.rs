@@ -1,15 +1,13 @@
 //! Sessions come back to the servers that issued them, from wherever the client comes.
 
-mod lab;
-
 use core::time::Duration;
 use dispatcher::engine::{Config, HashOn};
 use dispatcher::time::Time;
-use lab::apps::Plan;
-use lab::config::two_armed;
-use lab::tls::Hello;
-use lab::world::World;
 use lb::Millis;
+use sim::apps::Plan;
+use sim::config::two_armed;
+use sim::tls::Hello;
+use sim::world::World;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -175,7 +173,7 @@ fn a_ticket_key_told_in_advance_leads_the_first_client_to_its_backend() {
     let name = *b"sixteen bytes !!";
     let told = |backend: &str| TicketKey::Name { backend: backend.into(), name };
     let rows = |keys: Vec<TicketKey>| {
-        let mut config = lab::config::two_armed(3, false);
+        let mut config = sim::config::two_armed(3, false);
         let first = config.backends[1].name.clone();
         config.ticket_keys = keys.into_iter().chain([told(&first)]).collect();
         let engine = dispatcher::engine::Engine::new(config, [7; 32], dispatcher::time::Time::ZERO);

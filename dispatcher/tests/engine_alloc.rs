@@ -1,11 +1,9 @@
 //! The paths that see every frame allocate nothing.
 
-mod lab;
-
 use dispatcher::engine::{ConnectionRecord, Effects, PortId, Verdict};
 use dispatcher::wire::Frame;
-use lab::config::two_armed;
-use lab::script::{ACK, Bench, SYN, Seg, linux, seg, written};
+use sim::config::two_armed;
+use sim::script::{ACK, Bench, SYN, Seg, linux, seg, written};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -96,7 +94,7 @@ fn syns_and_nonsense_are_answered_and_dropped_without_an_allocation() {
 #[test]
 fn a_hello_is_read_and_its_server_chosen_and_dialled_without_an_allocation() {
     let mut b = Bench::new(two_armed(1, false), false);
-    let hello = lab::tls::Hello { at_least: 600, ..Default::default() }.bytes();
+    let hello = sim::tls::Hello { at_least: 600, ..Default::default() }.bytes();
     b.client_syn(&linux());
     let stamp = b.stamp(5001);
     let first = b.client_frame(&Seg { options: &stamp, ..seg(ACK, 1, 1, &hello) });

@@ -1,7 +1,5 @@
 //! What somebody may send who wishes us ill, or who is merely broken: each of these once did harm, or might.
 
-mod lab;
-
 use core::time::Duration;
 use dispatcher::engine::{
     AddressMode, Balance, Config, ConnectionRecord, DropReason, Effects, End, Engine, PortId, Verdict,
@@ -12,10 +10,10 @@ use dispatcher::wire::checksum;
 use dispatcher::wire::options::SynOptions;
 use dispatcher::wire::packet::{Flags, Packet, Tcp, Vlans, protocol};
 use dispatcher::wire::{Addr, Frame, Mac, Seq};
-use lab::config::{client_ip, ip, one_armed, two_armed, vip};
-use lab::rng::{Rng, seed_from_env, size_from_env};
-use lab::script::*;
-use lab::tls::Hello;
+use sim::config::{client_ip, ip, one_armed, two_armed, vip};
+use sim::rng::{Rng, seed_from_env, size_from_env};
+use sim::script::*;
+use sim::tls::Hello;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 const HTTP: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
@@ -42,7 +40,7 @@ fn icmp6(message: &[u8], hops: u8) -> Vec<u8> {
     let mut message = message.to_vec();
     let sum = checksum::transport(from.octets(), to.octets(), protocol::ICMPV6, &message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
-    let mut f = [&lab::config::PORT_MACS[0].0[..], &STRANGER.0, &[0x86, 0xdd, 0x60, 0, 0, 0]].concat();
+    let mut f = [&sim::config::PORT_MACS[0].0[..], &STRANGER.0, &[0x86, 0xdd, 0x60, 0, 0, 0]].concat();
     f.extend((message.len() as u16).to_be_bytes());
     f.extend([protocol::ICMPV6, hops]);
     f.extend(from.octets());
@@ -88,12 +86,12 @@ fn neighbour_discovery_about_ipv4_addresses_is_malformed() {
 fn claims_in_quick_succession_do_not_outrun_the_true_holder() {
     let mut b = bench();
     let server = Addr::from(b.server_addr());
-    let link = Link { dst: lab::config::PORT_MACS[1], src: STRANGER, vlans: Vlans::NONE };
+    let link = Link { dst: sim::config::PORT_MACS[1], src: STRANGER, vlans: Vlans::NONE };
     let claim = Arp {
         op: arp_op::REPLY,
         sender_mac: STRANGER,
         sender: server,
-        target_mac: lab::config::PORT_MACS[1],
+        target_mac: sim::config::PORT_MACS[1],
         target: Addr::from(ip("10.2.0.1")),
     };
     let mut f = [0; 64];
@@ -232,7 +230,7 @@ fn an_echo_that_came_on_its_last_hop_is_answered_with_enough_for_the_way_back() 
     h.extend(to);
     let sum = checksum::Sum::default().add_bytes(&h).checksum();
     h[10..12].copy_from_slice(&sum.to_be_bytes());
-    let f = [&lab::config::PORT_MACS[0].0[..], &STRANGER.0, &[8, 0], &h, &[8, 0, 0xf7, 0xff, 0, 0, 0, 0]].concat();
+    let f = [&sim::config::PORT_MACS[0].0[..], &STRANGER.0, &[8, 0], &h, &[8, 0, 0xf7, 0xff, 0, 0, 0, 0]].concat();
     let (out, v) = b.hand_in(0, &f);
     assert!(matches!(v, Verdict::Reply(_)), "{v:?}");
     assert_eq!(out[0].ip().ttl, 64);
@@ -416,7 +414,7 @@ fn a_storm_of_nonsense_panics_nowhere_and_leaves_nothing() {
                 14 => {
                     let at = rng.below(2).min(last);
                     let quoted = if rng.per_mille(500) { b.client_frame(&s) } else { b.server_frame(&s) };
-                    (at, error_about(&b, &quoted, rng.u64() as u8 % 5, v6))
+                    (at, b.error_about(&quoted, rng.u64() as u8 % 5, [512, 1280][usize::from(v6)]))
                 }
                 _ => {
                     let mut f = vec![0; 128];
@@ -515,33 +513,6 @@ fn a_storm_of_nonsense_panics_nowhere_and_leaves_nothing() {
     }
 }
 
-/// An ICMP error that quotes a frame's packet turned round, as if we had sent it.
-fn error_about(b: &Bench, frame: &[u8], kind: u8, v6: bool) -> Vec<u8> {
-    let p = Packet::parse(frame).unwrap().ip;
-    let mut quote = frame[14..p.end.min(frame.len())].to_vec();
-    let (at, n, l4) = if v6 { (8, 16, 40) } else { (12, 4, 20) };
-    let (x, y) = (quote[at..at + n].to_vec(), quote[at + n..at + 2 * n].to_vec());
-    quote[at..at + n].copy_from_slice(&y);
-    quote[at + n..at + 2 * n].copy_from_slice(&x);
-    quote.swap(l4, l4 + 2);
-    quote.swap(l4 + 1, l4 + 3);
-    let ack: [u8; 4] = quote[l4 + 8..l4 + 12].try_into().unwrap();
-    quote[l4 + 4..l4 + 8].copy_from_slice(&ack);
-    quote.truncate(200);
-    if v6 {
-        let mut f = icmp6(&[&[kind, 0, 0, 0, 0, 0, 5, 0][..], &quote].concat(), 64);
-        f[..6].copy_from_slice(&b.config.ports[0].mac.0);
-        return f;
-    }
-    let mut m = [&[3, kind, 0, 0, 0, 0, 2, 0][..], &quote].concat();
-    let sum = checksum::Sum::default().add_bytes(&m).checksum();
-    m[2..4].copy_from_slice(&sum.to_be_bytes());
-    let mut h = vec![0x45, 0];
-    h.extend((20 + m.len() as u16).to_be_bytes());
-    h.extend([0, 0, 0, 0, 60, protocol::ICMP, 0, 0, 10, 15, 0, 1, 10, 1, 0, 1]);
-    [&b.config.ports[0].mac.0[..], &STRANGER.0, &[8, 0], &h, &m].concat()
-}
-
 #[test]
 fn unspecified_is_no_client() {
     // A martian opens nothing, whatever it carries.
@@ -549,18 +520,4 @@ fn unspecified_is_no_client() {
     b.client = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 7);
     let (_, v) = b.client_sends(seg(SYN, 0, 0, &[]));
     assert_eq!(v, Verdict::Drop(DropReason::Malformed));
-}
-
-// ---- what people read
-
-#[test]
-fn the_documents_list_every_name_of_a_drop_and_no_other() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/packet-path.md");
-    let text = std::fs::read_to_string(path).unwrap();
-    let section = text.split("## Names of drops").nth(1).expect("the section");
-    let section = section.split("\n## ").next().unwrap();
-    let listed: Vec<&str> = section.lines().filter(|l| l.starts_with("| `")).collect();
-    let wanted: Vec<String> =
-        DropReason::ALL.iter().map(|why| format!("| `{}` | {} |", why.as_str(), why.meaning())).collect();
-    assert_eq!(listed, wanted);
 }

@@ -3,15 +3,13 @@
 //!
 //! `LAB_SEED` and `LAB_CONNECTIONS` repeat or enlarge it.
 
-mod lab;
-
 use core::time::Duration;
 use dispatcher::engine::{AddressMode, Config, End};
-use lab::apps::{Closing, Expect, Outcome2, Plan, Write, get_and_reset, pattern};
-use lab::config::{one_armed, two_armed};
-use lab::rng::{seed_from_env, size_from_env};
-use lab::tls::Hello;
-use lab::world::{Faults, World};
+use sim::apps::{Closing, Ended, Expect, Plan, Write, get_and_reset, pattern};
+use sim::config::{one_armed, two_armed};
+use sim::rng::{seed_from_env, size_from_env};
+use sim::tls::Hello;
+use sim::world::{Faults, World};
 use std::collections::HashMap;
 
 /// A plan at random, and whether the server may cut it short.
@@ -100,7 +98,7 @@ fn storm(name: &'static str, config: Config, v6: bool, faults: Faults, connectio
                 continue;
             }
             assert!(c.complete(), "{}: {} bytes received, {:?}", c.local, c.received.len(), c.outcome);
-            assert_eq!(c.outcome, Outcome2::Closed, "{}", c.local);
+            assert_eq!(c.outcome, Ended::Closed, "{}", c.local);
         }
     }
     w.assert_quiescent();

@@ -1,13 +1,11 @@
 //! The engine between real TCP stacks: whole connections, in the shapes that clients and servers give them.
 
-mod lab;
-
 use core::time::Duration;
 use dispatcher::engine::{AddressMode, Class, Config, DropReason, End};
-use lab::apps::{Closing, Expect, Manner, Outcome2, Plan, Write, get_and_reset, pattern};
-use lab::config::{client_ip, one_armed, two_armed, vip};
-use lab::tls::Hello;
-use lab::world::{Faults, Stack, World};
+use sim::apps::{Closing, Ended, Expect, Manner, Plan, Write, get_and_reset, pattern};
+use sim::config::{client_ip, one_armed, two_armed, vip};
+use sim::tls::Hello;
+use sim::world::{Faults, Stack, World};
 use std::net::SocketAddr;
 
 const LONG: Duration = Duration::from_secs(120);
@@ -102,7 +100,7 @@ fn a_reset_from_the_server_reaches_the_client_behind_the_bytes_before_it() {
     let id = w.connect(0, plan);
     w.run_until_done(LONG);
     assert!(w.conn(id).complete());
-    assert_eq!(w.conn(id).outcome, Outcome2::Reset);
+    assert_eq!(w.conn(id).outcome, Ended::Reset);
     assert_eq!(w.told[0].end, End::BackendReset);
     w.assert_quiescent();
 }
@@ -156,7 +154,7 @@ fn tags_are_put_on_and_taken_off_as_each_side_has_them() {
 #[test]
 fn clients_and_servers_behind_gateways_are_reached() {
     for v6 in [false, true] {
-        let addr = |v4: &str, v6_: &str| -> std::net::IpAddr { lab::config::ip(if v6 { v6_ } else { v4 }) };
+        let addr = |v4: &str, v6_: &str| -> std::net::IpAddr { sim::config::ip(if v6 { v6_ } else { v4 }) };
         let (far, away) = (addr("10.77.0.5", "fd77::5"), addr("10.88.0.5", "fd88::5"));
         let mut config = two_armed(1, v6);
         config.backends[0].addr = SocketAddr::new(far, 8443);
@@ -172,7 +170,7 @@ fn clients_and_servers_behind_gateways_are_reached() {
         };
         let server = behind(1, ["10.2.0.254", "fd02::fe"], ["10.2.0.1", "fd02::1"], ["10.77.0.254", "fd77::fe"], far);
         let client = behind(0, ["10.1.0.254", "fd01::fe"], ["10.1.0.1", "fd01::1"], ["10.88.0.254", "fd88::fe"], away);
-        w.hosts[server].server = Some(lab::apps::Server::new(0, 1));
+        w.hosts[server].server = Some(sim::apps::Server::new(0, 1));
         w.connect(client, Plan::echo(&pattern(30_000)[1..]));
         settle(w);
     }
@@ -297,7 +295,7 @@ fn a_client_that_closes_after_half_a_hello_gets_a_servers_answer() {
     let id =
         w.connect(0, Plan { writes: vec![Write::now(half)], expect: Expect::Exactly(vec![]), closing: Closing::Half });
     w.run_until_done(LONG);
-    assert_eq!(w.conn(id).outcome, Outcome2::Closed, "closed in order by the server");
+    assert_eq!(w.conn(id).outcome, Ended::Closed, "closed in order by the server");
     assert_eq!(w.server(1).accepted, 1);
     w.assert_quiescent();
 }
@@ -313,7 +311,7 @@ fn a_hello_too_long_or_malformed_is_reset_and_named_and_reaches_no_server() {
     let malformed = w.connect(0, Plan::tls_bytes(bad, b""));
     w.run_until_done(LONG);
     for id in [long, malformed] {
-        assert_eq!(w.conn(id).outcome, Outcome2::Reset);
+        assert_eq!(w.conn(id).outcome, Ended::Reset);
     }
     let c = w.engine.counters();
     assert!(c.dropped(DropReason::HelloTooLong) == 1 && c.dropped(DropReason::HelloMalformed) == 1, "{c:?}");
@@ -328,7 +326,7 @@ fn who_never_finishes_a_hello_is_reset_in_the_end() {
     let half = Hello::default().bytes()[..50].to_vec();
     let id = w.connect(0, Plan { writes: vec![Write::now(half)], expect: Expect::Anything, closing: Closing::Never });
     w.run(Duration::from_secs(35));
-    assert_eq!(w.conn(id).outcome, Outcome2::Reset);
+    assert_eq!(w.conn(id).outcome, Ended::Reset);
     assert_eq!(w.told[0].end, End::BadHello);
     w.assert_quiescent();
 }
@@ -372,7 +370,7 @@ fn when_every_server_is_gone_the_client_is_reset() {
     w.hosts[2].dark = true;
     let id = w.connect(0, Plan::echo(b"anybody there?"));
     w.run_until_done(LONG);
-    assert_eq!(w.conn(id).outcome, Outcome2::Reset);
+    assert_eq!(w.conn(id).outcome, Ended::Reset);
     assert_eq!((w.told[0].end, w.told[0].attempts), (End::NoBackend, 2));
     w.assert_quiescent();
 }
@@ -421,9 +419,9 @@ fn an_idle_connection_is_reset_on_both_sides_after_its_timeout() {
     let mut w = World::new("idle", config, 27, 1, 1, false);
     let id = w.connect(0, Plan::echo(b"and now silence").closing(Closing::Never));
     w.run(Duration::from_secs(19));
-    assert!(w.conn(id).complete() && w.conn(id).outcome == Outcome2::Open);
+    assert!(w.conn(id).complete() && w.conn(id).outcome == Ended::Open);
     w.run(Duration::from_secs(2));
-    assert_eq!(w.conn(id).outcome, Outcome2::Reset);
+    assert_eq!(w.conn(id).outcome, Ended::Reset);
     assert_eq!(w.server(1).resets, 1);
     assert_eq!(w.told[0].end, End::Idle);
     w.assert_quiescent();
@@ -436,7 +434,7 @@ fn shutdown_resets_everyone_and_tells_of_them() {
     w.run(Duration::from_secs(1));
     w.shutdown();
     w.run(Duration::from_secs(1));
-    assert!(ids.iter().all(|id| w.conn(*id).outcome == Outcome2::Reset));
+    assert!(ids.iter().all(|id| w.conn(*id).outcome == Ended::Reset));
     assert!(w.told.len() == 20 && w.told.iter().all(|t| t.end == End::Shutdown));
     w.assert_quiescent();
 }

@@ -4,7 +4,7 @@
 mod captures;
 
 use captures::all_captures;
-use dispatcher::replay::capture::Capture;
+use dispatcher::capture::Capture;
 use dispatcher::replay::inspect::inspect;
 use dispatcher::replay::recorded::{Listener, RecordedConnection, Replay, Tuning};
 use std::time::Duration;
@@ -31,12 +31,7 @@ impl Listener for Nobody {
     fn connection(&mut self, _: &RecordedConnection) -> anyhow::Result<()> {
         Ok(())
     }
-    fn frame(
-        &mut self,
-        _: &dispatcher::replay::capture::RecordedFrame<'_>,
-        _: Option<&str>,
-        _: usize,
-    ) -> anyhow::Result<()> {
+    fn frame(&mut self, _: &dispatcher::capture::RecordedFrame<'_>, _: Option<&str>, _: usize) -> anyhow::Result<()> {
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 mod captures;
 
 use captures::{capture, load_oracle, load_truth};
-use dispatcher::replay::capture::{Capture, RecordedFrame};
+use dispatcher::capture::{Capture, RecordedFrame};
 use dispatcher::replay::recorded::{Listener, Prediction, RecordedConnection, Replay, Totals, Tuning};
 use lb::affinity::Census;
 use serde_json::Value;

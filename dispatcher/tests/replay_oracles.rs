@@ -3,7 +3,7 @@
 mod captures;
 
 use captures::{all_captures, load_oracle};
-use dispatcher::replay::capture::Capture;
+use dispatcher::capture::Capture;
 use dispatcher::replay::inspect::inspect;
 use serde_json::Value;
 

@@ -4,8 +4,8 @@
 mod captures;
 
 use captures::{all_captures, capture, load_truth};
+use dispatcher::capture::Capture;
 use dispatcher::engine::{AddressMode, BackendSpec, Balance, Config, DropReason, PortId};
-use dispatcher::replay::capture::Capture;
 use dispatcher::replay::decode::{Transport, decode};
 use dispatcher::replay::reassembly::{At, Connection, Handler, Limits, Tracker, Turn, Way};
 use dispatcher::replay::reenact::conversation::Conversation;

@@ -3,9 +3,9 @@
 mod captures;
 
 use captures::all_captures;
+use dispatcher::capture::pcapng::PcapngWriter;
+use dispatcher::capture::{Capture, LinkType};
 use dispatcher::engine::{AddressMode, BackendSpec, Config, DropReason, End, Limits, PortId};
-use dispatcher::replay::capture::{Capture, LinkType};
-use dispatcher::replay::pcapng::PcapngWriter;
 use dispatcher::replay::reenact::conversation::Conversation;
 use dispatcher::replay::reenact::recording::Reader;
 use dispatcher::replay::reenact::wire::Ended;

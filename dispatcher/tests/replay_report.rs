@@ -3,7 +3,7 @@
 mod captures;
 
 use captures::capture;
-use dispatcher::replay::capture::Capture;
+use dispatcher::capture::Capture;
 use dispatcher::replay::inspect::inspect;
 use dispatcher::replay::{ReplayOptions, replay};
 use serde_json::Value;

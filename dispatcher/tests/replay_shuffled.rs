@@ -3,9 +3,9 @@
 mod captures;
 
 use captures::{all_captures, capture};
-use dispatcher::replay::capture::{Capture, LinkType};
+use dispatcher::capture::pcapng::PcapngWriter;
+use dispatcher::capture::{Capture, LinkType};
 use dispatcher::replay::inspect::{StreamReport, inspect};
-use dispatcher::replay::pcapng::PcapngWriter;
 use serde_json::{Value, json};
 
 /// A frame to be written again.

@@ -1,7 +1,5 @@
 //! Several workers, as many queues of every port: frames come in by any queue, and flows work as if there were one.
 
-mod lab;
-
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 use dispatcher::engine::{AddressMode, Config, DropReason, Engine, HashOn, Share};
@@ -11,10 +9,10 @@ use dispatcher::wire::packet::Flags;
 use dispatcher::wire::{Addr, Seq};
 use dispatcher::worker::poll::{Clock, Loop};
 use dispatcher::worker::{Exchange, Idle, Shared, Snapshot, Steering, Totals};
-use lab::apps::{Plan, pattern};
-use lab::config::{one_armed, two_armed};
-use lab::tls::Hello;
-use lab::world::{Faults, World};
+use sim::apps::{Plan, pattern};
+use sim::config::{one_armed, two_armed};
+use sim::tls::Hello;
+use sim::world::{Faults, World};
 
 const LONG: Duration = Duration::from_secs(120);
 

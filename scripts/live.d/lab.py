@@ -17,7 +17,7 @@ PREFIX = os.environ.get("LAB_PREFIX", "live")
 WORK = os.environ.get("WORK", "/tmp")
 STATE = "/run/dispatcher-lab/" + PREFIX
 DISPATCHER = os.environ.get("DISPATCHER", ROOT + "/target/release/dispatcher")
-SYN_FLOOD = os.environ.get("SYN_FLOOD", ROOT + "/target/release/syn-flood")
+FLOOD = os.environ.get("FLOOD", ROOT + "/target/release/flood")
 
 DRIVER = os.environ.get("LAB_DRIVER", "af-packet")
 WORKERS = int(os.environ.get("LAB_WORKERS") or 1)
@@ -68,6 +68,11 @@ def lab(*args):
     if done.returncode != 0:
         raise Failure(f"scripts/lab {' '.join(map(str, args))}: {done.stderr.strip()[-400:]}")
     return done.stdout
+
+
+def device(interface):
+    """How the lab's driver calls an interface of the dispatcher's."""
+    return f"net_af_packet0;iface={interface}" if DRIVER == "dpdk" else interface
 
 
 def in_servers(*command):
@@ -138,9 +143,9 @@ class Dispatcher:
 
     serial = 0
 
-    def __init__(self, *flags, args=None):
+    def __init__(self, *flags, args=None, log=None, environment=None):
         Dispatcher.serial += 1
-        self.log_path = f"{WORK}/connections.{Dispatcher.serial}.json"
+        self.log_path = log or f"{WORK}/connections.{Dispatcher.serial}.json"
         self.peak = 0
         self.status = None
         args = base_args() if args is None else args
@@ -148,6 +153,7 @@ class Dispatcher:
         self.process = subprocess.Popen(
             command + ["--connections-log", self.log_path, "--stats-interval", "200ms"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, **(environment or {})},
         )
         self.out, self.err = [], []
         self.readers = [
@@ -188,6 +194,15 @@ class Dispatcher:
 
     def flows(self):
         return self.stats()[0]
+
+    def mark(self):
+        """Now, for `taken_since`."""
+        return len(self.out)
+
+    def taken_since(self, mark):
+        """Frames a second taken in, on all ports, on average of the statistics since then."""
+        rates = [int(m.group(1)) for m in (re.search(r"s: in (\d+) frames/s", line) for line in list(self.out)[mark:]) if m]
+        return sum(rates) / len(rates) if rates else 0
 
     def mac(self, port="wan"):
         return self.find(rf"^port {port}: ([0-9a-f:]{{17}})")
@@ -345,11 +360,11 @@ class Test:
                 d.stop() if not failed else d.kill()
             except Failure as e:
                 trouble = trouble or e
-        for undo in reversed(self.undo):
-            undo()
         for d in self.dispatchers:
             if os.path.exists(d.log_path):
                 os.unlink(d.log_path)
+        for undo in reversed(self.undo):
+            undo()
         if trouble:
             raise trouble
 

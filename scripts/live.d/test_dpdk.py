@@ -11,8 +11,7 @@ import clients
 import lab
 from lab import DISPATCHER, PREFIX, VIP, check
 
-DRIVER = os.environ.get("LAB_DRIVER", "af-packet")
-if DRIVER == "dpdk":
+if lab.DRIVER == "dpdk":
     from registry import test
 else:
     def test(run):

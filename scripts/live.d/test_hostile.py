@@ -53,7 +53,7 @@ def syn_flood(t):
     d = t.dispatcher()
     clients.fetch()
     count = 1_000_000
-    flood = subprocess.Popen([lab.SYN_FLOOD, "--interface", "c0", "--to", d.mac(), "--target", f"{VIP}:443",
+    flood = subprocess.Popen([lab.FLOOD, "--interface", "c0", "--to", d.mac(), "--target", f"{VIP}:443",
                               "--count", str(count), "--rate", "150000"],
                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     t.undo.append(lambda: flood.poll() is None and flood.kill())
@@ -123,6 +123,9 @@ def bad_frames(t):
             count += 1
         if reason:
             expected[reason] = expected.get(reason, 0) + len(frames)
+    if lab.DRIVER == "dpdk":
+        # net_af_packet has the kernel put fragments together (PACKET_FANOUT_FLAG_DEFRAG): these never become whole.
+        count -= expected.pop("ip-fragment")
     # Frames larger than the dispatcher was told its link carries: both ends are made to let them pass, if they can be.
     def mtu(n):
         both = (["ip", "link", "set", "c0", "mtu", str(n)], ["ip", "-n", lab.PREFIX + "-dispatcher", "link", "set", "wan", "mtu", str(n)])

@@ -49,11 +49,13 @@ impl Engine {
         }
         let (seq, ack) = c.splice.client_view(side, tcp);
         let len = tcp.payload_len() as u32;
-        // A FIN changes what is kept for the rest of the flow's life, so it must be one: a damaged frame's is its receiver's
-        // to find. Once a flow and direction, that costs nothing.
-        let fin = tcp.flags.has(Flags::FIN) && tcp_checksum_ok(frame.bytes(), &seg.ip);
+        // A FIN changes what is kept for the rest of the flow's life, and so does what comes behind one: damaged frames are left
+        // to their receiver. Once or twice a flow and direction, that costs nothing.
+        let fin = tcp.flags.has(Flags::FIN);
+        let direction = &c.directions[side as usize];
+        let closing = fin || (len > 0 && direction.fin.is_some());
         let mut floor = None;
-        if c.directions[side as usize].plausible(seq, len) {
+        if direction.plausible(seq, len) && (!closing || tcp_checksum_ok(frame.bytes(), &seg.ip)) {
             if side == Side::Client && (c.client_link.dst != seg.eth.src || c.client_link.vlans != seg.eth.vlans) {
                 follow(c, seg, seq, ack, frame);
             }
@@ -146,11 +148,9 @@ impl Engine {
     }
 
     /// A SYN on a living flow: ask the client whether it means it (RFC 5961 section 4.2). One that does answers with a
-    /// reset that fits.
+    /// reset that fits. As many as ask: it costs what the SYN-ACK to any other SYN does, and a common limit would tell an
+    /// observer, by what is left of it for him, whether a flow exists (CVE-2016-5696).
     fn challenge(&mut self, id: FlowId, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
-        if !self.resets.allow(seg.now) {
-            return Err(DropReason::RateLimited);
-        }
         let c = self.flows.get(id);
         let (options, n) = c.clock_for_client();
         let own = Own {

@@ -125,7 +125,7 @@ pub struct Engine {
     pool: Arc<Pool>,
     balancer: Balancer,
     affinity: Affinity,
-    /// Resets and challenge acknowledgements that nobody asked for.
+    /// Resets for segments of connections that we do not know.
     resets: Limiter,
     /// Connections whose first segment may still come.
     doubts: Doubts,
@@ -293,6 +293,8 @@ impl Engine {
             _ => return Err(DropReason::NotForUs),
         };
         match ip.protocol {
+            // TCP is between two (RFC 9293 section 3.9.2.3): what all hear is a mistake or an attack.
+            protocol::TCP if eth.dst.is_group() => Err(DropReason::Malformed),
             protocol::TCP => {
                 let tcp = Tcp::parse(bytes, &ip)?;
                 let seg = Arrived { port, eth, ip, tcp, now };
@@ -308,7 +310,7 @@ impl Engine {
 
     /// A segment of no flow.
     fn on_stranger(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
-        if seg.eth.dst.is_group() || martian(seg.ip.src) {
+        if martian(seg.ip.src) {
             return Err(DropReason::Malformed);
         }
         if self.routes.is_service(seg.ip.dst, seg.tcp.dst_port) {

@@ -3,8 +3,8 @@
 
 use super::arena::Arena;
 use super::{BURST, Burst, HEADROOM, Loss, MAX_LINK_HEADER, OpenError, Port, Receiver, Slot, Traffic, Transmitter};
-use crate::replay::capture::{Capture, Frames, LinkType};
-use crate::replay::pcapng::PcapngWriter;
+use crate::capture::pcapng::PcapngWriter;
+use crate::capture::{Capture, Frames, LinkType};
 use crate::wire::packet::{Ethernet, Ip};
 use crate::wire::{Frame, Mac};
 use std::fs::File;

@@ -104,9 +104,9 @@ impl Transmitter for TeeTransmitter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::Capture;
     use crate::io::mem::Memory;
     use crate::io::send;
-    use crate::replay::capture::Capture;
 
     #[test]
     fn both_directions_are_recorded_as_they_passed() {

@@ -4,7 +4,7 @@
 //! of zero (a segment that the NIC was yet to cut), stacks of tags. So this reader forgives where `wire`, which must
 //! refuse, does not; nothing here is on the packet's path.
 
-use super::capture::{LinkType, RecordedFrame};
+use crate::capture::{LinkType, RecordedFrame};
 use crate::wire::Seq;
 use crate::wire::packet::{ethertype, protocol};
 use arrayvec::ArrayVec;

@@ -6,8 +6,8 @@
 //! At most [`MAX_PACKETS`] packets of 64 kB wait for their pieces; when one more comes, the oldest is given up. So is
 //! one whose pieces stay away for [`PATIENCE`], and one that is cut into more than [`MAX_PIECES`].
 
-use super::capture::RecordedFrame;
 use super::decode::{MAX_VLANS, link_layer};
+use crate::capture::RecordedFrame;
 use crate::time::Time;
 use crate::wire::packet::ethertype;
 use arrayvec::ArrayVec;
@@ -209,9 +209,9 @@ fn piece<'a>(frame: &RecordedFrame<'a>) -> Option<Piece<'a>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::capture::LinkType;
     use super::super::decode::{Transport, Undecoded, decode};
     use super::*;
+    use crate::capture::LinkType;
 
     fn frame(bytes: &[u8], millis: u64) -> RecordedFrame<'_> {
         let link = LinkType::ETHERNET;

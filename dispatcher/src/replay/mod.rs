@@ -1,6 +1,5 @@
-//! Captures, and the engine driven by them.
+//! Captures read, and the engine driven by them.
 //!
-//! * [`capture`]: pcap and pcapng files, read in place; [`pcapng`]: written.
 //! * [`decode`]: a recorded frame's addresses, ports and payload.
 //! * [`fragments`]: fragmented IP packets, put together again.
 //! * [`reassembly`]: connections and their byte streams, whatever the network or the capture did to them.
@@ -9,20 +8,18 @@
 //! * [`reenact`]: recorded conversations against other backends, through the whole engine.
 //! * [`recorded`]: connections go where they were recorded going, and the affinity table is asked and taught.
 
-pub mod capture;
 pub mod decode;
 pub mod dialogue;
 pub mod fragments;
 pub mod inspect;
-pub mod pcapng;
 pub mod reassembly;
 pub mod recorded;
 pub mod reenact;
 mod report;
 
-use capture::{Capture, LinkType, RecordedFrame};
+use crate::capture::pcapng::PcapngWriter;
+use crate::capture::{Capture, LinkType, RecordedFrame};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pcapng::PcapngWriter;
 use recorded::{Listener, RecordedConnection, Replay, Tuning};
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};

@@ -13,11 +13,11 @@
 //! A connection that offers an identity which the table knows, and whose server was not recorded answering, is counted
 //! as *unanswered*: nothing can be said of it.
 
-use super::capture::{Capture, CaptureError, Frames, RecordedFrame};
 use super::decode::{Transport, Undecoded, decode};
 use super::dialogue::{Began, Dialogue};
 use super::fragments::Defragmenter;
 use super::reassembly::{At, Connection, Handler, Limits, Tracker, Turn, Way};
+use crate::capture::{Capture, CaptureError, Frames, RecordedFrame};
 use crate::engine::session::{Offer, Watch};
 use crate::engine::{Class, DropReason};
 use crate::time::Time;

@@ -4,8 +4,6 @@ mod binding;
 mod ending;
 mod handshake;
 mod icmp;
-#[path = "../lab/mod.rs"]
-mod lab;
 mod odd;
 mod translation;
 
@@ -16,10 +14,10 @@ use dispatcher::wire::checksum;
 use dispatcher::wire::options::{SegmentOptions, SynOptions, Timestamps, write_timestamps};
 use dispatcher::wire::packet::{Flags, protocol};
 use dispatcher::wire::{Addr, Seq};
-use lab::config::{client_ip, one_armed, two_armed, vip};
-use lab::rng::Rng;
-use lab::script::*;
-use lab::tls::Hello;
+use sim::config::{client_ip, one_armed, two_armed, vip};
+use sim::rng::Rng;
+use sim::script::*;
+use sim::tls::Hello;
 use std::net::SocketAddr;
 
 const HTTP: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
@@ -59,7 +57,7 @@ fn icmp_error_quoting(
 ) -> Vec<u8> {
     let quoted = &frame[14..];
     let p = dispatcher::wire::packet::Packet::parse(frame).unwrap().ip;
-    let from = Addr::from(if b.v6 { lab::config::ip("fd0f::1") } else { lab::config::ip("10.15.0.1") });
+    let from = Addr::from(if b.v6 { sim::config::ip("fd0f::1") } else { sim::config::ip("10.15.0.1") });
     let mut icmp = vec![kind, code, 0, 0];
     icmp.extend(word.to_be_bytes());
     icmp.extend(&quoted[..quoted.len().min(quote)]);

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use clap::Parser;
 use comfy_table::{ContentArrangement, Table, presets};
-use dispatcher::replay::capture::Capture;
+use dispatcher::capture::Capture;
 use dispatcher::replay::inspect::{Endpoint, Inspection, StreamReport, inspect};
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;

@@ -7,10 +7,10 @@ mod streams;
 
 pub use report::{Blob, ClientHelloReport, Endpoint, ServerHelloReport, StreamReport, TicketReport};
 
-use super::capture::{Capture, CaptureError, RecordedFrame};
 use super::decode::{Transport, Undecoded, decode};
 use super::fragments::Defragmenter;
 use super::reassembly::{At, Limits, Tracker};
+use crate::capture::{Capture, CaptureError, RecordedFrame};
 use std::collections::BTreeMap;
 
 /// Everything found in a capture.

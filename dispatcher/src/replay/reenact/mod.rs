@@ -31,9 +31,9 @@ pub mod world;
 
 pub use report::{BackendTotals, Totals};
 
-use super::capture::{Capture, CaptureError, LinkType};
-use super::pcapng::PcapngWriter;
 use super::{ReplayOptions, progress_bar};
+use crate::capture::pcapng::PcapngWriter;
+use crate::capture::{Capture, CaptureError, LinkType};
 use crate::engine::{Config, DropReason, PortId};
 use crate::time::Time;
 use conversation::Conversation;

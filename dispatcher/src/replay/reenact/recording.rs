@@ -9,8 +9,8 @@
 //! on disk; a connection some 500. So the index of ordinary traffic is smaller than the file, and that of a flood of
 //! SYNs a few times as large. Pieces of fragmented IP packets count as not recorded.
 
-use super::super::capture::{Capture, CaptureError};
 use super::super::decode::{Decoded, Segment, Transport, decode};
+use crate::capture::{Capture, CaptureError};
 use crate::time::Time;
 use crate::wire::Seq;
 use crate::wire::options::SynOptions;

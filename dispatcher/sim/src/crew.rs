@@ -1,0 +1,107 @@
+//! Several workers in place of a world's one engine: the real loops with their mailboxes, over in-memory ports. A frame comes in by
+//! any worker's queue, as the dice fall: neither symmetric nor stable within a flow. All in one thread, so that each seed is one run.
+
+use crate::rng::Rng;
+use dispatcher::engine::{Config, Counters, Engine, Share};
+use dispatcher::io::mem::{Memory, Wire};
+use dispatcher::time::Time;
+use dispatcher::worker::poll::{Clock, Loop};
+use dispatcher::worker::{Exchange, FrameHandler, Handover, Idle, Steering, Totals};
+
+/// Several workers.
+pub struct Crew {
+    /// Their loops, by worker.
+    pub loops: Vec<Loop<Engine>>,
+    /// By worker and port.
+    wires: Vec<Vec<Wire>>,
+    memories: Vec<Memory>,
+    rng: Rng,
+}
+
+const BUFFERS: usize = 4096;
+
+impl Crew {
+    /// So many workers at `now`.
+    pub fn new(config: &Config, secret: [u8; 32], workers: usize, seed: u64, now: Time) -> Crew {
+        let steering = Steering::new(config, &secret, workers);
+        let exchanges = Exchange::between(&steering, 1500).expect("mailboxes");
+        let shares = Share::divide(config, &secret, workers).expect("a configuration that works");
+        let mut crew = Crew { loops: vec![], wires: vec![], memories: vec![], rng: Rng::new(seed) };
+        for (share, exchange) in shares.into_iter().zip(exchanges) {
+            let memory = Memory::new(BUFFERS);
+            let (ports, wires) = config.ports.iter().map(|_| memory.port(BUFFERS)).unzip();
+            let engine = Engine::for_worker(config.clone(), secret, share, now).expect("a configuration that works");
+            let totals = Totals::new(config.backends.iter().map(|b| b.name.clone()).collect());
+            crew.loops.push(Loop::new(engine, ports, Clock::start(), Idle::Spin, None, totals).among(exchange));
+            crew.wires.push(wires);
+            crew.memories.push(memory);
+        }
+        crew
+    }
+
+    /// When one of them has something to do of its own accord.
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.loops.iter().filter_map(|l| l.handler().next_deadline()).min()
+    }
+
+    /// A frame comes in at a port, by some queue.
+    pub fn hand_in(&mut self, port: usize, frame: &[u8]) {
+        let worker = self.rng.below(self.wires.len());
+        assert!(self.wires[worker][port].inject(frame), "room");
+    }
+
+    /// All workers turn until none has anything to do; what they sent.
+    pub fn turn(&mut self, now: Time) -> Vec<(usize, Vec<u8>)> {
+        let mut sent = vec![];
+        loop {
+            let mut busy = 0;
+            for worker in 0..self.loops.len() {
+                busy += self.loops[worker].turn(now);
+                for (port, wire) in self.wires[worker].iter().enumerate() {
+                    sent.extend(core::iter::from_fn(|| wire.take()).map(|frame| (port, frame)));
+                }
+            }
+            if busy == 0 {
+                return sent;
+            }
+        }
+    }
+
+    /// What was handed over, all told.
+    pub fn handover(&self) -> Handover {
+        self.loops.iter().map(Loop::handover).fold(Handover::default(), |mut sum, one| {
+            sum += one;
+            sum
+        })
+    }
+
+    /// Counters of all together.
+    pub fn counters(&self) -> Counters {
+        self.loops.iter().fold(Counters::default(), |mut sum, one| {
+            sum.add(FrameHandler::counters(one.handler()));
+            sum
+        })
+    }
+
+    /// Flows of all together.
+    pub fn flows(&self) -> usize {
+        self.loops.iter().map(|l| l.handler().flows()).sum()
+    }
+
+    /// Nothing is left of any connection, no buffer is lost, and what was handed over came.
+    pub fn check(&self) {
+        let handover = self.handover();
+        assert_eq!((handover.sent, handover.full), (handover.received, 0));
+        assert_eq!((handover.updates_sent, handover.updates_lost), (handover.updates_received, 0));
+        for (memory, run) in self.memories.iter().zip(&self.loops) {
+            let engine = run.handler();
+            assert_eq!((engine.flows(), engine.held_hellos(), engine.watched()), (0, 0, 0));
+            assert_eq!(memory.available(), BUFFERS);
+            for b in engine.pool().ids() {
+                assert_eq!(engine.pool().connections(b), 0, "connections counted at {}", engine.pool().name(b));
+            }
+        }
+        let c = self.counters();
+        assert_eq!(c.flows_opened, c.flows_closed);
+    }
+}

@@ -1,0 +1,21 @@
+//! The simulated world: the real engine on a virtual clock, among clients and servers, over links as bad as wanted; and a bench for
+//! single segments. Everything follows from a seed.
+//!
+//! * [`world`]: hosts that speak TCP by smoltcp around the engine, with what they run ([`apps`]), on the network of [`config`].
+//! * [`crew`]: several workers in the engine's place.
+//! * [`check`]: the engine's books. [`pairs`]: who is led where.
+//! * [`script`]: the bench; one segment in, what leaves because of it.
+//! * [`tls`]: hellos and flights made by hand. [`rng`]: numbers from a seed. [`pcap`]: what a failure leaves behind.
+//!
+//! What does not hold panics: callers are tests, or catch it.
+
+pub mod apps;
+pub mod check;
+pub mod config;
+pub mod crew;
+pub mod pairs;
+pub mod pcap;
+pub mod rng;
+pub mod script;
+pub mod tls;
+pub mod world;

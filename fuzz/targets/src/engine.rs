@@ -1,0 +1,262 @@
+//! Segments of several flows into the engine, told by structure: a few bytes make a segment that fits the flow it is of, or nearly.
+
+use arbitrary::{Result, Unstructured};
+use core::time::Duration;
+use dispatcher::engine::{AddressMode, Balance, Config};
+use dispatcher::wire::Seq;
+use dispatcher::wire::options::SynOptions;
+use dispatcher::wire::packet::Flags;
+use sim::config::{client_ip, one_armed, two_armed};
+use sim::script::*;
+use sim::tls::Hello;
+use std::net::SocketAddr;
+
+/// Most steps of one input.
+const STEPS: usize = 200;
+
+/// What is known of a client's connection, as [`Bench`] needs it.
+#[derive(Clone, Copy)]
+struct Known {
+    client: SocketAddr,
+    cookie: Seq,
+    clock: u32,
+    from: SocketAddr,
+    server: SocketAddr,
+    /// Next of the client's stream and of the server's.
+    sent: u32,
+    received: u32,
+}
+
+/// One byte for the configuration, then steps.
+pub fn engine(bytes: &[u8]) {
+    let mut u = Unstructured::new(bytes);
+    let Ok(kind) = u.arbitrary::<u8>() else { return };
+    let v6 = kind & 1 != 0;
+    let mut config = if kind & 2 != 0 { one_armed(2, v6) } else { two_armed(2, v6) };
+    if kind & 4 != 0 {
+        config.address_mode = AddressMode::Dnat;
+    }
+    config.proxy_protocol = kind & 8 != 0;
+    config.probe = kind & 16 != 0;
+    small(&mut config);
+    let mut b = Bench::new(config, v6);
+    let known = |n: u16| Known {
+        client: SocketAddr::new(client_ip(usize::from(n % 2), v6), 50_000 + n / 2),
+        cookie: Seq(0),
+        clock: 0,
+        from: b.dialled_from,
+        server: b.dialled,
+        sent: 1,
+        received: 1,
+    };
+    let mut flows = [known(0), known(1), known(2), known(3), known(4), known(5)];
+    // Where bytes end, the steps do.
+    let _ = steps(&mut b, &mut u, &mut flows);
+    end(b);
+}
+
+/// Tables so small that they fill, and timeouts so short that they come.
+fn small(config: &mut Config) {
+    config.balance = Balance::RoundRobin;
+    config.limits.flows = 5;
+    config.limits.hellos = 3;
+    config.limits.watches = 2;
+    config.limits.sessions = 16;
+    config.limits.hello_bytes = 2048;
+    config.hello_timeout = Duration::from_millis(500);
+    config.flow_idle_timeout = Duration::from_secs(20);
+}
+
+fn steps(b: &mut Bench, u: &mut Unstructured<'_>, flows: &mut [Known; 6]) -> Result<()> {
+    let mut last = vec![];
+    for _ in 0..STEPS {
+        if u.is_empty() {
+            break;
+        }
+        let n = u.choose_index(flows.len())?;
+        let k = &mut flows[n];
+        (b.client, b.cookie, b.our_clock) = (k.client, k.cookie, k.clock);
+        (b.dialled_from, b.dialled) = (k.from, k.server);
+        let mut k = *k;
+        let frame = frame(b, u, &mut k, &last)?;
+        flows[n] = k;
+        let Some((port, frame)) = frame else { continue };
+        let (_, _) = b.hand_in(port, &frame);
+        last = frame;
+        // A dial or a cookie may have been of this flow.
+        let k = &mut flows[n];
+        (k.cookie, k.clock) = (b.cookie, b.our_clock);
+        let of_this = b.engine.connection_of(b.dialled, b.dialled_from).is_some_and(|(client, _)| client == k.client);
+        if of_this {
+            (k.from, k.server) = (b.dialled_from, b.dialled);
+        }
+    }
+    Ok(())
+}
+
+fn number(u: &mut Unstructured<'_>, next: u32) -> Result<u32> {
+    Ok(match u.int_in_range(0..=7u8)? {
+        0..=4 => next,
+        5 => next.wrapping_add_signed(i32::from(u.arbitrary::<i8>()?)),
+        6 => next.wrapping_add_signed(i32::from(u.arbitrary::<i16>()?)),
+        _ => u.arbitrary()?,
+    })
+}
+
+/// So many bytes at most, as they are.
+fn raw<'a>(u: &mut Unstructured<'a>, most: u8) -> Result<&'a [u8]> {
+    let len = u.int_in_range(0..=most)?;
+    u.bytes(usize::from(len))
+}
+
+fn flags(u: &mut Unstructured<'_>) -> Result<Flags> {
+    Ok(match u.int_in_range(0..=9u8)? {
+        0..=3 => ACK,
+        4 => FIN_ACK,
+        5 => RST,
+        6 => RST_ACK,
+        7 => SYN,
+        8 => SYN_ACK,
+        _ => Flags(u.arbitrary()?),
+    })
+}
+
+fn options(b: &Bench, u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+    Ok(match u.int_in_range(0..=5u8)? {
+        0..=1 => vec![],
+        2 => written(&linux()),
+        3 => written(&SynOptions { mss: Some(u.arbitrary()?), ..SynOptions::default() }),
+        4 => b.stamp(u.arbitrary()?).to_vec(),
+        _ => {
+            let words = u.int_in_range(0..=10u8)?;
+            u.bytes(4 * usize::from(words))?.to_vec()
+        }
+    })
+}
+
+fn hello(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+    Ok(match u.int_in_range(0..=6u8)? {
+        0 => Hello::default().bytes(),
+        1 => Hello { session_id: vec![u.arbitrary()?; 32], ..Hello::default() }.in_records(40),
+        2 => Hello { ticket: Some(vec![u.arbitrary()?; 60]), ..Hello::default() }.bytes(),
+        3 => Hello { psk: vec![vec![u.arbitrary()?; 60]], tls13: true, at_least: 1600, ..Hello::default() }.bytes(),
+        4 => Hello { at_least: 2100, ..Hello::default() }.in_records(700),
+        5 => b"GET / HTTP/1.0\r\n\r\n".to_vec(),
+        _ => raw(u, 60)?.to_vec(),
+    })
+}
+
+/// The next frame, and the port it comes in at; none when only time has passed.
+fn frame(b: &mut Bench, u: &mut Unstructured<'_>, k: &mut Known, last: &[u8]) -> Result<Option<(usize, Vec<u8>)>> {
+    let server = b.server_port();
+    let header = if b.config.proxy_protocol { if b.v6 { 52 } else { 28 } } else { 0 };
+    Ok(Some(match u.int_in_range(0..=15u8)? {
+        0 => {
+            (k.sent, k.received) = (1, 1);
+            let bytes = options(b, u)?;
+            let seq = if u.ratio(1, 8u8)? { u.arbitrary()? } else { 0 };
+            (0, b.client_frame(&Seg { seq, flags: SYN, options: &bytes, ..Seg::default() }))
+        }
+        1 => (0, b.client_frame(&seg(ACK, k.sent, k.received, &[]))),
+        // As a client goes on that means well.
+        2 => {
+            let bytes = hello(u)?;
+            let stamp = if u.ratio(1, 3u8)? { b.stamp(9000).to_vec() } else { vec![] };
+            let part = if u.ratio(1, 3u8)? { u.choose_index(bytes.len() + 1)? } else { bytes.len() };
+            let frame =
+                b.client_frame(&Seg { options: &stamp, ..seg(ACK, k.sent, k.received, &bytes[..part.min(1400)]) });
+            k.sent = k.sent.wrapping_add(part.min(1400) as u32);
+            (0, frame)
+        }
+        // As a client that does not.
+        3 | 4 => {
+            let (seq, ack, flags) = (number(u, k.sent)?, number(u, k.received)?, flags(u)?);
+            let (options, window) = (options(b, u)?, u.arbitrary()?);
+            let payload = raw(u, 40)?;
+            let s = Seg { seq, ack, flags, window, options: &options, payload };
+            (0, b.client_frame(&s))
+        }
+        5 => {
+            let options = options(b, u)?;
+            let ack = 1u32.wrapping_sub(header);
+            (server, b.server_frame(&Seg { options: &options, window: 60_000, ..seg(SYN_ACK, 0, ack, &[]) }))
+        }
+        6 => {
+            let len = usize::from(u.int_in_range(0..=200u8)?);
+            let payload = vec![u.arbitrary()?; len];
+            let frame = b.server_frame(&Seg { window: 60_000, ..seg(ACK, k.received, k.sent, &payload) });
+            k.received = k.received.wrapping_add(len as u32);
+            (server, frame)
+        }
+        7 | 8 => {
+            let (seq, ack, flags) = (number(u, k.received)?, number(u, k.sent)?, flags(u)?);
+            let (options, window) = (options(b, u)?, u.arbitrary()?);
+            let payload = raw(u, 40)?;
+            let s = Seg { seq, ack, flags, window, options: &options, payload };
+            (server, b.server_frame(&s))
+        }
+        9 => {
+            // Closing.
+            let (from_client, flags) = (u.arbitrary()?, if u.arbitrary()? { FIN_ACK } else { RST });
+            if from_client {
+                (0, b.client_frame(&seg(flags, k.sent, k.received, &[])))
+            } else {
+                (server, b.server_frame(&seg(flags, k.received, k.sent, &[])))
+            }
+        }
+        10 | 11 => {
+            let ms = [0, 1, 30, 50, 200, 200, 600, 1100][u.choose_index(8)?];
+            if u.ratio(1, 4u8)? {
+                // The world stood still; timers are late.
+                b.now += Duration::from_millis(30 * ms);
+            } else {
+                b.wait(Duration::from_millis(ms));
+            }
+            return Ok(None);
+        }
+        // The last frame again, damaged; perhaps at the other port, as an error quotes it, or cut.
+        12 | 13 => {
+            let mut frame = last.to_vec();
+            for _ in 0..u.int_in_range(0..=4u8)? {
+                if !frame.is_empty() {
+                    let at = u.choose_index(frame.len())?;
+                    frame[at] = u.arbitrary()?;
+                }
+            }
+            if u.ratio(1, 4u8)? {
+                frame.truncate(usize::from(u.arbitrary::<u8>()?));
+            }
+            (if u.arbitrary()? { 0 } else { server }, frame)
+        }
+        14 => {
+            let quoted = if u.arbitrary()? {
+                b.client_frame(&seg(ACK, k.sent, k.received, &[]))
+            } else {
+                b.server_frame(&seg(ACK, k.received, k.sent, &[]))
+            };
+            let (kind, mtu) = (u.int_in_range(0..=5u8)?, u.arbitrary()?);
+            (if u.arbitrary()? { 0 } else { server }, b.error_about(&quoted, kind, mtu))
+        }
+        _ => {
+            let rest = raw(u, 100)?;
+            let port = if u.arbitrary()? { 0 } else { server };
+            (port, [&b.config.ports[port].mac.0[..], rest].concat())
+        }
+    }))
+}
+
+/// Whatever happened, nothing is left when all timers have run out.
+fn end(mut b: Bench) {
+    let most = b.now + Duration::from_secs(300);
+    let mut turns = 0;
+    while let Some(at) = b.engine.next_deadline().filter(|at| *at <= most && b.engine.flows() > 0) {
+        b.now = b.now.max(at);
+        b.poll();
+        turns += 1;
+        assert!(turns < 20_000, "a busy loop");
+    }
+    b.assert_empty();
+    let c = b.engine.counters();
+    assert_eq!(c.flows_opened, c.flows_closed);
+    assert_eq!(c.flows_closed, b.ended.len() as u64);
+}

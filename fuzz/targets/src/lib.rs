@@ -1,0 +1,45 @@
+//! What the fuzz targets do with their bytes.
+//!
+//! Each target is a function of bytes that panics when something does not hold. cargo-fuzz calls it with bytes that it makes up
+//! (`fuzz/fuzz_targets`); the test `corpus` calls it with the inputs kept in `fuzz/corpus`, with any toolchain.
+//!
+//! | target | bytes | what must hold |
+//! |---|---|---|
+//! | [`client_hello`], [`server_hello`] | the front of a stream | the same from one shot and from [`ssl_parse::Follower`]; answers never taken back; the same as `tls-parser` |
+//! | [`follower`] | side, cuts, a stream | the same events in any slicing |
+//! | [`dtls`] | side, datagrams | the follower begins with what the one-shot reader says; nothing beyond its memory |
+//! | [`messages`] | one message or record | no panic; all borrowed lists end; bounds |
+//! | [`engine`] | segments of several flows, and time | conservation, bounds, nothing left in the end |
+//! | [`capture`] | a capture file | frames lie within the file; the same from any reader |
+//! | [`flags`] | a command line | refused in one line, or understood |
+
+mod capture;
+mod digest;
+mod dtls;
+mod engine;
+mod flags;
+mod hello;
+mod messages;
+mod oracle;
+
+pub use capture::capture;
+pub use dtls::dtls;
+pub use engine::engine;
+pub use flags::flags;
+pub use hello::{client_hello, follower, server_hello};
+pub use messages::messages;
+
+/// A target: a name, and what it does.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: [Target; 8] = [
+    ("client_hello", client_hello),
+    ("server_hello", server_hello),
+    ("follower", follower),
+    ("dtls", dtls),
+    ("messages", messages),
+    ("engine", engine),
+    ("capture", capture),
+    ("flags", flags),
+];
