@@ -15,8 +15,25 @@ need_packages() {
     for pair in "$@"; do
         command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair##*:}")
     done
-    [ ${#missing[@]} -gt 0 ] || return 0
-    mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+    [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
+}
+
+# What the dispatcher's cargo feature dpdk takes: DPDK with its headers, drivers and tools; bindgen wants clang and its library.
+need_dpdk() {
+    local missing=()
+    command -v pkg-config >/dev/null 2>&1 || missing+=(pkg-config)
+    pkg-config --exists libdpdk 2>/dev/null || missing+=(libdpdk-dev)
+    command -v dpdk-devbind.py >/dev/null 2>&1 || missing+=(dpdk)
+    command -v cc >/dev/null 2>&1 || missing+=(gcc)
+    command -v clang >/dev/null 2>&1 || missing+=(clang)
+    ldconfig -p | grep -q 'libclang[-.0-9]*\.so' || missing+=(libclang-dev)
+    [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
+}
+
+# install_packages PACKAGE...: and says so.
+install_packages() {
+    local missing=()
+    mapfile -t missing < <(printf '%s\n' "$@" | sort -u)
     [ "$(id -u)" = 0 ] || die "needs the packages ${missing[*]}; as root: apt-get install ${missing[*]}"
     command -v apt-get >/dev/null || die "needs the packages ${missing[*]}, and there is no apt-get to install them with"
     say "installing ${missing[*]}"
@@ -35,12 +52,18 @@ need_packages() {
 }
 
 # wait_for SECONDS COMMAND...: until the command succeeds. False when it never did.
-wait_for() {
-    local tries=$(($1 * 20))
-    shift
+wait_for() { wait_with '' "$@"; }
+
+# wait_with PID SECONDS COMMAND...: the same, for as long as the process runs. False when it has ended before.
+wait_with() {
+    local pid=$1 end=$((SECONDS + $2))
+    shift 2
     while ! "$@" >/dev/null 2>&1; do
-        tries=$((tries - 1))
-        [ $tries -gt 0 ] || return 1
+        [ -z "$pid" ] || ! gone "$pid" || return 1
+        [ $SECONDS -le $end ] || return 1
         sleep 0.05
     done
 }
+
+# Ended; also when its parent has not heard of it yet, as under a container's first process that never asks.
+gone() { case $(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null) in ''|Z*|X*) return 0 ;; *) return 1 ;; esac; }

@@ -521,17 +521,3 @@ fn unspecified_is_no_client() {
     let (_, v) = b.client_sends(seg(SYN, 0, 0, &[]));
     assert_eq!(v, Verdict::Drop(DropReason::Malformed));
 }
-
-// ---- what people read
-
-#[test]
-fn the_documents_list_every_name_of_a_drop_and_no_other() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/packet-path.md");
-    let text = std::fs::read_to_string(path).unwrap();
-    let section = text.split("## Names of drops").nth(1).expect("the section");
-    let section = section.split("\n## ").next().unwrap();
-    let listed: Vec<&str> = section.lines().filter(|l| l.starts_with("| `")).collect();
-    let wanted: Vec<String> =
-        DropReason::ALL.iter().map(|why| format!("| `{}` | {} |", why.as_str(), why.meaning())).collect();
-    assert_eq!(listed, wanted);
-}

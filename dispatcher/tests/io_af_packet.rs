@@ -197,32 +197,108 @@ fn super_frames_of_an_offload_are_dropped_by_name() {
     });
 }
 
+/// What a port counts of its device, as soon as that is so; the kernel takes its time to tell.
+fn await_traffic(port: &mut Port, so: impl Fn(&io::Traffic) -> bool) -> io::Traffic {
+    let until = Instant::now() + Duration::from_secs(3);
+    loop {
+        let traffic = port.rx.traffic();
+        if so(&traffic) || Instant::now() > until {
+            return traffic;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 #[test]
 fn a_link_that_goes_down_and_up_is_counted_and_survived() {
     in_namespace(|| {
         pair("t0", "t1");
         let (mut a, mut b) = (open_one("t0"), open_one("t1"));
-        ip("link set t0 down");
-        for n in 0..10 {
-            assert!(a.tx.transmit_copy(&numbered(n, 60)));
+        for (pulled, what, n) in [("t0", "the interface itself", 1), ("t1", "its cable", 2)] {
+            let before = a.tx.traffic();
+            ip(&format!("link set {pulled} down"));
+            for n in 0..10 {
+                assert!(a.tx.transmit_copy(&numbered(n, 60)));
+            }
+            a.tx.flush();
+            let traffic = a.tx.traffic();
+            assert_eq!(traffic.lost_to(Loss::TxLinkDown), before.lost_to(Loss::TxLinkDown) + 10, "{what}: {traffic:?}");
+            assert_eq!((traffic.frames, traffic.lost_to(Loss::TxQueueFull)), (before.frames, 0), "{what}");
+            assert_eq!(await_traffic(&mut a, |t| t.link_downs == n).link_downs, n, "{what}");
+            ip(&format!("link set {pulled} up"));
+            std::thread::sleep(Duration::from_millis(20));
+            for there in [true, false] {
+                let (from, to) = if there { (&mut a, &mut b) } else { (&mut b, &mut a) };
+                // The receiving half, whose waiting ends with an error that must be read once.
+                to.rx.device_event();
+                assert!(from.tx.transmit_copy(&numbered(11, 60)));
+                from.tx.flush();
+                assert_eq!(receive_all(to, QUIET), [numbered(11, 60)], "{what}");
+                assert!(!io::wait_readable(&[to.rx.wait_fd().unwrap()], Duration::from_millis(10)));
+            }
         }
-        a.tx.flush();
-        let traffic = a.tx.traffic();
-        assert_eq!((traffic.lost_to(Loss::TxLinkDown), traffic.link_downs), (10, 1), "{traffic:?}");
-        ip("link set t0 up");
-        assert!(a.tx.transmit_copy(&numbered(11, 60)));
-        a.tx.flush();
-        assert_eq!(receive_all(&mut b, QUIET), [numbered(11, 60)]);
-        // And its receiving half, whose waiting ends with an error that must be read once.
-        ip("link set t1 down");
-        assert!(io::wait_readable(&[b.rx.wait_fd().unwrap()], Duration::from_millis(500)));
-        b.rx.device_event();
-        assert_eq!(b.rx.traffic().link_downs, 1);
-        assert!(!io::wait_readable(&[b.rx.wait_fd().unwrap()], Duration::from_millis(10)));
-        ip("link set t1 up");
-        assert!(a.tx.transmit_copy(&numbered(12, 60)));
-        a.tx.flush();
-        assert_eq!(receive_all(&mut b, QUIET), [numbered(12, 60)]);
+    });
+}
+
+#[test]
+fn a_device_that_is_removed_and_made_anew_is_taken_up_again() {
+    in_namespace(|| {
+        pair("t0", "t1");
+        pair("u0", "u1");
+        let mut ports = open(&["t1", "u1"]);
+        let mut other = open_one("u0");
+        for round in 1..=2 {
+            ip("link del t1");
+            assert!(ports[0].tx.transmit_copy(&numbered(1, 60)));
+            ports[0].tx.flush();
+            assert_eq!(ports[0].tx.traffic().lost_to(Loss::TxLinkDown), round);
+            let told = await_traffic(&mut ports[0], |t| t.link_downs == round);
+            assert_eq!((told.link_downs, told.reopened), (round, round - 1));
+            pair("t0", "t1");
+            let mut far = open_one("t0");
+            assert_eq!(await_traffic(&mut ports[0], |t| t.reopened == round).reopened, round);
+            assert!(far.tx.transmit_copy(&numbered(2, 60)));
+            far.tx.flush();
+            // From ring to ring, as before.
+            let until = Instant::now() + Duration::from_secs(2);
+            while bridge_once(&mut ports) == 0 && Instant::now() < until {}
+            assert_eq!(receive_all(&mut other, QUIET), [numbered(2, 60)]);
+            assert!(ports[0].tx.transmit_copy(&numbered(3, 1000)));
+            ports[0].tx.flush();
+            assert_eq!(receive_all(&mut far, QUIET), [numbered(3, 1000)]);
+        }
+    });
+}
+
+#[test]
+fn sockets_that_share_a_devices_frames_share_those_of_its_successor() {
+    in_namespace(|| {
+        pair("t0", "t1");
+        let fanout = [std::sync::Arc::default()];
+        let device = || [("t1".to_string(), io::device_info("t1").unwrap())];
+        let open = || af_packet::open_shared(&device(), &fanout).unwrap().pop().unwrap();
+        let mut both = [open(), open()];
+        for round in 0..2 {
+            if round > 0 {
+                ip("link del t1");
+                pair("t0", "t1");
+                for port in &mut both {
+                    assert_eq!(await_traffic(port, |t| t.reopened == 1).reopened, 1);
+                }
+            }
+            let mut far = open_one("t0");
+            for n in 0..32 {
+                // Flows of UDP: the kernel divides by their hash.
+                let mut frame = numbered(n, 60);
+                frame[12..14].copy_from_slice(&[8, 0]);
+                frame[14..34].copy_from_slice(&[0x45, 0, 0, 46, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+                frame[34..38].copy_from_slice(&[1, n as u8, 2, 0]);
+                assert!(far.tx.transmit_copy(&frame));
+            }
+            far.tx.flush();
+            let got = both.each_mut().map(|port| receive_all(port, QUIET).len());
+            assert!(got[0] > 0 && got[1] > 0 && got[0] + got[1] == 32, "{got:?}");
+        }
     });
 }
 

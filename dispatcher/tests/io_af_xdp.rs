@@ -333,6 +333,111 @@ fn a_link_that_goes_down_and_up_is_counted_and_survived() {
     });
 }
 
+/// Waits until a port counts as often as this that its device was taken up again.
+fn await_reopened(port: &mut Port, times: u64) {
+    let until = Instant::now() + Duration::from_secs(3);
+    while port.rx.traffic().reopened < times && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(port.rx.traffic().reopened, times);
+}
+
+#[test]
+fn a_device_that_is_removed_and_made_anew_is_taken_up_again_and_no_chunk_is_lost() {
+    in_namespace(|| {
+        pair_of("c0", "dc", 2);
+        pair_of("s0", "ds", 2);
+        let (mut bridge, account) = open(&["dc", "ds"]);
+        let mut server = packet_port("s0");
+        let frames: Vec<_> = (0..500).map(|n| numbered(n, 300)).collect();
+        for round in 1..=4u64 {
+            // One, then the other: none of the sockets that registered the memory first is there any more.
+            let (near, far, index) = if round % 2 == 1 { ("dc", "c0", 0) } else { ("ds", "s0", 1) };
+            // Frames lie in the rings while it goes.
+            let mut client = packet_port("c0");
+            for chunk in frames.chunks(100) {
+                send_all(&mut client, chunk);
+                bridge_once(&mut bridge);
+            }
+            let before = bridge[index].tx.traffic().lost_to(Loss::TxLinkDown);
+            ip(&format!("link del {near}"));
+            send_all(&mut bridge[index], &[numbered(1, 60), numbered(2, 60)]);
+            let now = bridge[index].tx.traffic().lost_to(Loss::TxLinkDown);
+            assert_eq!(now, before + 2);
+            pair_of(far, near, 2);
+            await_reopened(&mut bridge[index], round.div_ceil(2));
+            assert_eq!(bridge[index].rx.traffic().link_downs, round.div_ceil(2));
+            while bridge_once(&mut bridge) > 0 {}
+            let mut client = packet_port("c0");
+            server = packet_port("s0");
+            // The first kick after the device was there again has the transmitter take its new rings.
+            send_all(&mut bridge[index], &[numbered(3, 60)]);
+            std::thread::sleep(Duration::from_millis(20));
+            receive_all(&mut client, QUIET);
+            receive_all(&mut server, QUIET);
+            let mut carried = Vec::new();
+            for chunk in frames.chunks(100) {
+                send_all(&mut client, chunk);
+                let until = Instant::now() + Duration::from_secs(1);
+                let mut moved = 0;
+                while moved < chunk.len() && Instant::now() < until {
+                    moved += bridge_once(&mut bridge);
+                }
+                carried.extend(receive_all(&mut server, Duration::from_millis(3)));
+            }
+            carried.extend(receive_all(&mut server, QUIET));
+            assert!(carried == frames, "round {round}: {}", carried.len());
+            assert_settled(&account);
+        }
+        drop(server);
+    });
+}
+
+#[test]
+fn several_workers_have_one_program_and_all_queues_between_them() {
+    in_namespace(|| {
+        pair_of("t0", "t1", 3);
+        let device = [af_xdp::Device { name: "t1".into(), info: io::device_info("t1").unwrap(), mode: Mode::Auto }];
+        let common = [std::sync::Arc::default()];
+        let open = |worker, workers| af_xdp::open_part(&device, &filter(), af_xdp::Part { worker, workers }, &common);
+        let Err(e) = open(0, 4) else { panic!("three queues for four workers") };
+        assert!(e.0.contains("3 receive queues") && e.0.contains("ethtool -L t1 combined 4"), "{e}");
+        let mut both = [open(0, 2).unwrap(), open(1, 2).unwrap()];
+        assert!(both[0].0[0].description.contains("2 queues of each"), "{}", both[0].0[0].description);
+        assert!(both[1].0[0].description.contains("1 queue of each"), "{}", both[1].0[0].description);
+        for round in 0..2 {
+            if round == 1 {
+                ip("link del t1");
+                pair_of("t0", "t1", 3);
+                both.iter_mut().for_each(|(ports, _)| await_reopened(&mut ports[0], 1));
+            }
+            ip("addr add 10.9.0.1/24 dev t0");
+            ip("neigh add 10.9.0.2 lladdr 02:00:00:00:00:09 dev t0");
+            for n in 0..64 {
+                let connecting = std::net::SocketAddr::from((OWN, 1000 + n));
+                let _ = TcpStream::connect_timeout(&connecting, Duration::from_millis(1));
+            }
+            let syns = both.each_mut().map(|(ports, _)| receive_all(&mut ports[0], QUIET).len());
+            assert!(syns[0] > 0 && syns[1] > 0 && syns[0] + syns[1] >= 64, "{syns:?}");
+            // And each sends by itself.
+            let mut far = packet_port("t0");
+            for (n, (ports, account)) in both.iter_mut().enumerate() {
+                send_all(&mut ports[0], &[numbered(9, 60)]);
+                send_all(&mut ports[0], &[numbered(n as u32, 60)]);
+                let got = receive_all(&mut far, QUIET);
+                assert!(got.contains(&numbered(n as u32, 60)), "{}", got.len());
+                assert_settled(account);
+            }
+        }
+        // The program stays until the last of them goes.
+        let [a, b] = both;
+        drop(a);
+        assert!(ip("-d link show dev t1").contains("prog/xdp"));
+        drop(b);
+        assert!(!ip("-d link show dev t1").contains("prog/xdp"));
+    });
+}
+
 #[test]
 fn an_interface_that_is_removed_is_survived() {
     in_namespace(|| {
@@ -468,39 +573,65 @@ fn nothing_of_a_killed_process_stays_and_its_successor_starts_at_once() {
     });
 }
 
+/// Runs it where it must refuse, with these capabilities if not with all: one line that says so, exit status 2.
+fn refused(driver: &str, port: &str, more: &str, capabilities: Option<&str>, expected: &str) {
+    let program = env!("CARGO_BIN_EXE_dispatcher");
+    // One that starts after all is not waited for.
+    let mut command = Command::new("timeout");
+    command.arg("10");
+    match capabilities {
+        None => {}
+        Some(_) if !readable_by_all() => return,
+        Some(capabilities) => {
+            command.args(["setpriv", "--reuid", "65534", "--clear-groups"]);
+            if !capabilities.is_empty() {
+                command.args(["--inh-caps", capabilities, "--ambient-caps", capabilities]);
+            }
+        }
+    }
+    command.arg(program);
+    let port = format!("net={driver}:{port},ip=10.9.0.2/24");
+    command.args(["run", "--port", &port, "--vip", "10.9.0.100:443", "--backend", "web=10.9.0.1:443"]);
+    command.args(more.split_whitespace());
+    let done = command.output().unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert_eq!((done.status.code(), said.lines().count()), (Some(2), 1), "{port} {more} {capabilities:?}: {said}");
+    assert!(said.contains(expected), "{port} {more}: {said}");
+    assert!(done.stdout.is_empty());
+}
+
 #[test]
 fn what_cannot_be_opened_is_refused_with_one_line_and_status_2() {
     in_namespace(|| {
         pair("t0", "t1");
-        let refused = |port: &str, privileged: bool, expected: &str| {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_dispatcher"));
-            let port = format!("net=af-xdp:{port},ip=10.9.0.2/24");
-            command.args(["run", "--port", &port, "--vip", "10.9.0.100:443", "--backend", "web=10.9.0.1:443"]);
-            if !privileged {
-                std::os::unix::process::CommandExt::uid(&mut command, 65534);
-            }
-            let done = command.output().unwrap();
-            let said = String::from_utf8(done.stderr).unwrap();
-            assert_eq!((done.status.code(), said.lines().count()), (Some(2), 1), "{port}: {said}");
-            assert!(said.contains(expected), "{port}: {said}");
-        };
-        refused("nosuch0", true, "no network device named 'nosuch0'");
-        refused("lo", true, "not Ethernet");
-        refused("t1,queues=3", true, "t1 has 1");
-        refused("t1,mode=zero-copy", true, "no zero-copy mode");
-        refused("t1,mode=fast", true, "a mode is");
+        for driver in ["af-xdp", "af-packet"] {
+            refused(driver, "nosuch0", "", None, "no network device named 'nosuch0'");
+            refused(driver, "lo", "", None, "not Ethernet");
+            refused(driver, "t1", "", Some(""), "not permitted: needs CAP_NET_");
+            refused(driver, "t1,queues=3", "", None, "queues=3");
+        }
+        refused("af-packet", "t1", "", Some("+net_admin"), "needs CAP_NET_RAW");
+        for some in ["+net_admin,+net_raw", "+bpf,+net_raw", "+bpf,+net_admin"] {
+            refused("af-xdp", "t1", "", Some(some), "needs CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF (run as root, or");
+        }
+        refused("af-xdp", "t1,queues=3", "", None, "ethtool -L t1 combined 3");
+        refused(
+            "af-xdp",
+            "t1",
+            "--workers 2",
+            None,
+            "it has 1 receive queue, and each of 2 workers needs one: ethtool -L",
+        );
+        refused("af-xdp", "t1,mode=zero-copy", "", None, "no zero-copy mode: mode=copy, or leave mode= away");
+        refused("af-xdp", "t1,mode=fast", "", None, "a mode is");
         let mut child = dispatcher("");
         started(&mut child);
-        refused("t1", true, "in use: another XDP program is attached");
+        refused("af-xdp", "t1", "", None, "in use: another XDP program is attached");
         child.kill().unwrap();
         child.wait().unwrap();
         ip("link set t1 mtu 9000");
-        refused("t1", true, "mtu 3818");
+        refused("af-xdp", "t1", "", None, "mtu 3818");
         ip("link set t1 mtu 1500");
-        // Where everybody may run it, at least.
-        if std::fs::metadata(env!("CARGO_BIN_EXE_dispatcher")).is_ok_and(|_| readable_by_all()) {
-            refused("t1", false, "not permitted: needs CAP_NET_ADMIN");
-        }
     });
 }
 

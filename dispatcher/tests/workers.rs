@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 use dispatcher::engine::{AddressMode, Config, DropReason, Engine, HashOn, Share};
+use dispatcher::flow::Rss;
 use dispatcher::io::mem::Memory;
 use dispatcher::wire::build::{Link, Segment};
 use dispatcher::wire::packet::Flags;
@@ -13,6 +14,7 @@ use sim::apps::{Plan, pattern};
 use sim::config::{one_armed, two_armed};
 use sim::tls::Hello;
 use sim::world::{Faults, World};
+use std::sync::Arc;
 
 const LONG: Duration = Duration::from_secs(120);
 
@@ -54,6 +56,30 @@ fn all_bytes_arrive_whichever_queue_their_frames_come_in_by() {
         assert!(frames > 0);
         let handed = settle(w);
         assert!(handed > 500, "{handed} frames handed over");
+    }
+}
+
+/// With cards that tell what they do, workers dial from ports whose answers come by their own queues, and lead clients as the card
+/// does: nothing but what goes to all, and what belongs to the probes' ports, is handed over.
+#[test]
+fn where_cards_tell_to_which_queue_they_bring_what_no_flow_is_handed_over() {
+    let key: Vec<u8> = (0..40u8).map(|n| n.wrapping_mul(91) ^ 0x5a).collect();
+    for (v6, workers) in [(false, 2), (true, 3)] {
+        let table: Vec<_> = (0..128).map(|entry| Some(entry % workers)).collect();
+        let card = Arc::new(Rss::new(&key, &table, true, true).unwrap());
+        let config = two_armed(2, v6);
+        let mut w = World::new("workers-rss", config, 11, 3, 2, v6);
+        w.employ_with(workers.into(), Some(card));
+        for n in 0..12 {
+            w.connect(n % 3, Plan::echo(&[b"x".to_vec(), pattern(60_000)].concat()));
+            w.connect(n % 3, Plan::get(20_000));
+        }
+        w.run_until_done(LONG);
+        let opened: Vec<_> = w.crew().loops.iter().map(|l| l.handler().counters().flows_opened).collect();
+        assert!(opened.iter().all(|n| *n > 0), "{opened:?}");
+        let (frames, handed) = (w.crew().counters().frames_in, settle(w));
+        // The answers to the workers' ARP and neighbour questions, a few for each.
+        assert!(frames > 1000 && handed < 60, "{handed} of {frames} frames handed over");
     }
 }
 

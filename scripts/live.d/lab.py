@@ -17,7 +17,12 @@ PREFIX = os.environ.get("LAB_PREFIX", "live")
 WORK = os.environ.get("WORK", "/tmp")
 STATE = "/run/dispatcher-lab/" + PREFIX
 DISPATCHER = os.environ.get("DISPATCHER", ROOT + "/target/release/dispatcher")
-SYN_FLOOD = os.environ.get("SYN_FLOOD", ROOT + "/target/release/syn-flood")
+FLOOD = os.environ.get("FLOOD", ROOT + "/target/release/flood")
+
+DRIVER = os.environ.get("LAB_DRIVER", "af-packet")
+WORKERS = int(os.environ.get("LAB_WORKERS") or 1)
+# Seconds that a dispatcher may take to start: more where it has a machine of its own to boot first.
+PATIENCE = float(os.environ.get("LAB_PATIENCE", 20))
 
 VIP, VIP6 = "10.77.0.100", "fd77::100"
 CLONE_NEWNET = 0x40000000
@@ -65,15 +70,23 @@ def lab(*args):
     return done.stdout
 
 
+def device(interface):
+    """How the lab's driver calls an interface of the dispatcher's."""
+    return f"net_af_packet0;iface={interface}" if DRIVER == "dpdk" else interface
+
+
 def in_servers(*command):
     """Runs a command among the servers."""
     subprocess.run(["ip", "netns", "exec", PREFIX + "-servers", *command], check=True, capture_output=True)
 
 
 def wait_until(condition, seconds, what):
-    """Waits for something that will be; fails when it is not."""
+    """Waits for something that will be; fails when it is not, and at once when a dispatcher has ended by itself meanwhile."""
     end = time.monotonic() + seconds
     while not condition():
+        for d in list(RUNNING):
+            if d.process.poll() is not None:
+                raise Failure(f"while waiting for {what}: {d.ending()}")
         if time.monotonic() > end:
             raise Failure(f"not within {seconds} s: {what}")
         time.sleep(0.02)
@@ -119,6 +132,8 @@ CONTRACT = {
 }
 ONLY_IN_REPLAY = {"verdict", "intact"}
 REASONS = {"session-id", "ticket", "ticket-key", "psk", "psk-key", "balanced", "recorded"}
+# The dispatchers that should be running.
+RUNNING = set()
 # Beyond what it printed: program, stacks, allocator.
 MARGIN = 24 << 20
 
@@ -128,9 +143,9 @@ class Dispatcher:
 
     serial = 0
 
-    def __init__(self, *flags, args=None):
+    def __init__(self, *flags, args=None, log=None, environment=None):
         Dispatcher.serial += 1
-        self.log_path = f"{WORK}/connections.{Dispatcher.serial}.json"
+        self.log_path = log or f"{WORK}/connections.{Dispatcher.serial}.json"
         self.peak = 0
         self.status = None
         args = base_args() if args is None else args
@@ -138,6 +153,7 @@ class Dispatcher:
         self.process = subprocess.Popen(
             command + ["--connections-log", self.log_path, "--stats-interval", "200ms"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, **(environment or {})},
         )
         self.out, self.err = [], []
         self.readers = [
@@ -146,13 +162,19 @@ class Dispatcher:
         ]
         for reader in self.readers:
             reader.start()
+        RUNNING.add(self)
         try:
-            wait_until(lambda: self.find(r"^  total +(\d+) bytes") or self.process.poll() is not None, 20, "its start")
-            check(self.process.poll() is None, "it did not start: " + "".join(self.err).strip())
+            wait_until(lambda: self.find(r"^  total +(\d+) bytes"), PATIENCE, "its start")
         except Failure:
             self.kill()
             raise
         self.promised = int(self.find(r"^  total +(\d+) bytes"))
+
+    def ending(self):
+        """How it ended, and what it said."""
+        for reader in self.readers:
+            reader.join(5)
+        return f"the dispatcher ended, status {self.process.returncode}: {''.join(self.err).strip()[-300:]}"
 
     def find(self, pattern):
         """The first group of the last line printed that fits."""
@@ -172,6 +194,15 @@ class Dispatcher:
 
     def flows(self):
         return self.stats()[0]
+
+    def mark(self):
+        """Now, for `taken_since`."""
+        return len(self.out)
+
+    def taken_since(self, mark):
+        """Frames a second taken in, on all ports, on average of the statistics since then."""
+        rates = [int(m.group(1)) for m in (re.search(r"s: in (\d+) frames/s", line) for line in list(self.out)[mark:]) if m]
+        return sum(rates) / len(rates) if rates else 0
 
     def mac(self, port="wan"):
         return self.find(rf"^port {port}: ([0-9a-f:]{{17}})")
@@ -194,6 +225,7 @@ class Dispatcher:
         """Ends it, and checks what must be so after any test."""
         if self.status is not None:
             return
+        RUNNING.discard(self)
         died = self.process.poll()
         if died is None:
             self.peak = self.memory()
@@ -239,6 +271,7 @@ class Dispatcher:
         return int(self.find(rf"^port {port}: .*\b{direction} (\d+) frames") or -1)
 
     def kill(self):
+        RUNNING.discard(self)
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -327,11 +360,11 @@ class Test:
                 d.stop() if not failed else d.kill()
             except Failure as e:
                 trouble = trouble or e
-        for undo in reversed(self.undo):
-            undo()
         for d in self.dispatchers:
             if os.path.exists(d.log_path):
                 os.unlink(d.log_path)
+        for undo in reversed(self.undo):
+            undo()
         if trouble:
             raise trouble
 

@@ -14,15 +14,18 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import lab  # noqa: E402
 from registry import TESTS  # noqa: E402
 
-for module in ("bodies", "hellos", "peers", "failing", "tcp", "sessions", "rotation", "mixed", "early_data", "inventions", "hostile", "commands"):
-    try:
-        importlib.import_module("test_" + module)
-    except ModuleNotFoundError as e:
-        if e.name != "test_" + module:
-            raise
+# What runs by default; under attack, with numbers; and when the machine itself misbehaves.
+SUITES = {
+    "live": ["test_" + m for m in ("bodies", "hellos", "peers", "failing", "tcp", "sessions", "rotation", "mixed", "early_data", "inventions", "hostile", "drivers", "commands", "dpdk", "appliance")],
+    "attack": ["attack_floods", "attack_peers"],
+    "upset": ["upset"],
+}
 
 
 def main(arguments):
+    suite = next((a.removeprefix("--suite=") for a in arguments if a.startswith("--suite=")), "live")
+    for module in SUITES[suite]:
+        importlib.import_module(module)
     if "--list" in arguments:
         for name, (_, doc) in TESTS.items():
             print(f"{name:26} {doc}")
@@ -37,7 +40,7 @@ def main(arguments):
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65536) if most != resource.RLIM_INFINITY else 65536, most))
     chosen = {n: t for n, t in TESTS.items() if not names or any(n.startswith(p) for p in names)}
-    lab.lab("up", "--ipv6")
+    lab.lab("up", "--ipv6", "--queues", lab.WORKERS)
     home = open("/proc/self/ns/net")
     lab.enter("clients")
     servers = lab.Servers()
@@ -52,7 +55,7 @@ def main(arguments):
         except lab.Failure as e:
             why = str(e)
         except Exception as e:  # what a peer met: a reset, a timeout, a handshake that failed
-            frame = [f for f in traceback.extract_tb(e.__traceback__) if "/live.d/test_" in f.filename] or traceback.extract_tb(e.__traceback__)
+            frame = [f for f in traceback.extract_tb(e.__traceback__) if "/live.d/" in f.filename and os.path.basename(f.filename) not in ("main.py", "lab.py", "clients.py")] or traceback.extract_tb(e.__traceback__)
             why = f"{type(e).__name__}: {e} ({os.path.basename(frame[-1].filename)}:{frame[-1].lineno})"
         printed = []
         try:

@@ -12,7 +12,7 @@ import lab
 from lab import DISPATCHER, PREFIX, VIP, check
 from registry import test
 
-PORT = ["--port", "wan=af-packet:wan,ip=10.77.0.1/24"]
+PORT = ["--port", f"wan={lab.DRIVER}:{lab.device('wan')},ip=10.77.0.1/24"]
 GOOD = PORT + ["--vip", f"{VIP}:443", "--backend", "a=10.78.0.11:443"]
 
 
@@ -22,8 +22,8 @@ def wrong_flags(_t):
     wrong = [
         [], PORT, ["--frobnicate"], GOOD + ["--balance", "best"], GOOD + ["--backend", "a=10.78.0.12:443"],
         GOOD + ["--backend", "b=10.78.0.11:443"], GOOD + ["--backend", "b=nonsense"], GOOD + ["--vip", "10.77.0.100"],
-        GOOD + ["--vip", f"{VIP}:443"], ["--port", "wan=af-packet:nosuch0,ip=10.77.0.1/24"] + GOOD[2:],
-        ["--port", "wan=netmap:wan,ip=10.77.0.1/24"] + GOOD[2:], ["--port", "wan=af-packet:wan,ip=10.77.0.1/99"] + GOOD[2:],
+        GOOD + ["--vip", f"{VIP}:443"], ["--port", f"wan={lab.DRIVER}:{lab.device('nosuch0')},ip=10.77.0.1/24"] + GOOD[2:],
+        ["--port", "wan=netmap:wan,ip=10.77.0.1/24"] + GOOD[2:], ["--port", f"wan={lab.DRIVER}:{lab.device('wan')},ip=10.77.0.1/99"] + GOOD[2:],
         GOOD + ["--flow-idle-timeout", "soon"], GOOD + ["--flow-capacity", "0"], GOOD + ["--flow-capacity", "-1"],
         GOOD + ["--workers", "0"], GOOD + ["--proxy-protocol", "v1"], GOOD + ["--session-capacity", "99999999999999999999"],
         GOOD + ["--connections-log", "/nonexistent/log"], GOOD + ["--backend", "b=10.78.0.12:0"],

@@ -1,40 +1,13 @@
 """Servers that fail and come back, and connections that nobody uses."""
 
-import concurrent.futures
 import socket
 import time
 
 import clients
 import lab
 from lab import VIP, check
+from loads import ALL, load, used_again
 from registry import test
-
-
-def load(count, offset=0, workers=16):
-    """So many new connections, many at once. Names of the servers that answered, and the longest wait in seconds."""
-    ctx = clients.context()
-
-    def one(i):
-        begun = time.monotonic()
-        body, _ = clients.fetch(clients.address(offset + i), ctx)
-        return body.split()[0].decode(), time.monotonic() - begun
-
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        done = list(pool.map(one, range(count)))
-    return {name for name, _ in done}, max(wait for _, wait in done)
-
-
-ALL = {"web1", "web2", "web3"}
-
-
-def used_again(offset):
-    """Waits until all servers answer."""
-    end = time.monotonic() + 10
-    begun = time.monotonic()
-    while load(40, offset)[0] != ALL:
-        check(time.monotonic() < end, "the server that came back is not used")
-        time.sleep(0.2)
-    return time.monotonic() - begun
 
 
 @test

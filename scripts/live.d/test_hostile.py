@@ -17,11 +17,13 @@ from registry import test
 class Bystanders:
     """Real clients that go on all the while: each connection must succeed."""
 
-    def __init__(self, workers=2):
+    def __init__(self, t, workers=2):
         self.done, self.errors, self.stop = [], [], threading.Event()
         self.threads = [threading.Thread(target=self.run, args=(n,)) for n in range(workers)]
         for thread in self.threads:
             thread.start()
+        # Whatever becomes of the test: they are not to be met by the next one.
+        t.undo.append(self.stop.set)
 
     def run(self, n):
         ctx = clients.context()
@@ -51,11 +53,11 @@ def syn_flood(t):
     d = t.dispatcher()
     clients.fetch()
     count = 1_000_000
-    flood = subprocess.Popen([lab.SYN_FLOOD, "--interface", "c0", "--to", d.mac(), "--target", f"{VIP}:443",
+    flood = subprocess.Popen([lab.FLOOD, "--interface", "c0", "--to", d.mac(), "--target", f"{VIP}:443",
                               "--count", str(count), "--rate", "150000"],
                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     t.undo.append(lambda: flood.poll() is None and flood.kill())
-    bystanders = Bystanders()
+    bystanders = Bystanders(t)
     most = 0
     begun = time.monotonic()
     while flood.poll() is None:
@@ -113,7 +115,7 @@ def bad_frames(t):
     d = t.dispatcher()
     wire = Wire(d.mac(), "10.77.0.90")
     t.undo.append(wire.close)
-    bystanders = Bystanders()
+    bystanders = Bystanders(t)
     expected, count = {}, 0
     for reason, frames in tcp_frames(wire, rng):
         for frame in frames:
@@ -121,18 +123,26 @@ def bad_frames(t):
             count += 1
         if reason:
             expected[reason] = expected.get(reason, 0) + len(frames)
-    # Frames larger than the dispatcher was told its link carries: both ends are made to let them pass.
+    if lab.DRIVER == "dpdk":
+        # net_af_packet has the kernel put fragments together (PACKET_FANOUT_FLAG_DEFRAG): these never become whole.
+        count -= expected.pop("ip-fragment")
+    # Frames larger than the dispatcher was told its link carries: both ends are made to let them pass, if they can be.
     def mtu(n):
-        subprocess.run(["ip", "link", "set", "c0", "mtu", str(n)], check=True)
-        subprocess.run(["ip", "-n", lab.PREFIX + "-dispatcher", "link", "set", "wan", "mtu", str(n)], check=True)
+        both = (["ip", "link", "set", "c0", "mtu", str(n)], ["ip", "-n", lab.PREFIX + "-dispatcher", "link", "set", "wan", "mtu", str(n)])
+        return all(subprocess.run(command, capture_output=True).returncode == 0 for command in both)
 
     t.undo.append(lambda: mtu(1500))
-    mtu(9000)
-    big = [wire.ipv4(VIP, b"\0" * n) for n in (1600, 3000, 8900)]
-    for frame in big:
-        wire.send(frame)
-    expected["rx-oversized"] = len(big)
-    count += len(big)
+    if mtu(9000):
+        big = [wire.ipv4(VIP, b"\0" * n) for n in (1600, 3000, 8900)]
+        for frame in big:
+            wire.send(frame)
+        expected["rx-oversized"] = len(big)
+        count += len(big)
+    else:
+        check(lab.DRIVER == "af-xdp", "an MTU of 9000 cannot be set")
+    if lab.DRIVER == "af-xdp":
+        # Its program leaves to the kernel what it cannot tell to be ours: some of each kind come to us.
+        expected = {reason: 1 for reason in expected}
     time.sleep(0.5)
     others = bystanders.finish()
     d.await_log(len(bystanders.done))
@@ -176,7 +186,7 @@ def bad_hellos(t):
     t.servers.want("nginx,nginx,haproxy")
     rng = random.Random(11)
     d = t.dispatcher()
-    bystanders = Bystanders()
+    bystanders = Bystanders(t)
     resets, answers, count = 0, 0, 0
     wanted = {}
     for what, stream, end in hellos(rng):

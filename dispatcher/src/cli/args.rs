@@ -1,8 +1,8 @@
 //! Flags and their values.
 
+use super::name::check_name;
 use super::port::PortArg;
 use crate::engine::{AddressMode, BackendSpec, Balance, HashOn, TicketKey};
-use crate::journal::MAX_NAME;
 use crate::worker::Idle;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use core::time::Duration;
@@ -64,7 +64,7 @@ pub struct RunArgs {
     /// pcap (DEVICE: a capture to read; the dispatcher stops when all are read; what is sent goes to out=FILE); dpdk is
     /// not built yet. Each ip= is an address of our own: what is on-link, and where connections to servers come from. gateway= is the next hop for all else, one a family. vlan= puts frames to
     /// servers into that VLAN (twice for two tags, outer first); clients are answered in theirs. mtu= lowers the
-    /// interface's. queues= is as many as there are workers, with or without being told. tee=FILE records everything that passes as pcapng; further workers write to FILE.1 and so on. IPv6 addresses in brackets
+    /// interface's. queues= is as many as there are workers, with or without being told; with af-xdp as many as the interface has, at least one for each worker. tee=FILE records everything that passes as pcapng; further workers write to FILE.1 and so on. IPv6 addresses in brackets
     #[arg(long = "port", value_name = "NAME=DRIVER:DEVICE[,ip=ADDR/PREFIX]...[,gateway=ADDR][,queues=N][,vlan=ID][,mtu=N]", required = true, value_parser = PortArg::parse)]
     pub ports: Vec<PortArg>,
 
@@ -76,7 +76,7 @@ pub struct RunArgs {
     #[allow(missing_docs)]
     pub tuning: Tuning,
 
-    /// Threads that move frames, one core and one queue of every port each [default: 1]
+    /// Threads that move frames, each with a queue of every port [default: 1]
     #[arg(long, value_name = "N", conflicts_with = "cores", value_parser = workers)]
     pub workers: Option<usize>,
 
@@ -316,17 +316,6 @@ fn ticket_key(text: &str) -> Result<TicketKey, String> {
 
 /// Largest weight: beyond it, tables would have to grow for differences nobody sees.
 const MAX_WEIGHT: u32 = 1000;
-
-/// Names of ports and backends stand in reports and logs.
-pub(super) fn check_name(name: &str) -> Result<(), String> {
-    if name.is_empty() || name.len() > MAX_NAME {
-        return Err(format!("a name has 1 to {MAX_NAME} characters"));
-    }
-    match name.chars().find(|c| !(c.is_ascii_alphanumeric() || "-_.:[]".contains(*c))) {
-        Some(c) => Err(format!("'{}' cannot stand in a name", c.escape_default())),
-        None => Ok(()),
-    }
-}
 
 /// `500ms`, `30s`, `1h`.
 fn duration(text: &str) -> Result<Duration, String> {

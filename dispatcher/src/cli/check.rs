@@ -125,7 +125,7 @@ const MAX_PORTS: usize = 16;
 
 /// Checks what `run` is told.
 pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
-    let cores: Vec<Option<usize>> = match &args.cores {
+    let mut cores: Vec<Option<usize>> = match &args.cores {
         Some(cores) => cores.0.iter().copied().map(Some).collect(),
         None => vec![None; args.workers.unwrap_or(1)],
     };
@@ -151,7 +151,7 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
                 let (mac, mtu) = (info.mac, info.mtu);
                 let device = match port.driver {
                     Driver::AfXdp => {
-                        check_device_queues(port, &info)?;
+                        check_device_queues(port, &info, cores.len())?;
                         Device::AfXdp(port.device.clone(), info, port.mode)
                     }
                     _ => Device::AfPacket(port.device.clone(), info),
@@ -166,7 +166,11 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
                 let mac = recorded.unwrap_or(Mac([2, 0, 0, 0, 0, number as u8 + 1]));
                 (Device::Pcap(input, port.out.clone()), mac, 1500)
             }
-            Driver::Dpdk => return Err(Refusal::new(format!("port '{name}': driver dpdk is not built yet"))),
+            Driver::Dpdk => {
+                let device = dpdk_device(port, &mut warnings).map_err(told)?;
+                // Its address is the port's to tell, when it is open.
+                (device, Mac::default(), DPDK_MTU)
+            }
             Driver::Mem => {
                 return Err(Refusal::new(format!(
                     "port '{name}': driver mem has its other end inside a program: it is for tests, not for the \
@@ -174,7 +178,7 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
                 )));
             }
         };
-        if matches!(port.driver, Driver::AfPacket | Driver::AfXdp) && port.mtu.is_some_and(|n| n > mtu) {
+        if port.driver != Driver::Pcap && port.mtu.is_some_and(|n| n > mtu) {
             return Err(Refusal::new(format!("port '{name}': {} has an MTU of {mtu}", port.device)));
         }
         let mtu = port.mtu.unwrap_or(mtu);
@@ -188,7 +192,57 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
             mtu,
         });
     }
+    if args.ports.iter().any(|port| port.driver == Driver::Dpdk) {
+        bind(&mut cores, &io::allowed_cores(), io::can_bind_to)?;
+    }
     Ok(Checked { config, ports, cores, warnings })
+}
+
+/// DPDK binds each of its threads to a core of its own. Cores of our choice are as far from the first, which has most else to do,
+/// as can be, among those the process runs on. Cores that were told may be others: isolated ones, which no thread is on
+/// until it is bound there.
+fn bind(cores: &mut [Option<usize>], ours: &[usize], can_bind_to: impl Fn(usize) -> bool) -> Result<(), Refusal> {
+    let list = ours.iter().map(|core| core.to_string()).collect::<Vec<_>>().join(",");
+    if let Some(core) = cores.iter().flatten().find(|core| !can_bind_to(**core)) {
+        return Err(Refusal::new(format!("core {core}: the process may not run there; it may on {list}")));
+    }
+    let untold = cores.iter().filter(|core| core.is_none()).count();
+    if untold > ours.len() {
+        return Err(Refusal::new(format!(
+            "{untold} workers: DPDK wants a core for each, and the process runs on {} ({list}); --cores takes isolated ones too",
+            ours.len()
+        )));
+    }
+    let mut free = ours.iter().rev();
+    cores.iter_mut().filter(|core| core.is_none()).for_each(|core| *core = free.next().copied());
+    Ok(())
+}
+
+/// Largest IP packet of a DPDK port: its buffers are made for it.
+const DPDK_MTU: u16 = 1500;
+
+#[cfg(not(feature = "dpdk"))]
+fn dpdk_device(_: &PortArg, _: &mut Vec<String>) -> Result<Device, io::OpenError> {
+    Err(io::OpenError(
+        "this dispatcher was built without DPDK: install libdpdk-dev, dpdk, pkg-config, clang and libclang-dev, and \
+         cargo build --release -p dispatcher --features dpdk"
+            .into(),
+    ))
+}
+
+/// The device as DPDK names it, seen to be there as far as that can be seen without DPDK.
+#[cfg(feature = "dpdk")]
+fn dpdk_device(port: &PortArg, warnings: &mut Vec<String>) -> Result<Device, io::OpenError> {
+    use io::dpdk::{DpdkDevice, MAX_MTU, PortSetup};
+    const { assert!(DPDK_MTU == MAX_MTU) };
+    let device = DpdkDevice::parse(&port.device)?;
+    device.check(std::path::Path::new("/sys"))?;
+    device.permitted()?;
+    if let Some(interface) = device.interface() {
+        let info = io::device_info(interface)?;
+        warn(&PortArg { device: interface.to_string(), ..port.clone() }, &info, warnings);
+    }
+    Ok(Device::Dpdk(PortSetup { device, mtu: port.mtu.unwrap_or(MAX_MTU), huge: port.huge }))
 }
 
 fn warn(port: &PortArg, info: &DeviceInfo, warnings: &mut Vec<String>) {
@@ -213,12 +267,7 @@ fn warn(port: &PortArg, info: &DeviceInfo, warnings: &mut Vec<String>) {
 fn check_queues(ports: &[PortArg], workers: usize) -> Result<(), Refusal> {
     for PortArg { name, queues, driver, .. } in ports {
         if *driver == Driver::AfXdp {
-            // Its one worker takes all queues of the device (`check_device_queues`).
-            if workers > 1 {
-                return Err(Refusal::new(format!(
-                    "port '{name}': af-xdp with more than one worker is not built yet: --workers 1, or driver af-packet"
-                )));
-            }
+            // The workers take all queues of the device (`check_device_queues`).
             continue;
         }
         if let Some(queues) = queues.filter(|n| usize::from(*n) != workers) {
@@ -234,9 +283,14 @@ fn check_queues(ports: &[PortArg], workers: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// All queues of a device are taken, so that nothing that arrives is missed; a number is a claim to be checked.
-fn check_device_queues(port: &PortArg, info: &DeviceInfo) -> Result<(), Refusal> {
+/// All queues of a device are taken, so that nothing that arrives is missed; a number is a claim to be checked. Each worker has
+/// one at least.
+fn check_device_queues(port: &PortArg, info: &DeviceInfo, workers: usize) -> Result<(), Refusal> {
     let PortArg { name, device, queues, .. } = port;
+    if usize::from(info.queues) < workers {
+        let why = io::af_xdp::too_few_queues(device, info.queues, workers);
+        return Err(Refusal::new(format!("port '{name}': {why}")));
+    }
     if let Some(queues) = queues.filter(|n| *n != info.queues) {
         let has = info.queues;
         return Err(Refusal::new(format!(
@@ -254,7 +308,7 @@ fn check_ports(ports: &[PortArg], config: &Config) -> Result<(), Refusal> {
     if let Some(name) = twice(ports.iter().map(|p| &p.name)) {
         return Err(Refusal::new(format!("port '{name}' is given twice")));
     }
-    if let Some(device) = twice(ports.iter().map(|p| &p.device)) {
+    if let Some(device) = twice(ports.iter().map(device_name)) {
         return Err(Refusal::new(format!("two ports have the device {device}")));
     }
     if let Some(ip) = twice(ports.iter().flat_map(|p| p.addresses.iter().map(|(ip, _)| *ip))) {
@@ -289,6 +343,12 @@ fn check_ports(ports: &[PortArg], config: &Config) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// What may be there only once: of DPDK's virtual devices the name, whatever its arguments.
+fn device_name(port: &PortArg) -> &str {
+    let device = port.device.as_str();
+    if port.driver == Driver::Dpdk { device.split(';').next().unwrap_or(device) } else { device }
+}
+
 fn family(ip: IpAddr) -> &'static str {
     if ip.is_ipv4() { "IPv4" } else { "IPv6" }
 }
@@ -297,4 +357,28 @@ fn family(ip: IpAddr) -> &'static str {
 fn twice<T: Hash + Eq + Clone>(things: impl Iterator<Item = T>) -> Option<T> {
     let mut seen = HashSet::new();
     things.into_iter().find(|thing| !seen.insert(thing.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Cores 0 and 1 are the process's, 2 and 3 are isolated, and there are no more.
+    fn bound(told: &[Option<usize>]) -> Result<Vec<Option<usize>>, String> {
+        let mut cores = told.to_vec();
+        bind(&mut cores, &[0, 1], |core| core < 4).map(|()| cores).map_err(|e| format!("{e:?}"))
+    }
+
+    #[test]
+    fn cores_that_are_told_may_be_isolated_ones() {
+        assert_eq!(bound(&[Some(2), Some(3)]), Ok(vec![Some(2), Some(3)]));
+        assert!(bound(&[Some(1), Some(4)]).unwrap_err().contains("core 4"));
+    }
+
+    #[test]
+    fn cores_of_our_choice_are_those_the_process_runs_on() {
+        assert_eq!(bound(&[None]), Ok(vec![Some(1)]));
+        assert_eq!(bound(&[None, None]), Ok(vec![Some(1), Some(0)]));
+        assert!(bound(&[None, None, None]).unwrap_err().contains("3 workers"));
+    }
 }

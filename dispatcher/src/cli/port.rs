@@ -1,6 +1,6 @@
 //! The little language of `--port`: `NAME=DRIVER:DEVICE[,KEY=VALUE]...`.
 
-use super::args::check_name;
+use super::name::check_name;
 use crate::io::af_xdp;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -56,6 +56,8 @@ pub struct PortArg {
     pub mtu: Option<u16>,
     /// af-xdp only: how it is to work.
     pub mode: af_xdp::Mode,
+    /// dpdk only: huge pages insisted on, or refused.
+    pub huge: Option<bool>,
     /// pcap only: what is sent goes here.
     pub out: Option<PathBuf>,
     /// Everything that passes is recorded here.
@@ -85,6 +87,7 @@ impl PortArg {
             vlans: Vec::new(),
             mtu: None,
             mode: af_xdp::Mode::Auto,
+            huge: None,
             out: None,
             tee: None,
         };
@@ -129,13 +132,20 @@ impl PortArg {
                     let known = af_xdp::Mode::ALL.iter().find(|(name, _)| *name == word);
                     port.mode = known.ok_or("a mode is auto, zero-copy, copy or generic")?.1;
                 }
+                Some(("huge", word)) if driver == Driver::Dpdk && port.huge.is_none() => {
+                    port.huge = Some(match word {
+                        "on" => true,
+                        "off" => false,
+                        _ => return Err("huge is on or off".into()),
+                    });
+                }
                 Some(("out", file)) if driver == Driver::Pcap && port.out.is_none() && !file.is_empty() => {
                     port.out = Some(file.into());
                 }
                 Some(("tee", file)) if port.tee.is_none() && !file.is_empty() => port.tee = Some(file.into()),
                 _ => {
                     return Err(format!(
-                        "cannot take '{part}' here (there are ip, gateway, queues, vlan, mtu, tee; for af-xdp also mode, for pcap out)"
+                        "cannot take '{part}' here (there are ip, gateway, queues, vlan, mtu, tee; for af-xdp also mode, for dpdk huge, for pcap out)"
                     ));
                 }
             }
@@ -232,6 +242,9 @@ mod tests {
             "w=af-packet:eth0,speed=fast",
             "w=af-packet:eth0,mode=copy",
             "w=af-xdp:eth0,mode=fast",
+            "w=af-xdp:eth0,huge=on",
+            "w=dpdk:net_null0,huge=2M",
+            "w=dpdk:net_null0,huge=on,huge=on",
             "w=af-xdp:eth0,mode=copy,mode=copy",
         ] {
             assert!(PortArg::parse(wrong).is_err(), "{wrong}");

@@ -132,8 +132,11 @@ impl Rates {
             _ = write!(out, ", drops:");
             drops.iter().for_each(|(name, n)| _ = write!(out, " {name}={n}"));
         }
-        if rx.link_downs + tx.link_downs > 0 {
-            _ = write!(out, ", link-downs {}", rx.link_downs + tx.link_downs);
+        if rx.link_downs > 0 {
+            _ = write!(out, ", link-downs {}", rx.link_downs);
+        }
+        if rx.reopened > 0 {
+            _ = write!(out, ", reopened {}", rx.reopened);
         }
         if journal_lost > 0 {
             _ = write!(out, ", log-lines-lost {journal_lost}");
@@ -193,8 +196,11 @@ pub fn summary(config: &Config, workers: &[Snapshot], ran: Duration, journal_los
             "port {name}: in {} frames {} bytes, out {} frames {} bytes",
             rx.frames, rx.bytes, tx.frames, tx.bytes
         );
-        if rx.link_downs + tx.link_downs > 0 {
-            _ = write!(out, ", link went down {} times", rx.link_downs + tx.link_downs);
+        if rx.link_downs > 0 {
+            _ = write!(out, ", link went down {} times", rx.link_downs);
+        }
+        if rx.reopened > 0 {
+            _ = write!(out, ", removed and reopened {} times", rx.reopened);
         }
         out.push('\n');
     }

@@ -2,11 +2,12 @@
 
 use super::args::RunArgs;
 use super::{Refusal, check, report};
-use crate::engine::Share;
-use crate::io::af_packet::Fanout;
+use crate::engine::{Returning, Share};
+#[cfg(feature = "dpdk")]
+use crate::io::{OpenError, dpdk};
 use crate::journal;
 use crate::worker::poll::Clock;
-use crate::worker::{self, Among, Device, Exchange, Plan, Steering, Worker};
+use crate::worker::{self, Exchange, Plan, Sharing, Steering, Worker};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::io::{self, Write};
@@ -40,9 +41,21 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     getrandom::fill(&mut secret).map_err(|e| Refusal::new(format!("no random numbers: {e}")))?;
     one_line_panics();
 
+    #[cfg(feature = "dpdk")]
+    let mut checked = checked;
+    #[cfg(feature = "dpdk")]
+    let mut dpdk = start_dpdk(&mut checked).map_err(|e| Refusal::new(e.to_string()))?;
     let config = checked.config.clone();
-    let port_memory = worker::port_memory(&checked.ports) * checked.cores.len();
-    let workers = start(checked, secret, args, journal).map_err(Refusal::new)?;
+    let port_memory = port_memory(&checked.ports, checked.cores.len());
+    let workers = start(
+        checked,
+        secret,
+        args,
+        journal,
+        #[cfg(feature = "dpdk")]
+        &mut dpdk,
+    )
+    .map_err(Refusal::new)?;
     let cores: Vec<_> = workers.iter().map(|(core, _)| *core).collect();
     let workers: Vec<Worker> = workers.into_iter().map(|(_, worker)| worker).collect();
     let ports = workers.first().map_or(&[][..], |w| &w.ports);
@@ -77,36 +90,87 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Bytes of memory for frames that all ports take together.
+fn port_memory(ports: &[worker::PortPlan], workers: usize) -> usize {
+    #[cfg(feature = "dpdk")]
+    let of_dpdk = match worker::dpdk_ports(ports).as_slice() {
+        [] => 0,
+        some => dpdk::port_memory(some, workers),
+    };
+    #[cfg(not(feature = "dpdk"))]
+    let of_dpdk = 0;
+    worker::port_memory(ports, workers) + of_dpdk
+}
+
+/// Brings up DPDK, if there is a port of its, and sets down the addresses that its ports turn out to have.
+#[cfg(feature = "dpdk")]
+fn start_dpdk(checked: &mut check::Checked) -> Result<Option<dpdk::Dpdk>, OpenError> {
+    let setups = worker::dpdk_ports(&checked.ports);
+    if setups.is_empty() {
+        return Ok(None);
+    }
+    let cores: Vec<_> = checked.cores.iter().flatten().copied().collect();
+    let started = dpdk::Dpdk::start(setups, &cores)?;
+    let specs = checked.config.ports.iter_mut().zip(&checked.ports);
+    let ours = specs.filter(|(_, plan)| matches!(plan.device, worker::Device::Dpdk(_)));
+    ours.zip(&started.macs).for_each(|((spec, _), mac)| spec.mac = *mac);
+    Ok(Some(started))
+}
+
+/// Whose what returns is, by what DPDK's ports tell of their cards.
+#[cfg(feature = "dpdk")]
+fn returning(
+    config: &crate::engine::Config,
+    ports: &[worker::PortPlan],
+    workers: usize,
+    dpdk: Option<&dpdk::Dpdk>,
+) -> Returning {
+    let mut told = dpdk.into_iter().flat_map(|dpdk| dpdk.rss.iter().cloned());
+    let of_port = |plan: &worker::PortPlan| match plan.device {
+        worker::Device::Dpdk(_) => told.next().flatten(),
+        _ => None,
+    };
+    Returning::by_ports(config, workers, &ports.iter().map(of_port).collect::<Vec<_>>())
+}
+
 /// Starts all workers, with their cores; or none, and says why.
 fn start(
     checked: check::Checked,
     secret: [u8; 32],
     args: &RunArgs,
     journal: Option<journal::Journal>,
+    #[cfg(feature = "dpdk")] dpdk: &mut Option<dpdk::Dpdk>,
 ) -> Result<Vec<(Option<usize>, Worker)>, String> {
     let check::Checked { config, ports, cores, .. } = checked;
+    #[cfg(feature = "dpdk")]
+    let returning = returning(&config, &ports, cores.len(), dpdk.as_ref());
+    #[cfg(not(feature = "dpdk"))]
+    let returning = Returning::by_range(cores.len());
+    let returning = Arc::new(returning);
     let shares = Share::divide(&config, &secret, cores.len()).map_err(|e| e.to_string())?;
     let mut exchanges = Vec::new();
     if cores.len() > 1 {
-        let steering = Steering::new(&config, &secret, cores.len());
+        let steering = Steering::new(&config, &secret, cores.len()).returning(returning.clone());
         let mtu = ports.iter().map(|p| p.mtu).max().unwrap_or(1500);
         exchanges = Exchange::between(&steering, mtu).map_err(|e| format!("mailboxes between workers: {e}"))?;
     }
-    let interfaces = ports.iter().filter(|p| matches!(p.device, Device::AfPacket(..))).count();
-    let fanouts: Vec<Arc<Fanout>> = (0..interfaces).map(|_| Arc::default()).collect();
+    let sharing = Sharing::new(&ports, cores.len());
     let clock = Clock::start();
     let mut exchanges = exchanges.into_iter();
     let mut started: Vec<(Option<usize>, Worker)> = Vec::with_capacity(cores.len());
     for (number, (core, share)) in cores.into_iter().zip(shares).enumerate() {
         let plan = Plan {
             config: config.clone(),
-            share,
-            among: exchanges.next().map(|exchange| Among { exchange, fanouts: fanouts.clone() }),
+            share: share.returning(returning.clone()),
+            exchange: exchanges.next(),
+            sharing: sharing.clone(),
             clock,
             secret,
             ports: ports.clone(),
             idle: args.idle.into(),
             core,
+            #[cfg(feature = "dpdk")]
+            seat: dpdk.as_mut().and_then(|dpdk| dpdk.seat(number)),
             journal: journal.clone(),
         };
         match worker::start(number, plan) {

@@ -127,19 +127,25 @@ impl Engine {
 
     /// The tuple in which a backend's answers will arrive, from a local port that is free. In DNAT mode there is only one.
     pub(super) fn server_tuple(&mut self, client: &Tuple, backend: BackendId) -> Option<Tuple> {
-        let Engine { routes, flows, local_ports, config, .. } = self;
+        let Engine { routes, flows, local_ports, config, returning, worker, workers, .. } = self;
         let route = &routes.backends[backend.index()];
         let tuple = |local: Addr, port| Tuple { src: route.addr.0, sport: route.port, dst: local.0, dport: port };
         if config.address_mode == AddressMode::Dnat {
             return Some(tuple(Addr(client.src), client.sport)).filter(|t| !flows.contains(t));
         }
-        let free = |port: u16| !flows.contains(&tuple(route.source, port));
-        let port = local_ports.next(backend.index(), free, PORT_TRIES)?;
+        let scattered = returning.knows_cards();
+        // Whose the port is first: it is the cheaper question, and mostly the one that is answered no.
+        let free = |port: u16| {
+            let tuple = tuple(route.source, port);
+            (!scattered || returning.owner(&tuple) == Some(*worker)) && !flows.contains(&tuple)
+        };
+        let tries = if scattered { PORT_TRIES * *workers } else { PORT_TRIES };
+        let port = local_ports.next(backend.index(), free, tries)?;
         Some(tuple(route.source, port))
     }
 }
 
-/// Local ports looked at for one dial.
+/// Local ports of one's own looked at for one dial.
 const PORT_TRIES: usize = 512;
 
 pub(super) fn millis(now: Time) -> Millis {

@@ -60,7 +60,7 @@ drop_reasons! {
     NoNeighbour = "no-neighbour",
     /// The transmit queue was full.
     TxFull = "tx-full",
-    /// More resets or challenge acknowledgements than the rate allows.
+    /// More resets of unknown connections than the rate allows.
     RateLimited = "rate-limited",
     /// ARP or NDP that answers no question of ours.
     NeighbourUnasked = "neighbour-unasked",

@@ -9,11 +9,11 @@ use super::connection::{Connection, State};
 use super::record::End;
 use super::send::Own;
 use super::{Arrived, DropReason, Effects, Engine, Step, Verdict};
-use crate::flow::{Endpoints, FlowId, Side, Tuple};
+use crate::flow::{Endpoints, FlowId, Side};
 use crate::time::Time;
 use crate::wire::build::Link;
 use crate::wire::packet::{Flags, tcp_checksum_ok};
-use crate::wire::{Addr, Family, Frame, Seq};
+use crate::wire::{Family, Frame, Seq};
 use core::time::Duration;
 use lb::Sighting;
 
@@ -49,11 +49,13 @@ impl Engine {
         }
         let (seq, ack) = c.splice.client_view(side, tcp);
         let len = tcp.payload_len() as u32;
-        // A FIN changes what is kept for the rest of the flow's life, so it must be one: a damaged frame's is its receiver's
-        // to find. Once a flow and direction, that costs nothing.
-        let fin = tcp.flags.has(Flags::FIN) && tcp_checksum_ok(frame.bytes(), &seg.ip);
+        // A FIN changes what is kept for the rest of the flow's life, and so does what comes behind one: damaged frames are left
+        // to their receiver. Once or twice a flow and direction, that costs nothing.
+        let fin = tcp.flags.has(Flags::FIN);
+        let direction = &c.directions[side as usize];
+        let closing = fin || (len > 0 && direction.fin.is_some());
         let mut floor = None;
-        if c.directions[side as usize].plausible(seq, len) {
+        if direction.plausible(seq, len) && (!closing || tcp_checksum_ok(frame.bytes(), &seg.ip)) {
             if side == Side::Client && (c.client_link.dst != seg.eth.src || c.client_link.vlans != seg.eth.vlans) {
                 follow(c, seg, seq, ack, frame);
             }
@@ -91,9 +93,9 @@ impl Engine {
         let (port, link, to) = match side {
             Side::Client => {
                 let (port, link) = self.neighbours.link(c.hop);
-                (port, link.ok_or(DropReason::NoNeighbour)?, other_end(server))
+                (port, link.ok_or(DropReason::NoNeighbour)?, Endpoints::answering(server))
             }
-            Side::Server => (c.client_port, c.client_link, other_end(client)),
+            Side::Server => (c.client_port, c.client_link, Endpoints::answering(client)),
         };
         // What follows the IP packet is padding.
         let cut = frame.set_len(seg.ip.end);
@@ -146,11 +148,9 @@ impl Engine {
     }
 
     /// A SYN on a living flow: ask the client whether it means it (RFC 5961 section 4.2). One that does answers with a
-    /// reset that fits.
+    /// reset that fits. As many as ask: it costs what the SYN-ACK to any other SYN does, and a common limit would tell an
+    /// observer, by what is left of it for him, whether a flow exists (CVE-2016-5696).
     fn challenge(&mut self, id: FlowId, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
-        if !self.resets.allow(seg.now) {
-            return Err(DropReason::RateLimited);
-        }
         let c = self.flows.get(id);
         let (options, n) = c.clock_for_client();
         let own = Own {
@@ -301,12 +301,6 @@ fn follow(c: &mut Connection, seg: &Arrived, seq: Seq, ack: Seq, frame: &Frame<'
         c.client_link.dst = seg.eth.src;
         c.client_link.vlans = seg.eth.vlans;
     }
-}
-
-/// From our own address to the other end of a flow, as seen from the side of that end's tuple.
-#[inline]
-fn other_end(arriving: &Tuple) -> Endpoints {
-    Endpoints { src: (Addr(arriving.dst), arriving.dport), dst: (Addr(arriving.src), arriving.sport) }
 }
 
 /// Puts another link layer in front of the IP packet that begins at `ip`.

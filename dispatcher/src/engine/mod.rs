@@ -44,7 +44,7 @@ mod watches;
 pub use config::{AddressMode, BackendSpec, Balance, Config, ConfigError, HashOn, Limits, PortSpec, TicketKey};
 pub use counters::{Counters, DropReason};
 pub use record::{Class, ConnectionRecord, End};
-pub use share::{MAX_WORKERS, Share, worker_of_port};
+pub use share::{MAX_WORKERS, Returning, Share, worker_of_port};
 
 use crate::flow::{BufferPool, CookieJar, FlowId, FlowTable, LocalPorts, Side, Tuple, Wheel};
 use crate::sessions::Sessions;
@@ -122,10 +122,14 @@ pub struct Engine {
     buffers: BufferPool,
     watches: Watches,
     local_ports: LocalPorts,
+    /// Whose what returns to them is.
+    returning: Arc<Returning>,
+    worker: usize,
+    workers: usize,
     pool: Arc<Pool>,
     balancer: Balancer,
     affinity: Affinity,
-    /// Resets and challenge acknowledgements that nobody asked for.
+    /// Resets for segments of connections that we do not know.
     resets: Limiter,
     /// Connections whose first segment may still come.
     doubts: Doubts,
@@ -216,7 +220,7 @@ impl Engine {
     /// As [`Engine::new`], for one of several workers, each of which is given the same configuration (of the whole), the same
     /// secret, its own `share`, and times of one clock.
     pub fn for_worker(config: Config, secret: [u8; 32], share: Share, now: Time) -> Result<Engine, ConfigError> {
-        let Share { worker, workers, pool, affinity } = share;
+        let Share { worker, workers, pool, affinity, returning } = share;
         let config = Config { limits: config.limits.divided(workers), ..config };
         let mut neighbours = Neighbours::default();
         let routes = Routes::new(&config, &mut neighbours)?;
@@ -232,7 +236,9 @@ impl Engine {
             Balance::RoundRobin => Algorithm::RoundRobin,
             Balance::RandomTwo => Algorithm::RandomTwo,
         };
-        let (first_port, last_port) = share::dial_ports(worker, workers);
+        // Where cards decide whose a port is, each worker's are scattered over all.
+        let (first_port, last_port) =
+            if returning.knows_cards() { (FIRST_PORT, u16::MAX) } else { share::dial_ports(worker, workers) };
         let largest = routes.ports.iter().map(|p| usize::from(p.mtu)).max().unwrap_or(1500) + 32;
         let mss = routes.mss();
         Ok(Engine {
@@ -245,6 +251,9 @@ impl Engine {
             buffers: BufferPool::new(limits.hellos, HEADER_ROOM + limits.hello_bytes),
             watches: Watches::new(limits.watches),
             local_ports: LocalPorts::new(first_port, last_port, routes.backends.len(), derive(6)),
+            returning,
+            worker,
+            workers,
             balancer: Balancer::new(algorithm, &pool),
             affinity,
             pool,
@@ -303,6 +312,8 @@ impl Engine {
             _ => return Err(DropReason::NotForUs),
         };
         match ip.protocol {
+            // TCP is between two (RFC 9293 section 3.9.2.3): what all hear is a mistake or an attack.
+            protocol::TCP if eth.dst.is_group() => Err(DropReason::Malformed),
             protocol::TCP => {
                 let tcp = Tcp::parse(bytes, &ip)?;
                 let seg = Arrived { port, eth, ip, tcp, now };
@@ -318,7 +329,7 @@ impl Engine {
 
     /// A segment of no flow.
     fn on_stranger(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
-        if seg.eth.dst.is_group() || martian(seg.ip.src) {
+        if martian(seg.ip.src) {
             return Err(DropReason::Malformed);
         }
         if self.routes.is_service(seg.ip.dst, seg.tcp.dst_port) {

@@ -2,13 +2,14 @@
 //!
 //! Common are the secret (a cookie issued by one is verified by any; all hash clients alike), the pool with its connection
 //! counts, and the affinity tables, of which each engine writes one shard and reads all. Divided are flows, buffers, watches, the
-//! rate of resets, and the local ports: those of the dials and those of the probes, so that a returning frame's port tells whose
-//! it is ([`worker_of_port`]). Everything else (neighbours, what is known of the backends' health and options) each engine
+//! rate of resets, and the local ports: those of the dials and those of the probes, so that a returning frame tells whose
+//! it is ([`Returning`]). Everything else (neighbours, what is known of the backends' health and options) each engine
 //! learns for itself: what was agreed with a client stands in its cookie, so engines need not be of one mind.
 
 use super::health::{PROBE_PORT, PROBE_PORTS};
 use super::{Config, ConfigError, FIRST_PORT, Limits, TicketKey, derived};
-use crate::flow::LocalPorts;
+use crate::flow::{LocalPorts, Rss, Tuple};
+use crate::wire::Addr;
 use lb::{Affinity, Pool};
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ pub struct Share {
     pub(super) workers: usize,
     pub(super) pool: Arc<Pool>,
     pub(super) affinity: Affinity,
+    pub(super) returning: Arc<Returning>,
 }
 
 impl Share {
@@ -54,7 +56,15 @@ impl Share {
         }
         let affinities = Affinity::for_workers(affinity, workers);
         let shares = affinities.into_iter().enumerate();
-        Ok(shares.map(|(worker, affinity)| Share { worker, workers, pool: pool.clone(), affinity }).collect())
+        let returning = Arc::new(Returning::by_range(workers));
+        let share =
+            |(worker, affinity)| Share { worker, workers, pool: pool.clone(), affinity, returning: returning.clone() };
+        Ok(shares.map(share).collect())
+    }
+
+    /// The same, where ports tell to which queue they bring what. To be the same for all engines, and what leads frames to them.
+    pub fn returning(self, returning: Arc<Returning>) -> Share {
+        Share { returning, ..self }
     }
 
     /// Which worker's it is.
@@ -93,6 +103,61 @@ pub fn worker_of_port(port: u16, workers: usize) -> Option<usize> {
     }
     let offset = usize::from(port.checked_sub(PROBE_PORT)?);
     Some(offset / (usize::from(PROBE_PORTS) / workers)).filter(|worker| *worker < workers)
+}
+
+/// Whose a frame is that returns to an address that we dialled from, so that the one who dials can see to it that it is its own:
+/// by what the port's card does with it (RSS), where that is known; by ranges of local ports else.
+///
+/// A pure function of the tuple: no port of ours is two workers' for the same backend.
+#[derive(Default)]
+pub struct Returning {
+    workers: usize,
+    /// Sorted by address.
+    by_address: Box<[(Addr, Arc<Rss>)]>,
+    /// Of the first port that has it.
+    first: Option<Arc<Rss>>,
+}
+
+impl Returning {
+    /// By ranges everywhere, among so many workers.
+    pub fn by_range(workers: usize) -> Returning {
+        Returning { workers: workers.max(1), ..Returning::default() }
+    }
+
+    /// By what is known of the ports' cards, in order of `config.ports`.
+    pub fn by_ports(config: &Config, workers: usize, ports: &[Option<Arc<Rss>>]) -> Returning {
+        let mut by_address = Vec::new();
+        for (spec, rss) in config.ports.iter().zip(ports) {
+            let Some(rss) = rss else { continue };
+            by_address.extend(spec.addresses.iter().map(|(ip, _)| (Addr::from(*ip), rss.clone())));
+        }
+        by_address.sort_unstable_by_key(|(addr, _)| *addr);
+        let first = ports.iter().flatten().next().cloned();
+        Returning { by_address: by_address.into(), first, ..Returning::by_range(workers) }
+    }
+
+    /// Whether dials choose among all local ports, because some port's card is known.
+    pub(super) fn knows_cards(&self) -> bool {
+        !self.by_address.is_empty()
+    }
+
+    /// The owner of what comes with this tuple from a backend to an own address of ours; none when it is nobody's.
+    #[inline]
+    pub fn owner(&self, tuple: &Tuple) -> Option<usize> {
+        if tuple.dport >= FIRST_PORT
+            && let Ok(at) = self.by_address.binary_search_by_key(&Addr(tuple.dst), |(addr, _)| *addr)
+            && let Some(worker) = self.by_address[at].1.worker(tuple).filter(|worker| *worker < self.workers)
+        {
+            return Some(worker);
+        }
+        worker_of_port(tuple.dport, self.workers)
+    }
+
+    /// Whose queue the first port with a known card brings a client's frame to. Whatever comes in by other ports is led by the same.
+    #[inline]
+    pub fn of_client(&self, tuple: &Tuple) -> Option<usize> {
+        self.first.as_ref()?.worker(tuple).filter(|worker| *worker < self.workers)
+    }
 }
 
 #[cfg(test)]

@@ -3,19 +3,25 @@
 //! After D. J. Bernstein, <https://cr.yp.to/syncookies.html>, and RFC 4987, section 3.6. Our initial sequence number is
 //!
 //! ```text
-//!  31                         8 7   6 5        2   1    0
-//! +----------------------------+-----+----------+-----+-----+
-//! | MAC, 24 bits               | MSS |  wscale  | SACK| ECN |
-//! +----------------------------+-----+----------+-----+-----+
+//!  31                         8     7    6   5    4   3             0
+//! +----------------------------+-------+-------+-----+---------------+
+//! | MAC, 24 bits               | epoch |  MSS  | ECN | scale and SACK|
+//! +----------------------------+-------+-------+-----+---------------+
 //! ```
 //!
-//! The MAC is SipHash-2-4, cut to 24 bits, over addresses, ports, the client's ISN and the option bits, under a key that
+//! The MAC is SipHash-2-4, cut to 24 bits, over addresses, ports, the client's ISN and the eight low bits, under a key that
 //! belongs to an epoch of 64 seconds. An epoch's key is itself drawn from the master secret by SipHash, so that it rotates
 //! without anyone rotating it, and all workers with the same master and the same clock agree. Cookies of this epoch and
-//! the one before are honoured: each lives for 64 to 128 seconds.
+//! the one before are honoured: each lives for 64 to 128 seconds. Which of the two a cookie belongs to, it says itself, by
+//! the epoch's parity: so of the 2^24 MACs that a guess can carry exactly one is right, and not one for each epoch.
 //!
-//! Whoever guesses succeeds once in 2^23 tries (two epochs of 2^-24), and gains one flow from an address that he does not
+//! Whoever guesses succeeds once in 2^24 tries, and gains one flow from an address that he does not
 //! hold; that flow dies unheard.
+//!
+//! The bit for the parity is saved on the window scale. Scale and SACK share four bits: a client that offers SACK, as all
+//! of today do, is remembered with every scale up to 9 and with 11; one that does not, with 0, 4 and 7. What lies between is
+//! rounded down: the backend then takes the client's windows for up to half of what they are (an eighth without SACK or
+//! beyond 11), and never for more.
 //!
 //! Comparison in constant time would hide how many leading bits of a guess were
 //! right. The machine compares 32-bit words in one instruction, the answer to a wrong guess is the same silence whatever
@@ -39,16 +45,23 @@ const MSS_V4: [u16; 4] = [216, 536, 1360, 1460];
 /// For IPv6 the default is 1220, and the header is 20 bytes longer.
 const MSS_V6: [u16; 4] = [216, 1220, 1360, 1440];
 
-/// Largest shift of a window (RFC 7323, section 2.3).
-const MAX_WSCALE: u8 = 14;
-const NO_WSCALE: u8 = 15;
+/// The window scales that are remembered, without SACK and with it, each list in rising order: see the module's text.
+const SCALES: [&[Option<u8>]; 2] = [
+    &[None, Some(0), Some(4), Some(7)],
+    &[None, Some(0), Some(1), Some(2), Some(3), Some(4), Some(5), Some(6), Some(7), Some(8), Some(9), Some(11)],
+];
+/// Where the list with SACK begins in the four bits; the other comes before it.
+const WITH_SACK: u8 = SCALES[0].len() as u8;
+/// The bit that tells an epoch from its neighbours.
+const PARITY: u8 = 0x80;
 
 /// What must be remembered of a client's SYN.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClientOptions {
     /// Largest segment the client takes, bytes. Comes back rounded down to a class.
     pub mss: u16,
-    /// Shift of the windows it announces; above 14 means 14 (RFC 7323, section 2.3). `None`: not offered.
+    /// Shift of the windows it announces (RFC 7323, section 2.3). Comes back rounded down to one that is remembered.
+    /// `None`: not offered.
     pub wscale: Option<u8>,
     /// It offered selective acknowledgements (RFC 2018).
     pub sack: bool,
@@ -57,21 +70,24 @@ pub struct ClientOptions {
 }
 
 impl ClientOptions {
-    /// In eight bits; `None` when the MSS is below the smallest class.
+    /// In seven bits; `None` when the MSS is below the smallest class.
     fn encode(&self, v4: bool) -> Option<u8> {
-        let class = classes(v4).iter().rposition(|&mss| mss <= self.mss)? as u8;
-        let wscale = self.wscale.map_or(NO_WSCALE, |shift| shift.min(MAX_WSCALE));
-        Some(class << 6 | wscale << 2 | u8::from(self.sack) << 1 | u8::from(self.ecn))
+        let mss = classes(v4).iter().rposition(|&mss| mss <= self.mss)? as u8;
+        // No scale sorts before every scale.
+        let scale = SCALES[usize::from(self.sack)].iter().rposition(|&known| known <= self.wscale)? as u8;
+        let scale = scale + if self.sack { WITH_SACK } else { 0 };
+        Some(mss << 5 | u8::from(self.ecn) << 4 | scale)
     }
 
-    /// From eight bits; all 256 mean something.
+    /// From the seven low bits; all 128 values mean something.
     fn decode(bits: u8, v4: bool) -> ClientOptions {
-        let wscale = bits >> 2 & 15;
+        let scale = bits & 15;
+        let sack = scale >= WITH_SACK;
         ClientOptions {
-            mss: classes(v4)[usize::from(bits >> 6)],
-            wscale: (wscale != NO_WSCALE).then_some(wscale),
-            sack: bits & 2 != 0,
-            ecn: bits & 1 != 0,
+            mss: classes(v4)[usize::from(bits >> 5 & 3)],
+            wscale: SCALES[usize::from(sack)][usize::from(if sack { scale - WITH_SACK } else { scale })],
+            sack,
+            ecn: bits & 0x10 != 0,
         }
     }
 }
@@ -105,7 +121,7 @@ impl CookieVerified {
         self.cookie
     }
 
-    /// What the SYN offered, the MSS rounded down.
+    /// What the SYN offered, MSS and window scale rounded down.
     pub fn options(&self) -> ClientOptions {
         self.options
     }
@@ -129,8 +145,9 @@ impl CookieJar {
     /// The initial sequence number with which to answer a SYN that carried `tuple` and `isn`. `None` when the client's
     /// MSS is below the smallest class: drop it (`mss-too-small`); segments of that size are an attack on us.
     pub fn issue(&self, tuple: &Tuple, isn: Seq, opts: &ClientOptions, now: Time) -> Option<Seq> {
-        let bits = opts.encode(tuple.is_v4())?;
-        Some(Seq(self.mac(tuple, isn, bits, epoch_of(now)) | u32::from(bits)))
+        let epoch = epoch_of(now);
+        let bits = opts.encode(tuple.is_v4())? | parity(epoch);
+        Some(Seq(self.mac(tuple, isn, bits, epoch) | u32::from(bits)))
     }
 
     /// Whether `cookie` is the number with which we answered, or would have answered, a SYN that carried `tuple` and
@@ -139,10 +156,9 @@ impl CookieJar {
     pub fn verify(&self, tuple: &Tuple, isn: Seq, cookie: Seq, now: Time) -> Option<CookieVerified> {
         let bits = cookie.0 as u8;
         let mac = cookie.0 & MAC_MASK;
-        let epoch = epoch_of(now);
-        let known =
-            self.mac(tuple, isn, bits, epoch) == mac || epoch > 0 && self.mac(tuple, isn, bits, epoch - 1) == mac;
-        known.then(|| CookieVerified {
+        let now = epoch_of(now);
+        let epoch = if bits & PARITY == parity(now) { now } else { now.checked_sub(1)? };
+        (self.mac(tuple, isn, bits, epoch) == mac).then(|| CookieVerified {
             tuple: *tuple,
             client_isn: isn,
             cookie,
@@ -175,6 +191,11 @@ const MAC_MASK: u32 = 0xffff_ff00;
 
 fn epoch_of(now: Time) -> u64 {
     now.as_secs() / EPOCH.as_secs()
+}
+
+/// Where it stands in the cookie.
+fn parity(epoch: u64) -> u8 {
+    if epoch & 1 == 0 { 0 } else { PARITY }
 }
 
 /// Two outputs of a pseudo-random function of the epoch, as the epoch's key.
@@ -222,7 +243,15 @@ mod tests {
             let proof = jar.verify(&t, Seq(isn), cookie, Time::from_millis(at + wait)).unwrap();
             let classes = if t.is_v4() { [216, 536, 1360, 1460] } else { [216, 1220, 1360, 1440] };
             let mss = classes.into_iter().filter(|c| *c <= o.mss).max().unwrap();
-            prop_assert_eq!(proof.options(), ClientOptions { mss, ..o });
+            let wscale = o.wscale.map(|shift| match (o.sack, shift) {
+                (true, 0..=9) => shift,
+                (true, 10) => 9,
+                (true, _) => 11,
+                (false, 0..=3) => 0,
+                (false, 4..=6) => 4,
+                (false, _) => 7,
+            });
+            prop_assert_eq!(proof.options(), ClientOptions { mss, wscale, ..o });
             prop_assert_eq!((proof.tuple(), proof.client_isn(), proof.cookie()), (&t, Seq(isn), cookie));
         }
     }
@@ -242,8 +271,8 @@ mod tests {
         let epoch = 3u64.to_be_bytes();
         let key = (sip(master, &[&epoch[..], &[0]].concat()), sip(master, &[&epoch[..], &[1]].concat()));
         let mapped = |d| [&[0; 10][..], &[0xff, 0xff, 10, 0], d].concat();
-        // MSS class 3, scale 7, SACK, no ECN.
-        let bits = 3 << 6 | 7 << 2 | 1 << 1;
+        // An odd epoch, MSS class 3, no ECN, SACK with scale 7: the ninth of twelve, after the four without.
+        let bits = 1 << 7 | 3 << 5 | 12;
         let message =
             [&mapped(&[0, 7])[..], &mapped(&[9, 1]), &[0xa0, 0x3e, 0x01, 0xbb], &[0, 0, 0x30, 0x39], &[bits]].concat();
         let expected = (sip(key, &message) >> 40 << 8) as u32 | u32::from(bits);
@@ -299,17 +328,23 @@ mod tests {
         assert_eq!(CookieJar::new(other).verify(&t, isn, cookie, now), None);
     }
 
-    /// Of the 2^24 MACs that a guess can carry, one an epoch is right: shown for all that share the right one's upper
-    /// byte, and by the spread of each byte of the MAC over many connections.
+    /// Of the 2^24 MACs that a guess can carry, one is right: shown for all that share the right one's upper byte, in
+    /// both epochs that are honoured, and by the spread of each byte of the MAC over many connections.
     #[test]
-    fn a_guess_is_right_once_in_two_to_the_24_for_each_epoch() {
+    fn a_guess_is_right_once_in_two_to_the_24() {
         let jar = CookieJar::new(SECRET);
         let now = Time::from_millis(200_000);
-        let cookie = jar.issue(&tuple(), Seq(1), &options(), now).unwrap();
-        let right = (0..=0xffffu32)
-            .map(|guess| Seq(cookie.0 & 0xff00_00ff | guess << 8))
-            .filter(|guess| jar.verify(&tuple(), Seq(1), *guess, now).is_some());
-        assert_eq!(right.collect::<Vec<_>>(), [cookie]);
+        for issued in [now, Time::from_millis(130_000)] {
+            let cookie = jar.issue(&tuple(), Seq(1), &options(), issued).unwrap();
+            let right = (0..=0xffffu32)
+                .map(|guess| Seq(cookie.0 & 0xff00_00ff | guess << 8))
+                .filter(|guess| jar.verify(&tuple(), Seq(1), *guess, now).is_some());
+            assert_eq!(right.collect::<Vec<_>>(), [cookie]);
+        }
+        // All the MACs there are, for one choice of the low bits: were both epochs tried, two would be right.
+        let right =
+            (0..1u32 << 24).filter(|guess| jar.verify(&tuple(), Seq(1), Seq(guess << 8 | 0x7c), now).is_some()).count();
+        assert_eq!(right, 1);
 
         const N: u32 = 1 << 16;
         let mut spread = [[0u32; 256]; 3];
@@ -340,12 +375,12 @@ mod tests {
     }
 
     #[test]
-    fn a_tiny_mss_gets_no_cookie_and_a_huge_scale_is_taken_for_14() {
+    fn a_tiny_mss_gets_no_cookie_and_a_huge_scale_is_rounded_down() {
         let jar = CookieJar::new(SECRET);
         let issue = |o: &ClientOptions| jar.issue(&tuple(), Seq(1), o, Time::ZERO);
         assert_eq!(issue(&ClientOptions { mss: 215, ..options() }), None);
         let cookie = issue(&ClientOptions { mss: 216, wscale: Some(200), ..options() }).unwrap();
         let back = jar.verify(&tuple(), Seq(1), cookie, Time::ZERO).unwrap().options();
-        assert_eq!((back.mss, back.wscale), (216, Some(14)));
+        assert_eq!((back.mss, back.wscale), (216, Some(11)));
     }
 }

@@ -9,6 +9,7 @@
 //! * [`Direction`]: which segments of a direction can be meant seriously.
 //! * [`Splice`]: two connections made into one.
 //! * [`LocalPorts`]: which port of ours to dial from next.
+//! * [`Rss`]: which queue a card brings a frame to.
 //!
 //! Everything is allocated at construction, and nothing grows afterwards; each type's `bytes_for` says what that costs.
 //! What happens when one is full is written at the operation that can find it so.
@@ -16,6 +17,7 @@
 mod assembler;
 mod cookie;
 mod ports;
+mod rss;
 pub mod splice;
 mod table;
 mod track;
@@ -24,6 +26,7 @@ mod wheel;
 pub use assembler::{Assembler, BufferId, BufferPool, Inserted, MAX_RANGES};
 pub use cookie::{ClientOptions, CookieJar, CookieVerified, EPOCH};
 pub use ports::LocalPorts;
+pub use rss::Rss;
 pub use splice::{Clock, Endpoints, Rescale, Splice};
 pub use table::{FlowId, FlowTable, Side, Tuple};
 pub use track::Direction;

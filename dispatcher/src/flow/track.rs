@@ -6,6 +6,9 @@
 
 use crate::wire::Seq;
 
+/// A retransmission may be that far behind however small the window is, bytes: two full segments of any link.
+const LEAST_REACH: u32 = 1 << 17;
+
 /// One direction: bytes that flow away from one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Direction {
@@ -16,6 +19,9 @@ pub struct Direction {
     /// The furthest the receiver ever allowed to send: acknowledgement and window. Receivers ought not to take back what
     /// they allowed (RFC 9293 section 3.8.6), and acknowledgements that overtake each other must not make it seem so.
     pub edge: Seq,
+    /// The most that the receiver ever allowed at once, bytes: how far behind its acknowledgement an honest sender, who has not
+    /// heard it yet, can be.
+    reach: u32,
     /// Where the sender's FIN stands, once it was seen.
     pub fin: Option<Seq>,
     /// Bytes by which [`Direction::next`] has grown, FIN not counted.
@@ -25,14 +31,15 @@ pub struct Direction {
 impl Direction {
     /// Nothing sent yet; the first byte will be `next`.
     pub fn new(next: Seq, window: u32) -> Direction {
-        Direction { next, acked: next, edge: next + window, fin: None, bytes: 0 }
+        Direction { next, acked: next, edge: next + window, reach: window.max(LEAST_REACH), fin: None, bytes: 0 }
     }
 
-    /// A segment of which a receiver could have use for something: it begins within what the receiver allows (at its edge, as
-    /// a window probe does), and does not end before what any retransmission would repeat.
+    /// A segment that its sender can have sent: it begins within what the receiver allows (at its edge, as a window probe does), and
+    /// does not end further behind the acknowledgement than a whole window. After G. van Rooij, "Real Stateful TCP Packet
+    /// Filtering in IP Filter" (2001), bounds I and II. What is outside changes nothing here; its receiver may judge it.
     #[inline]
     pub fn plausible(&self, seq: Seq, len: u32) -> bool {
-        !seq.is_after(self.edge) && self.acked.distance_to(seq + len) >= -(1 << 30)
+        !seq.is_after(self.edge) && self.acked.distance_to(seq + len) >= -(self.reach as i32)
     }
 
     /// A segment that is of this direction rather than of another connection on the same addresses and ports: it begins within what the
@@ -50,7 +57,8 @@ impl Direction {
         !seq.is_before(self.acked) && !seq.is_after(self.next)
     }
 
-    /// A segment with payload `[seq, seq + len)` and perhaps a FIN behind it was sent. What lies beyond the receiver's window (more
+    /// A segment with payload `[seq, seq + len)` and perhaps a FIN behind it was sent. Its checksum is right if it has a FIN, or if
+    /// one was seen before: what is noted of the end of a flow is noted for good. What lies beyond the receiver's window (more
     /// than a probe's one byte) the receiver cuts off, and so do we.
     #[inline]
     pub fn sent(&mut self, seq: Seq, len: u32, fin: bool) {
@@ -61,11 +69,22 @@ impl Direction {
         }
         let (whole, most) = (seq + len, self.edge + 1);
         let end = if whole.is_after(most) { most } else { whole };
+        if let Some(at) = self.fin
+            && end.is_after(at)
+        {
+            if self.finished() {
+                return;
+            }
+            // Who goes on behind a FIN has not sent it.
+            (self.fin, self.next) = (None, at);
+        }
         if end.is_after(self.next) {
             self.bytes += u64::from(end.0.wrapping_sub(self.next.0));
             self.next = end;
         }
-        if fin && self.fin.is_none() && end == whole && end == self.next {
+        if fin && self.fin.is_none() && end == whole && !end.is_before(self.acked) {
+            // Nothing is sent behind a FIN: what seemed to be was damaged, or another's.
+            self.bytes = self.bytes.saturating_sub(u64::from(self.next.0.wrapping_sub(end.0)));
             self.fin = Some(end);
             self.next = end + 1;
         }
@@ -78,6 +97,7 @@ impl Direction {
             return;
         }
         self.acked = ack;
+        self.reach = self.reach.max(window);
         self.edge = self.edge.later_of(ack + window);
     }
 
@@ -89,7 +109,7 @@ impl Direction {
     /// The FIN was sent and acknowledged: this direction is over.
     #[inline]
     pub fn finished(&self) -> bool {
-        self.fin.is_some_and(|fin| self.acked.is_after(fin))
+        self.fin.is_some_and(|fin| self.acked == fin + 1)
     }
 }
 
@@ -117,6 +137,53 @@ mod tests {
         d.sent(Seq(1010), 0, true);
         assert_eq!((d.fin, d.next, d.bytes), (Some(Seq(1010)), Seq(1011), 10));
         d.acknowledged(Seq(1011), 100);
+        assert!(d.finished());
+    }
+
+    #[test]
+    fn what_nobody_in_step_can_have_sent_moves_nothing() {
+        let mut d = Direction::new(Seq(1_000_000), 300_000);
+        d.sent(Seq(1_000_000), 1000, false);
+        d.acknowledged(Seq(1_001_000), 250_000);
+        for (seq, good) in [
+            (701_000, true),
+            (700_999, false),
+            (1_300_000, true),
+            (1_300_001, false),
+            (1 << 29, false),
+            (3 << 30, false),
+        ] {
+            assert_eq!(d.plausible(Seq(seq), 0), good, "{seq}");
+        }
+    }
+
+    #[test]
+    fn a_fin_behind_which_its_sender_goes_on_was_none() {
+        let mut d = Direction::new(Seq(1000), 5000);
+        d.sent(Seq(1000), 100, false);
+        // Another's guess, within the window.
+        d.sent(Seq(1300), 0, true);
+        assert_eq!((d.fin, d.next), (Some(Seq(1300)), Seq(1301)));
+        d.sent(Seq(1100), 400, false);
+        assert_eq!((d.fin, d.next, d.bytes), (None, Seq(1500), 500));
+        d.acknowledged(Seq(1500), 5000);
+        assert!(!d.finished());
+        d.sent(Seq(1500), 10, true);
+        d.acknowledged(Seq(1511), 5000);
+        assert!(d.finished());
+        // Bytes behind an acknowledged FIN do not reopen it.
+        d.sent(Seq(1511), 10, false);
+        assert!(d.finished() && d.bytes == 510);
+    }
+
+    #[test]
+    fn a_fin_is_known_although_a_damaged_segment_seemed_to_be_behind_it() {
+        let mut d = Direction::new(Seq(1000), 5000);
+        d.sent(Seq(1000), 100, false);
+        d.sent(Seq(4000), 100, false);
+        d.sent(Seq(1100), 10, true);
+        assert_eq!((d.fin, d.next, d.bytes), (Some(Seq(1110)), Seq(1111), 110));
+        d.acknowledged(Seq(1111), 5000);
         assert!(d.finished());
     }
 

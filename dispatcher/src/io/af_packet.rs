@@ -17,21 +17,23 @@
 //! `rx-oversized`.
 //!
 //! **A link that goes down** is counted, and what is sent meanwhile is lost as `tx-link-down`. The socket stays bound
-//! and works again when the link does.
+//! and works again when the link does. A device that is removed takes its socket with it; when one of the same name is there
+//! again, it is opened anew (`reopened`).
 
 use super::arena::Arena;
+use super::link_watch::LinkWatch;
 use super::{
     BURST, Burst, DeviceInfo, HEADROOM, Loss, MAX_LINK_HEADER, OpenError, Port, Receiver, RegionId, Slot, Traffic,
     Transmitter, offload, sys,
 };
 use crate::wire::Frame;
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use core::mem::{align_of, size_of, zeroed};
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes of a block of the receive ring. Larger than any super-frame, so that these arrive whole and are counted as
 /// what they are.
@@ -53,25 +55,23 @@ const FRAME_HEADER: usize = libc::TPACKET3_HDRLEN;
 /// the flow. Each direction of a connection stays with one socket; the two directions need not meet.
 #[derive(Debug, Default)]
 pub struct Fanout {
-    /// The group's number, and a mark that there is one. The first socket makes the group, with a number that nobody has.
-    group: AtomicU32,
+    /// The device's number and the group's, once there is one. The first socket makes the group, with a number that nobody has; and
+    /// another one when the device was made anew. Locked at these times only.
+    group: Mutex<Option<(u32, i32)>>,
 }
 
-const HAS_GROUP: u32 = 1 << 16;
-
 impl Fanout {
-    /// Puts a bound socket into the group.
-    fn join(&self, fd: &OwnedFd) -> io::Result<()> {
-        let group = self.group.load(Ordering::Acquire);
-        if group & HAS_GROUP != 0 {
-            let argument = (group & 0xffff) | libc::PACKET_FANOUT_HASH << 16;
-            return sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_FANOUT, argument as i32);
+    /// Puts a socket that is bound to the device of this number into the group.
+    fn join(&self, fd: &OwnedFd, device: u32) -> io::Result<()> {
+        let mut group = self.group.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, number)) = group.filter(|(of, _)| *of == device) {
+            let argument = number | (libc::PACKET_FANOUT_HASH << 16) as i32;
+            return sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_FANOUT, argument);
         }
         let argument = (libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_UNIQUEID) << 16;
         sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_FANOUT, argument as i32)?;
-        let made = sys::get_option::<i32>(fd, libc::SOL_PACKET, libc::PACKET_FANOUT)? as u32;
-        // Workers open their ports one after the other.
-        self.group.store((made & 0xffff) | HAS_GROUP, Ordering::Release);
+        let made = sys::get_option::<i32>(fd, libc::SOL_PACKET, libc::PACKET_FANOUT)?;
+        *group = Some((device, made & 0xffff));
         Ok(())
     }
 }
@@ -98,17 +98,18 @@ pub fn open_shared(devices: &[(String, DeviceInfo)], fanouts: &[Arc<Fanout>]) ->
             _ => OpenError(format!("af-packet:{name}: {e}")),
         })?;
         if let Some(fanout) = fanouts.get(index) {
-            fanout.join(&ring.fd).map_err(|e| {
+            fanout.join(&ring.fd, info.index).map_err(|e| {
                 OpenError(format!("af-packet:{name}: frames cannot be divided among workers (PACKET_FANOUT): {e}"))
             })?;
         }
         rings.push(ring);
     }
     let region = Rc::new(Region { id: RegionId::unique(), rings: rings.into() });
-    Ok(devices
+    devices
         .iter()
         .enumerate()
-        .map(|(index, (_, info))| {
+        .map(|(index, (name, info))| {
+            let failed = |e: io::Error| OpenError(format!("af-packet:{name}: {e}"));
             let max_frame = usize::from(info.mtu) + MAX_LINK_HEADER;
             let rx = PacketReceiver {
                 region: region.clone(),
@@ -116,18 +117,23 @@ pub fn open_shared(devices: &[(String, DeviceInfo)], fanouts: &[Arc<Fanout>]) ->
                 block: 0,
                 reading: None,
                 max_frame,
+                name: name.clone(),
+                mtu: info.mtu,
+                fanout: fanouts.get(index).cloned(),
+                link: LinkWatch::new(name, info.index).map_err(failed)?,
                 traffic: Traffic::default(),
             };
-            Port {
+            let tx = PacketTransmitter::new(region.clone(), index, max_frame, name).map_err(failed)?;
+            Ok(Port {
                 description: format!(
                     "af-packet, TPACKET_V3 ring of {RING_MIB} MiB{}",
                     if fanouts.is_empty() { "" } else { ", one of each worker, by flow hash" }
                 ),
                 rx: Box::new(rx),
-                tx: Box::new(PacketTransmitter::new(region.clone(), index, max_frame)),
-            }
+                tx: Box::new(tx),
+            })
         })
-        .collect())
+        .collect()
 }
 
 /// Bytes of memory that the ring of one port takes.
@@ -146,7 +152,10 @@ struct Region {
 /// One packet socket and its receive ring.
 struct Ring {
     // Dropped in this order: the mapping needs the socket no more than the socket the mapping.
-    map: sys::Mapping,
+    map: RefCell<sys::Mapping>,
+    /// Where it begins, and its bytes: of `map`, at hand.
+    base: Cell<*mut u8>,
+    len: usize,
     fd: OwnedFd,
     block_size: usize,
     blocks: Box<[Block]>,
@@ -198,7 +207,27 @@ impl Ring {
         };
         sys::set_option(&fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, membership)?;
         sys::bind_packet(&fd, info.index)?;
-        Ok(Ring { map, fd, block_size, blocks: (0..blocks).map(|_| Block::default()).collect() })
+        let (base, len) = (Cell::new(map.as_ptr()), map.len());
+        let blocks = (0..blocks).map(|_| Block::default()).collect();
+        Ok(Ring { map: RefCell::new(map), base, len, fd, block_size, blocks })
+    }
+
+    /// Goes on as another ring of the same size, whose device is there. The descriptor keeps its number.
+    ///
+    /// # Panics
+    /// When a slot of this ring is out: its memory is unmapped here.
+    fn become_like(&self, other: Ring) -> io::Result<()> {
+        assert!(self.is_idle() && (self.block_size, self.blocks.len()) == (other.block_size, other.blocks.len()));
+        sys::replace(&self.fd, &other.fd)?;
+        self.base.set(other.base.get());
+        self.map.swap(&other.map);
+        self.blocks.iter().for_each(|block| block.walked.set(false));
+        Ok(())
+    }
+
+    /// No slot of it is out.
+    fn is_idle(&self) -> bool {
+        self.blocks.iter().all(|block| block.outstanding.get() == 0)
     }
 
     /// Reads, and so clears, the error that waits on the socket: the link went down. False when there is none.
@@ -206,11 +235,11 @@ impl Ring {
         matches!(sys::get_option::<i32>(&self.fd, libc::SOL_SOCKET, libc::SO_ERROR), Ok(e) if e != 0)
     }
 
-    /// Where a block begins: valid for `block_size` bytes while `self` lives.
+    /// Where a block begins: valid for `block_size` bytes while `self` lives and does not [become another](Ring::become_like).
     fn block_ptr(&self, block: usize) -> *mut u8 {
-        assert!((block + 1) * self.block_size <= self.map.len());
+        assert!((block + 1) * self.block_size <= self.len);
         // SAFETY: within the mapping, as just checked.
-        unsafe { self.map.as_ptr().add(block * self.block_size) }
+        unsafe { self.base.get().add(block * self.block_size) }
     }
 
     /// The word by which a block changes hands.
@@ -261,7 +290,8 @@ impl Region {
     }
 
     fn frame<'a>(&'a self, slot: &'a mut Slot) -> Frame<'a> {
-        // SAFETY: the buffer lies within the mapping, which lives as long as `self` is borrowed. The block is ours
+        // SAFETY: the buffer lies within the mapping, which lives as long as `self` is borrowed, and is not exchanged while
+        // a slot is out. The block is ours
         // while a slot in it is out, so the kernel does not write; the slot is unique and mutably borrowed, so nobody
         // else reads or writes; frames of a block do not overlap.
         let bytes = unsafe { core::slice::from_raw_parts_mut(self.buffer(slot), slot.capacity as usize) };
@@ -293,10 +323,37 @@ struct PacketReceiver {
     reading: Option<Cursor>,
     /// Longest frame that can be sent on, bytes.
     max_frame: usize,
+    name: String,
+    mtu: u16,
+    /// With several workers.
+    fanout: Option<Arc<Fanout>>,
+    link: LinkWatch,
     traffic: Traffic,
 }
 
 impl PacketReceiver {
+    /// Takes up a device that was removed, and is there again under its name: the socket that has lost its device is of no use any
+    /// more. False while that cannot be.
+    fn take_up_again(&mut self) -> bool {
+        let ring = &self.region.rings[self.ring];
+        let Ok(info) = super::device_info(&self.name) else { return false };
+        if info.mtu < self.mtu || !info.up || !ring.is_idle() {
+            return false;
+        }
+        let anew = || {
+            let other = Ring::open(&info, ring.block_size, ring.blocks.len())?;
+            if let Some(fanout) = &self.fanout {
+                fanout.join(&other.fd, info.index)?;
+            }
+            let link = LinkWatch::new(&self.name, info.index)?;
+            ring.become_like(other)?;
+            Ok::<_, io::Error>(link)
+        };
+        let Ok(link) = anew() else { return false };
+        (self.link, self.block, self.reading) = (link, 0, None);
+        true
+    }
+
     /// The next frame of the block being read, made ready; none when it was dropped.
     fn next_frame(&mut self, cursor: &mut Cursor) -> Option<Slot> {
         let region = self.region.clone();
@@ -408,8 +465,11 @@ impl Receiver for PacketReceiver {
     }
 
     fn device_event(&mut self) {
-        if self.region.rings[self.ring].take_error() {
-            self.traffic.link_downs += 1;
+        // Netlink says it better; but what is not read keeps being told.
+        self.region.rings[self.ring].take_error();
+        self.traffic.link_downs += self.link.downs();
+        if self.link.is_gone() && self.take_up_again() {
+            self.traffic.reopened += 1;
         }
     }
 
@@ -419,6 +479,7 @@ impl Receiver for PacketReceiver {
         if let Ok(stats) = sys::get_option::<libc::tpacket_stats_v3>(fd, libc::SOL_PACKET, libc::PACKET_STATISTICS) {
             self.traffic.lost(Loss::RxRingFull, u64::from(stats.tp_drops));
         }
+        self.device_event();
         self.traffic
     }
 }
@@ -433,12 +494,15 @@ struct PacketTransmitter {
     iovecs: Box<[libc::iovec; QUEUE]>,
     messages: Box<[libc::mmsghdr; QUEUE]>,
     max_frame: usize,
+    name: String,
+    /// To ask for the link's state.
+    questions: OwnedFd,
     traffic: Traffic,
 }
 
 impl PacketTransmitter {
-    fn new(region: Rc<Region>, ring: usize, max_frame: usize) -> PacketTransmitter {
-        PacketTransmitter {
+    fn new(region: Rc<Region>, ring: usize, max_frame: usize, name: &str) -> io::Result<PacketTransmitter> {
+        Ok(PacketTransmitter {
             region,
             ring,
             copies: Arena::new(QUEUE, max_frame),
@@ -448,8 +512,10 @@ impl PacketTransmitter {
             // SAFETY: as above.
             messages: Box::new(unsafe { zeroed() }),
             max_frame,
+            name: name.to_string(),
+            questions: sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?,
             traffic: Traffic::default(),
-        }
+        })
     }
 
     fn queue(&mut self, slot: Slot) {
@@ -518,7 +584,7 @@ impl Transmitter for PacketTransmitter {
                 Err(e) => match e.raw_os_error() {
                     Some(libc::EINTR) => {}
                     // A link that went down leaves its error on the socket, to be told once: perhaps it is long back.
-                    Some(libc::ENETDOWN) if self.region.rings[self.ring].take_error() => self.traffic.link_downs += 1,
+                    Some(libc::ENETDOWN) if self.region.rings[self.ring].take_error() => {}
                     // The whole queue would fare alike. TCP's own retransmission repairs it when the link is back.
                     Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => {
                         self.traffic.lost(Loss::TxLinkDown, (self.queued.len() - done) as u64);
@@ -528,7 +594,12 @@ impl Transmitter for PacketTransmitter {
                         self.traffic.lost(Loss::TxQueueFull, (self.queued.len() - done) as u64);
                         break;
                     }
-                    // The first of them only: too long, or its device queue full.
+                    // So is told, too, that the cable is pulled.
+                    Some(libc::ENOBUFS) if !sys::link_is_up(&self.questions, &self.name) => {
+                        self.traffic.lost(Loss::TxLinkDown, (self.queued.len() - done) as u64);
+                        break;
+                    }
+                    // The first of them only: its device queue is full.
                     Some(libc::ENOBUFS) => {
                         self.traffic.lost(Loss::TxQueueFull, 1);
                         done += 1;

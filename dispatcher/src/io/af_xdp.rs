@@ -6,7 +6,7 @@
 //!
 //! **Memory.** All ports of a worker share one UMEM (`umem`, which has the protocol of ownership): a
 //! frame received by one is sent by another where it lies. Every queue of a device has a socket with its own fill and
-//! rx rings; the device's first queue also sends. A queue never has more than `Sizes::receive`
+//! rx rings; the worker's first queue of the device also sends. A queue never has more than `Sizes::receive`
 //! chunks for receiving, and a port no more than `transmit` for sending; the UMEM has room for all of that and for
 //! what is in our hands. So no ring overflows, and a queue that falls behind is a fill ring run dry: the kernel drops and
 //! tells us how many (`rx-ring-full`).
@@ -20,26 +20,34 @@
 //! put into the ring of a link that is down is taken out again and counted (`tx-link-down`), instead of leaving when the
 //! link is back, long after the peers have given up on it. Without a copy, the device has it all and keeps it.
 //!
-//! **A link that goes down** is told by netlink and counted; the sockets stay bound and work again when the link does.
+//! **Several workers** have one program at each device in common ([`Common`]), and each a UMEM and queues of its own: an AF_XDP socket
+//! gets frames of the queue only that it is bound to, so every queue of the device is some worker's.
+//!
+//! **A link that goes down** is told by netlink and counted; the sockets stay bound and work again when the link does. A device that
+//! is removed takes its sockets with it; when one of the same name is there again, it is opened anew (`reopened`).
 //!
 //! **What the kernel's other side leaves undone** is not known here, unlike with packet sockets: checksums that a virtual
 //! peer left to its card (`ethtool -K PEER tx off`), VLAN tags that the card has taken off (`ethtool -K DEV rxvlan off`).
 
-use super::bpf::{Hook, Map};
+mod receiver;
+mod transmitter;
+
+use super::bpf::{Hook, Map, Program};
 use super::umem::{self, Census, Umem};
 use super::xdp_program::{self, Maps};
-use super::xsk::{Descriptor, Receiving, Sizes, Transmitting, Xsk};
-use super::{
-    BURST, Burst, DeviceInfo, Filter, Loss, MAX_LINK_HEADER, OpenError, Port, Receiver, Slot, Traffic, Transmitter, sys,
-};
-use crate::wire::Frame;
+use super::xsk::{Sizes, Transmitting, Xsk};
+use super::{BURST, DeviceInfo, Filter, MAX_LINK_HEADER, OpenError, Port, device_info, sys};
+use core::cell::Cell;
 use core::time::Duration;
+use receiver::{Queue, XdpReceiver};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
+use transmitter::XdpTransmitter;
 
 /// Chunks for receiving into, for all queues of a device together. Also what a burst may bring while the worker is
 /// elsewhere.
@@ -51,17 +59,8 @@ const RECEIVE_LEAST: u32 = 512;
 /// Frames on their way out of one port.
 const TRANSMIT: u32 = 2048;
 
-/// Frames queued or being sent at once: the ring also has room for a batch that was withdrawn.
-const IN_FLIGHT: u32 = TRANSMIT - BURST as u32;
-
-/// Frames that the kernel sends in one system call, unless it can be told otherwise.
-const KERNEL_BATCH: u32 = 32;
-
 /// Sockets and links end a little after the process that had them: how long a start waits for a predecessor's.
 const PATIENCE: Duration = Duration::from_millis(1500);
-
-/// Fewest chunks given back to the kernel at once.
-const REFILL: u32 = 32;
 
 /// Which way of working is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -94,11 +93,29 @@ pub struct Device {
     pub mode: Mode,
 }
 
-/// How large the rings of one queue of a device are.
-fn sizes(device: &Device, queue: u16) -> Sizes {
+/// Which of several workers it is that opens its queues.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Part {
+    /// Its number.
+    pub worker: usize,
+    /// Of so many, at least 1. Every device must have as many queues.
+    pub workers: usize,
+}
+
+impl Part {
+    /// The only worker: it has all queues.
+    pub const ALL: Part = Part { worker: 0, workers: 1 };
+
+    /// The queues of a device that are this worker's: each is one worker's, and all have as many, or one more.
+    fn queues(self, device: &Device) -> impl Iterator<Item = u16> {
+        (0..device.info.queues).skip(self.worker).step_by(self.workers)
+    }
+}
+
+/// How large the rings of one queue of a device are. Only the worker's first queue sends.
+fn sizes(device: &Device, first: bool) -> Sizes {
     let share = (RECEIVE / u32::from(device.info.queues)).next_power_of_two().clamp(RECEIVE_LEAST, RECEIVE);
-    // Only the first sends.
-    Sizes { receive: share, transmit: if queue == 0 { TRANSMIT } else { 64 } }
+    Sizes { receive: share, transmit: first.then_some(TRANSMIT) }
 }
 
 /// Longest frame of a device, bytes.
@@ -113,15 +130,19 @@ fn chunk_size(devices: &[Device]) -> Option<usize> {
     [2048, 4096].into_iter().find(|size| needed <= *size)
 }
 
-fn chunk_count(devices: &[Device]) -> usize {
-    let receive: u32 = devices.iter().flat_map(|d| (0..d.info.queues).map(|q| sizes(d, q).receive)).sum();
+fn chunk_count(devices: &[Device], part: Part) -> usize {
+    let receive = |d: &Device| part.queues(d).count() * sizes(d, false).receive as usize;
     // In our hands: the burst being worked on, and copies.
-    receive as usize + devices.len() * (TRANSMIT as usize + BURST) + BURST
+    devices.iter().map(receive).sum::<usize>() + devices.len() * (TRANSMIT as usize + BURST) + BURST
 }
 
-/// Bytes of the memory that these devices, opened together, take. 0 when they cannot be opened.
-pub fn memory(devices: &[Device]) -> usize {
-    if devices.is_empty() { 0 } else { chunk_size(devices).unwrap_or(0) * chunk_count(devices) }
+/// Bytes of the memory that these devices, opened together by so many workers, take. 0 when they cannot be opened.
+pub fn memory(devices: &[Device], workers: usize) -> usize {
+    if devices.is_empty() {
+        return 0;
+    }
+    let chunks: usize = (0..workers).map(|worker| chunk_count(devices, Part { worker, workers })).sum();
+    chunk_size(devices).unwrap_or(0) * chunks
 }
 
 /// Asks where the chunks of the UMEM are: the frames' account, for tests.
@@ -134,13 +155,30 @@ impl Account {
     }
 }
 
-/// Opens all queues of each of `devices`, for one worker. They share one region.
+/// What the workers of a process have in common at one device: the program that is attached to it, and the map by which it finds
+/// their sockets. Attached by whoever comes first, until all of them have let go.
+#[derive(Debug, Default)]
+pub struct Common(Mutex<Weak<Attached>>);
+
+/// Opens all queues of each of `devices`, for the only worker. They share one region.
 pub fn open(devices: &[Device], filter: &Filter) -> Result<Vec<Port>, OpenError> {
     open_accounted(devices, filter).map(|(ports, _)| ports)
 }
 
 /// As [`open`], with the account of the frames.
 pub fn open_accounted(devices: &[Device], filter: &Filter) -> Result<(Vec<Port>, Account), OpenError> {
+    let common: Vec<_> = devices.iter().map(|_| Arc::default()).collect();
+    open_part(devices, filter, Part::ALL, &common)
+}
+
+/// Opens one worker's queues of each of `devices`. They share one region. `common`: for each device in order, the same for all
+/// workers.
+pub fn open_part(
+    devices: &[Device],
+    filter: &Filter,
+    part: Part,
+    common: &[Arc<Common>],
+) -> Result<(Vec<Port>, Account), OpenError> {
     let Some(chunk) = chunk_size(devices) else {
         let mtu = 4096 - umem::KERNEL_HEADROOM - MAX_LINK_HEADER;
         let worst = devices.iter().max_by_key(|d| d.info.mtu).map_or("", |d| &d.name);
@@ -149,17 +187,27 @@ pub fn open_accounted(devices: &[Device], filter: &Filter) -> Result<(Vec<Port>,
              mtu={mtu} in --port"
         )));
     };
+    if devices.len() > umem::MAX_PORTS {
+        return Err(OpenError(format!("at most {} af-xdp ports a worker", umem::MAX_PORTS)));
+    }
+    if let Some(few) = devices.iter().find(|d| usize::from(d.info.queues) < part.workers) {
+        return Err(OpenError(too_few_queues(&few.name, few.info.queues, part.workers)));
+    }
     sys::lift_memlock_limit();
-    let count = chunk_count(devices);
+    let count = chunk_count(devices, part);
     let no_memory =
         |e: io::Error| OpenError(format!("af-xdp: {} MiB of memory for frames: {e}", (count * chunk) >> 20));
     let umem = Rc::new(Umem::new(count, chunk).map_err(no_memory)?);
-    let first = devices.first().map_or("", |d| &d.name);
-    let maps = Maps::new(filter).map_err(|e| refused(first, "filter map", &e))?;
-    let attached = devices.iter().map(|d| Attached::new(d, &maps)).collect::<Result<Vec<_>, _>>()?;
+    let mut seats = Vec::with_capacity(devices.len());
+    for ((device, common), port) in devices.iter().zip(common).zip(0..) {
+        let attached = Attached::shared(device, filter, common)?;
+        // How it works is known once its sockets are open.
+        let groups = multicast_groups(filter);
+        seats.push(Seat { device: device.clone(), attached, part, port, zero_copy: false, groups });
+    }
 
     let wanted = |mode| devices.iter().find(|d| d.mode == mode);
-    let any_generic = attached.iter().any(|a| a.hook == Hook::Generic);
+    let any_generic = seats.iter().any(|seat| seat.attached.hook == Hook::Generic);
     let attempts: &[u16] = match (wanted(Mode::ZeroCopy), any_generic || wanted(Mode::Copy).is_some()) {
         (Some(device), true) => {
             return Err(OpenError(format!(
@@ -174,7 +222,7 @@ pub fn open_accounted(devices: &[Device], filter: &Filter) -> Result<(Vec<Port>,
     };
     let mut opened = Err(OpenError("af-xdp: no devices".into()));
     for (number, flags) in attempts.iter().enumerate() {
-        opened = match sockets(devices, &attached, &umem, *flags) {
+        opened = match sockets(&seats, &umem, *flags) {
             Ok(sockets) => Ok(sockets),
             Err((name, e)) => {
                 let another = number + 1 < attempts.len();
@@ -191,27 +239,39 @@ pub fn open_accounted(devices: &[Device], filter: &Filter) -> Result<(Vec<Port>,
         };
         break;
     }
-    let total = devices.len();
-    let mib = (count * chunk) >> 20;
+    let (total, mib) = (devices.len(), (count * chunk) >> 20);
     let mut ports = Vec::with_capacity(total);
-    for ((device, attached), queues) in devices.iter().zip(attached).zip(opened?) {
-        let failed = |e: io::Error| refused(&device.name, "socket", &e);
-        let options: libc::xdp_options =
-            sys::get_option(&queues[0].fd, libc::SOL_XDP, libc::XDP_OPTIONS).map_err(failed)?;
-        let zero_copy = options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0;
+    for (mut seat, sockets) in seats.into_iter().zip(opened?) {
+        let name = seat.device.name.clone();
+        let failed = |e: io::Error| refused(&name, "socket", &e);
+        seat.zero_copy = works_without_copy(&sockets).map_err(failed)?;
         let description = format!(
-            "af-xdp, {}, {}, {} queue{}, UMEM of {mib} MiB for {total} port{}",
-            if attached.hook == Hook::Native { "native" } else { "generic" },
-            if zero_copy { "zero-copy" } else { "copy" },
-            queues.len(),
-            if queues.len() == 1 { "" } else { "s" },
+            "af-xdp, {}, {}, {} queue{}{}, UMEM of {mib} MiB for {total} port{}",
+            if seat.attached.hook == Hook::Native { "native" } else { "generic" },
+            if seat.zero_copy { "zero-copy" } else { "copy" },
+            sockets.len(),
+            if sockets.len() == 1 { "" } else { "s" },
+            if part.workers == 1 { "" } else { " of each worker" },
             if total == 1 { "" } else { "s" },
         );
-        let groups = join_groups(device, filter).map_err(failed)?;
-        let (rx, tx) = halves(device, attached, queues, &umem, zero_copy, groups).map_err(failed)?;
+        let groups = join_groups(seat.device.info.index, &seat.groups).map_err(failed)?;
+        let (queues, sending) = divide(&seat, sockets).map_err(failed)?;
+        let renewal = Rc::new(Cell::new(None));
+        let tx = XdpTransmitter::new(&seat.device, seat.port, umem.clone(), sending, renewal.clone());
+        let tx = tx.map_err(failed)?;
+        let rx = XdpReceiver::new(seat, umem.clone(), queues, groups, renewal).map_err(failed)?;
         ports.push(Port { description, rx: Box::new(rx), tx: Box::new(tx) });
     }
     Ok((ports, Account(umem)))
+}
+
+/// Says that a device cannot give each worker a queue, and what to do.
+pub fn too_few_queues(device: &str, queues: u16, workers: usize) -> String {
+    let plural = if queues == 1 { "" } else { "s" };
+    format!(
+        "af-xdp:{device}: it has {queues} receive queue{plural}, and each of {workers} workers needs one: ethtool -L \
+         {device} combined {workers} (virtual pairs: rx {workers} tx {workers}), or --workers {queues}"
+    )
 }
 
 /// What the kernel's refusals mean, and what to do.
@@ -260,21 +320,39 @@ fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 }
 
 /// Our program, attached to a device until this is dropped.
+#[derive(Debug)]
 struct Attached {
-    _link: OwnedFd,
+    program: Program,
     sockets: Map,
     hook: Hook,
+    /// The device's number, and what keeps the program there. Locked at the start and when the device was made anew only.
+    link: Mutex<(u32, OwnedFd)>,
 }
 
 impl Attached {
-    fn new(device: &Device, maps: &Maps) -> Result<Attached, OpenError> {
+    /// The one that there is at this device, or a new one.
+    fn shared(device: &Device, filter: &Filter, common: &Common) -> Result<Arc<Attached>, OpenError> {
+        let mut common = common.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(attached) = common.upgrade() {
+            return Ok(attached);
+        }
+        let attached = Arc::new(Attached::new(device, filter)?);
+        *common = Arc::downgrade(&attached);
+        Ok(attached)
+    }
+
+    fn new(device: &Device, filter: &Filter) -> Result<Attached, OpenError> {
         let told = |e: io::Error| refused(&device.name, "program", &e);
+        let maps = Maps::new(filter).map_err(|e| refused(&device.name, "filter map", &e))?;
         let sockets = xdp_program::sockets(device.info.queues.into()).map_err(told)?;
-        let program = xdp_program::load(maps, &sockets).map_err(told)?;
+        let program = xdp_program::load(&maps, &sockets).map_err(told)?;
+        let index = device.info.index;
         let native_only = matches!(device.mode, Mode::ZeroCopy | Mode::Copy);
         if device.mode != Mode::Generic {
-            match patiently(|| program.attach(device.info.index, Hook::Native)) {
-                Ok(link) => return Ok(Attached { _link: link, sockets, hook: Hook::Native }),
+            match patiently(|| program.attach(index, Hook::Native)) {
+                Ok(link) => {
+                    return Ok(Attached { program, sockets, hook: Hook::Native, link: Mutex::new((index, link)) });
+                }
                 // Nothing that another hook would change.
                 Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::EBUSY | libc::EEXIST)) => {
                     return Err(told(e));
@@ -289,508 +367,149 @@ impl Attached {
                 Err(_) => {}
             }
         }
-        let link = patiently(|| program.attach(device.info.index, Hook::Generic)).map_err(told)?;
-        Ok(Attached { _link: link, sockets, hook: Hook::Generic })
+        let link = patiently(|| program.attach(index, Hook::Generic)).map_err(told)?;
+        Ok(Attached { program, sockets, hook: Hook::Generic, link: Mutex::new((index, link)) })
+    }
+
+    /// The device has another number now: it was made anew.
+    fn follow(&self, index: u32) -> io::Result<()> {
+        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        if link.0 != index {
+            *link = (index, self.program.attach(index, self.hook)?);
+        }
+        Ok(())
     }
 }
 
-/// A socket for every queue of every device, bound. On failure: which device, and why.
-fn sockets(
-    devices: &[Device],
-    attached: &[Attached],
-    umem: &Umem,
-    flags: u16,
-) -> Result<Vec<Vec<Xsk>>, (String, io::Error)> {
-    let mut all: Vec<Vec<Xsk>> = Vec::with_capacity(devices.len());
-    for (device, attached) in devices.iter().zip(attached) {
-        let told = |e| (device.name.clone(), e);
-        all.push(Vec::with_capacity(device.info.queues.into()));
-        for queue in 0..device.info.queues {
-            let shared = all.first().and_then(|queues| queues.first());
-            let registration = if shared.is_none() { Some(umem.registration()) } else { None };
-            let xsk = Xsk::new(registration, sizes(device, queue)).map_err(told)?;
-            // Those that share take the first one's flags.
-            let flags = if shared.is_none() { flags | libc::XDP_USE_NEED_WAKEUP } else { 0 };
-            let shared = shared.map(|first| &first.fd);
-            patiently(|| sys::bind_xdp(&xsk.fd, device.info.index, queue.into(), flags, shared)).map_err(told)?;
-            if let Some(queues) = all.last_mut() {
-                queues.push(xsk);
-            }
-        }
-        for (queue, xsk) in all.last().into_iter().flatten().enumerate() {
-            attached.sockets.set(&(queue as u32).to_ne_bytes(), xsk.fd.as_raw_fd() as u32).map_err(told)?;
-        }
+/// A worker's place at a device.
+struct Seat {
+    device: Device,
+    attached: Arc<Attached>,
+    part: Part,
+    /// Among the worker's ports of this driver.
+    port: u8,
+    zero_copy: bool,
+    /// Multicast groups to be in: the last three bytes of their addresses.
+    groups: BTreeSet<[u8; 3]>,
+}
+
+/// A socket for every queue of this worker's of every device, bound. On failure: which device, and why.
+fn sockets(seats: &[Seat], umem: &Umem, flags: u16) -> Result<Vec<Vec<Xsk>>, (String, io::Error)> {
+    let mut all: Vec<Vec<Xsk>> = Vec::with_capacity(seats.len());
+    for seat in seats {
+        let first = all.first().and_then(|sockets| sockets.first());
+        all.push(sockets_at(seat, umem, flags, first, true).map_err(|e| (seat.device.name.clone(), e))?);
     }
     Ok(all)
 }
 
-/// Has the card let the multicast groups through in which neighbours ask for our IPv6 addresses (RFC 4291 section
-/// 2.7.1), for as long as the descriptor is open. The kernel, which does not have these addresses, has not joined them.
-fn join_groups(device: &Device, filter: &Filter) -> io::Result<OwnedFd> {
-    // Of no protocol: it receives nothing.
-    let fd = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
+/// The same at one device. `first`: whose registration of the UMEM is shared; if none, the UMEM is registered anew.
+fn sockets_at(seat: &Seat, umem: &Umem, flags: u16, first: Option<&Xsk>, patient: bool) -> io::Result<Vec<Xsk>> {
+    let device = &seat.device;
+    let mut sockets: Vec<Xsk> = Vec::with_capacity(device.info.queues.into());
+    for queue in seat.part.queues(device) {
+        let shared = first.or(sockets.first());
+        let registration = if shared.is_none() { Some(umem.registration()) } else { None };
+        let xsk = Xsk::new(registration, sizes(device, sockets.is_empty()))?;
+        // Those that share take the first one's flags.
+        let flags = if shared.is_none() { flags | libc::XDP_USE_NEED_WAKEUP } else { 0 };
+        let shared = shared.map(|first| &first.fd);
+        let bind = || sys::bind_xdp(&xsk.fd, device.info.index, queue.into(), flags, shared);
+        if patient { patiently(bind) } else { bind() }?;
+        sockets.push(xsk);
+    }
+    for (queue, xsk) in seat.part.queues(device).zip(&sockets) {
+        seat.attached.sockets.set(&u32::from(queue).to_ne_bytes(), xsk.fd.as_raw_fd() as u32)?;
+    }
+    Ok(sockets)
+}
+
+fn works_without_copy(sockets: &[Xsk]) -> io::Result<bool> {
+    let first = sockets.first().ok_or(io::ErrorKind::InvalidInput)?;
+    let options: libc::xdp_options = sys::get_option(&first.fd, libc::SOL_XDP, libc::XDP_OPTIONS)?;
+    Ok(options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0)
+}
+
+/// The groups in which neighbours ask for our IPv6 addresses (RFC 4291 section 2.7.1).
+fn multicast_groups(filter: &Filter) -> BTreeSet<[u8; 3]> {
     let addresses = filter.addresses.iter().copied().chain(filter.services.iter().map(|s| s.ip()));
-    let groups: BTreeSet<_> = addresses
+    addresses
         .filter_map(|ip| match ip {
             IpAddr::V6(ip) => Some([ip.octets()[13], ip.octets()[14], ip.octets()[15]]),
             IpAddr::V4(_) => None,
         })
-        .collect();
+        .collect()
+}
+
+/// Has the card let these groups through, for as long as the descriptor is open. The kernel, which does not have our addresses,
+/// has not joined them.
+fn join_groups(index: u32, groups: &BTreeSet<[u8; 3]>) -> io::Result<OwnedFd> {
+    // Of no protocol: it receives nothing.
+    let fd = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
     for [a, b, c] in groups {
         let membership = libc::packet_mreq {
-            mr_ifindex: device.info.index as i32,
+            mr_ifindex: index as i32,
             mr_type: libc::PACKET_MR_MULTICAST as u16,
             mr_alen: 6,
-            mr_address: [0x33, 0x33, 0xff, a, b, c, 0, 0],
+            mr_address: [0x33, 0x33, 0xff, *a, *b, *c, 0, 0],
         };
         sys::set_option(&fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, membership)?;
     }
     Ok(fd)
 }
 
-fn halves(
-    device: &Device,
-    attached: Attached,
-    queues: Vec<Xsk>,
-    umem: &Rc<Umem>,
-    zero_copy: bool,
-    groups: OwnedFd,
-) -> io::Result<(XdpReceiver, XdpTransmitter)> {
-    let wait = match &queues[..] {
-        [_one] => None,
-        several => Some(sys::readable_together(&several.iter().map(|q| &q.fd).collect::<Vec<_>>())?),
-    };
-    let mut receiving = Vec::with_capacity(queues.len());
-    let mut transmitting = None;
-    for (number, xsk) in queues.into_iter().enumerate() {
-        let fd = Rc::new(xsk.fd);
-        let size = sizes(device, number as u16).receive;
-        receiving.push(Queue { fd: fd.clone(), rings: xsk.receiving, size, lent: 0, lost: 0 });
-        transmitting.get_or_insert((fd, xsk.transmitting));
-        // The rings of queues that do not send are unmapped here; the socket keeps them.
-    }
-    let (fd, rings) = transmitting.ok_or(io::ErrorKind::InvalidInput)?;
-    // What it bounds are frames in the device's own queue; as large as allowed.
-    let send_buffer = 8 << 20;
-    if sys::set_option(&fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, send_buffer).is_err() {
-        let _ = sys::set_option(&fd, libc::SOL_SOCKET, libc::SO_SNDBUF, send_buffer);
-    }
-    // Since Linux 6.17.
-    const XDP_MAX_TX_SKB_BUDGET: i32 = 9;
-    let batch = match sys::set_option(&fd, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, BURST as i32) {
-        Ok(()) => BURST as u32,
-        Err(_) => KERNEL_BATCH,
-    };
-    let mut rx = XdpReceiver {
-        _attached: attached,
-        _groups: groups,
-        umem: umem.clone(),
-        queues: receiving,
-        next: 0,
-        wait,
-        link: LinkWatch::new(device)?,
-        max_frame: max_frame(device),
-        traffic: Traffic::default(),
-    };
-    rx.queues.iter_mut().for_each(|q| q.refill(umem));
-    let tx = XdpTransmitter {
-        umem: umem.clone(),
-        fd,
-        rings,
-        device: device.name.clone(),
-        questions: sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?,
-        zero_copy,
-        batch,
-        staged: 0,
-        waiting: false,
-        exact: true,
-        in_flight: 0,
-        withdrawn: 0,
-        down: false,
-        max_frame: max_frame(device),
-        traffic: Traffic::default(),
-    };
-    Ok((rx, tx))
-}
-
-/// Hears of a device's link.
-struct LinkWatch {
-    fd: OwnedFd,
-    device: u32,
-    up: bool,
-}
-
-impl LinkWatch {
-    fn new(device: &Device) -> io::Result<LinkWatch> {
-        let fd = sys::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_NONBLOCK, libc::NETLINK_ROUTE)?;
-        sys::bind_netlink(&fd, libc::RTMGRP_LINK as u32)?;
-        let up = sys::link_is_up(&sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?, &device.name);
-        Ok(LinkWatch { fd, device: device.info.index, up })
-    }
-
-    /// How often the link went down since the last time.
-    fn downs(&mut self) -> u64 {
-        let mut downs = 0;
-        let mut buffer = [0u8; 8192];
-        // Messages that found no room in the socket are lost; the next one tells the state again.
-        while let Ok(len @ 1..) = sys::receive_now(&self.fd, &mut buffer) {
-            let mut rest = &buffer[..len];
-            // struct nlmsghdr: length, type, ...; struct ifinfomsg: ..., index at 4, flags at 8.
-            while let Some(header) = rest.first_chunk::<32>() {
-                let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-                let (len, kind) = (word(0) as usize, u16::from_ne_bytes([header[4], header[5]]));
-                if word(20) == self.device && matches!(kind, libc::RTM_NEWLINK | libc::RTM_DELLINK) {
-                    let running = (libc::IFF_UP | libc::IFF_RUNNING) as u32;
-                    let up = kind == libc::RTM_NEWLINK && word(24) & running == running;
-                    downs += u64::from(self.up && !up);
-                    self.up = up;
-                }
-                rest = rest.get(len.next_multiple_of(4).max(16)..).unwrap_or_default();
-            }
-        }
-        downs
-    }
-}
-
-/// What one queue receives.
-struct Queue {
-    fd: Rc<OwnedFd>,
-    rings: Receiving,
-    /// Most chunks lent to the kernel.
-    size: u32,
-    /// Chunks in the fill and rx rings.
-    lent: u32,
-    /// Frames lost, as the kernel last told.
-    lost: u64,
-}
-
-impl Queue {
-    /// Lends the kernel as many chunks as it may have, if it is worth it.
-    fn refill(&mut self, umem: &Umem) {
-        if self.size - self.lent < REFILL {
-            return;
-        }
-        while self.lent < self.size
-            && let Some(address) = umem.lend_to_kernel()
-        {
-            let put = self.rings.fill.put(address);
-            debug_assert!(put, "the ring is as large as what is lent");
-            self.lent += 1;
-        }
-        self.rings.fill.publish();
-    }
-}
-
-struct XdpReceiver {
-    _attached: Attached,
-    _groups: OwnedFd,
-    umem: Rc<Umem>,
-    queues: Vec<Queue>,
-    /// The queue that is looked at first.
-    next: usize,
-    /// For several queues.
-    wait: Option<OwnedFd>,
-    link: LinkWatch,
-    max_frame: usize,
-    traffic: Traffic,
-}
-
-impl XdpReceiver {
-    fn receive_from(&mut self, number: usize, burst: &mut Burst) {
-        let Some(queue) = self.queues.get_mut(number) else { return };
-        let before = queue.lent;
-        while !burst.is_full() {
-            let Some(descriptor) = queue.rings.rx.take() else { break };
-            queue.lent -= 1;
-            match self.umem.received(descriptor.address, descriptor.len) {
-                Some(slot) if slot.len() > self.max_frame => {
-                    self.traffic.lost(Loss::RxOversized, 1);
-                    self.umem.release(slot);
-                }
-                Some(slot) => {
-                    self.traffic.passed(slot.len());
-                    burst.push(slot);
-                }
-                None => self.traffic.lost(Loss::RxTruncated, 1),
-            }
-        }
-        if queue.lent != before {
-            queue.rings.rx.done();
-        }
-        queue.refill(&self.umem);
-        if queue.rings.fill.needs_wakeup() {
-            sys::kick_receive(&queue.fd);
-        }
-    }
-}
-
-impl Receiver for XdpReceiver {
-    fn receive(&mut self, burst: &mut Burst) {
-        // In turn, so that a busy queue does not starve the others.
-        for i in 0..self.queues.len() {
-            self.receive_from((self.next + i) % self.queues.len(), burst);
-        }
-        self.next = (self.next + 1) % self.queues.len();
-    }
-
-    fn frame<'a>(&'a mut self, slot: &'a mut Slot) -> Frame<'a> {
-        self.umem.frame(slot)
-    }
-
-    fn release(&mut self, slot: Slot) {
-        self.umem.release(slot);
-    }
-
-    fn wait_fd(&self) -> Option<RawFd> {
-        self.wait.as_ref().map(AsRawFd::as_raw_fd).or_else(|| Some(self.queues.first()?.fd.as_raw_fd()))
-    }
-
-    fn device_event(&mut self) {
-        self.traffic.link_downs += self.link.downs();
-    }
-
-    fn traffic(&mut self) -> Traffic {
-        self.device_event();
-        for queue in &mut self.queues {
-            if let Ok(stats) = sys::get_option::<libc::xdp_statistics>(&queue.fd, libc::SOL_XDP, libc::XDP_STATISTICS) {
-                let lost = stats.rx_dropped + stats.rx_ring_full;
-                self.traffic.lost(Loss::RxRingFull, lost - queue.lost);
-                queue.lost = lost;
-            }
-        }
-        self.traffic
-    }
-}
-
-struct XdpTransmitter {
-    umem: Rc<Umem>,
+/// What a transmitter sends by.
+struct Sending {
     fd: Rc<OwnedFd>,
     rings: Transmitting,
-    device: String,
-    /// To ask for the link's state.
-    questions: OwnedFd,
     zero_copy: bool,
-    /// Frames that the kernel sends in one system call.
-    batch: u32,
-    /// Frames in the ring that the kernel was not shown.
-    staged: u32,
-    /// The kernel did not take all that it was shown.
-    waiting: bool,
-    /// The ring's consumer index is what the kernel has consumed. Some kernels tell it late when a call ends early.
-    exact: bool,
-    /// Chunks in the tx ring, the device or the completion ring; at most `IN_FLIGHT`.
-    in_flight: u32,
-    /// Descriptors in the ring that were withdrawn, at most a batch: the kernel skips one of them in each call.
-    withdrawn: u32,
-    /// The link was found down when last used.
-    down: bool,
-    max_frame: usize,
-    traffic: Traffic,
 }
 
-impl XdpTransmitter {
-    /// Takes back what was sent.
-    fn reap(&mut self) {
-        let before = self.in_flight;
-        while let Some(address) = self.rings.completion.take() {
-            if self.umem.sent(address) {
-                self.in_flight -= 1;
-            }
-        }
-        if self.in_flight != before {
-            self.rings.completion.done();
+/// Into what is received by, and what is sent by.
+fn divide(seat: &Seat, sockets: Vec<Xsk>) -> io::Result<(Vec<Queue>, Sending)> {
+    let (mut queues, mut sending) = (Vec::with_capacity(sockets.len()), None);
+    for xsk in sockets {
+        let fd = Rc::new(xsk.fd);
+        queues.push(Queue::new(fd.clone(), xsk.receiving, sizes(&seat.device, false).receive));
+        if let Some(rings) = xsk.transmitting {
+            sending = Some(Sending { fd, rings, zero_copy: seat.zero_copy });
         }
     }
+    Ok((queues, sending.ok_or(io::ErrorKind::InvalidInput)?))
+}
 
-    /// Whether one more frame can be queued. Counts it as lost if not.
-    fn has_room(&mut self) -> bool {
-        if self.in_flight == IN_FLIGHT {
-            self.reap();
-            if self.in_flight == IN_FLIGHT {
-                self.kick();
-            }
-            if self.in_flight == IN_FLIGHT {
-                self.traffic.lost(if self.down { Loss::TxLinkDown } else { Loss::TxQueueFull }, 1);
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Queues a slot of our region, for which there is room.
-    fn queue(&mut self, slot: Slot) {
-        self.traffic.passed(slot.len());
-        let (address, len) = self.umem.to_send(slot);
-        let put = self.rings.tx.put(Descriptor { address, len, options: 0 });
-        debug_assert!(put, "the ring has room for all that may be in flight");
-        self.in_flight += 1;
-        self.staged += 1;
-        if self.staged == self.batch {
-            self.kick();
-        }
-    }
-
-    /// Shows the kernel what is staged, and has it sent.
-    fn kick(&mut self) {
-        if self.down && !self.is_up_again() {
-            self.unstage(Loss::TxLinkDown);
-            return;
-        }
-        self.rings.tx.publish();
-        self.staged = 0;
-        let (mut idle, mut drops) = (0, 0);
-        while self.rings.tx.needs_wakeup() {
-            match sys::kick_transmit(&self.fd) {
-                // It came to a withdrawn one, perhaps, and stopped there.
-                Ok(()) if self.withdrawn > 0 => self.withdrawn -= 1,
-                Ok(()) => {
-                    // Copying, it has looked until nothing was left.
-                    self.exact = true;
-                    self.down &= drops > 0;
-                    break;
-                }
-                Err(e) => match e.raw_os_error() {
-                    Some(libc::EINTR) => {}
-                    // The device dropped one frame, and the rest was not looked at.
-                    Some(libc::EBUSY) if !self.zero_copy && drops < TRANSMIT => {
-                        (self.exact, drops) = (false, drops + 1);
-                        let link_down = !sys::link_is_up(&self.questions, &self.device);
-                        self.found_down(link_down);
-                        self.traffic.lost(if link_down { Loss::TxLinkDown } else { Loss::TxQueueFull }, 1);
-                        // Which one it was is not known; its bytes stay counted.
-                        self.traffic.frames -= 1;
-                    }
-                    Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => {
-                        self.found_down(true);
-                        self.withdraw(Loss::TxLinkDown);
-                        break;
-                    }
-                    // The completion ring or the device's queue is full, memory is short, or the batch is over.
-                    Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::ENOMEM) => {
-                        self.exact = false;
-                        self.reap();
-                        idle += 1;
-                        if idle == 4 {
-                            break;
-                        }
-                    }
-                    _ => {
-                        self.withdraw(Loss::TxRefused);
-                        break;
-                    }
-                },
-            }
-        }
-        self.waiting = self.rings.tx.unread() > self.withdrawn;
-        self.reap();
-    }
-
-    /// Asks, before anything more is put into the ring of a link that was down.
-    fn is_up_again(&mut self) -> bool {
-        match sys::kick_transmit(&self.fd).map_err(|e| e.raw_os_error()) {
-            Err(Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV)) => false,
-            Ok(()) => {
-                self.withdrawn = self.withdrawn.saturating_sub(1);
-                true
-            }
-            Err(_) => true,
-        }
-    }
-
-    /// One that was counted as sent was not.
-    fn take_back(&mut self, descriptor: Descriptor, why: Loss) {
-        if self.umem.sent(descriptor.address) {
-            self.in_flight -= 1;
-            self.traffic.frames -= 1;
-            self.traffic.bytes -= u64::from(descriptor.len);
-            self.traffic.lost(why, 1);
-        }
-    }
-
-    /// Takes what the kernel was not shown out of the ring, lost for this reason.
-    fn unstage(&mut self, why: Loss) {
-        for back in 1..=self.staged {
-            self.take_back(self.rings.tx.recent(back), why);
-        }
-        self.rings.tx.forget(self.staged);
-        self.staged = 0;
-    }
-
-    fn found_down(&mut self, down: bool) {
-        self.traffic.link_downs += u64::from(down && !self.down);
-        self.down = down;
-    }
-
-    /// Takes everything that the kernel has not consumed out of the ring, lost for this reason. Where that cannot be
-    /// known it stays there.
-    fn withdraw(&mut self, why: Loss) {
-        if self.zero_copy || !self.exact {
-            return;
-        }
-        self.withdrawn = self.rings.tx.unread();
-        for back in 1..=self.withdrawn {
-            // What was withdrawn before is of no chunk, and not counted again.
-            self.take_back(self.rings.tx.recent(back), why);
-            // SAFETY: with copies the kernel reads the ring within system calls on this socket only, and this thread,
-            // which alone has it, is in none.
-            unsafe {
-                self.rings.tx.replace_recent(back, Descriptor { address: self.umem.nowhere(), len: 0, options: 0 });
-            }
-        }
+/// What is readable when a frame has come by one of these queues; none if that is the only queue's own descriptor.
+fn wait_on(queues: &[Queue]) -> io::Result<Option<OwnedFd>> {
+    match queues {
+        [_one] => Ok(None),
+        several => sys::readable_together(&several.iter().map(|q| &*q.fd).collect::<Vec<_>>()).map(Some),
     }
 }
 
-impl Transmitter for XdpTransmitter {
-    fn takes(&self, slot: &Slot) -> bool {
-        slot.region() == self.umem.region()
-    }
+/// What a device that was made anew is used by.
+struct Opened {
+    index: u32,
+    queues: Vec<Queue>,
+    sending: Sending,
+    groups: OwnedFd,
+}
 
-    fn transmit(&mut self, slot: Slot) -> Result<(), Slot> {
-        if !self.takes(&slot) {
-            return Err(slot);
-        }
-        if slot.len() > self.max_frame {
-            self.traffic.lost(Loss::TxRefused, 1);
-            return Err(slot);
-        }
-        if !self.has_room() {
-            return Err(slot);
-        }
-        self.queue(slot);
-        Ok(())
+/// Opens a device that was removed, and is there again: in the mode that it had, with as many queues and no longer frames. The UMEM
+/// is registered a second time: whose registration it shared is not known any more.
+fn opened(seat: &Seat, umem: &Umem) -> io::Result<Opened> {
+    let info = device_info(&seat.device.name).map_err(io::Error::other)?;
+    if info.queues != seat.device.info.queues || info.mtu < seat.device.info.mtu || !info.up {
+        return Err(io::ErrorKind::Unsupported.into());
     }
-
-    fn transmit_copy(&mut self, frame: &[u8]) -> bool {
-        if frame.len() > self.max_frame {
-            self.traffic.lost(Loss::TxRefused, 1);
-            return false;
-        }
-        if !self.has_room() {
-            return false;
-        }
-        match self.umem.copy_in(frame) {
-            Some(slot) => {
-                self.queue(slot);
-                true
-            }
-            None => {
-                self.traffic.lost(Loss::TxQueueFull, 1);
-                false
-            }
-        }
-    }
-
-    fn flush(&mut self) {
-        if self.staged > 0 || self.waiting {
-            self.kick();
-        } else if self.in_flight > 0 {
-            self.reap();
-        }
-    }
-
-    fn traffic(&mut self) -> Traffic {
-        self.traffic
-    }
+    let index = info.index;
+    seat.attached.follow(index)?;
+    let device = Device { info: DeviceInfo { mtu: seat.device.info.mtu, ..info }, ..seat.device.clone() };
+    let anew = Seat { device, attached: seat.attached.clone(), groups: seat.groups.clone(), ..*seat };
+    let flags = if seat.zero_copy { libc::XDP_ZEROCOPY } else { libc::XDP_COPY };
+    let sockets = sockets_at(&anew, umem, flags, None, false)?;
+    let groups = join_groups(index, &seat.groups)?;
+    let (queues, sending) = divide(&anew, sockets)?;
+    Ok(Opened { index, queues, sending, groups })
 }
 
 #[cfg(test)]
@@ -804,13 +523,24 @@ mod tests {
     }
 
     #[test]
-    fn there_are_chunks_for_every_ring_and_for_what_is_in_our_hands() {
+    fn every_queue_is_one_workers_and_there_are_chunks_for_every_ring_and_for_what_is_in_our_hands() {
         for queues in [1, 2, 3, 8, 63, 64] {
             let device = device(1500, queues);
-            let lent: u32 = (0..queues).map(|q| sizes(&device, q).receive).sum();
-            assert!((0..queues).all(|q| sizes(&device, q).receive.is_power_of_two()));
-            assert!(lent >= RECEIVE);
-            assert!(chunk_count(&[device]) > lent as usize + TRANSMIT as usize + BURST);
+            for workers in 1..=usize::from(queues).min(9) {
+                let mut all = Vec::new();
+                for worker in 0..workers {
+                    let part = Part { worker, workers };
+                    let mine: Vec<_> = part.queues(&device).collect();
+                    let lent = mine.len() * sizes(&device, false).receive as usize;
+                    assert!(!mine.is_empty() && mine.len() <= usize::from(queues).div_ceil(workers));
+                    assert!(chunk_count(std::slice::from_ref(&device), part) > lent + TRANSMIT as usize + BURST);
+                    all.extend(mine);
+                }
+                all.sort_unstable();
+                assert_eq!(all, (0..queues).collect::<Vec<_>>());
+            }
+            let each = sizes(&device, false).receive;
+            assert!(each.is_power_of_two() && u32::from(queues) * each >= RECEIVE);
         }
     }
 

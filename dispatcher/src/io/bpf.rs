@@ -48,6 +48,7 @@ fn descriptor(r: libc::c_long) -> OwnedFd {
 }
 
 /// A map; gone when nobody has it open.
+#[derive(Debug)]
 pub(super) struct Map {
     fd: OwnedFd,
     key: usize,
@@ -96,6 +97,7 @@ impl Map {
 }
 
 /// A program that the kernel has verified.
+#[derive(Debug)]
 pub(super) struct Program(OwnedFd);
 
 impl Program {
@@ -293,19 +295,9 @@ impl Assembler {
         self.push(0x07, dst, 0, 0, value);
     }
 
-    /// `dst += src`
-    pub(super) fn add_register(&mut self, dst: Register, src: Register) {
-        self.push(0x0f, dst, src, 0, 0);
-    }
-
     /// `dst &= value`
     pub(super) fn and(&mut self, dst: Register, value: i32) {
         self.push(0x57, dst, 0, 0, value);
-    }
-
-    /// `dst <<= value`
-    pub(super) fn shift_left(&mut self, dst: Register, value: i32) {
-        self.push(0x67, dst, 0, 0, value);
     }
 
     /// `dst = *(src + offset)`

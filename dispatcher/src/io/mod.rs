@@ -14,15 +14,18 @@
 //!
 //! **Bursts.** At most [`BURST`] slots at a time; no call here allocates once the ports are open, and none blocks.
 //!
-//! Nothing above this module sees a driver's types. Drivers: [`mem`], [`pcap`], [`af_packet`], [`af_xdp`]. Wrappers
-//! around any of them: [`tee`], [`fault`].
+//! Nothing above this module sees a driver's types. Drivers: [`mem`], [`pcap`], [`af_packet`], [`af_xdp`], and `dpdk` behind
+//! the cargo feature of that name. Wrappers around any of them: [`tee`], [`fault`].
 
 pub mod af_packet;
 pub mod af_xdp;
 pub mod arena;
 mod bpf;
 pub mod doorbell;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 pub mod fault;
+mod link_watch;
 pub mod mem;
 mod offload;
 pub mod pcap;
@@ -38,7 +41,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 
-pub use sys::{DeviceInfo, device_info, pin_to_core, wait_readable};
+pub use sys::{DeviceInfo, allowed_cores, can_bind_to, device_info, pin_to_core, wait_readable};
 pub use umem::Census;
 
 /// Most frames taken from or given to a queue at once.
@@ -236,6 +239,8 @@ losses! {
     RxTruncated = "rx-truncated",
     /// Recorded on a link that is not Ethernet.
     RxNotEthernet = "rx-not-ethernet",
+    /// The card says that a checksum is wrong, and it is.
+    RxBadChecksum = "rx-bad-checksum",
     /// The transmit queue was full.
     TxQueueFull = "tx-queue-full",
     /// The link is down, or the device is gone.
@@ -259,6 +264,8 @@ pub struct Traffic {
     pub losses: [u64; Loss::ALL.len()],
     /// How often the link was seen going down.
     pub link_downs: u64,
+    /// How often a device that had been removed was taken up again.
+    pub reopened: u64,
 }
 
 impl Traffic {
@@ -281,6 +288,7 @@ impl Traffic {
         self.frames += other.frames;
         self.bytes += other.bytes;
         self.link_downs += other.link_downs;
+        self.reopened += other.reopened;
         for (mine, theirs) in self.losses.iter_mut().zip(other.losses) {
             *mine += theirs;
         }

@@ -151,6 +151,15 @@ fn ioctl(fd: &OwnedFd, command: libc::c_ulong, request: &mut libc::ifreq) -> io:
     }
 }
 
+/// Makes a descriptor's number mean what another means; what it meant is closed.
+pub(super) fn replace(old: &OwnedFd, new: &OwnedFd) -> io::Result<()> {
+    // SAFETY: no pointers; both are open, and `old` goes on being the only owner of its number.
+    match unsafe { libc::dup3(new.as_raw_fd(), old.as_raw_fd(), libc::O_CLOEXEC) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// A socket, closed on exec.
 pub(super) fn socket(family: c_int, kind: c_int, protocol: c_int) -> io::Result<OwnedFd> {
     // SAFETY: no pointers.
@@ -337,6 +346,45 @@ impl Drop for Mapping {
         // SAFETY: mapped in `new`, unmapped only here. Whoever kept a pointer borrowed `self`.
         unsafe { libc::munmap(self.at.as_ptr().cast(), self.len) };
     }
+}
+
+/// Whether the calling thread has these capabilities. What cannot be told is taken for a yes: the attempt will show.
+#[cfg(feature = "dpdk")]
+pub(super) fn has_capabilities(numbers: &[u32]) -> bool {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let Some(mask) = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()) else { return true };
+    numbers.iter().all(|number| mask >> number & 1 == 1)
+}
+
+/// Whether a file is there that the process may read and write. It is not opened: some have one user at a time.
+#[cfg(feature = "dpdk")]
+pub(super) fn can_read_and_write(file: &std::path::Path) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(file.as_os_str().as_bytes())?;
+    // SAFETY: a string that ends with a zero.
+    match unsafe { libc::access(path.as_ptr(), libc::R_OK | libc::W_OK) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// The cores that the calling thread may run on, in order.
+pub fn allowed_cores() -> Vec<usize> {
+    // SAFETY: all zeros is an empty cpu_set_t; pointer and length describe it; only cores below its size are asked for.
+    unsafe {
+        let mut set: libc::cpu_set_t = zeroed();
+        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) == -1 {
+            return Vec::new();
+        }
+        (0..libc::CPU_SETSIZE as usize).filter(|core| libc::CPU_ISSET(*core, &set)).collect()
+    }
+}
+
+/// Whether a thread of this process can be bound to this core. It may be one that no thread is on until then (`isolcpus`).
+pub fn can_bind_to(core: usize) -> bool {
+    // Tried by one that ends with the question.
+    std::thread::spawn(move || pin_to_core(core).is_ok()).join().unwrap_or(false)
 }
 
 /// Binds the calling thread to one core.

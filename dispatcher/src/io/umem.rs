@@ -1,6 +1,6 @@
 //! The memory of AF_XDP: one piece of it for all ports of a worker, cut into chunks of one size.
 //!
-//! **Ownership.** Every chunk is in exactly one of four places, and [`Place`] says which:
+//! **Ownership.** Every chunk is in exactly one of four places, and its `Place` says which:
 //!
 //! ```text
 //!            lend_to_kernel              received
@@ -27,15 +27,26 @@ use std::io;
 pub const KERNEL_HEADROOM: usize = 256;
 const _: () = assert!(KERNEL_HEADROOM >= HEADROOM, "pushing tags needs no room of its own");
 
-/// Where a chunk is.
+/// Where a chunk is; with the kernel, also by which port: a port whose device is removed takes its chunks with it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-enum Place {
-    Free,
-    Receiving,
-    Held,
-    Sending,
+struct Place(u8);
+
+impl Place {
+    const FREE: Place = Place(0);
+    const HELD: Place = Place(1);
+    const KIND: u8 = 3;
+
+    const fn receiving(port: u8) -> Place {
+        Place(port << 2 | 2)
+    }
+
+    const fn sending(port: u8) -> Place {
+        Place(port << 2 | 3)
+    }
 }
+
+/// Most ports of one UMEM.
+pub(super) const MAX_PORTS: usize = 64;
 
 /// How many chunks are where.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,7 +81,7 @@ impl Umem {
             map: sys::Mapping::anonymous(chunks * chunk)?,
             chunk,
             free: RefCell::new((0..chunks as u32).rev().collect()),
-            places: vec![Cell::new(Place::Free); chunks].into(),
+            places: vec![Cell::new(Place::FREE); chunks].into(),
         })
     }
 
@@ -114,19 +125,19 @@ impl Umem {
         slot.token as usize
     }
 
-    /// A free chunk's address for the fill ring.
-    pub(super) fn lend_to_kernel(&self) -> Option<u64> {
+    /// A free chunk's address for a fill ring of this port's.
+    pub(super) fn lend_to_kernel(&self, port: u8) -> Option<u64> {
         let index = self.free.borrow_mut().pop()?;
-        let stepped = self.step(index as usize, Place::Free, Place::Receiving);
+        let stepped = self.step(index as usize, Place::FREE, Place::receiving(port));
         debug_assert!(stepped, "the free list holds free chunks");
         Some(u64::from(index) * self.chunk as u64)
     }
 
-    /// What the kernel says that it has received. None when it cannot be true.
-    pub(super) fn received(&self, address: u64, len: u32) -> Option<Slot> {
+    /// What the kernel says that this port has received. None when it cannot be true.
+    pub(super) fn received(&self, port: u8, address: u64, len: u32) -> Option<Slot> {
         let index = self.index(address);
         let head = (address % self.chunk as u64) as usize;
-        if head + len as usize > self.chunk || !self.step(index, Place::Receiving, Place::Held) {
+        if head + len as usize > self.chunk || !self.step(index, Place::receiving(port), Place::HELD) {
             return None;
         }
         // SAFETY: the chunk was `Receiving`, so no slot exists for it; `Held` it leaves only by consuming this one.
@@ -140,7 +151,7 @@ impl Umem {
             return None;
         }
         let index = self.free.borrow_mut().pop()? as usize;
-        let stepped = self.step(index, Place::Free, Place::Held);
+        let stepped = self.step(index, Place::FREE, Place::HELD);
         debug_assert!(stepped, "the free list holds free chunks");
         // SAFETY: the chunk was `Free`: no slot exists for it, and the kernel does not have it.
         let mut slot = unsafe { Slot::new(self.id, index as u64, self.chunk, HEADROOM, frame.len()) };
@@ -167,41 +178,61 @@ impl Umem {
     /// When the slot is of another region.
     pub(super) fn release(&self, slot: Slot) {
         let index = self.index_of(&slot);
-        if self.step(index, Place::Held, Place::Free) {
+        if self.step(index, Place::HELD, Place::FREE) {
             self.free.borrow_mut().push(index as u32);
         }
     }
 
-    /// Turns a slot into what a transmit descriptor says: address and length.
+    /// Turns a slot into what a transmit descriptor of this port's says: address and length.
     ///
     /// # Panics
     /// When the slot is of another region.
-    pub(super) fn to_send(&self, slot: Slot) -> (u64, u32) {
+    pub(super) fn to_send(&self, port: u8, slot: Slot) -> (u64, u32) {
         let index = self.index_of(&slot);
-        let stepped = self.step(index, Place::Held, Place::Sending);
+        let stepped = self.step(index, Place::HELD, Place::sending(port));
         debug_assert!(stepped, "a slot's chunk is held");
         (index as u64 * self.chunk as u64 + u64::from(slot.head), slot.len)
     }
 
-    /// The kernel has done with a chunk that was to be sent. False when it did not have it.
-    pub(super) fn sent(&self, address: u64) -> bool {
+    /// The kernel has done with a chunk that this port was to send. False when it did not have it.
+    pub(super) fn sent(&self, port: u8, address: u64) -> bool {
         let index = self.index(address);
-        let back = self.step(index, Place::Sending, Place::Free);
+        let back = self.step(index, Place::sending(port), Place::FREE);
         if back {
             self.free.borrow_mut().push(index as u32);
         }
         back
     }
 
+    /// The sockets by which this port received are closed: the chunks that they had are free.
+    pub(super) fn reclaim_receiving(&self, port: u8) {
+        self.reclaim(Place::receiving(port));
+    }
+
+    /// The socket by which this port sent is closed: the chunks that it had are free. How many they were.
+    pub(super) fn reclaim_sending(&self, port: u8) -> usize {
+        self.reclaim(Place::sending(port))
+    }
+
+    fn reclaim(&self, from: Place) -> usize {
+        let mut free = self.free.borrow_mut();
+        let before = free.len();
+        for (index, place) in self.places.iter().enumerate().filter(|(_, place)| place.get() == from) {
+            place.set(Place::FREE);
+            free.push(index as u32);
+        }
+        free.len() - before
+    }
+
     /// How many chunks are where. Counts them: not for the hot path.
     pub(super) fn census(&self) -> Census {
-        let count = |place| self.places.iter().filter(|p| p.get() == place).count();
+        let count = |place: Place| self.places.iter().filter(|p| p.get().0 & Place::KIND == place.0).count();
         Census {
             chunks: self.places.len(),
             free: self.free.borrow().len(),
-            receiving: count(Place::Receiving),
-            held: count(Place::Held),
-            sending: count(Place::Sending),
+            receiving: count(Place::receiving(0)),
+            held: count(Place::HELD),
+            sending: count(Place::sending(0)),
         }
     }
 }
@@ -214,17 +245,35 @@ mod tests {
     #[test]
     fn what_the_kernel_cannot_have_is_not_believed() {
         let umem = Umem::new(2, 2048).unwrap();
-        assert!(umem.received(0, 60).is_none(), "it was not lent");
-        let address = umem.lend_to_kernel().unwrap();
-        assert!(umem.received(address + 2000, 60).is_none(), "beyond its chunk");
-        assert!(umem.received(1 << 40, 60).is_none(), "beyond the memory");
-        let slot = umem.received(address + 256, 60).unwrap();
-        assert!(umem.received(address + 256, 60).is_none(), "a second time");
-        assert!(!umem.sent(address + 256), "it is ours");
-        let (sending, len) = umem.to_send(slot);
+        assert!(umem.received(1, 0, 60).is_none(), "it was not lent");
+        let address = umem.lend_to_kernel(1).unwrap();
+        assert!(umem.received(1, address + 2000, 60).is_none(), "beyond its chunk");
+        assert!(umem.received(1, 1 << 40, 60).is_none(), "beyond the memory");
+        let slot = umem.received(1, address + 256, 60).unwrap();
+        assert!(umem.received(1, address + 256, 60).is_none(), "a second time");
+        assert!(!umem.sent(1, address + 256), "it is ours");
+        let (sending, len) = umem.to_send(1, slot);
         assert_eq!((sending, len), (address + 256, 60));
-        assert!(umem.sent(sending) && !umem.sent(sending), "it comes back once");
+        assert!(umem.sent(1, sending) && !umem.sent(1, sending), "it comes back once");
         assert_eq!(umem.census().free, 2);
+    }
+
+    #[test]
+    fn what_one_port_has_is_not_another_ports_and_comes_back_when_its_device_is_gone() {
+        let umem = Umem::new(4, 2048).unwrap();
+        let [a, b] = [1, 2].map(|port| umem.lend_to_kernel(port).unwrap());
+        assert!(umem.received(2, a, 60).is_none() && umem.received(1, b, 60).is_none());
+        let sending = umem.to_send(2, umem.copy_in(&[1; 60]).unwrap()).0;
+        let held = umem.copy_in(&[2; 60]).unwrap();
+        assert!(!umem.sent(1, sending));
+        umem.reclaim_receiving(1);
+        assert_eq!(umem.reclaim_sending(1), 0);
+        assert_eq!(umem.census(), Census { chunks: 4, free: 1, receiving: 1, held: 1, sending: 1 });
+        assert_eq!(umem.reclaim_sending(2), 1);
+        umem.reclaim_receiving(2);
+        umem.release(held);
+        assert_eq!(umem.census().free, 4);
+        assert!(!umem.sent(2, sending), "told late");
     }
 
     #[test]
@@ -251,15 +300,15 @@ mod tests {
             let (mut kernel, mut held, mut sending) = (Vec::new(), Vec::new(), Vec::new());
             for (event, n) in events {
                 match event {
-                    0 => if let Some(address) = umem.lend_to_kernel() { kernel.push(address) },
+                    0 => if let Some(address) = umem.lend_to_kernel(1) { kernel.push(address) },
                     1 if !kernel.is_empty() => {
                         let address = kernel.remove(n % kernel.len());
-                        held.push(umem.received(address + 256, 64).unwrap());
+                        held.push(umem.received(1, address + 256, 64).unwrap());
                     }
                     2 => if let Some(slot) = umem.copy_in(&[n as u8; 60]) { held.push(slot) },
                     3 if !held.is_empty() => umem.release(held.remove(n % held.len())),
-                    4 if !held.is_empty() => sending.push(umem.to_send(held.remove(n % held.len())).0),
-                    5 if !sending.is_empty() => prop_assert!(umem.sent(sending.remove(n % sending.len()))),
+                    4 if !held.is_empty() => sending.push(umem.to_send(1, held.remove(n % held.len())).0),
+                    5 if !sending.is_empty() => prop_assert!(umem.sent(1, sending.remove(n % sending.len()))),
                     _ => {}
                 }
                 let free = 16 - kernel.len() - held.len() - sending.len();

@@ -4,12 +4,14 @@
 //! * [`idle`]: what a worker does when nothing has arrived.
 //! * [`steer`]: whose a frame is, where there are several workers.
 //! * [`exchange`]: the mailboxes by which it gets there.
+//! * [`doze`]: how their owners sleep without missing anything.
 //! * [`totals`]: what its ended connections add up to.
 //!
-//! With several workers each opens a queue of every port in its own thread, and builds its own engine from its
+//! With several workers each opens its queues of every port in its own thread, and builds its own engine from its
 //! [`Share`]. A flow belongs to one worker; what comes in by another's queue is handed over. With one worker
 //! the same loop runs, and nothing is looked at twice. To the outside a worker tells what it counts through [`Shared`].
 
+pub mod doze;
 pub mod exchange;
 pub mod idle;
 pub mod poll;
@@ -33,6 +35,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
+
+/// The atomics of [`doze`].
+mod sync {
+    pub(super) use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+}
 
 /// What a worker feeds its frames to: the [`Engine`]; something simpler in tests of the loop.
 pub trait FrameHandler {
@@ -147,7 +154,8 @@ fn fold_ports(sum: &mut [Traffic], one: &[Traffic]) {
     for (sum, one) in sum.iter_mut().zip(one) {
         // Every worker sees a link go down that they share.
         let link_downs = sum.link_downs.max(one.link_downs);
-        *sum = Traffic { link_downs, ..sum.plus(one) };
+        let reopened = sum.reopened.max(one.reopened);
+        *sum = Traffic { link_downs, reopened, ..sum.plus(one) };
     }
 }
 
@@ -190,6 +198,9 @@ pub enum Device {
     AfXdp(String, DeviceInfo, af_xdp::Mode),
     /// A capture to read, and one to write.
     Pcap(PathBuf, Option<PathBuf>),
+    /// A card or virtual device of DPDK's.
+    #[cfg(feature = "dpdk")]
+    Dpdk(io::dpdk::PortSetup),
 }
 
 /// Which frames are ours, by an engine's configuration.
@@ -212,29 +223,67 @@ fn by_driver(plans: &[PortPlan]) -> (Vec<(String, DeviceInfo)>, Vec<af_xdp::Devi
                 let info = DeviceInfo { mtu: plan.mtu, ..info.clone() };
                 xdp.push(af_xdp::Device { name: name.clone(), info, mode: *mode });
             }
-            Device::Pcap(..) => {}
+            _ => {}
         }
     }
     (packet, xdp)
 }
 
-/// Bytes of memory for frames that these ports take once they are open.
-pub fn port_memory(plans: &[PortPlan]) -> usize {
+/// Bytes of memory for frames that these ports take once they are open, of all workers together.
+pub fn port_memory(plans: &[PortPlan], workers: usize) -> usize {
     let (packet, xdp) = by_driver(plans);
-    packet.len() * af_packet::RING_BYTES + af_xdp::memory(&xdp)
+    workers * packet.len() * af_packet::RING_BYTES + af_xdp::memory(&xdp, workers)
 }
 
-/// Opens one queue of every port for one worker, in their order. What shares memory is opened together. `sharing` says how the
-/// af-packet interfaces' frames are divided, where there are several workers: for each in order, the same for all workers.
+/// The ports that DPDK is to open, in order.
+#[cfg(feature = "dpdk")]
+pub fn dpdk_ports(plans: &[PortPlan]) -> Vec<io::dpdk::PortSetup> {
+    let device = |plan: &PortPlan| match &plan.device {
+        Device::Dpdk(setup) => Some(setup.clone()),
+        _ => None,
+    };
+    plans.iter().filter_map(device).collect()
+}
+
+/// What the workers have in common at the kernel's interfaces, by driver and in their order: the same for all workers.
+#[derive(Clone, Debug)]
+pub struct Sharing {
+    workers: usize,
+    fanouts: Vec<Arc<Fanout>>,
+    xdp: Vec<Arc<af_xdp::Common>>,
+}
+
+impl Sharing {
+    /// For so many workers.
+    pub fn new(plans: &[PortPlan], workers: usize) -> Sharing {
+        let (packet, xdp) = by_driver(plans);
+        let interfaces = if workers > 1 { packet.len() } else { 0 };
+        Sharing {
+            workers,
+            fanouts: (0..interfaces).map(|_| Arc::default()).collect(),
+            xdp: xdp.iter().map(|_| Arc::default()).collect(),
+        }
+    }
+}
+
+/// Opens one worker's queues of every port, in their order. What shares memory is opened together. `opened` are the ports of drivers
+/// that open theirs beforehand (DPDK's), in their order.
 pub fn open_ports(
     plans: &[PortPlan],
     filter: &Filter,
     worker: usize,
-    sharing: &[Arc<Fanout>],
+    sharing: &Sharing,
+    opened: Vec<Port>,
 ) -> Result<Vec<Port>, OpenError> {
     let (packet, xdp) = by_driver(plans);
-    let mut packet = af_packet::open_shared(&packet, sharing)?.into_iter();
-    let mut xdp = if xdp.is_empty() { Vec::new() } else { af_xdp::open(&xdp, filter)? }.into_iter();
+    let mut packet = af_packet::open_shared(&packet, &sharing.fanouts)?.into_iter();
+    let part = af_xdp::Part { worker, workers: sharing.workers };
+    let xdp = if xdp.is_empty() { Vec::new() } else { af_xdp::open_part(&xdp, filter, part, &sharing.xdp)?.0 };
+    let mut xdp = xdp.into_iter();
+    #[cfg(feature = "dpdk")]
+    let mut opened = opened.into_iter();
+    #[cfg(not(feature = "dpdk"))]
+    drop(opened);
     let lost = || OpenError("port lost while opening".into());
     let mut ports = Vec::with_capacity(plans.len());
     for plan in plans {
@@ -242,6 +291,8 @@ pub fn open_ports(
             Device::AfPacket(..) => packet.next().ok_or_else(lost)?,
             Device::AfXdp(..) => xdp.next().ok_or_else(lost)?,
             Device::Pcap(input, output) => io::pcap::open(input, output.as_ref(), plan.mtu)?,
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(_) => opened.next().ok_or_else(lost)?,
         };
         ports.push(match &plan.tee {
             Some(path) => io::tee::tee(port, &plan.name, &tee_path(path, worker))?,
@@ -261,22 +312,16 @@ fn tee_path(path: &Path, worker: usize) -> PathBuf {
     name.into()
 }
 
-/// What a worker shares with others, and its way to them.
-pub struct Among {
-    /// Hands over what is another's.
-    pub exchange: Exchange,
-    /// For each kernel interface among the ports, in order: the same for all workers.
-    pub fanouts: Vec<Arc<Fanout>>,
-}
-
 /// Everything a worker needs to start.
 pub struct Plan {
     /// For its engine; `config.ports` in the order of `ports`. The same for all workers.
     pub config: Config,
     /// Its engine's part.
     pub share: Share,
-    /// Where there are several workers.
-    pub among: Option<Among>,
+    /// Its way to the others, where there are several workers.
+    pub exchange: Option<Exchange>,
+    /// The same for all workers.
+    pub sharing: Sharing,
     /// The same for all workers, or they would take each other's cookies for old.
     pub clock: poll::Clock,
     /// Keys the engine's hashes and cookies.
@@ -287,6 +332,9 @@ pub struct Plan {
     pub idle: Idle,
     /// The core to run on.
     pub core: Option<usize>,
+    /// That core as DPDK has it: with ports of DPDK's.
+    #[cfg(feature = "dpdk")]
+    pub seat: Option<io::dpdk::Seat>,
     /// Where ended connections are told.
     pub journal: Option<Journal>,
 }
@@ -308,17 +356,17 @@ pub fn start(number: usize, plan: Plan) -> Result<Worker, String> {
     let thread = std::thread::Builder::new()
         .name(format!("worker-{number}"))
         .spawn(move || {
-            let mut run = match prepare(plan) {
-                Ok((run, descriptions)) => {
-                    let _ = tell.send(Ok(descriptions));
-                    run
-                }
-                Err(why) => {
-                    let _ = tell.send(Err(why));
+            #[cfg(feature = "dpdk")]
+            let plan = {
+                let mut plan = plan;
+                if let Some(seat) = plan.seat.take() {
+                    // DPDK has a thread on the core already; this one waits for its end. If there is none, `told` hears of it.
+                    let _ = seat.run(move |core| work(plan, core.open(), &for_thread, tell));
                     return;
                 }
+                plan
             };
-            run.run(&for_thread);
+            work(plan, Ok(Vec::new()), &for_thread, tell);
         })
         .map_err(|e| format!("cannot start a thread: {e}"))?;
     match told.recv() {
@@ -329,7 +377,25 @@ pub fn start(number: usize, plan: Plan) -> Result<Worker, String> {
     }
 }
 
-fn prepare(plan: Plan) -> Result<(poll::Loop<Engine>, Vec<String>), String> {
+/// A worker's whole life. What it holds is gone when this is over.
+fn work(
+    plan: Plan,
+    opened: Result<Vec<Port>, OpenError>,
+    shared: &Shared,
+    tell: mpsc::SyncSender<Result<Vec<String>, String>>,
+) {
+    match opened.map_err(|e| e.to_string()).and_then(|opened| prepare(plan, opened)) {
+        Ok((mut run, descriptions)) => {
+            let _ = tell.send(Ok(descriptions));
+            // Nobody waits for it any more.
+            drop(tell);
+            run.run(shared);
+        }
+        Err(why) => _ = tell.send(Err(why)),
+    }
+}
+
+fn prepare(plan: Plan, opened: Vec<Port>) -> Result<(poll::Loop<Engine>, Vec<String>), String> {
     if let Some(core) = plan.core {
         io::pin_to_core(core).map_err(|e| format!("core {core}: cannot run there: {e}"))?;
     }
@@ -339,12 +405,11 @@ fn prepare(plan: Plan) -> Result<(poll::Loop<Engine>, Vec<String>), String> {
     let filter = filter(&plan.config);
     let number = plan.share.worker();
     let engine = Engine::for_worker(plan.config, plan.secret, plan.share, clock.now()).map_err(|e| e.to_string())?;
-    let fanouts = plan.among.as_ref().map_or(&[][..], |among| &among.fanouts);
-    let ports = open_ports(&plan.ports, &filter, number, fanouts).map_err(|e| e.to_string())?;
+    let ports = open_ports(&plan.ports, &filter, number, &plan.sharing, opened).map_err(|e| e.to_string())?;
     let descriptions = ports.iter().map(|p| p.description.clone()).collect();
     let run = poll::Loop::new(engine, ports, clock, plan.idle, plan.journal, Totals::new(backends));
-    let run = match plan.among {
-        Some(among) => run.among(among.exchange),
+    let run = match plan.exchange {
+        Some(exchange) => run.among(exchange),
         None => run,
     };
     Ok((run, descriptions))

@@ -4,8 +4,8 @@
 //!
 //! | frame | owner |
 //! |---|---|
-//! | TCP to a VIP | by a keyed hash of the client's address and port |
-//! | TCP to an address of our own (SNAT: from a backend; the answers to probes) | the worker whose local ports include the destination's |
+//! | TCP to a VIP | by a keyed hash of the client's address and port; SNAT, and a port tells what its card does: whose queue that brings it to |
+//! | TCP to an address of our own (SNAT: from a backend; the answers to probes) | the worker whose local ports include the destination's ([`Returning`]) |
 //! | TCP to anything else, address mode DNAT (from a backend to its client) | by the same hash, of the destination |
 //! | an ICMP error | the owner of the packet it quotes |
 //! | ARP replies, neighbour advertisements | all: each worker asks for itself, and believes what it asked for |
@@ -14,15 +14,18 @@
 //! SYNs too are led to the owner, though anybody could answer them with a cookie: their tuple may be that of a flow whose end
 //! is still remembered, which only the owner knows. But see [`Place::Preferably`].
 //!
-//! Why the port ranges and the hash never contradict each other: the owner of a client's frames opens the flow and dials from a
-//! port of its own range (SNAT), or from the client's own address and port (DNAT), of which the hash is the same.
+//! A card that does something else than it told costs frames handed over: the owner stays the one that is computed here.
+//!
+//! Why the local ports and the hash never contradict each other: the owner of a client's frames opens the flow and dials from a
+//! port of its own (SNAT), or from the client's own address and port (DNAT), of which the hash is the same.
 
 use crate::engine::icmp::quoted_tuple;
-use crate::engine::{AddressMode, Config, worker_of_port};
+use crate::engine::{AddressMode, Config, Returning};
 use crate::flow::Tuple;
 use crate::wire::packet::{Ethernet, Ip, Tcp, ethertype, protocol};
 use crate::wire::{Addr, Mac};
 use siphasher::sip::SipHasher13;
+use std::sync::Arc;
 
 /// Where a frame is to go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,6 +54,7 @@ pub struct Steering {
     /// Sorted.
     backends: Box<[(Addr, u16)]>,
     key: SipHasher13,
+    returning: Arc<Returning>,
 }
 
 impl Steering {
@@ -72,7 +76,13 @@ impl Steering {
             own: own.into(),
             backends: backends.into(),
             key: SipHasher13::new_with_key(&crate::engine::derived(secret, 8)),
+            returning: Arc::new(Returning::by_range(workers)),
         }
+    }
+
+    /// The same, where ports tell to which queue they bring what; as the engines have it.
+    pub fn returning(self, returning: Arc<Returning>) -> Steering {
+        Steering { returning, ..self }
     }
 
     /// Workers in all.
@@ -123,14 +133,12 @@ impl Steering {
             // A VIP may be one of the addresses that we dial from, and its port one of those we dial from.
             let returning = !self.dnat && ours() && self.backends.binary_search(&from).is_ok();
             if !returning {
-                return Some(self.of_client(&tuple.src, tuple.sport));
+                // By SNAT the queue it came by is as good as any hash, and is where it is already.
+                let at_hand = if self.dnat { None } else { self.returning.of_client(tuple) };
+                return Some(at_hand.unwrap_or_else(|| self.of_client(&tuple.src, tuple.sport)));
             }
         }
-        if ours() {
-            worker_of_port(tuple.dport, self.workers)
-        } else {
-            self.dnat.then(|| self.of_client(&tuple.dst, tuple.dport))
-        }
+        if ours() { self.returning.owner(tuple) } else { self.dnat.then(|| self.of_client(&tuple.dst, tuple.dport)) }
     }
 
     fn of_client(&self, addr: &[u8; 16], port: u16) -> usize {
@@ -147,7 +155,8 @@ const ADVERTISEMENT: u8 = 136;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{BackendSpec, PortSpec};
+    use crate::engine::{BackendSpec, PortSpec, worker_of_port};
+    use crate::flow::Rss;
     use crate::wire::build::{Arp, Link, Segment, arp_op};
     use crate::wire::packet::{Flags, Vlans};
     use crate::wire::{Seq, checksum};
@@ -157,7 +166,7 @@ mod tests {
     const OURS: Mac = Mac([2, 0, 0, 0, 0, 1]);
     const OTHER: Mac = Mac([2, 0, 0, 0, 0, 9]);
 
-    fn steering(mode: AddressMode, workers: usize) -> Steering {
+    fn config(mode: AddressMode) -> Config {
         let port = |ips: [&str; 2]| PortSpec {
             name: "p".into(),
             mac: OURS,
@@ -167,14 +176,17 @@ mod tests {
             mtu: 1500,
         };
         let backend = |addr: &str| BackendSpec { name: addr.into(), addr: addr.parse().unwrap(), weight: 1 };
-        let config = Config {
+        Config {
             ports: vec![port(["10.1.0.1", "fd01::1"]), port(["10.2.0.1", "fd02::1"])],
             vips: ["10.1.9.1:443", "[fd01::9:1]:443", "10.2.0.1:5000"].map(|a| a.parse().unwrap()).to_vec(),
             backends: vec![backend("10.2.0.11:8443"), backend("[fd02::11]:8443")],
             address_mode: mode,
             ..Config::default()
-        };
-        Steering::new(&config, &[7; 32], workers)
+        }
+    }
+
+    fn steering(mode: AddressMode, workers: usize) -> Steering {
+        Steering::new(&config(mode), &[7; 32], workers)
     }
 
     fn tcp(from: SocketAddr, to: SocketAddr, flags: Flags, dst: Mac) -> Vec<u8> {
@@ -306,6 +318,46 @@ mod tests {
             s.place(0, &tcp(client, both, Flags::ACK, OURS))
         });
         assert!(owners.collect::<Vec<_>>().windows(2).any(|w| w[0] != w[1]), "clients go by hash");
+    }
+
+    /// What a card with two queues does with what returns, and with what clients send, is what steering says; whatever the card.
+    #[test]
+    fn where_a_card_is_known_frames_belong_to_the_queue_they_come_by() {
+        let key: Vec<u8> = (0..40u8).map(|n| n.wrapping_mul(37) ^ 11).collect();
+        let table: Vec<_> = (0..64).map(|entry| Some(entry % 2)).collect();
+        let rss = Arc::new(Rss::new(&key, &table, true, false).unwrap());
+        let config = config(AddressMode::Snat);
+        let ports = [Some(rss.clone()), Some(rss.clone())];
+        let returning = Arc::new(Returning::by_ports(&config, 2, &ports));
+        let s = Steering::new(&config, &[7; 32], 2).returning(returning);
+        let mut got = [0; 2];
+        for port in 3000..3200 {
+            let (backend, own) =
+                ("10.2.0.11:8443".parse().unwrap(), SocketAddr::new("10.2.0.1".parse().unwrap(), port));
+            let queue = rss.worker(&Tuple::between(backend, own)).unwrap();
+            assert_eq!(s.place(1, &tcp(backend, own, Flags::ACK, OURS)), Place::At(queue));
+            got[queue] += 1;
+            let (client, vip) = (SocketAddr::new("172.16.0.9".parse().unwrap(), port), "10.1.9.1:443".parse().unwrap());
+            let queue = rss.worker(&Tuple::between(client, vip)).unwrap();
+            assert_eq!(s.place(0, &tcp(client, vip, Flags::ACK, OURS)), Place::At(queue));
+            // It hashes no IPv6, and probes have ports of their own: by ranges.
+            let (backend, own) =
+                ("[fd02::11]:8443".parse().unwrap(), SocketAddr::new("fd02::1".parse().unwrap(), port));
+            let expected = Place::At(worker_of_port(port, 2).unwrap());
+            assert_eq!(s.place(1, &tcp(backend, own, Flags::ACK, OURS)), expected);
+        }
+        assert!(got.iter().all(|n| *n > 60), "{got:?}");
+        let (backend, probe) = ("10.2.0.11:8443".parse().unwrap(), "10.2.0.1:1024".parse().unwrap());
+        assert_eq!(s.place(1, &tcp(backend, probe, Flags::ACK, OURS)), Place::At(worker_of_port(1024, 2).unwrap()));
+        // By DNAT both sides must agree, which a card does not.
+        let config = self::config(AddressMode::Dnat);
+        let dnat = Steering::new(&config, &[7; 32], 2).returning(Arc::new(Returning::by_ports(&config, 2, &ports)));
+        for port in 3000..3200 {
+            let (client, vip) = (SocketAddr::new("172.16.0.9".parse().unwrap(), port), "10.1.9.1:443".parse().unwrap());
+            let backend = "10.2.0.11:8443".parse().unwrap();
+            let there = dnat.place(0, &tcp(client, vip, Flags::ACK, OURS));
+            assert_eq!(there, dnat.place(1, &tcp(backend, client, Flags::ACK, OURS)));
+        }
     }
 
     #[test]

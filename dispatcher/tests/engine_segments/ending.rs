@@ -249,6 +249,73 @@ fn a_server_that_remembers_a_flow_longer_than_we_do_is_reset_in_both_address_mod
     }
 }
 
+/// Every kind of segment with every kind of number that no honest sender can be at, from both sides, before the hello is
+/// complete, while the backend is dialled and afterwards: the flow goes on and ends as if none had come.
+#[test]
+fn nothing_with_a_number_outside_the_window_closes_or_alters_a_flow() {
+    let mut guess = 0x9e37_79b9_u32;
+    let mut far = move || {
+        guess = guess.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        // At least a quarter of a megabyte from where the flow is, on either side.
+        0x4_0000 + guess % (u32::MAX - 0x8_0000)
+    };
+    let mut forge = |b: &mut Bench, server_too: bool| {
+        for _ in 0..2000 {
+            for flags in [ACK, FIN_ACK, RST, RST_ACK] {
+                let payload: &[u8] = if flags.0 & RST.0 != 0 { &[] } else { b"forged" };
+                b.client_sends(Seg { window: 65535, ..seg(flags, far(), far(), payload) });
+                if server_too {
+                    b.server_sends(Seg { window: 65535, ..seg(flags, far(), far(), payload) });
+                }
+            }
+        }
+        assert_eq!((b.engine.flows(), b.ended.len()), (1, 0));
+        b.out.clear();
+    };
+    let hello = Hello::default().bytes();
+    let n = 1 + hello.len() as u32;
+    let mut b = bench();
+    b.client_syn(&SynOptions { mss: Some(1460), ..SynOptions::default() });
+    b.client_sends(seg(ACK, 1, 1, &hello[..20]));
+    forge(&mut b, false);
+    let (out, _) = b.client_sends(seg(ACK, 21, 1, &hello[20..]));
+    assert!(out[0].tcp().is_bare_syn());
+    forge(&mut b, false);
+    let mss = written(&SynOptions { mss: Some(1460), ..SynOptions::default() });
+    let (out, _) = b.server_sends(Seg { options: &mss, window: 60000, ..seg(SYN_ACK, 0, 1, &[]) });
+    assert_eq!(out.iter().flat_map(|o| o.payload().to_vec()).collect::<Vec<_>>(), hello);
+    b.server_sends(Seg { window: 60000, ..seg(ACK, 1, n, &[]) });
+    forge(&mut b, true);
+    // A request of two segments of which the second comes first, an answer, and both close.
+    b.client_sends(seg(ACK, n + 100, 1, &[2; 100]));
+    b.client_sends(seg(ACK, n, 1, &[1; 100]));
+    let (out, _) = b.server_sends(seg(ACK, 1, n + 200, b"answer"));
+    assert_eq!((out[0].payload(), out[0].tcp().seq), (&b"answer"[..], b.cookie + 1));
+    forge(&mut b, true);
+    b.client_sends(seg(FIN_ACK, n + 200, 7, &[]));
+    forge(&mut b, true);
+    b.server_sends(seg(FIN_ACK, 7, n + 201, &[]));
+    b.client_sends(seg(ACK, n + 201, 8, &[]));
+    assert_eq!(b.ended, [(End::Fin, u64::from(n) + 199, 6)]);
+    b.wait(Duration::from_secs(16));
+    b.assert_empty();
+}
+
+#[test]
+fn nobody_out_of_step_keeps_a_dead_flow() {
+    let mut b = bench();
+    b.splice(HTTP);
+    for second in 0..400u32 {
+        // From just behind any window to a quarter of the way round.
+        let behind = 0x4_0000 + second * 0x10_0000;
+        b.client_sends(seg(ACK, 1u32.wrapping_sub(behind), 1, b"x"));
+        b.server_sends(seg(ACK, 1u32.wrapping_sub(behind), 1, b"x"));
+        b.wait(Duration::from_secs(1));
+    }
+    assert_eq!(b.ended.iter().map(|e| e.0).collect::<Vec<_>>(), [End::Idle]);
+    b.assert_empty();
+}
+
 #[test]
 fn the_second_segment_of_a_new_connection_that_comes_first_is_not_passed_to_the_old_ones_server() {
     // Found by a storm: the server's reset would have ended the new connection.

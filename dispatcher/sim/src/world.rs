@@ -379,9 +379,14 @@ impl World {
 
     /// From now on several workers do the engine's work. What is told of connections goes unheard then.
     pub fn employ(&mut self, workers: usize) {
+        self.employ_with(workers, None);
+    }
+
+    /// The same with cards that tell to which queue they bring what.
+    pub fn employ_with(&mut self, workers: usize, card: Option<std::sync::Arc<dispatcher::flow::Rss>>) {
         let mut secret = [0; 32];
         secret.copy_from_slice(&Rng::new(self.seed).bytes(32));
-        self.crew = Some(Crew::new(&self.config, secret, workers, self.seed, self.now));
+        self.crew = Some(Crew::with_card(&self.config, secret, workers, self.seed, self.now, card));
     }
 
     /// The workers employed.

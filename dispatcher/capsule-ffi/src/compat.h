@@ -1,0 +1,69 @@
+/* What is bound, and every difference between versions of DPDK. The first line of shim.c, and the header of bindgen. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1 /* else rte_lcore.h has no rte_cpuset_t */
+#endif
+#include <stddef.h>
+#include <stdint.h>
+#include <sched.h>
+#include <rte_version.h>
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_ethdev.h>
+#include <rte_lcore.h>
+#include <rte_mbuf.h>
+#include <rte_mempool.h>
+
+/* Constants, whose names have changed with 21.11. As variables, because bindgen does not see through the macros. */
+#if RTE_VERSION >= RTE_VERSION_NUM(21, 11, 0, 0)
+static const uint64_t CAPSULE_RSS_IP = RTE_ETH_RSS_IP;
+static const uint64_t CAPSULE_RSS_TCP = RTE_ETH_RSS_TCP;
+static const uint64_t CAPSULE_RSS_UDP = RTE_ETH_RSS_UDP;
+static const uint64_t CAPSULE_RSS_SCTP = RTE_ETH_RSS_SCTP;
+static const uint64_t CAPSULE_TX_MBUF_FAST_FREE = RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
+static const uint32_t CAPSULE_MQ_RX_NONE = RTE_ETH_MQ_RX_NONE;
+static const uint32_t CAPSULE_MQ_RX_RSS = RTE_ETH_MQ_RX_RSS;
+static const uint64_t CAPSULE_RX_VLAN_STRIPPED = RTE_MBUF_F_RX_VLAN_STRIPPED;
+static const uint64_t CAPSULE_RX_IP_CKSUM_MASK = RTE_MBUF_F_RX_IP_CKSUM_MASK;
+static const uint64_t CAPSULE_RX_IP_CKSUM_BAD = RTE_MBUF_F_RX_IP_CKSUM_BAD;
+static const uint64_t CAPSULE_RX_L4_CKSUM_MASK = RTE_MBUF_F_RX_L4_CKSUM_MASK;
+static const uint64_t CAPSULE_RX_L4_CKSUM_BAD = RTE_MBUF_F_RX_L4_CKSUM_BAD;
+static const uint64_t CAPSULE_RX_L4_CKSUM_NONE = RTE_MBUF_F_RX_L4_CKSUM_NONE;
+#define RSS_TCP4 RTE_ETH_RSS_NONFRAG_IPV4_TCP
+#define RSS_TCP6 RTE_ETH_RSS_NONFRAG_IPV6_TCP
+#define CHECKSUMS_TCP RTE_ETH_RX_OFFLOAD_TCP_CKSUM
+#define CHECKSUMS (RTE_ETH_RX_OFFLOAD_IPV4_CKSUM | RTE_ETH_RX_OFFLOAD_UDP_CKSUM | RTE_ETH_RX_OFFLOAD_TCP_CKSUM)
+#else
+#error "DPDK 21.11 or later is needed"
+#endif
+static const uint32_t CAPSULE_MBUF_BUF_SIZE = RTE_MBUF_DEFAULT_BUF_SIZE;
+static const uint32_t CAPSULE_MBUF_HEADROOM = RTE_PKTMBUF_HEADROOM;
+
+/* What DPDK has as inline functions or macros; see there for what they do. */
+int _rte_errno(void);
+struct rte_mbuf *_rte_pktmbuf_alloc(struct rte_mempool *pool);
+void _rte_pktmbuf_free(struct rte_mbuf *mbuf);
+int _rte_pktmbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, unsigned count);
+void _rte_mempool_put_bulk(struct rte_mempool *pool, void *const *objects, unsigned count);
+uint16_t _rte_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
+uint16_t _rte_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
+
+/* Binds this thread to cores, and makes it one that DPDK knows: others bypass the mempools' caches. */
+int dispatcher_thread_set_affinity(rte_cpuset_t *cores);
+
+/* Configures a port as asked, and to check what it receives as far as it can. */
+int dispatcher_eth_dev_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, const struct rte_eth_conf *conf);
+/* Whether it checks TCP checksums. */
+int dispatcher_checks_tcp(uint16_t port);
+
+/* What a port's RSS does: its key, and the queue of each entry of its table, which has as many as returned; 0 when it does not tell. */
+unsigned dispatcher_rss(uint16_t port, uint8_t *key, unsigned key_size, uint16_t *table, unsigned table_size);
+/* Whether it hashes ports of TCP over IPv4 (1) and IPv6 (2). */
+int dispatcher_rss_tcp(uint16_t port);
+
+/* 1 up, 0 down, negative when the port does not say. */
+int dispatcher_link_up(uint16_t port);
+
+/* From now on EAL's and the drivers' log goes to memory of a fixed size, which keeps what was said last. */
+int dispatcher_log_keep(void);
+/* Copies at most size - 1 bytes of it, oldest first, and a zero: how many. */
+size_t dispatcher_log_read(char *to, size_t size);

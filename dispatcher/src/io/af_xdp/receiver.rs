@@ -1,0 +1,179 @@
+//! The receiving half of a port: all queues that its worker has of the device.
+
+use super::{Opened, Seat, Sending, max_frame, opened, wait_on};
+use crate::io::link_watch::LinkWatch;
+use crate::io::umem::Umem;
+use crate::io::xsk::Receiving;
+use crate::io::{Burst, Loss, Receiver, Slot, Traffic, sys};
+use crate::wire::Frame;
+use core::cell::Cell;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+
+/// Fewest chunks given back to the kernel at once.
+const REFILL: u32 = 32;
+
+/// What one queue receives.
+pub(super) struct Queue {
+    pub(super) fd: Rc<OwnedFd>,
+    rings: Receiving,
+    /// Most chunks lent to the kernel.
+    size: u32,
+    /// Chunks in the fill and rx rings.
+    lent: u32,
+    /// Frames lost, as the kernel last told.
+    lost: u64,
+}
+
+impl Queue {
+    pub(super) fn new(fd: Rc<OwnedFd>, rings: Receiving, size: u32) -> Queue {
+        Queue { fd, rings, size, lent: 0, lost: 0 }
+    }
+
+    /// Lends the kernel as many chunks as it may have, if it is worth it.
+    fn refill(&mut self, umem: &Umem, port: u8) {
+        if self.size - self.lent < REFILL {
+            return;
+        }
+        while self.lent < self.size
+            && let Some(address) = umem.lend_to_kernel(port)
+        {
+            let put = self.rings.fill.put(address);
+            debug_assert!(put, "the ring is as large as what is lent");
+            self.lent += 1;
+        }
+        self.rings.fill.publish();
+    }
+}
+
+pub(super) struct XdpReceiver {
+    seat: Seat,
+    /// Keeps the card's multicast filter open.
+    _groups: OwnedFd,
+    umem: Rc<Umem>,
+    queues: Vec<Queue>,
+    /// The queue that is looked at first.
+    next: usize,
+    /// For several queues.
+    wait: Option<OwnedFd>,
+    link: LinkWatch,
+    max_frame: usize,
+    /// By which the other half gets its rings when the device was made anew.
+    to_transmitter: Rc<Cell<Option<Box<Sending>>>>,
+    traffic: Traffic,
+}
+
+impl XdpReceiver {
+    pub(super) fn new(
+        seat: Seat,
+        umem: Rc<Umem>,
+        queues: Vec<Queue>,
+        groups: OwnedFd,
+        to_transmitter: Rc<Cell<Option<Box<Sending>>>>,
+    ) -> io::Result<XdpReceiver> {
+        let mut rx = XdpReceiver {
+            _groups: groups,
+            wait: wait_on(&queues)?,
+            link: LinkWatch::new(&seat.device.name, seat.device.info.index)?,
+            max_frame: max_frame(&seat.device),
+            seat,
+            umem,
+            queues,
+            next: 0,
+            to_transmitter,
+            traffic: Traffic::default(),
+        };
+        rx.refill();
+        Ok(rx)
+    }
+
+    fn refill(&mut self) {
+        for queue in &mut self.queues {
+            queue.refill(&self.umem, self.seat.port);
+        }
+    }
+
+    fn receive_from(&mut self, number: usize, burst: &mut Burst) {
+        let Some(queue) = self.queues.get_mut(number) else { return };
+        let before = queue.lent;
+        while !burst.is_full() {
+            let Some(descriptor) = queue.rings.rx.take() else { break };
+            queue.lent -= 1;
+            match self.umem.received(self.seat.port, descriptor.address, descriptor.len) {
+                Some(slot) if slot.len() > self.max_frame => {
+                    self.traffic.lost(Loss::RxOversized, 1);
+                    self.umem.release(slot);
+                }
+                Some(slot) => {
+                    self.traffic.passed(slot.len());
+                    burst.push(slot);
+                }
+                None => self.traffic.lost(Loss::RxTruncated, 1),
+            }
+        }
+        if queue.lent != before {
+            queue.rings.rx.done();
+        }
+        queue.refill(&self.umem, self.seat.port);
+        if queue.rings.fill.needs_wakeup() {
+            sys::kick_receive(&queue.fd);
+        }
+    }
+
+    /// Takes up a device that was removed, and is there again under its name: with new sockets, since those that have lost their
+    /// device are of no use any more. False while that cannot be.
+    fn take_up_again(&mut self) -> bool {
+        let Ok(Opened { index, queues, sending, groups }) = opened(&self.seat, &self.umem) else { return false };
+        let Ok(wait) = wait_on(&queues) else { return false };
+        let Ok(link) = LinkWatch::new(&self.seat.device.name, index) else { return false };
+        // The old ones are closed before their chunks are lent to the new ones.
+        (self.queues, self.wait, self.link, self._groups, self.next) = (queues, wait, link, groups, 0);
+        self.umem.reclaim_receiving(self.seat.port);
+        self.seat.device.info.index = index;
+        self.to_transmitter.set(Some(Box::new(sending)));
+        self.refill();
+        true
+    }
+}
+
+impl Receiver for XdpReceiver {
+    fn receive(&mut self, burst: &mut Burst) {
+        // In turn, so that a busy queue does not starve the others.
+        for i in 0..self.queues.len() {
+            self.receive_from((self.next + i) % self.queues.len(), burst);
+        }
+        self.next = (self.next + 1) % self.queues.len();
+    }
+
+    fn frame<'a>(&'a mut self, slot: &'a mut Slot) -> Frame<'a> {
+        self.umem.frame(slot)
+    }
+
+    fn release(&mut self, slot: Slot) {
+        self.umem.release(slot);
+    }
+
+    fn wait_fd(&self) -> Option<RawFd> {
+        self.wait.as_ref().map(AsRawFd::as_raw_fd).or_else(|| Some(self.queues.first()?.fd.as_raw_fd()))
+    }
+
+    fn device_event(&mut self) {
+        self.traffic.link_downs += self.link.downs();
+        if self.link.is_gone() && self.take_up_again() {
+            self.traffic.reopened += 1;
+        }
+    }
+
+    fn traffic(&mut self) -> Traffic {
+        for queue in &mut self.queues {
+            if let Ok(stats) = sys::get_option::<libc::xdp_statistics>(&queue.fd, libc::SOL_XDP, libc::XDP_STATISTICS) {
+                let lost = stats.rx_dropped + stats.rx_ring_full;
+                self.traffic.lost(Loss::RxRingFull, lost - queue.lost);
+                queue.lost = lost;
+            }
+        }
+        self.device_event();
+        self.traffic
+    }
+}
