@@ -299,6 +299,8 @@ pub struct World {
     pub(crate) path_mtu: Vec<usize>,
     /// Frames of long ago, by port of arrival, once somebody wants to repeat them.
     pub(crate) past: Option<VecDeque<(usize, Vec<u8>)>>,
+    /// Steps since time went on.
+    standing: u32,
     /// Servers that do not mean well.
     mistrusted: Vec<SocketAddr>,
     captures: std::path::PathBuf,
@@ -372,6 +374,7 @@ impl World {
             stopped_until: Time::ZERO,
             path_mtu: vec![usize::MAX; ports],
             past: None,
+            standing: 0,
             mistrusted: vec![],
             captures: std::env::temp_dir(),
         }
@@ -607,6 +610,8 @@ impl World {
         if let Some(d) = self.deadline() {
             next = next.min(d);
         }
+        self.standing = if next > self.now { 0 } else { self.standing + 1 };
+        assert!(self.standing < 200_000, "a busy loop");
         self.now = self.now.max(next);
         CLOCK.with(|c| c.set(self.now.as_millis() as u32));
         while self.air.peek().is_some_and(|f| f.at <= self.now) {
