@@ -42,7 +42,7 @@ Examples:
 
 The interfaces should have no IP addresses of the kernel's in the same networks, and no merging of received
 segments: ethtool -K DEVICE gro off lro off. Needs CAP_NET_RAW and CAP_NET_ADMIN; af-xdp
-also CAP_BPF and CAP_PERFMON. SIGINT or SIGTERM stops with
+also CAP_BPF. SIGINT or SIGTERM stops with
 a summary. Exit status: 0 stopped as asked, 1 died, 2 refused to start (one line on standard error says why).";
 
 const REPLAY_EXAMPLES: &str = "\

@@ -276,12 +276,10 @@ pub fn too_few_queues(device: &str, queues: u16, workers: usize) -> String {
 
 /// What the kernel's refusals mean, and what to do.
 fn refused(device: &str, what: &str, e: &io::Error) -> OpenError {
-    // Without CAP_PERFMON the verifier does not let a program compute with addresses, and says so in its own way.
-    let not_privileged = e.raw_os_error().is_none() && e.to_string().contains("!root");
     let because = match e.raw_os_error() {
-        code if not_privileged || matches!(code, Some(libc::EPERM | libc::EACCES)) => {
-            "not permitted: needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON (run as root, or: setcap \
-             cap_net_admin,cap_net_raw,cap_bpf,cap_perfmon+ep on the program)"
+        Some(libc::EPERM | libc::EACCES) => {
+            "not permitted: needs CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF (run as root, or: setcap \
+             cap_net_admin,cap_net_raw,cap_bpf+ep on the program)"
                 .into()
         }
         Some(libc::EBUSY | libc::EEXIST) if what == "program" => format!(
