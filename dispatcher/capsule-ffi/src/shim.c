@@ -59,6 +59,10 @@ int dispatcher_eth_dev_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_
     if (r != 0)
         return r;
     wanted.rxmode.offloads |= info.rx_offload_capa & CHECKSUMS;
+    /* RSS with nothing to hash by is refused by cards that have several queues and no RSS (virtio). Which queue gets what is
+       then their own affair. */
+    if (wanted.rxmode.mq_mode == RTE_ETH_MQ_RX_RSS && wanted.rx_adv_conf.rss_conf.rss_hf == 0)
+        wanted.rxmode.mq_mode = RTE_ETH_MQ_RX_NONE;
     r = rte_eth_dev_configure(port, rx_queues, tx_queues, &wanted);
     if (r == 0 && port < RTE_MAX_ETHPORTS)
         rx_offloads[port] = wanted.rxmode.offloads;

@@ -175,6 +175,10 @@ pub struct ClientConn {
     last_write: Time,
     /// All that came.
     pub received: Vec<u8>,
+    /// Every byte is checked when it comes: both ends mean well.
+    pub watched: bool,
+    checked: usize,
+    flight_len: usize,
     established: bool,
     saw_fin: bool,
     aborted: bool,
@@ -194,6 +198,9 @@ impl ClientConn {
             written: 0,
             last_write: now,
             received: vec![],
+            watched: false,
+            checked: 0,
+            flight_len: 0,
             established: false,
             saw_fin: false,
             aborted: false,
@@ -241,6 +248,36 @@ impl ClientConn {
                     let first = 5 + usize::from(u16::from_be_bytes([self.received[3], self.received[4]]));
                     assert_eq!(f.rest_digest, digest(&self.received[first..f.len]), "{}: the flight", self.local);
                     prefix(&self.received[f.len..], then);
+                }
+            }
+            Expect::Anything => {}
+        }
+    }
+
+    /// As [`ClientConn::check`], of the bytes that are new.
+    pub fn check_new(&mut self) {
+        match &self.plan.expect {
+            Expect::Exactly(bytes) => {
+                let (from, to) = (self.checked, self.received.len());
+                assert!(
+                    bytes.get(from..to) == Some(&self.received[from..]),
+                    "{}: other bytes at {from}..{to}",
+                    self.local
+                );
+                self.checked = to;
+            }
+            // The flight as a whole, once it is there; what is behind it, piece by piece.
+            Expect::Tls { then, .. } if self.checked > 0 => {
+                let (from, to) = (self.checked, self.received.len());
+                let begin = self.flight_len;
+                let wanted = then.get(from - begin..to - begin);
+                assert!(wanted == Some(&self.received[from..]), "{}: other bytes at {from}..{to}", self.local);
+                self.checked = to;
+            }
+            Expect::Tls { .. } => {
+                if let Some(flight) = self.flight().filter(|f| self.received.len() >= f.len) {
+                    self.check();
+                    (self.flight_len, self.checked) = (flight.len, self.received.len());
                 }
             }
             Expect::Anything => {}
@@ -439,14 +476,20 @@ impl Server {
         }
     }
 
+    /// Started anew: no session is remembered.
+    pub fn forget_sessions(&mut self) {
+        self.sessions.clear();
+    }
+
     /// A new ticket, or PSK identity, under this server's key.
     pub fn ticket(&mut self) -> Vec<u8> {
         [&self.ticket_key[..], &self.rng.bytes(100)].concat()
     }
 
-    fn answer(&mut self, wire: &[u8]) -> Vec<u8> {
+    /// The flight that answers a hello; none when it is no hello.
+    fn answer(&mut self, wire: &[u8]) -> Option<Vec<u8>> {
         let mut scratch = vec![0; 70000];
-        let Outcome::Complete(hello) = ssl_parse::client_hello(wire, &mut scratch) else { panic!("read before") };
+        let Outcome::Complete(hello) = ssl_parse::client_hello(wire, &mut scratch) else { return None };
         let mut flight = Flight {
             tls13: self.tls13 && hello.offers_1_3(),
             session_id: hello.session_id.to_vec(),
@@ -487,7 +530,7 @@ impl Server {
         flight.random[8..16].copy_from_slice(&digest(wire));
         flight.random[16..20].copy_from_slice(&(plain.len() as u32).to_le_bytes());
         flight.random[20..28].copy_from_slice(&digest(&plain[first..]));
-        flight.bytes()
+        Some(flight.bytes())
     }
 }
 
@@ -634,16 +677,21 @@ impl ServerConn {
             match self.received.first() {
                 Some(b'G' | b'R') if self.received.len() >= 5 => {
                     let n = u32::from_be_bytes(self.received[1..5].try_into().unwrap()) as usize;
-                    self.out.extend(pattern(n));
+                    // A client that means well asks for less.
+                    self.out.extend(pattern(n.min(1 << 20)));
                     self.talk = if self.received[0] == b'G' { Talk::Ends } else { Talk::Resets };
                 }
                 Some(b'G' | b'R') | None => {}
                 Some(22) => {
                     let Some(n) = hello_len(&self.received) else { return };
-                    let flight = server.answer(&self.received[..n]);
-                    self.out.extend(flight);
-                    self.received.drain(..n);
-                    self.talk = Talk::Echo;
+                    match server.answer(&self.received[..n]) {
+                        Some(flight) => {
+                            self.out.extend(flight);
+                            self.received.drain(..n);
+                            self.talk = Talk::Echo;
+                        }
+                        None => self.talk = Talk::Resets,
+                    }
                 }
                 Some(_) => self.talk = Talk::Echo,
             }

@@ -2,8 +2,10 @@
 //! single segments. Everything follows from a seed.
 //!
 //! * [`world`]: hosts that speak TCP by smoltcp around the engine, with what they run ([`apps`]), on the network of [`config`].
+//! * [`upset`]: crashes, leaps of the clock, narrow paths. [`hostile`]: forgers, peers that lie, frames of long ago.
 //! * [`crew`]: several workers in the engine's place.
 //! * [`check`]: the engine's books. [`pairs`]: who is led where.
+//! * [`storm`]: all of it at once, by a seed.
 //! * [`script`]: the bench; one segment in, what leaves because of it.
 //! * [`tls`]: hellos and flights made by hand. [`rng`]: numbers from a seed. [`pcap`]: what a failure leaves behind.
 //!
@@ -13,9 +15,12 @@ pub mod apps;
 pub mod check;
 pub mod config;
 pub mod crew;
+pub mod hostile;
 pub mod pairs;
 pub mod pcap;
 pub mod rng;
 pub mod script;
+pub mod storm;
 pub mod tls;
+pub mod upset;
 pub mod world;

@@ -33,6 +33,11 @@ impl Pairs {
         Pairs { vips: vips.to_vec(), backends: backends.collect(), ..Pairs::default() }
     }
 
+    /// Where a client's frames go now: from this address and port of ours to this backend.
+    pub fn place(&self, client: SocketAddr) -> Option<(SocketAddr, SocketAddr)> {
+        self.places.get(&client).copied()
+    }
+
     /// The engine sent a frame of its own: a SYN to a backend begins a pair.
     pub fn made(&mut self, frame: &[u8]) {
         if let Some((from, to, true)) = ends(frame)

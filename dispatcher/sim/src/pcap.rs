@@ -25,6 +25,11 @@ impl Recorder {
         Recorder { frames: VecDeque::new(), kept }
     }
 
+    /// Whether it keeps any.
+    pub fn keeps(&self) -> bool {
+        self.kept > 0
+    }
+
     /// A frame passed a port: `out` of the dispatcher, or into it.
     pub fn note(&mut self, at: Time, port: usize, out: bool, frame: &[u8]) {
         if self.kept == 0 {

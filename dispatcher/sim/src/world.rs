@@ -8,6 +8,7 @@ use crate::apps::{ClientConn, Ended, Plan, Server, ServerConn};
 use crate::check::Books;
 use crate::config::{client_ip, server_ip, vip};
 use crate::crew::Crew;
+use crate::hostile::mangle;
 use crate::pairs::Pairs;
 use crate::pcap::Recorder;
 use crate::rng::Rng;
@@ -31,7 +32,7 @@ thread_local! {
 }
 
 /// What a link does to frames, in thousandths.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Faults {
     /// Frames that vanish.
     pub loss: u32,
@@ -136,16 +137,20 @@ pub struct Host {
     pub deaf: bool,
     /// Buffers and habits.
     pub stack: Stack,
+    /// So many of its frames in a thousand are not what they should be.
+    pub evil: u32,
+    /// What it has been told about the paths to others, bytes of IP packets.
+    pub(crate) path_mtu: usize,
     wire: Wire,
     iface: Interface,
-    sockets: SocketSet<'static>,
+    pub(crate) sockets: SocketSet<'static>,
     /// Connections as a client, all there ever were.
     pub conns: Vec<ClientConn>,
     /// What it is as a server.
     pub server: Option<Server>,
-    server_conns: Vec<ServerConn>,
-    listening: usize,
-    next: Time,
+    pub(crate) server_conns: Vec<ServerConn>,
+    pub(crate) listening: usize,
+    pub(crate) next: Time,
     router: Option<Router>,
     next_port: u16,
     /// The last answers to SYNs, and to whom.
@@ -153,6 +158,10 @@ pub struct Host {
 }
 
 impl Host {
+    pub(crate) fn has_address(&self, ip: IpAddr) -> bool {
+        self.iface.ip_addrs().iter().any(|a| IpAddr::from(a.address()) == ip)
+    }
+
     /// What the host has answered to this very SYN before, if a socket still waits for the handshake's end (empty behind
     /// that). Among several listening sockets of smoltcp another one would take a repeated SYN for a new connection; other
     /// stacks repeat their answer at once.
@@ -224,7 +233,7 @@ struct Flying {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum To {
+pub(crate) enum To {
     Engine(usize),
     Host(usize),
 }
@@ -273,6 +282,17 @@ pub struct World {
     pub full: u32,
     /// Several workers, in the engine's place.
     crew: Option<Crew>,
+    /// The engine's clock is ahead of the world's.
+    pub(crate) ahead: Duration,
+    /// Until then the engine does nothing, and its frames wait.
+    pub(crate) stopped_until: Time,
+    /// By port: longer IP packets do not pass, and their sender is told.
+    pub(crate) path_mtu: Vec<usize>,
+    /// Frames of long ago, by port of arrival, once somebody wants to repeat them.
+    pub(crate) past: Option<VecDeque<(usize, Vec<u8>)>>,
+    /// Servers that do not mean well.
+    mistrusted: Vec<SocketAddr>,
+    captures: std::path::PathBuf,
 }
 
 /// Collects what the engine emits during one call.
@@ -319,6 +339,7 @@ impl World {
         secret.copy_from_slice(&Rng::new(seed).bytes(32));
         let now = Time::from_millis(1_000_000);
         let engine = Engine::new(config.clone(), secret, now).expect("a configuration that works");
+        let ports = config.ports.len();
         let pairs = Pairs::new(&config.vips, config.backends.iter().map(|b| b.addr));
         World {
             name,
@@ -338,6 +359,12 @@ impl World {
             recorder: Recorder::new(100_000),
             full: 0,
             crew: None,
+            ahead: Duration::ZERO,
+            stopped_until: Time::ZERO,
+            path_mtu: vec![usize::MAX; ports],
+            past: None,
+            mistrusted: vec![],
+            captures: std::env::temp_dir(),
         }
     }
 
@@ -358,8 +385,43 @@ impl World {
         self.crew.as_ref().expect("workers were employed")
     }
 
+    /// Keeps so many of the last frames for the capture that a failure leaves; 0 is fast.
+    pub fn record(&mut self, frames: usize) {
+        self.recorder = Recorder::new(frames);
+    }
+
+    /// Where a capture is left by a world that fails: in this folder, named after world and seed. Without, in that for temporary files.
+    pub fn leave_captures_in(&mut self, folder: Option<&std::path::Path>) {
+        if let Some(folder) = folder {
+            self.captures = folder.to_owned();
+        }
+    }
+
+    /// A server need not mean well: nothing that it says to clients is checked.
+    pub fn mistrust(&mut self, server: SocketAddr) {
+        self.mistrusted.push(server);
+    }
+
+    /// Whether a client is led to a server that need not mean well.
+    pub fn astray(&self, client: SocketAddr) -> bool {
+        astray(&self.pairs, &self.mistrusted, client)
+    }
+
+    /// From now on every byte that a connection receives is checked when it comes.
+    pub fn watch(&mut self, id: (usize, usize)) {
+        self.hosts[id.0].conns[id.1].watched = true;
+    }
+
+    /// What the engine's clock says.
+    pub fn engine_now(&self) -> Time {
+        self.now + self.ahead
+    }
+
+    /// When the engine will do something of its own accord, by the world's clock.
     fn deadline(&self) -> Option<Time> {
-        self.crew.as_ref().map_or_else(|| self.engine.next_deadline(), Crew::next_deadline)
+        let at = self.crew.as_ref().map_or_else(|| self.engine.next_deadline(), Crew::next_deadline)?;
+        let here = Time::from_nanos(at.as_nanos().saturating_sub(self.ahead.as_nanos() as u64));
+        Some(here.max(self.stopped_until))
     }
 
     /// With `clients` and `servers` as the tables of [`crate::config`] have them, servers on the last port.
@@ -411,6 +473,8 @@ impl World {
             dark: false,
             deaf: false,
             stack,
+            evil: 0,
+            path_mtu: usize::MAX,
             wire,
             iface,
             sockets: SocketSet::new(vec![]),
@@ -539,7 +603,11 @@ impl World {
         while self.air.peek().is_some_and(|f| f.at <= self.now) {
             let f = self.air.pop().expect("peeked");
             match f.to {
+                To::Engine(port) if self.now < self.stopped_until => {
+                    self.put(self.stopped_until, To::Engine(port), f.frame);
+                }
                 To::Engine(port) => self.hand_in(port, f.frame),
+                To::Host(h) if self.hosts[h].heeds(&f.frame) => {}
                 To::Host(h) => match self.hosts[h].answered_before(&f.frame) {
                     Some(again) if again.is_empty() => {}
                     Some(again) => self.host_sends(h, again),
@@ -553,7 +621,7 @@ impl World {
         if let Some(crew) = &mut self.crew {
             let sent = crew.turn(self.now);
             self.emitted(sent);
-        } else if self.engine.next_deadline().is_some_and(|d| d <= self.now) {
+        } else if self.deadline().is_some_and(|d| d <= self.now) {
             self.poll_engine();
         }
         for h in 0..self.hosts.len() {
@@ -571,9 +639,10 @@ impl World {
         let mut buffer = [0; 2048];
         buffer[64..64 + bytes.len()].copy_from_slice(&bytes);
         let mut frame = Frame::new(&mut buffer, 64, bytes.len());
-        let World { engine, told, books, rng, now, full, .. } = self;
+        let now = self.engine_now();
+        let World { engine, told, books, rng, full, .. } = self;
         let mut fx = Collect { sent: vec![], told, books, rng, full: *full };
-        let verdict = engine.handle(PortId(port as u8), &mut frame, *now, &mut fx);
+        let verdict = engine.handle(PortId(port as u8), &mut frame, now, &mut fx);
         let mut sent = fx.sent;
         books.note(verdict);
         sent.iter().for_each(|(_, frame)| self.pairs.made(frame));
@@ -588,9 +657,10 @@ impl World {
     }
 
     fn poll_engine(&mut self) {
-        let World { engine, told, books, rng, now, full, .. } = self;
+        let now = self.engine_now();
+        let World { engine, told, books, rng, full, .. } = self;
         let mut fx = Collect { sent: vec![], told, books, rng, full: *full };
-        engine.poll(*now, &mut fx);
+        engine.poll(now, &mut fx);
         let sent = fx.sent;
         sent.iter().for_each(|(_, frame)| self.pairs.made(frame));
         self.emitted(sent);
@@ -599,9 +669,10 @@ impl World {
 
     /// Ends every flow.
     pub fn shutdown(&mut self) {
-        let World { engine, told, books, rng, now, full, .. } = self;
+        let now = self.engine_now();
+        let World { engine, told, books, rng, full, .. } = self;
         let mut fx = Collect { sent: vec![], told, books, rng, full: *full };
-        while !engine.shutdown(16, *now, &mut fx) {}
+        while !engine.shutdown(16, now, &mut fx) {}
         let sent = fx.sent;
         self.emitted(sent);
     }
@@ -616,6 +687,12 @@ impl World {
     /// Sends a frame over a port's wire: to the engine from a host, or from it.
     fn fly(&mut self, port: usize, frame: Vec<u8>, from: Option<usize>) {
         let to_engine = from.is_some();
+        if self.too_long(port, &frame, from) {
+            return;
+        }
+        if to_engine && self.past.is_some() {
+            self.remember(port, &frame);
+        }
         let f = self.faults[port];
         if self.rng.per_mille(f.loss) {
             return;
@@ -641,7 +718,7 @@ impl World {
         }
     }
 
-    fn put(&mut self, at: Time, to: To, frame: Vec<u8>) {
+    pub(crate) fn put(&mut self, at: Time, to: To, frame: Vec<u8>) {
         self.order += 1;
         self.air.push(Flying { at, order: self.order, to, frame });
     }
@@ -670,8 +747,18 @@ impl World {
         }
     }
 
-    /// What a host sends.
+    /// What a host sends, or something like it.
     fn host_sends(&mut self, h: usize, frame: Vec<u8>) {
+        let (evil, mtu) = (self.hosts[h].evil, self.hosts[h].path_mtu);
+        for frame in crate::upset::cut(frame, mtu) {
+            let frames = if self.rng.per_mille(evil) { mangle(&mut self.rng, &frame) } else { vec![frame] };
+            for frame in frames {
+                self.host_sends_so(h, frame);
+            }
+        }
+    }
+
+    fn host_sends_so(&mut self, h: usize, frame: Vec<u8>) {
         let host = &self.hosts[h];
         if host.dark {
             return;
@@ -730,7 +817,12 @@ impl World {
             for c in &mut host.conns {
                 if c.outcome == Ended::Open {
                     let socket = host.sockets.get_mut::<tcp::Socket<'_>>(c.handle);
-                    active |= c.step(socket, now, host.stack.careful);
+                    if c.step(socket, now, host.stack.careful) {
+                        active = true;
+                        if c.watched && !astray(&self.pairs, &self.mistrusted, c.local) {
+                            c.check_new();
+                        }
+                    }
                 }
             }
             if let Some(server) = &mut host.server {
@@ -830,16 +922,19 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            let name = format!("{}-{}-{}", self.name, self.seed, std::process::id());
-            let path = self.recorder.write(&std::env::temp_dir(), &name);
-            eprintln!(
-                "{}: seed {} (LAB_SEED), at {:?}; capture of the dispatcher's ports: {path:?}",
-                self.name, self.seed, self.now
-            );
-            eprintln!("{:?}", self.engine.counters());
+        if std::thread::panicking() && self.recorder.keeps() {
+            let name = format!("{}-{}", self.name, self.seed);
+            let path = self.recorder.write(&self.captures, &name);
+            if self.name != "storm" {
+                eprintln!("{name} (LAB_SEED), at {:?}; capture of the dispatcher's ports: {path:?}", self.now);
+                eprintln!("{:?}", self.engine.counters());
+            }
         }
     }
+}
+
+fn astray(pairs: &Pairs, mistrusted: &[SocketAddr], client: SocketAddr) -> bool {
+    pairs.place(client).is_some_and(|(_, backend)| mistrusted.contains(&backend))
 }
 
 fn new_socket(stack: &Stack) -> tcp::Socket<'static> {

@@ -1,8 +1,8 @@
 //! Flags and their values.
 
+use super::name::check_name;
 use super::port::PortArg;
 use crate::engine::{AddressMode, BackendSpec, Balance, HashOn, TicketKey};
-use crate::journal::MAX_NAME;
 use crate::worker::Idle;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use core::time::Duration;
@@ -316,17 +316,6 @@ fn ticket_key(text: &str) -> Result<TicketKey, String> {
 
 /// Largest weight: beyond it, tables would have to grow for differences nobody sees.
 const MAX_WEIGHT: u32 = 1000;
-
-/// Names of ports and backends stand in reports and logs.
-pub(super) fn check_name(name: &str) -> Result<(), String> {
-    if name.is_empty() || name.len() > MAX_NAME {
-        return Err(format!("a name has 1 to {MAX_NAME} characters"));
-    }
-    match name.chars().find(|c| !(c.is_ascii_alphanumeric() || "-_.:[]".contains(*c))) {
-        Some(c) => Err(format!("'{}' cannot stand in a name", c.escape_default())),
-        None => Ok(()),
-    }
-}
 
 /// `500ms`, `30s`, `1h`.
 fn duration(text: &str) -> Result<Duration, String> {

@@ -8,6 +8,7 @@
 
 pub mod args;
 pub mod check;
+mod name;
 pub mod port;
 pub mod report;
 pub mod run;

@@ -1,6 +1,6 @@
 //! The little language of `--port`: `NAME=DRIVER:DEVICE[,KEY=VALUE]...`.
 
-use super::args::check_name;
+use super::name::check_name;
 use crate::io::af_xdp;
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -107,7 +107,7 @@ impl Engine {
         }
         match self.cookies.verify(&seg.tuple(), seg.tcp.seq - 1, seg.tcp.ack - 1, seg.now) {
             Some(proof) => self.open(&proof, seg, frame, fx),
-            None if seg.tcp.payload_len() > 0 && self.doubts.benefit(self.tuple_hash(&seg.tuple()), seg.now) => {
+            None if self.doubts.benefit(self.tuple_hash(&seg.tuple()), seg.tcp.payload_len() > 0, seg.now) => {
                 Err(DropReason::BadCookie)
             }
             None => self.refuse(seg, DropReason::BadCookie, frame, fx),

@@ -9,11 +9,11 @@ use super::connection::{Connection, State};
 use super::record::End;
 use super::send::Own;
 use super::{Arrived, DropReason, Effects, Engine, Step, Verdict};
-use crate::flow::{Endpoints, FlowId, Side, Tuple};
+use crate::flow::{Endpoints, FlowId, Side};
 use crate::time::Time;
 use crate::wire::build::Link;
 use crate::wire::packet::{Flags, tcp_checksum_ok};
-use crate::wire::{Addr, Family, Frame, Seq};
+use crate::wire::{Family, Frame, Seq};
 use core::time::Duration;
 use lb::Sighting;
 
@@ -93,9 +93,9 @@ impl Engine {
         let (port, link, to) = match side {
             Side::Client => {
                 let (port, link) = self.neighbours.link(c.hop);
-                (port, link.ok_or(DropReason::NoNeighbour)?, other_end(server))
+                (port, link.ok_or(DropReason::NoNeighbour)?, Endpoints::answering(server))
             }
-            Side::Server => (c.client_port, c.client_link, other_end(client)),
+            Side::Server => (c.client_port, c.client_link, Endpoints::answering(client)),
         };
         // What follows the IP packet is padding.
         let cut = frame.set_len(seg.ip.end);
@@ -201,7 +201,8 @@ impl Engine {
         }
         let c = self.flows.get_mut(id);
         let (seq, _) = c.splice.client_view(side, &seg.tcp);
-        let alive = seg.tcp.payload_len() > 0 && c.directions[side as usize].plausible(seq, 0);
+        let plausible = c.directions[side as usize].plausible(seq, 0);
+        let alive = seg.tcp.payload_len() > 0 && plausible;
         if let State::Reset { by, .. } = c.state
             && by == side
             && alive
@@ -214,7 +215,9 @@ impl Engine {
             self.wheel.arm(id.0, idle);
             return self.forward(id, side, seg, frame, fx);
         }
-        if seg.tcp.flags.has(Flags::SYN) {
+        // What is of no use to the old connection may be the second segment of a new one, overtaking the first. The other side knows
+        // only the old one, and its reset would end the new one.
+        if seg.tcp.flags.has(Flags::SYN) || !plausible {
             return Err(DropReason::FlowClosed);
         }
         self.pass_on(id, side, seg, frame, None)
@@ -298,12 +301,6 @@ fn follow(c: &mut Connection, seg: &Arrived, seq: Seq, ack: Seq, frame: &Frame<'
         c.client_link.dst = seg.eth.src;
         c.client_link.vlans = seg.eth.vlans;
     }
-}
-
-/// From our own address to the other end of a flow, as seen from the side of that end's tuple.
-#[inline]
-fn other_end(arriving: &Tuple) -> Endpoints {
-    Endpoints { src: (Addr(arriving.dst), arriving.dport), dst: (Addr(arriving.src), arriving.sport) }
 }
 
 /// Puts another link layer in front of the IP packet that begins at `ip`.

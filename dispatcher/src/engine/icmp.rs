@@ -80,9 +80,16 @@ impl Engine {
             Side::Server => (*server, quote.seq + -c.splice.seq, SeqDelta::default(), self.neighbours.link(c.hop)),
         };
         let in_flight = &c.directions[sender as usize];
-        if quote.seq.is_before(in_flight.acked) || quote.seq.is_after(in_flight.next) {
+        // What is ours begins before the client's stream when there is a PROXY header.
+        let first = match (&c.state, sender) {
+            (State::Spliced(Some(ours)), Side::Client) if ours.una.is_before(in_flight.acked) => ours.una,
+            _ => in_flight.acked,
+        };
+        if quote.seq.is_before(first) || quote.seq.is_after(in_flight.next) {
             return Err(DropReason::OutOfWindow);
         }
+        // To its sender an error is about something that it still has in flight, or it is ignored.
+        let seq = if quote.seq.is_before(in_flight.acked) { in_flight.acked } else { seq };
         let link = link.ok_or(DropReason::NoNeighbour)?;
         if let (Some(mtu), Side::Client, State::Spliced(Some(ours))) =
             (path_mtu(frame.bytes(), ip), sender, &mut c.state)

@@ -276,6 +276,16 @@ impl Engine {
         })
     }
 
+    /// Dials from only so many local ports (at least 1) for each backend from now on, so that a simulation can run out of them. Before the
+    /// first flow.
+    pub fn use_local_ports(&mut self, count: u16) {
+        let (first, last) = self.local_ports.range();
+        let last = first.saturating_add(count.max(1) - 1).min(last);
+        let entropy = self.keyed.hash(b"local ports").to_le_bytes();
+        let entropy = [entropy, entropy].concat().try_into().expect("16 bytes");
+        self.local_ports = LocalPorts::new(first, last, self.routes.backends.len(), entropy);
+    }
+
     /// One frame that came in at `port`.
     pub fn handle(&mut self, port: PortId, frame: &mut Frame<'_>, now: Time, fx: &mut dyn Effects) -> Verdict {
         self.counters.frames_in += 1;

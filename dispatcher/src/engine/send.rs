@@ -3,12 +3,12 @@
 use super::connection::Connection;
 use super::neighbours::NextHop;
 use super::{Arrived, DropReason, Effects, Engine, PortId, Step, Verdict};
-use crate::flow::{FlowId, Side};
+use crate::flow::{Endpoints, FlowId, Side};
 use crate::time::Time;
 use crate::wire::build::{Link, Segment};
 use crate::wire::options::{Timestamps, write_timestamps};
 use crate::wire::packet::{Flags, tcp_checksum_ok};
-use crate::wire::{Addr, Frame, Seq};
+use crate::wire::{Frame, Seq};
 
 /// What differs between the segments we send on a flow.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +23,23 @@ pub struct Own<'a> {
     pub window: u16,
     /// Options.
     pub options: &'a [u8],
+}
+
+impl<'a> Own<'a> {
+    /// As a segment without payload.
+    fn segment(&self, link: Link, ends: &Endpoints) -> Segment<'a> {
+        Segment {
+            link,
+            src: ends.src,
+            dst: ends.dst,
+            seq: self.seq,
+            ack: self.ack,
+            flags: self.flags,
+            window: self.window,
+            options: self.options,
+            payload: &[],
+        }
+    }
 }
 
 impl Engine {
@@ -55,17 +72,7 @@ impl Engine {
         let c = self.flows.get(id);
         let (port, link) = (c.client_port, c.client_link);
         let Some(t) = self.flows.tuple(id, Side::Client).copied() else { return false };
-        let segment = Segment {
-            link,
-            src: (Addr(t.dst), t.dport),
-            dst: (Addr(t.src), t.sport),
-            seq: own.seq,
-            ack: own.ack,
-            flags: own.flags,
-            window: own.window,
-            options: own.options,
-            payload: &[],
-        };
+        let segment = own.segment(link, &Endpoints::answering(&t));
         self.emit(port, &segment, fx)
     }
 
@@ -74,17 +81,7 @@ impl Engine {
         let Some(t) = self.flows.tuple(id, Side::Server).copied() else { return false };
         let hop = self.flows.get(id).hop;
         let Some((port, link)) = self.link_to(hop, now) else { return false };
-        let segment = Segment {
-            link,
-            src: (Addr(t.dst), t.dport),
-            dst: (Addr(t.src), t.sport),
-            seq: own.seq,
-            ack: own.ack,
-            flags: own.flags,
-            window: own.window,
-            options: own.options,
-            payload: &[],
-        };
+        let segment = own.segment(link, &Endpoints::answering(&t));
         self.emit(port, &segment, fx)
     }
 
@@ -102,17 +99,9 @@ impl Engine {
 
     /// Turns the frame at hand into an answer to its sender, in its own buffer if that has room.
     pub(super) fn answer(&mut self, seg: &Arrived, own: &Own<'_>, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
-        let segment = Segment {
-            link: Link { dst: seg.eth.src, src: self.routes.ports[usize::from(seg.port.0)].mac, vlans: seg.eth.vlans },
-            src: (seg.ip.dst, seg.tcp.dst_port),
-            dst: (seg.ip.src, seg.tcp.src_port),
-            seq: own.seq,
-            ack: own.ack,
-            flags: own.flags,
-            window: own.window,
-            options: own.options,
-            payload: &[],
-        };
+        let mac = self.routes.ports[usize::from(seg.port.0)].mac;
+        let link = Link { dst: seg.eth.src, src: mac, vlans: seg.eth.vlans };
+        let segment = own.segment(link, &Endpoints::answering(&seg.tuple()));
         if frame.set_len(segment.frame_len()) {
             segment.write(frame.bytes_mut());
             return Ok(Verdict::Reply(seg.port));

@@ -315,3 +315,22 @@ fn nobody_out_of_step_keeps_a_dead_flow() {
     assert_eq!(b.ended.iter().map(|e| e.0).collect::<Vec<_>>(), [End::Idle]);
     b.assert_empty();
 }
+
+#[test]
+fn the_second_segment_of_a_new_connection_that_comes_first_is_not_passed_to_the_old_ones_server() {
+    // Found by a storm: the server's reset would have ended the new connection.
+    let mut b = bench();
+    b.splice(HTTP);
+    let n = HTTP.len() as u32;
+    b.client_sends(seg(RST, 1 + n, 0, &[]));
+    b.server_sends(seg(ACK, 1, 1 + n, &[]));
+    b.client_sends(seg(RST, 1 + n, 0, &[]));
+    assert_eq!(b.engine.flows(), 1, "remembered");
+    // The same port again, from another number.
+    let again = 1_700_000_000u32;
+    b.client_sends(seg(SYN, again, 0, &[]));
+    let (out, v) = b.client_sends(seg(ACK, again + 1 + 1460, 1, b"second"));
+    assert!(out.is_empty() && v == Verdict::Drop(DropReason::FlowClosed), "{v:?}");
+    let (out, _) = b.client_sends(seg(ACK, again + 1, 1, HTTP));
+    assert!(out.iter().any(|o| o.port == 1 && o.tcp().is_bare_syn()), "the first opens the new connection");
+}

@@ -88,14 +88,29 @@ fn data_whose_cookie_cannot_be_verified_yet_meets_silence_first_and_a_reset_late
     // A connection that nobody here knows (of before a restart, say) repeats the same in vain.
     let mut b = bench();
     b.cookie = Seq(4711);
-    for _ in 0..2 {
-        let (out, v) = b.client_sends(seg(ACK, 1461, 1, b"data"));
+    for empty in [false, true, false] {
+        let (out, v) = b.client_sends(seg(ACK, 1461, 1, if empty { b"" } else { b"data" }));
         assert!(out.is_empty() && v == Verdict::Drop(DropReason::BadCookie));
         b.wait(ms(1500));
     }
     let (out, _) = b.client_sends(seg(ACK, 1461, 1, b"data"));
     assert_eq!(out[0].flags(), RST);
     b.assert_empty();
+}
+
+#[test]
+fn an_empty_segment_behind_data_that_came_too_early_is_not_reset() {
+    // Found by a storm: the client answers a second SYN-ACK by an ACK from behind its data, whose first segment is late. A reset
+    // would have ended a good connection.
+    let mut b = bench();
+    b.client_syn(&SynOptions { mss: Some(1460), ..SynOptions::default() });
+    let hello = Hello { at_least: 2000, ..Hello::default() }.bytes();
+    b.client_sends(seg(ACK, 1461, 1, &hello[1460..]));
+    let (out, v) = b.client_sends(seg(ACK, 1 + hello.len() as u32, 1, &[]));
+    assert!(out.is_empty() && v == Verdict::Drop(DropReason::BadCookie));
+    b.client_sends(seg(ACK, 1, 1, &hello[..1460]));
+    let (out, _) = b.client_sends(seg(ACK, 1461, 1, &hello[1460..]));
+    assert!(out[0].tcp().is_bare_syn());
 }
 
 #[test]
@@ -145,7 +160,12 @@ fn a_wrong_checksum_on_the_slow_path_changes_nothing() {
     let mut damaged = b.client_frame(&seg(ACK, 1, 1, &[]));
     damaged[14 + 20 + 4] ^= 1;
     let (out, v) = b.hand_in(0, &damaged);
+    assert!(out.is_empty() && v == Verdict::Drop(DropReason::BadCookie));
+    // Nor one of which nothing else was heard.
+    b.client.set_port(50_001);
+    let (out, v) = b.hand_in(0, &spoil(b.client_frame(&seg(ACK, 9, 1, &[]))));
     assert!(out.is_empty() && v == Verdict::Drop(DropReason::BadChecksum));
+    b.client.set_port(50_000);
     let first = spoil(b.client_frame(&seg(ACK, 1, 1, HTTP)));
     assert_eq!(b.hand_in(0, &first).1, Verdict::Drop(DropReason::BadChecksum));
     b.assert_empty();

@@ -1,0 +1,430 @@
+//! Living through a storm.
+
+use super::{Kind, Scenario};
+use crate::apps::{Closing, Ended, Expect, Plan, Write, get_and_reset, pattern};
+use crate::config::{one_armed, server_name, two_armed, vip};
+use crate::tls::Hello;
+use crate::world::{Faults, Stack, World};
+use core::time::Duration;
+use dispatcher::engine::{Config, DropReason, End, Limits};
+use dispatcher::time::Time;
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::Path;
+
+/// Clients that mean well.
+const CLIENTS: usize = 4;
+/// Frames kept for a capture.
+const RECORDED: usize = 200_000;
+
+/// What happened in a storm, or in several.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Sum {
+    /// Worlds.
+    pub worlds: u64,
+    /// Connections of clients that mean well.
+    pub connections: u64,
+    /// Those with an excuse for not ending in order.
+    pub excused: u64,
+    /// Sessions that clients offered and the table knew.
+    pub promised: u64,
+    /// Frames that came to the engine.
+    pub frames: u64,
+    /// Frames it dropped.
+    pub dropped: u64,
+}
+
+impl core::ops::AddAssign for Sum {
+    fn add_assign(&mut self, other: Sum) {
+        self.worlds += other.worlds;
+        self.connections += other.connections;
+        self.excused += other.excused;
+        self.promised += other.promised;
+        self.frames += other.frames;
+        self.dropped += other.dropped;
+    }
+}
+
+/// One connection that is answered for.
+struct Guest {
+    id: (usize, usize),
+    local: SocketAddr,
+    /// The session it offers, and who issued that.
+    offered: Option<(Vec<u8>, usize)>,
+    /// The server will reset it.
+    cut: bool,
+    excused: bool,
+    /// Its session has been taken down.
+    noted: bool,
+}
+
+struct Storm<'a> {
+    s: &'a Scenario,
+    w: World,
+    guests: Vec<Guest>,
+    sessions: Vec<(Vec<u8>, usize)>,
+    /// By server: it has been down.
+    crashed: Vec<bool>,
+    down: Option<(usize, Time)>,
+    evil_client: Option<usize>,
+    twice: HashSet<SocketAddr>,
+}
+
+/// Lives through a scenario.
+///
+/// # Panics
+/// When something does not hold. With `capture`, a pcapng is left in that folder then.
+pub fn run(s: &Scenario, capture: Option<&Path>) -> Sum {
+    let mut storm = Storm::new(s, capture);
+    for _ in 0..s.connections {
+        storm.connect();
+        let wait = storm.w.rng.below(40_000) as u64;
+        storm.w.run(Duration::from_micros(wait));
+        storm.trouble();
+        storm.take_down_sessions();
+    }
+    storm.end()
+}
+
+fn config(s: &Scenario) -> Config {
+    let base = if s.one_armed { one_armed(s.servers, s.v6) } else { two_armed(s.servers, s.v6) };
+    let limits = if s.kinds.has(Kind::Tables) {
+        Limits { flows: 24, hellos: 4, watches: 3, sessions: 32, ..Limits::default() }
+    } else {
+        let flows = (s.connections * 3).max(64);
+        Limits { flows, hellos: 128, watches: flows, sessions: 4096, ..Limits::default() }
+    };
+    Config {
+        address_mode: s.mode,
+        proxy_protocol: s.proxy,
+        balance: s.balance,
+        probe: s.kinds.has(Kind::Crash),
+        flow_idle_timeout: Duration::from_secs(100),
+        limits,
+        ..base
+    }
+}
+
+impl Storm<'_> {
+    fn new<'a>(s: &'a Scenario, capture: Option<&Path>) -> Storm<'a> {
+        let has = |kind| s.kinds.has(kind);
+        let mut w = World::new("storm", config(s), s.seed, CLIENTS, s.servers, s.v6);
+        w.record(if capture.is_some() { RECORDED } else { 0 });
+        w.leave_captures_in(capture);
+        let given = |kind, n| if has(kind) { n } else { 0 };
+        w.roughen(Faults {
+            loss: given(Kind::Loss, s.faults.loss),
+            duplication: given(Kind::Duplication, s.faults.duplication),
+            reordering: given(Kind::Reordering, s.faults.reordering),
+            corruption: given(Kind::Corruption, s.faults.corruption),
+        });
+        // Damage on one wire only: a second flip on the other may undo what the checksum says of the first.
+        if w.faults.len() > 1 {
+            let spared = s.seed as usize % w.faults.len();
+            w.faults[spared].corruption = 0;
+        }
+        w.full = given(Kind::Full, 20);
+        let evil_client = has(Kind::EvilClients).then(|| {
+            let h = w.add_client(CLIENTS + 10, s.v6);
+            w.hosts[h].evil = 150;
+            h
+        });
+        for h in 0..w.hosts.len() {
+            let timestamps = w.rng.per_mille(700);
+            w.hosts[h].stack =
+                Stack { receive_buffer: 30_000, send_buffer: 30_000, timestamps, careful: true, ..Stack::default() };
+        }
+        let servers = w.servers();
+        for h in &servers {
+            w.server_mut(*h).expects_proxy_header = s.proxy;
+        }
+        if has(Kind::EvilServer) {
+            let h = *servers.last().expect("servers");
+            w.hosts[h].evil = 50;
+            let addr = w.config.backends[s.servers - 1].addr;
+            w.mistrust(addr);
+        }
+        if has(Kind::Ports) {
+            w.engine.use_local_ports(6);
+        }
+        if has(Kind::Past) {
+            w.keep_the_past();
+        }
+        if has(Kind::Workers) {
+            let workers = w.rng.between(2, 3);
+            w.employ(workers);
+        }
+        Storm {
+            s,
+            w,
+            guests: vec![],
+            sessions: vec![],
+            crashed: vec![false; s.servers],
+            down: None,
+            evil_client,
+            twice: HashSet::new(),
+        }
+    }
+
+    /// A plan at random, whether the server may cut it short, and the session it offers.
+    fn plan(&mut self) -> (Plan, bool, Option<(Vec<u8>, usize)>) {
+        let w = &mut self.w;
+        let n = match w.rng.below(12) {
+            0 => w.rng.between(20_000, 60_000),
+            1..4 => w.rng.between(2000, 15_000),
+            _ => w.rng.between(1, 2000),
+        };
+        let closing = [Closing::ClientFirst, Closing::Half, Closing::ClientFirst, Closing::Abort][w.rng.below(4)];
+        match w.rng.below(10) {
+            0 => {
+                let body = w.rng.bytes(n);
+                (Plan::echo(&[b"x".to_vec(), body].concat()).closing(closing), false, None)
+            }
+            1 => (Plan::get(n), false, None),
+            2 => (Plan::get(n).closing(Closing::Half), false, None),
+            3 => {
+                let plan = Plan {
+                    writes: vec![Write::now(get_and_reset(n))],
+                    expect: Expect::Exactly(pattern(n)),
+                    closing: Closing::Never,
+                };
+                (plan, true, None)
+            }
+            kind => {
+                let sizes = [0, 0, 500, 1700, 1800, 6000, 16_000];
+                let mut hello = Hello { at_least: sizes[w.rng.below(sizes.len())], ..Hello::default() };
+                hello.random.copy_from_slice(&w.rng.bytes(32));
+                let mut offered = None;
+                if !self.sessions.is_empty() && w.rng.per_mille(600) {
+                    let (id, issuer) = self.sessions[w.rng.below(self.sessions.len())].clone();
+                    hello.session_id.clone_from(&id);
+                    offered = Some((id, issuer));
+                }
+                let bytes = if w.rng.per_mille(200) { hello.in_records(w.rng.between(40, 900)) } else { hello.bytes() };
+                let small = bytes.len() < 700;
+                let body = w.rng.bytes(n);
+                let mut plan = Plan::tls_bytes(bytes, &body).closing(closing);
+                if kind == 9 && small {
+                    // Not slower than a hello may take in all, with the second that each loss costs.
+                    let (size, window) = [(10, 200), (20, 200), (300, 3000)][w.rng.below(3)];
+                    plan = plan.dripping(size, Duration::from_micros(w.rng.below(4000) as u64), window);
+                }
+                (plan, false, offered)
+            }
+        }
+    }
+
+    fn connect(&mut self) {
+        let (plan, cut, offered) = self.plan();
+        let host = self.w.rng.below(CLIENTS);
+        let old = self.s.kinds.has(Kind::Reuse).then(|| self.closed_on(host)).flatten();
+        let id = match old {
+            Some(guest) => {
+                let (id, local) = (self.guests[guest].id, self.guests[guest].local);
+                self.twice.insert(local);
+                self.w.forget(id);
+                self.w.connect_from(host, local, plan)
+            }
+            None => self.w.connect(host, plan),
+        };
+        let local = self.w.conn(id).local;
+        self.w.watch(id);
+        self.guests.push(Guest { id, local, offered, cut, excused: false, noted: false });
+        if let Some(evil) = self.evil_client
+            && self.w.rng.per_mille(400)
+        {
+            let (plan, ..) = self.plan();
+            self.w.connect(evil, plan);
+        }
+    }
+
+    /// A connection of a host that has ended, and whose port nobody uses now.
+    fn closed_on(&mut self, host: usize) -> Option<usize> {
+        if self.w.rng.per_mille(400) {
+            return None;
+        }
+        let open: HashSet<SocketAddr> =
+            self.guests.iter().filter(|g| self.w.conn(g.id).outcome == Ended::Open).map(|g| g.local).collect();
+        let closed = self.guests.iter().rposition(|g| g.id.0 == host && !open.contains(&g.local))?;
+        // What it got has been judged already.
+        self.judge(closed);
+        self.guests[closed].excused = true;
+        Some(closed)
+    }
+
+    fn open(&self) -> Vec<usize> {
+        (0..self.guests.len()).filter(|g| self.w.conn(self.guests[*g].id).outcome == Ended::Open).collect()
+    }
+
+    /// What goes wrong between two connections.
+    fn trouble(&mut self) {
+        let has = |kind| self.s.kinds.has(kind);
+        let now = self.w.now;
+        if let Some((host, until)) = self.down
+            && now >= until
+        {
+            self.w.restart(host);
+            self.down = None;
+        }
+        if has(Kind::Crash) && self.down.is_none() && self.w.rng.per_mille(100) {
+            let servers = self.w.servers();
+            let which = self.w.rng.below(servers.len());
+            self.crashed[which] = true;
+            self.w.crash(servers[which]);
+            let away = self.w.rng.between(100, 6000) as u64;
+            self.down = Some((servers[which], now + Duration::from_millis(away)));
+            for g in self.open() {
+                self.guests[g].excused = true;
+            }
+        }
+        if has(Kind::Stall) && self.w.rng.per_mille(80) {
+            let time = Duration::from_millis(self.w.rng.below(2000) as u64);
+            self.w.stop_engine(time);
+        }
+        if has(Kind::Leap) && self.w.rng.per_mille(60) {
+            let time = Duration::from_millis(self.w.rng.below(30_000) as u64);
+            self.w.leap(time);
+            for g in self.open() {
+                self.guests[g].excused |= self.w.conn(self.guests[g].id).received.is_empty();
+            }
+        }
+        if has(Kind::Mtu) && self.w.rng.per_mille(100) {
+            let (least, most) = if self.s.v6 { (1280, 1450) } else { (600, 1450) };
+            let (port, mtu) = (self.w.rng.below(self.w.faults.len()), self.w.rng.between(least, most));
+            self.w.narrow(port, mtu);
+        }
+        if has(Kind::Delay) && self.w.rng.per_mille(150) {
+            self.w.delay = Duration::from_micros([100, 500, 5000, 40_000][self.w.rng.below(4)]);
+        }
+        if has(Kind::Forgery) {
+            let open = self.open();
+            for _ in 0..self.w.rng.below(4) {
+                if !open.is_empty() {
+                    let client = self.guests[open[self.w.rng.below(open.len())]].local;
+                    self.w.forge(client, vip(self.s.v6));
+                }
+            }
+        }
+        if has(Kind::Past) {
+            for _ in 0..self.w.rng.below(4) {
+                self.w.repeat_the_past();
+            }
+        }
+    }
+
+    /// Sessions that servers have issued, from the answers that clients got.
+    fn take_down_sessions(&mut self) {
+        for g in self.guests.iter_mut().filter(|g| !g.noted) {
+            let c = self.w.conn(g.id);
+            if c.outcome == Ended::Open {
+                continue;
+            }
+            g.noted = true;
+            let astray = self.w.astray(g.local);
+            if let Some(f) = c.flight().filter(|f| !astray && !f.resumed && f.session_id.len() == 32) {
+                self.sessions.push((f.session_id, f.server));
+            }
+        }
+    }
+
+    /// How a connection went, when it has ended.
+    fn judge(&self, guest: usize) {
+        let g = &self.guests[guest];
+        let c = self.w.conn(g.id);
+        let has = |kind| self.s.kinds.has(kind);
+        if self.w.astray(g.local) {
+            return;
+        }
+        c.check();
+        let evil_name = server_name(self.s.servers - 1, self.s.v6);
+        let told = self.w.told_of(g.local);
+        let evil_dialled = has(Kind::EvilServer) && told.iter().any(|t| t.backend.as_deref() == Some(&*evil_name));
+        if let Some((_, issuer)) = &g.offered
+            && !self.twice.contains(&g.local)
+            && !self.crashed[*issuer]
+            && !evil_dialled
+            // A clock that leaps ends the time that a dial may take.
+            && !(has(Kind::Leap) && g.excused)
+        {
+            let name = server_name(*issuer, self.s.v6);
+            // Whose ports are used up takes nobody else, promised or not.
+            for t in told.iter().filter(|t| t.decided.is_some() && !has(Kind::Ports)) {
+                assert_eq!(
+                    t.decided.as_ref(),
+                    Some(&name),
+                    "{}: promised to another than who issued its session",
+                    g.local
+                );
+                if t.end != End::NoBackend && t.backend.is_some() {
+                    assert_eq!(t.backend, t.decided, "{}: not led where it was promised", g.local);
+                }
+            }
+            if !has(Kind::Ports)
+                && told.iter().any(|t| t.reason == "session-id")
+                && let Some(f) = c.flight()
+            {
+                assert!(f.server == *issuer && f.resumed, "{}: led by its session ID, and not resumed", g.local);
+            }
+        }
+        let refused = c.outcome == Ended::Reset
+            && (has(Kind::Tables)
+                || has(Kind::Ports)
+                    && c.received.is_empty()
+                    && self.w.engine.counters().refused[DropReason::NoLocalPort as usize] > 0);
+        // Leaps may make it seem that nothing was said for long.
+        let idle = told.iter().any(|t| t.end == End::Idle);
+        // Who loses so many SYNs that it waits half a minute before it repeats anything, has no time left for its hello.
+        let slow = c.received.is_empty() && told.iter().any(|t| t.end == End::BadHello);
+        if g.excused || g.cut || refused || evil_dialled || has(Kind::Leap) && idle || slow {
+            return;
+        }
+        assert!(
+            c.complete(),
+            "{}: {} bytes received, {:?}, {:?}",
+            g.local,
+            c.received.len(),
+            c.outcome,
+            told.iter().map(|t| (t.end, t.backend.clone())).collect::<Vec<_>>()
+        );
+        // smoltcp 0.14 does not always repeat a FIN that was lost (see `Stack::careful`); then the flow idles until it is cut.
+        assert!(c.outcome == Ended::Closed || idle, "{}: {:?}", g.local, c.outcome);
+    }
+
+    fn end(mut self) -> Sum {
+        if let Some((host, _)) = self.down.take() {
+            self.w.restart(host);
+        }
+        let end = self.w.now + Duration::from_secs(300);
+        while !self.open().is_empty() && self.w.now < end {
+            self.w.run(Duration::from_millis(500));
+        }
+        if let Some(g) = self.open().first() {
+            let (g, stuck) = (&self.guests[*g], self.open().len());
+            panic!("{stuck} connections are stuck, {} among them: {} bytes", g.local, self.w.conn(g.id).received.len());
+        }
+        self.w.run(Duration::from_secs(1));
+        for g in 0..self.guests.len() {
+            if !self.guests[g].excused || !self.twice.contains(&self.guests[g].local) {
+                self.judge(g);
+            }
+        }
+        let mut sum = Sum { worlds: 1, connections: self.guests.len() as u64, ..Sum::default() };
+        sum.excused = self.guests.iter().filter(|g| g.excused && !self.twice.contains(&g.local)).count() as u64;
+        if self.s.kinds.has(Kind::Workers) {
+            let end = self.w.now + Duration::from_secs(400);
+            self.w.faults.fill(Faults::NONE);
+            while self.w.crew().flows() > 0 && self.w.now < end {
+                self.w.run(Duration::from_secs(1));
+            }
+            self.w.crew().check();
+            let c = self.w.crew().counters();
+            (sum.frames, sum.dropped) = (c.frames_in, c.drops.iter().sum());
+            return sum;
+        }
+        self.w.assert_quiescent();
+        let c = self.w.engine.counters();
+        (sum.frames, sum.dropped) = (c.frames_in, c.drops.iter().sum());
+        sum.promised = self.w.told.iter().filter(|t| t.decided.is_some()).count() as u64;
+        sum
+    }
+}

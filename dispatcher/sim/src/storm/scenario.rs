@@ -1,0 +1,117 @@
+//! What a seed decides before anything happens.
+
+use super::{Kind, Kinds};
+use crate::rng::Rng;
+use crate::world::Faults;
+use dispatcher::engine::{AddressMode, Balance};
+
+/// What is wished for, whatever the seed.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// Connections in one world.
+    pub connections: usize,
+    /// Exactly these kinds of trouble; else some, drawn by the seed.
+    pub kinds: Option<Kinds>,
+    /// Of those drawn, never others.
+    pub among: Kinds,
+    /// How bad links are, where loss and the like are among the kinds; in thousandths.
+    pub faults: Faults,
+}
+
+impl Default for Wish {
+    /// 30 connections; 5 % loss, 5 % reordering, 2 % duplication, 2 % corruption; every kind may be drawn.
+    fn default() -> Wish {
+        Wish { connections: 30, kinds: None, among: Kinds::ALL, faults: Faults { corruption: 20, ..Faults::ROUGH } }
+    }
+}
+
+/// A storm before it begins.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Scenario {
+    /// All chance comes from it.
+    pub seed: u64,
+    /// Connections of clients that mean well (and of those that do not, if there are any).
+    pub connections: usize,
+    /// What goes wrong.
+    pub kinds: Kinds,
+    /// How bad links are.
+    pub faults: Faults,
+    /// Whether IPv6.
+    pub v6: bool,
+    /// One port for both sides.
+    pub one_armed: bool,
+    /// Whose address servers see.
+    pub mode: AddressMode,
+    /// Servers are told the client's by a header.
+    pub proxy: bool,
+    /// How new clients are balanced.
+    pub balance: Balance,
+    /// Servers.
+    pub servers: usize,
+}
+
+impl Scenario {
+    /// What a seed and a wish come to.
+    pub fn new(seed: u64, wish: &Wish) -> Scenario {
+        let mut rng = Rng::new(seed ^ 0x5707_1111);
+        let (v6, one_armed) = (rng.per_mille(300), rng.per_mille(250));
+        let mode = if rng.per_mille(250) { AddressMode::Dnat } else { AddressMode::Snat };
+        let proxy = rng.per_mille(200);
+        let balance = [Balance::Maglev, Balance::LeastConn, Balance::RoundRobin, Balance::RandomTwo][rng.below(4)];
+        let servers = rng.between(2, 4);
+        // Quiet links now and then, so that the other troubles are seen alone too.
+        let kinds: Kinds = Kind::ALL
+            .into_iter()
+            .filter(|k| {
+                let often = match k {
+                    Kind::Loss | Kind::Duplication | Kind::Reordering => 600,
+                    Kind::Workers => 60,
+                    _ => 180,
+                };
+                rng.per_mille(often)
+            })
+            .collect();
+        let kinds = wish.kinds.unwrap_or(kinds.and(wish.among));
+        let s = Scenario {
+            seed,
+            connections: wish.connections,
+            kinds,
+            faults: wish.faults,
+            v6,
+            one_armed,
+            mode,
+            proxy,
+            balance,
+            servers,
+        };
+        s.possible()
+    }
+
+    /// Without what cannot be together.
+    fn possible(mut self) -> Scenario {
+        if self.kinds.has(Kind::Workers) {
+            let with_workers = [Kind::Loss, Kind::Duplication, Kind::Reordering, Kind::Corruption, Kind::Delay];
+            self.kinds = self.kinds.and(with_workers.into_iter().collect()).with(Kind::Workers);
+        }
+        self
+    }
+
+    /// The command that runs it again.
+    pub fn command(&self) -> String {
+        let f = self.faults;
+        format!(
+            "cargo run --release -p tools -- storm --seed {} --connections {} --only {} --loss {} --duplication {} --reordering {} --corruption {}",
+            self.seed,
+            self.connections,
+            self.kinds,
+            percent(f.loss),
+            percent(f.duplication),
+            percent(f.reordering),
+            percent(f.corruption),
+        )
+    }
+}
+
+fn percent(per_mille: u32) -> String {
+    format!("{}.{}%", per_mille / 10, per_mille % 10)
+}

@@ -1,0 +1,183 @@
+//! `tools storm`: worlds of [`sim::storm`], seed after seed, until time or number is up, or one fails.
+
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use sim::storm::{Kind, Kinds, Scenario, Sum, Wish, attempt, shrink};
+use sim::world::Faults;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Flags of `tools storm`.
+#[derive(Args)]
+pub struct StormArgs {
+    /// Go on for so many seconds
+    #[arg(long, value_name = "N", default_value = "60")]
+    seconds: u64,
+    /// Stop when so many connections have been made in all
+    #[arg(long, value_name = "N")]
+    total: Option<u64>,
+    /// Run one world of this seed, instead of many
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// Begin with this seed (default: the time of day)
+    #[arg(long, value_name = "S", conflicts_with = "seed")]
+    first_seed: Option<u64>,
+    /// Connections in one world
+    #[arg(long, value_name = "N", default_value = "30", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    connections: u64,
+    /// A set of kinds of trouble
+    #[arg(long, value_enum, default_value = "all")]
+    preset: Preset,
+    /// Exactly these kinds of trouble in every world, separated by commas: loss, duplication, reordering, corruption, delay, full, crash,
+    /// stall, leap, mtu, ports, tables, forgery, past, reuse, evil-clients, evil-server, workers; or none
+    #[arg(long, value_name = "KIND,...", value_parser = kinds)]
+    only: Option<Kinds>,
+    /// Never these kinds of trouble
+    #[arg(long, value_name = "KIND,...", value_parser = kinds, default_value = "none")]
+    without: Kinds,
+    /// Frames that vanish, where loss is among the kinds
+    #[arg(long, value_name = "PERCENT", value_parser = per_mille, default_value = "5%")]
+    loss: u32,
+    /// Frames that come twice
+    #[arg(long, value_name = "PERCENT", value_parser = per_mille, default_value = "2%")]
+    duplication: u32,
+    /// Frames that are overtaken
+    #[arg(long, value_name = "PERCENT", value_parser = per_mille, default_value = "5%")]
+    reordering: u32,
+    /// Frames of which a bit is flipped
+    #[arg(long, value_name = "PERCENT", value_parser = per_mille, default_value = "2%")]
+    corruption: u32,
+    /// Threads (default: one for each core)
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Where a failure leaves its capture
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    capture_dir: PathBuf,
+}
+
+/// What may go wrong.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Preset {
+    /// In each world some of all kinds, as its seed has it
+    All,
+    /// In each world 5 % loss, 5 % reordering and 2 % duplication (or as the flags say), and nothing else
+    Rough,
+}
+
+fn kinds(text: &str) -> Result<Kinds, String> {
+    if text == "none" {
+        return Ok(Kinds::NONE);
+    }
+    text.split(',')
+        .map(|word| Kind::parse(word.trim()).ok_or_else(|| format!("no such kind of trouble: {word}")))
+        .collect()
+}
+
+fn per_mille(text: &str) -> Result<u32, String> {
+    let number: f64 = text.trim_end_matches('%').parse().map_err(|_| format!("not a percentage: {text}"))?;
+    if (0.0..=90.0).contains(&number) { Ok((number * 10.0).round() as u32) } else { Err("0% to 90%".into()) }
+}
+
+/// The whole command.
+pub fn main(args: &StormArgs) -> ExitCode {
+    let rough = [Kind::Loss, Kind::Duplication, Kind::Reordering].into_iter().collect();
+    let kinds = args.only.or((args.preset == Preset::Rough).then_some(rough));
+    let wish = Wish {
+        connections: args.connections as usize,
+        kinds,
+        among: args.without.iter().fold(Kinds::ALL, Kinds::without),
+        faults: Faults {
+            loss: args.loss,
+            duplication: args.duplication,
+            reordering: args.reordering,
+            corruption: args.corruption,
+        },
+    };
+    if let Some(seed) = args.seed {
+        return one(&Scenario::new(seed, &wish), args);
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_secs());
+    many(args.first_seed.unwrap_or(now << 20), &wish, args)
+}
+
+/// One world, its capture kept should it fail.
+fn one(scenario: &Scenario, args: &StormArgs) -> ExitCode {
+    println!("{scenario:?}");
+    match attempt(scenario, Some(&args.capture_dir)) {
+        Ok(sum) => {
+            print_sum(&sum);
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            println!("FAILED: {why}");
+            println!("capture: {}", args.capture_dir.join(format!("storm-{}.pcapng", scenario.seed)).display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn many(first: u64, wish: &Wish, args: &StormArgs) -> ExitCode {
+    let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+    let (begun, most) = (Instant::now(), Duration::from_secs(args.seconds));
+    let (next, stop) = (AtomicU64::new(first), AtomicBool::new(false));
+    let total = Mutex::new(Sum::default());
+    let failed = Mutex::new(None);
+    let bar = match args.total {
+        Some(n) => ProgressBar::new(n).with_style(style("{bar:30} {pos}/{len} connections, {elapsed_precise} {msg}")),
+        None => ProgressBar::new(args.seconds).with_style(style("{bar:30} {pos}/{len} s {msg}")),
+    };
+    std::thread::scope(|threads| {
+        for _ in 0..jobs {
+            threads.spawn(|| {
+                while !stop.load(Ordering::Relaxed) && (args.total.is_some() || begun.elapsed() < most) {
+                    let scenario = Scenario::new(next.fetch_add(1, Ordering::Relaxed), wish);
+                    match attempt(&scenario, None) {
+                        Ok(sum) => {
+                            let mut all = total.lock().expect("no panic holds it");
+                            *all += sum;
+                            bar.set_position(args.total.map_or(begun.elapsed().as_secs(), |_| all.connections));
+                            bar.set_message(format!("{} worlds, {} frames", all.worlds, all.frames));
+                            if args.total.is_some_and(|n| all.connections >= n) {
+                                stop.store(true, Ordering::Relaxed);
+                            }
+                        }
+                        Err(why) => {
+                            stop.store(true, Ordering::Relaxed);
+                            failed.lock().expect("no panic holds it").get_or_insert((scenario, why));
+                        }
+                    }
+                }
+            });
+        }
+    });
+    bar.finish_and_clear();
+    let sum = *total.lock().expect("no panic holds it");
+    println!("{} s on {jobs} threads, seeds from {first}", begun.elapsed().as_secs());
+    print_sum(&sum);
+    let Some((scenario, why)) = failed.into_inner().expect("no panic holds it") else {
+        println!("0 corrupt, 0 stuck, 0 misrouted");
+        return ExitCode::SUCCESS;
+    };
+    println!("FAILED: seed {}: {why}", scenario.seed);
+    println!("  {}", scenario.command());
+    println!("looking for less that fails too ...");
+    let failure = shrink(&scenario, why, &args.capture_dir);
+    println!("least: {}", failure.least_why);
+    println!("  {}", failure.least.command());
+    println!("  capture: {}", failure.capture.display());
+    ExitCode::FAILURE
+}
+
+fn print_sum(sum: &Sum) {
+    println!(
+        "{} worlds, {} connections ({} had an excuse, {} were promised a server), {} frames in, {} dropped by name",
+        sum.worlds, sum.connections, sum.excused, sum.promised, sum.frames, sum.dropped
+    );
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
