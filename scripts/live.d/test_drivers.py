@@ -110,11 +110,12 @@ def kernel_answers():
 
 
 def remains():
-    """What a process could leave behind: sockets, namespaces, files of huge pages."""
+    """What a process could leave behind: sockets, namespaces of this lab, and (of DPDK's) files of huge pages."""
     sockets = among("dispatcher", "cat", "/proc/net/packet").stdout.count("\n") - 1
     xdp = among("dispatcher", "ss", "-H", "-a", "--xdp").stdout.count("\n")
-    huge = [f"{d}/{f}" for d in ("/dev/hugepages", "/mnt/huge") if os.path.isdir(d) for f in sorted(os.listdir(d))]
-    return sockets, xdp, sorted(os.listdir("/run/netns")), huge
+    directories = [d for d in ("/dev/hugepages", "/mnt/huge") if lab.DRIVER == "dpdk" and os.path.isdir(d)]
+    huge = [f"{d}/{f}" for d in directories for f in sorted(os.listdir(d))]
+    return sockets, xdp, sorted(n for n in os.listdir("/run/netns") if n.startswith(PREFIX)), huge
 
 
 @test

@@ -173,8 +173,8 @@ fn many(first: u64, wish: &Wish, args: &StormArgs) -> ExitCode {
 
 fn print_sum(sum: &Sum) {
     println!(
-        "{} worlds, {} connections ({} had an excuse, {} were promised a server), {} frames in, {} dropped by name",
-        sum.worlds, sum.connections, sum.excused, sum.promised, sum.frames, sum.dropped
+        "{} worlds, {} connections ({} had an excuse, {} were taken for strangers, {} were promised a server), {} frames in, {} dropped by name",
+        sum.worlds, sum.connections, sum.excused, sum.strangers, sum.promised, sum.frames, sum.dropped
     );
 }
 

@@ -108,6 +108,8 @@ pub struct Stack {
     pub timestamps: bool,
     /// Largest IP packet, bytes.
     pub mtu: usize,
+    /// Gives a connection up when nothing was acknowledged for so long.
+    pub patience: Duration,
     /// Close only a while after all data was acknowledged. smoltcp 0.14 never repeats a FIN that was lost when a fast
     /// retransmission of the data before it comes in between, or acknowledgements that look like a call for one; over bad
     /// links that would look like our fault.
@@ -116,7 +118,14 @@ pub struct Stack {
 
 impl Default for Stack {
     fn default() -> Stack {
-        Stack { receive_buffer: 200_000, send_buffer: 200_000, timestamps: true, mtu: 1500, careful: false }
+        Stack {
+            receive_buffer: 200_000,
+            send_buffer: 200_000,
+            timestamps: true,
+            mtu: 1500,
+            patience: Duration::from_secs(120),
+            careful: false,
+        }
     }
 }
 
@@ -943,7 +952,7 @@ fn new_socket(stack: &Stack) -> tcp::Socket<'static> {
     if stack.timestamps {
         socket.set_tsval_generator(Some(|| CLOCK.with(Cell::get)));
     }
-    socket.set_timeout(Some(smoltcp::time::Duration::from_secs(120)));
+    socket.set_timeout(Some(smoltcp::time::Duration::from_millis(stack.patience.as_millis() as u64)));
     socket
 }
 

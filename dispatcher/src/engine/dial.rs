@@ -24,6 +24,9 @@ const RETRY: [Duration; 3] = [Duration::from_millis(250), Duration::from_millis(
 /// SYNs to a backend that answers others meanwhile. It is not silent, the link loses frames: to leave it would cost a session its
 /// server, and to hold it to be down would cost many.
 const MOST_SYNS: u8 = 6;
+/// SYNs to the backend that a client's session is on, while nothing else says that it is down: with one frame in twenty lost, three
+/// unanswered ones are no rarity among thousands of connections.
+const SYNS_FOR_A_SESSION: u8 = 5;
 /// But no longer than that: the SYNs are not counted while its next hop's address is lost.
 const LONGEST: Duration = Duration::from_secs(10);
 /// While the next hop's address is not known nothing was sent: try again soon.
@@ -149,7 +152,15 @@ impl Engine {
         let out_of_patience = usize::from(dialing.syns) >= RETRY.len() || now.since(dialing.since) > patience;
         let backend = dialing.tried.last().copied();
         let alive = backend.is_some_and(|b| self.health.heard_since(b, dialing.since));
-        if !out_of_patience || (alive && dialing.syns < MOST_SYNS && now.since(dialing.since) < LONGEST) {
+        let promised = backend.is_some_and(|b| c.story.decided == Some(b) && self.health.is_up(b));
+        let most = if alive {
+            MOST_SYNS
+        } else if promised {
+            SYNS_FOR_A_SESSION
+        } else {
+            0
+        };
+        if !out_of_patience || (dialing.syns < most && now.since(dialing.since) < LONGEST) {
             return self.send_syn(id, now, fx);
         }
         if let Some(backend) = backend

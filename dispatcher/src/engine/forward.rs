@@ -201,8 +201,8 @@ impl Engine {
         }
         let c = self.flows.get_mut(id);
         let (seq, _) = c.splice.client_view(side, &seg.tcp);
-        let plausible = c.directions[side as usize].plausible(seq, 0);
-        let alive = seg.tcp.payload_len() > 0 && plausible;
+        let of_this = c.directions[side as usize].is_of_this(seq);
+        let alive = seg.tcp.payload_len() > 0 && c.directions[side as usize].plausible(seq, 0);
         if let State::Reset { by, .. } = c.state
             && by == side
             && alive
@@ -217,7 +217,7 @@ impl Engine {
         }
         // What is of no use to the old connection may be the second segment of a new one, overtaking the first. The other side knows
         // only the old one, and its reset would end the new one.
-        if seg.tcp.flags.has(Flags::SYN) || !plausible {
+        if seg.tcp.flags.has(Flags::SYN) || !of_this {
             return Err(DropReason::FlowClosed);
         }
         self.pass_on(id, side, seg, frame, None)

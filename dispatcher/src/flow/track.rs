@@ -42,6 +42,14 @@ impl Direction {
         !seq.is_after(self.edge) && self.acked.distance_to(seq + len) >= -(self.reach as i32)
     }
 
+    /// A segment that is of this direction rather than of another connection on the same addresses and ports: it begins within what the
+    /// receiver allows, and not before what was sent (the last 16 MiB of it).
+    pub fn is_of_this(&self, seq: Seq) -> bool {
+        // One for the SYN, and one for a keepalive, which begins before the byte it repeats.
+        let back = self.bytes.min(1 << 24) as i32 + 2;
+        !seq.is_after(self.edge) && self.acked.distance_to(seq) >= -back
+    }
+
     /// A reset with this sequence number is one the receiver may obey: RFC 5961 (section 3.2) lets it obey only its
     /// exact next number, which lies between what it has acknowledged and what was sent.
     #[inline]
@@ -188,6 +196,16 @@ mod tests {
         assert_eq!((d.next, d.allowed()), (Seq(1500), 500));
         d.acknowledged(Seq(1500), 0);
         assert_eq!((d.acked, d.allowed()), (Seq(1500), 0));
+    }
+
+    #[test]
+    fn what_was_sent_and_may_be_sent_is_of_this_connection_and_nothing_else() {
+        let mut d = Direction::new(Seq(u32::MAX - 9), 100);
+        d.sent(Seq(u32::MAX - 9), 50, false);
+        d.acknowledged(Seq(40), 100);
+        let first = Seq(u32::MAX - 9);
+        assert!(d.is_of_this(first) && d.is_of_this(Seq(first.0 - 1)) && d.is_of_this(Seq(140)));
+        assert!(!d.is_of_this(Seq(first.0 - 3)) && !d.is_of_this(Seq(141)) && !d.is_of_this(Seq(1 << 31)));
     }
 
     #[test]

@@ -295,19 +295,9 @@ impl Assembler {
         self.push(0x07, dst, 0, 0, value);
     }
 
-    /// `dst += src`
-    pub(super) fn add_register(&mut self, dst: Register, src: Register) {
-        self.push(0x0f, dst, src, 0, 0);
-    }
-
     /// `dst &= value`
     pub(super) fn and(&mut self, dst: Register, value: i32) {
         self.push(0x57, dst, 0, 0, value);
-    }
-
-    /// `dst <<= value`
-    pub(super) fn shift_left(&mut self, dst: Register, value: i32) {
-        self.push(0x67, dst, 0, 0, value);
     }
 
     /// `dst = *(src + offset)`

@@ -7,17 +7,15 @@
 //! lost and counted (`handover-full`), like one that finds a ring full. What was handed over is received, always: the
 //! owner empties its mailbox once more when all others have [left](Exchange::leave).
 //!
-//! **Sleep.** A worker that is about to sleep says so, and then looks into its mailbox once more; one that has put something into a mailbox
-//! looks afterwards whether its owner sleeps, and rings. A full fence lies between the two steps on both sides, so at least one of them
-//! sees the other (Dekker's pattern); the tests go through all interleavings. So a ring, a system call, is paid only towards a sleeper,
-//! and at most once a burst. With `--idle spin` or `yield` nobody ever rings.
+//! **Sleep.** A worker that sleeps is woken by a [`Doorbell`]; see [`doze`](super::doze), where the tests go through all interleavings. A
+//! ring, a system call, is paid only towards a sleeper, and at most once a burst. With `--idle spin` or `yield` nobody ever rings.
 
+use super::doze::{Present, Sleep, have_put};
 use super::steer::{Place, Steering};
 use crate::io::doorbell::Doorbell;
 use crate::io::{HEADROOM, MAX_LINK_HEADER};
 use crate::wire::Frame;
 use core::ops::AddAssign;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 use lb::affinity::Update;
@@ -78,7 +76,7 @@ struct Mailbox {
     frames: ArrayQueue<Box<Letter>>,
     free: ArrayQueue<Box<Letter>>,
     updates: ArrayQueue<Update>,
-    sleeping: AtomicBool,
+    sleep: Sleep,
     bell: Doorbell,
 }
 
@@ -93,7 +91,7 @@ impl Mailbox {
 struct Office {
     mailboxes: Box<[CachePadded<Mailbox>]>,
     /// Workers that may still put something into a mailbox.
-    senders: AtomicUsize,
+    senders: Present,
 }
 
 /// One worker's way to the others.
@@ -138,12 +136,12 @@ impl Exchange {
                 frames: ArrayQueue::new(frames),
                 free,
                 updates: ArrayQueue::new(updates),
-                sleeping: AtomicBool::new(false),
+                sleep: Sleep::new(),
                 bell: Doorbell::new()?,
             }))
         };
         let mailboxes = (0..workers).map(mailbox).collect::<io::Result<Box<[_]>>>()?;
-        let office = Arc::new(Office { mailboxes, senders: AtomicUsize::new(workers) });
+        let office = Arc::new(Office { mailboxes, senders: Present::new(workers) });
         let exchange = |me| Exchange {
             office: office.clone(),
             me,
@@ -249,13 +247,9 @@ impl Exchange {
         if !self.touched.contains(&true) {
             return;
         }
-        // Between what was put there and the look at who sleeps; see the module's words.
-        fence(Ordering::SeqCst);
+        have_put();
         for (touched, mailbox) in self.touched.iter_mut().zip(&self.office.mailboxes) {
-            if core::mem::take(touched)
-                && mailbox.sleeping.load(Ordering::Relaxed)
-                && mailbox.sleeping.swap(false, Ordering::Relaxed)
-            {
+            if core::mem::take(touched) && mailbox.sleep.must_ring() {
                 mailbox.bell.ring();
             }
         }
@@ -265,31 +259,26 @@ impl Exchange {
     /// [`Exchange::awake`].
     pub fn doze(&self) -> Option<RawFd> {
         let mailbox = self.mine();
-        mailbox.sleeping.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        (mailbox.frames.is_empty() && mailbox.updates.is_empty()).then(|| mailbox.bell.fd())
+        let may_sleep = mailbox.sleep.doze(|| mailbox.frames.is_empty() && mailbox.updates.is_empty());
+        may_sleep.then(|| mailbox.bell.fd())
     }
 
     /// Up again.
     pub fn awake(&self) {
         let mailbox = self.mine();
-        if !mailbox.sleeping.swap(false, Ordering::Relaxed) {
-            // Somebody has rung, or is about to; then the ring ends the next sleep at once, which does no harm.
-            mailbox.bell.silence();
-        }
+        mailbox.sleep.awake(|| mailbox.bell.silence());
     }
 
     /// We shall hand over nothing any more.
     pub fn leave(&mut self) {
         if !core::mem::replace(&mut self.left, true) {
-            // Release: who sees that we have left sees what we have put.
-            self.office.senders.fetch_sub(1, Ordering::Release);
+            self.office.senders.leave();
         }
     }
 
     /// Nobody will hand over anything any more.
     pub fn all_have_left(&self) -> bool {
-        self.office.senders.load(Ordering::Acquire) == 0
+        self.office.senders.none()
     }
 
     /// What was handed over so far, and what came.
@@ -309,7 +298,6 @@ impl Drop for Exchange {
 mod tests {
     use super::*;
     use crate::engine::Config;
-    use std::collections::BTreeSet;
     use std::time::Duration;
 
     fn two(frames: usize) -> (Exchange, Exchange) {
@@ -430,65 +418,5 @@ mod tests {
             sender.join().unwrap()
         });
         assert_eq!((sent + full, b.counts().received), (N, sent));
-    }
-
-    /// All interleavings of one who puts and wakes, and one who sleeps: the steps of [`Exchange::put`], [`Exchange::wake`],
-    /// [`Exchange::doze`] and [`Exchange::awake`], between which the fences allow no reordering.
-    #[test]
-    fn no_interleaving_leaves_a_sleeper_with_something_in_its_mailbox() {
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-        struct State {
-            puts: u8,
-            /// Of the sender: 0 put, 1 look, 2 swap, 3 ring.
-            sender: u8,
-            /// Of the owner: 0 take, 1 say that it sleeps, 2 look, 3 asleep, 4 awake.
-            owner: u8,
-            queued: u8,
-            sleeping: bool,
-            rung: bool,
-        }
-        fn steps(s: State, fenced: bool) -> Vec<State> {
-            let mut next = vec![];
-            match s.sender {
-                0 if s.puts > 0 && fenced => {
-                    next.push(State { puts: s.puts - 1, queued: s.queued + 1, sender: 1, ..s })
-                }
-                // Without a fence: the look comes before the put is seen.
-                0 if s.puts > 0 => {
-                    let puts = s.puts - 1;
-                    next.push(State { puts, queued: s.queued + 1, sender: if s.sleeping { 2 } else { 0 }, ..s });
-                    let unseen = State { puts, sender: if s.sleeping { 2 } else { 4 }, ..s };
-                    next.push(unseen);
-                }
-                1 => next.push(State { sender: if s.sleeping { 2 } else { 0 }, ..s }),
-                2 => next.push(State { sender: if s.sleeping { 3 } else { 0 }, sleeping: false, ..s }),
-                3 => next.push(State { rung: true, sender: 0, ..s }),
-                4 => next.push(State { queued: s.queued + 1, sender: 0, ..s }),
-                _ => {}
-            }
-            match s.owner {
-                0 if s.queued > 0 => next.push(State { queued: s.queued - 1, ..s }),
-                0 => next.push(State { owner: 1, ..s }),
-                1 => next.push(State { sleeping: true, owner: 2, ..s }),
-                2 => next.push(State { owner: if s.queued == 0 { 3 } else { 4 }, ..s }),
-                3 if s.rung => next.push(State { owner: 4, ..s }),
-                4 => next.push(State { owner: 0, sleeping: false, rung: s.rung && s.sleeping, ..s }),
-                _ => {}
-            }
-            next
-        }
-        let stuck = |fenced: bool| {
-            let begin = State { puts: 3, sender: 0, owner: 0, queued: 0, sleeping: false, rung: false };
-            let (mut seen, mut open) = (BTreeSet::from([begin]), vec![begin]);
-            let mut stuck = 0;
-            while let Some(state) = open.pop() {
-                let next = steps(state, fenced);
-                stuck += usize::from(next.is_empty() && state.queued > 0);
-                open.extend(next.into_iter().filter(|s| seen.insert(*s)));
-            }
-            stuck
-        };
-        assert_eq!(stuck(true), 0);
-        assert!(stuck(false) > 0, "the model sees what the fences are for");
     }
 }

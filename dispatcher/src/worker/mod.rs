@@ -4,12 +4,14 @@
 //! * [`idle`]: what a worker does when nothing has arrived.
 //! * [`steer`]: whose a frame is, where there are several workers.
 //! * [`exchange`]: the mailboxes by which it gets there.
+//! * [`doze`]: how their owners sleep without missing anything.
 //! * [`totals`]: what its ended connections add up to.
 //!
 //! With several workers each opens its queues of every port in its own thread, and builds its own engine from its
 //! [`Share`]. A flow belongs to one worker; what comes in by another's queue is handed over. With one worker
 //! the same loop runs, and nothing is looked at twice. To the outside a worker tells what it counts through [`Shared`].
 
+pub mod doze;
 pub mod exchange;
 pub mod idle;
 pub mod poll;
@@ -33,6 +35,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
+
+/// The atomics of [`doze`].
+mod sync {
+    pub(super) use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+}
 
 /// What a worker feeds its frames to: the [`Engine`]; something simpler in tests of the loop.
 pub trait FrameHandler {

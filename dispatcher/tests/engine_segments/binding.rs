@@ -273,3 +273,29 @@ fn more_server_answers_than_watches_cost_learning_and_nothing_else() {
     }
     assert_eq!((b.engine.watched(), b.engine.counters().unwatched), (1, 1));
 }
+
+#[test]
+fn the_server_of_a_session_is_asked_five_times_before_it_is_replaced() {
+    // Found by a storm: three SYNs or their answers are lost now and then, and the session with them.
+    let mut config = two_armed(2, false);
+    config.ticket_keys = vec![TicketKey::Name { backend: server_name(1, false), name: [9; 16] }];
+    for promised in [true, false] {
+        let mut b = Bench::new(config.clone(), false);
+        let ticket = if promised { vec![9; 100] } else { vec![] };
+        b.dial(&Hello { ticket: Some(ticket), ..Hello::default() }.bytes());
+        let first = b.dialled;
+        assert!(!promised || first == config.backends[1].addr);
+        let mut syns = 1;
+        for _ in 0..60 {
+            for o in b.wait(ms(100)) {
+                assert!(o.tcp().is_bare_syn());
+                syns += usize::from(b.dialled == first);
+            }
+            if b.dialled != first {
+                break;
+            }
+        }
+        assert_eq!(syns, if promised { 5 } else { 3 });
+        assert_ne!(b.dialled, first, "replaced in the end");
+    }
+}

@@ -8,13 +8,13 @@ mod odd;
 mod translation;
 
 use core::time::Duration;
-use dispatcher::engine::{AddressMode, Config, DropReason, End, Verdict};
+use dispatcher::engine::{AddressMode, Config, DropReason, End, TicketKey, Verdict};
 use dispatcher::wire::build::{Link, Segment};
 use dispatcher::wire::checksum;
 use dispatcher::wire::options::{SegmentOptions, SynOptions, Timestamps, write_timestamps};
 use dispatcher::wire::packet::{Flags, protocol};
 use dispatcher::wire::{Addr, Seq};
-use sim::config::{client_ip, one_armed, two_armed, vip};
+use sim::config::{client_ip, one_armed, server_name, two_armed, vip};
 use sim::rng::Rng;
 use sim::script::*;
 use sim::tls::Hello;
