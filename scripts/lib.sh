@@ -26,7 +26,8 @@ need_dpdk() {
     command -v dpdk-devbind.py >/dev/null 2>&1 || missing+=(dpdk)
     command -v cc >/dev/null 2>&1 || missing+=(gcc)
     command -v clang >/dev/null 2>&1 || missing+=(clang)
-    ldconfig -p | grep -q 'libclang[-.0-9]*\.so' || missing+=(libclang-dev)
+    # Not -q: a reader that ends early would make the whole pipe fail (pipefail).
+    ldconfig -p | grep 'libclang[-.0-9]*\.so' >/dev/null || missing+=(libclang-dev)
     [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
 }
 

@@ -210,7 +210,8 @@ class Dispatcher:
     def log(self):
         """The connections that have ended, oldest first."""
         with open(self.log_path) as f:
-            return [json.loads(line) for line in f.read().splitlines()]
+            # The last line may be half there yet.
+            return [json.loads(line) for line in f.read().splitlines(keepends=True) if line.endswith("\n")]
 
     def await_log(self, wanted, seconds=10):
         """The log, once it has so many connections."""

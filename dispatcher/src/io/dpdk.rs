@@ -36,6 +36,7 @@ use arrayvec::ArrayVec;
 use capsule::batch::Pipeline;
 use capsule::{PortQueue, Runtime};
 use capsule_ffi as ffi;
+use core::cell::Cell;
 use core::mem::ManuallyDrop;
 use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -229,14 +230,14 @@ impl Core {
             None => None,
         };
         // SAFETY: only the port's number is given.
-        let link_up = unsafe { ffi::dispatcher_link_up(port) } != 0;
+        let link_up = Rc::new(Cell::new(unsafe { ffi::dispatcher_link_up(port) } != 0));
         let (queue, counts_port) = (self.queue, self.queue == 0);
         let rx = QueueReceiver {
             pool: pool.clone(),
             port,
             queue,
             max_frame,
-            link_up,
+            link_up: link_up.clone(),
             watch,
             counts_port,
             traffic: Traffic::default(),
@@ -249,6 +250,7 @@ impl Core {
             max_frame,
             queued: ArrayVec::new(),
             lens: ArrayVec::new(),
+            link_up,
             counts_port,
             traffic: Traffic::default(),
             failed: 0,

@@ -52,6 +52,12 @@ impl LinkWatch {
         downs
     }
 
+    /// As it was when last asked for [`LinkWatch::downs`].
+    #[cfg(feature = "dpdk")]
+    pub(super) fn is_up(&self) -> bool {
+        self.up
+    }
+
     /// The device has been removed: its number is not given to another soon, its name may be.
     pub(super) fn is_gone(&self) -> bool {
         self.gone

@@ -9,6 +9,7 @@ use crate::io::{BURST, Burst, Loss, Receiver, RegionId, Slot, Traffic, Transmitt
 use crate::wire::Frame;
 use arrayvec::ArrayVec;
 use capsule_ffi::{self as ffi, rte_mbuf};
+use core::cell::Cell;
 use core::ptr;
 use std::rc::Rc;
 
@@ -59,7 +60,8 @@ pub(super) struct QueueReceiver {
     pub(super) queue: u16,
     /// Longest frame that can be sent on, bytes.
     pub(super) max_frame: usize,
-    pub(super) link_up: bool,
+    /// Told to the transmitter.
+    pub(super) link_up: Rc<Cell<bool>>,
     /// Where the kernel knows better than DPDK whether the link is up.
     pub(super) watch: Option<LinkWatch>,
     /// Of the workers on a port, the one that tells the port's own counts.
@@ -146,12 +148,14 @@ impl Receiver for QueueReceiver {
 
     fn traffic(&mut self) -> Traffic {
         match &mut self.watch {
-            Some(watch) => self.traffic.link_downs += watch.downs(),
+            Some(watch) => {
+                self.traffic.link_downs += watch.downs();
+                self.link_up.set(watch.is_up());
+            }
             None => {
                 // SAFETY: only the port's number is given.
                 let up = unsafe { ffi::dispatcher_link_up(self.port) } != 0;
-                self.traffic.link_downs += u64::from(self.link_up && !up);
-                self.link_up = up;
+                self.traffic.link_downs += u64::from(self.link_up.replace(up) && !up);
             }
         }
         if !self.counts_port {
@@ -178,6 +182,8 @@ pub(super) struct QueueTransmitter {
     /// Ours until they are given; with the bytes of each.
     pub(super) queued: ArrayVec<*mut rte_mbuf, BURST>,
     pub(super) lens: ArrayVec<u32, BURST>,
+    /// As the receiver saw it last.
+    pub(super) link_up: Rc<Cell<bool>>,
     /// As the receiver's.
     pub(super) counts_port: bool,
     pub(super) traffic: Traffic,
@@ -274,9 +280,7 @@ impl Transmitter for QueueTransmitter {
         let mut stats = ffi::rte_eth_stats::default();
         // SAFETY: `stats` is what the function fills.
         if unsafe { ffi::rte_eth_stats_get(self.port, &mut stats) } == 0 {
-            // SAFETY: only the port's number is given.
-            let down = unsafe { ffi::dispatcher_link_up(self.port) } == 0;
-            let why = if down { Loss::TxLinkDown } else { Loss::TxRefused };
+            let why = if !self.link_up.get() { Loss::TxLinkDown } else { Loss::TxRefused };
             self.traffic.lost(why, stats.oerrors.saturating_sub(self.failed));
             self.failed = stats.oerrors;
         }
