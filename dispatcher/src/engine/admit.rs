@@ -155,6 +155,7 @@ impl Engine {
                 timestamps: stamp.is_some(),
             },
             isn,
+            renewed: None,
             cookie,
             client_clock: stamp.map_or(0, |ts| ts.val),
             our_clock: stamp.map_or(0, |ts| ts.ecr),

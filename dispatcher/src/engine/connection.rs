@@ -205,6 +205,8 @@ pub struct Connection {
     pub agreed: Agreed,
     /// The client's initial sequence number.
     pub isn: Seq,
+    /// Of a SYN that came since on the same tuple, and was answered: its client may have begun anew.
+    pub renewed: Option<Seq>,
     /// Ours: the cookie.
     pub cookie: Seq,
     /// The client's latest clock value.

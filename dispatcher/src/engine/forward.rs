@@ -224,7 +224,8 @@ impl Engine {
     }
 
     /// Perhaps a client uses its address and port again for a new connection: a SYN is answered like any other, and leaves
-    /// the old flow alone until its cookie has come back.
+    /// the old flow alone until its cookie has come back. While the old one is not over the SYN must have been seen, for the
+    /// handshake of a still older connection, come again, would verify too and end a good one.
     pub(super) fn on_reuse(
         &mut self,
         id: FlowId,
@@ -232,14 +233,18 @@ impl Engine {
         frame: &mut Frame<'_>,
         fx: &mut dyn Effects,
     ) -> Option<Step> {
-        let c = self.flows.get(id);
+        let c = self.flows.get_mut(id);
+        let early = matches!(c.state, State::AwaitHello(_) | State::Dialing(_));
         if seg.tcp.is_bare_syn() {
-            return (seg.tcp.seq != c.isn || !matches!(c.state, State::AwaitHello(_) | State::Dialing(_)))
-                .then(|| self.on_syn(seg, frame, fx));
+            if early && seg.tcp.seq == c.isn {
+                return None;
+            }
+            c.renewed = Some(seg.tcp.seq);
+            return Some(self.on_syn(seg, frame, fx));
         }
         let Flags(flags) = seg.tcp.flags;
         let plain_ack = flags & (Flags::ACK.0 | Flags::SYN.0 | Flags::RST.0) == Flags::ACK.0;
-        if !plain_ack || seg.tcp.ack == c.cookie + 1 {
+        if !plain_ack || seg.tcp.ack == c.cookie + 1 || (early && c.renewed != Some(seg.tcp.seq - 1)) {
             return None;
         }
         self.cookies.verify(&seg.tuple(), seg.tcp.seq - 1, seg.tcp.ack - 1, seg.now)?;

@@ -173,3 +173,30 @@ fn a_wrong_checksum_on_the_slow_path_changes_nothing() {
     let answer = spoil(b.server_frame(&Seg { options: &options, ..seg(SYN_ACK, 0, 1, &[]) }));
     assert_eq!(b.hand_in(1, &answer).1, Verdict::Drop(DropReason::BadChecksum));
 }
+
+#[test]
+fn an_old_handshake_that_comes_again_does_not_end_the_connection_that_has_the_port_now() {
+    // Found by a storm.
+    let mut b = bench();
+    let options = SynOptions { mss: Some(1460), ..SynOptions::default() };
+    let old = {
+        b.client_syn(&options);
+        b.client_frame(&seg(ACK, 1, 1, &[]))
+    };
+    // The connection that has the port now, of another initial number.
+    let offset = 0x1000_0000;
+    let (before, bytes) = (b.cookie, written(&options));
+    b.client_sends(Seg { options: &bytes, ..seg(SYN, offset, 0, &[]) });
+    assert!(b.cookie != before);
+    b.client_sends(seg(ACK, offset + 1, 1, &[]));
+    assert_eq!(b.engine.flows(), 1);
+    for _ in 0..2 {
+        // Its number is not this connection's.
+        assert_eq!(b.hand_in(0, &old).1, Verdict::Drop(DropReason::OutOfWindow));
+    }
+    assert!(b.ended.is_empty());
+    let (out, _) = b.client_sends(seg(ACK, offset + 1, 1, HTTP));
+    assert!(out[0].tcp().is_bare_syn(), "a server is dialled");
+    assert_eq!(b.hand_in(0, &old).1, Verdict::Drop(DropReason::OutOfWindow));
+    assert_eq!((b.engine.flows(), b.ended.len()), (1, 0));
+}

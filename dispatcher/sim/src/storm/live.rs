@@ -394,10 +394,6 @@ impl Storm<'_> {
         if g.excused || g.cut || refused || evil_dialled || has(Kind::Leap) && idle || slow {
             return;
         }
-        // An old connection's handshake ACK, come again while its cookie is valid, replaces a new connection on the same port.
-        if has(Kind::Past) && self.twice.contains(&g.local) && told.iter().any(|t| t.end == End::Replaced) {
-            return;
-        }
         let twice = has(Kind::Duplication) || has(Kind::Past);
         let counters = if has(Kind::Workers) { self.w.crew().counters() } else { self.w.engine.counters().clone() };
         let refusals = counters.refused[DropReason::BadCookie as usize];
