@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | clients' side of the dispatcher (port 0) | 10.1.0.1/16 | fd01::1/64 |
 //! | servers' side (port 1; in one-armed worlds port 0) | 10.2.0.1/16 | fd02::1/64 |
-//! | VIP | 10.1.9.1:443 | [fd01::9:1]:443 |
+//! | VIP | 10.1.9.1:443 | `[fd01::9:1]:443` |
 //! | client n | 10.1.0.(10 + n) | fd01::(10 + n) |
 //! | server n | 10.2.0.(10 + n):8443 | [fd02::(10 + n)]:8443 |
 

@@ -55,7 +55,16 @@ impl Engine {
         let direction = &c.directions[side as usize];
         let closing = fin || (len > 0 && direction.fin.is_some());
         let mut floor = None;
-        if direction.plausible(seq, len) && (!closing || tcp_checksum_ok(frame.bytes(), &seg.ip)) {
+        let plausible = direction.plausible(seq, len);
+        if !plausible
+            && side == Side::Client
+            && c.renewed.is_some()
+            && let Some(step) = self.on_reuse(id, seg, frame, fx)
+        {
+            return step;
+        }
+        let c = self.flows.get_mut(id);
+        if plausible && (!closing || tcp_checksum_ok(frame.bytes(), &seg.ip)) {
             if side == Side::Client && (c.client_link.dst != seg.eth.src || c.client_link.vlans != seg.eth.vlans) {
                 follow(c, seg, seq, ack, frame);
             }
@@ -225,7 +234,8 @@ impl Engine {
 
     /// Perhaps a client uses its address and port again for a new connection: a SYN is answered like any other, and leaves
     /// the old flow alone until its cookie has come back. While the old one is not over the SYN must have been seen, for the
-    /// handshake of a still older connection, come again, would verify too and end a good one.
+    /// handshake of a still older connection, come again, would verify too and end a good one. If such a one took the place of a
+    /// flow that was over, the SYN seen there counts on.
     pub(super) fn on_reuse(
         &mut self,
         id: FlowId,
@@ -234,9 +244,8 @@ impl Engine {
         fx: &mut dyn Effects,
     ) -> Option<Step> {
         let c = self.flows.get_mut(id);
-        let early = matches!(c.state, State::AwaitHello(_) | State::Dialing(_));
         if seg.tcp.is_bare_syn() {
-            if early && seg.tcp.seq == c.isn {
+            if seg.tcp.seq == c.isn && matches!(c.state, State::AwaitHello(_) | State::Dialing(_)) {
                 return None;
             }
             c.renewed = Some(seg.tcp.seq);
@@ -244,12 +253,21 @@ impl Engine {
         }
         let Flags(flags) = seg.tcp.flags;
         let plain_ack = flags & (Flags::ACK.0 | Flags::SYN.0 | Flags::RST.0) == Flags::ACK.0;
-        if !plain_ack || seg.tcp.ack == c.cookie + 1 || (early && c.renewed != Some(seg.tcp.seq - 1)) {
+        let isn = seg.tcp.seq - 1;
+        let over = matches!(c.state, State::TimeWait { .. } | State::Reset { .. });
+        if !plain_ack || seg.tcp.ack == c.cookie + 1 || !(over || c.renewed == Some(isn)) {
             return None;
         }
-        self.cookies.verify(&seg.tuple(), seg.tcp.seq - 1, seg.tcp.ack - 1, seg.now)?;
+        let renewed = c.renewed.filter(|of| *of != isn);
+        self.cookies.verify(&seg.tuple(), isn, seg.tcp.ack - 1, seg.now)?;
         self.abandon(id, End::Replaced, seg.now, fx);
-        Some(self.on_cookie(seg, frame, fx))
+        let step = self.on_cookie(seg, frame, fx);
+        if renewed.is_some()
+            && let Some((id, Side::Client)) = self.flows.lookup(&seg.tuple())
+        {
+            self.flows.get_mut(id).renewed = renewed;
+        }
+        Some(step)
     }
 
     /// Reads the server's answer in passing.

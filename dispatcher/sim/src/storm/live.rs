@@ -394,7 +394,8 @@ impl Storm<'_> {
         if g.excused || g.cut || refused || evil_dialled || has(Kind::Leap) && idle || slow {
             return;
         }
-        let twice = has(Kind::Duplication) || has(Kind::Past);
+        // Our SYN-ACK came twice: doubled on the way, or because SYNs repeated meanwhile were all answered after a stall.
+        let twice = has(Kind::Duplication) || has(Kind::Past) || has(Kind::Stall);
         let counters = if has(Kind::Workers) { self.w.crew().counters() } else { self.w.engine.counters().clone() };
         let refusals = counters.refused[DropReason::BadCookie as usize];
         let before_any = c.outcome == Ended::Reset && c.received.is_empty();
