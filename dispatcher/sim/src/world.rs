@@ -130,7 +130,7 @@ impl Default for Stack {
 }
 
 /// Connections that a server's backlog takes at once.
-const LISTENING: usize = 24;
+const LISTENING: usize = 64;
 
 /// A machine on one of the wires.
 pub struct Host {
