@@ -24,6 +24,8 @@ pub struct Direction {
     reach: u32,
     /// Where the sender's FIN stands, once it was seen.
     pub fin: Option<Seq>,
+    /// Where another one stands: one of the two is a guess of somebody who hit the window. The receiver acknowledges the true one.
+    other_fin: Option<Seq>,
     /// Bytes by which [`Direction::next`] has grown, FIN not counted.
     pub bytes: u64,
 }
@@ -31,7 +33,15 @@ pub struct Direction {
 impl Direction {
     /// Nothing sent yet; the first byte will be `next`.
     pub fn new(next: Seq, window: u32) -> Direction {
-        Direction { next, acked: next, edge: next + window, reach: window.max(LEAST_REACH), fin: None, bytes: 0 }
+        Direction {
+            next,
+            acked: next,
+            edge: next + window,
+            reach: window.max(LEAST_REACH),
+            fin: None,
+            other_fin: None,
+            bytes: 0,
+        }
     }
 
     /// A segment that its sender can have sent: it begins within what the receiver allows (at its edge, as a window probe does), and
@@ -75,14 +85,24 @@ impl Direction {
             if self.finished() {
                 return;
             }
-            // Who goes on behind a FIN has not sent it.
-            (self.fin, self.next) = (None, at);
+            if len == 0 {
+                self.other_fin = Some(end);
+                self.next = self.next.later_of(end + 1);
+                return;
+            }
+            // Who goes on behind a FIN has not sent it; unless what goes on is the guess.
+            (self.fin, self.other_fin, self.next) = (None, Some(at), at);
         }
         if end.is_after(self.next) {
             self.bytes += u64::from(end.0.wrapping_sub(self.next.0));
             self.next = end;
         }
-        if fin && self.fin.is_none() && end == whole && !end.is_before(self.acked) {
+        if !fin || end != whole || end.is_before(self.acked) {
+            return;
+        }
+        if self.fin.is_some_and(|at| at != end) {
+            self.other_fin = Some(end);
+        } else if self.fin.is_none() {
             // Nothing is sent behind a FIN: what seemed to be was damaged, or another's.
             self.bytes = self.bytes.saturating_sub(u64::from(self.next.0.wrapping_sub(end.0)));
             self.fin = Some(end);
@@ -109,7 +129,7 @@ impl Direction {
     /// The FIN was sent and acknowledged: this direction is over.
     #[inline]
     pub fn finished(&self) -> bool {
-        self.fin.is_some_and(|fin| self.acked == fin + 1)
+        [self.fin, self.other_fin].into_iter().flatten().any(|fin| self.acked == fin + 1)
     }
 }
 
@@ -174,6 +194,21 @@ mod tests {
         // Bytes behind an acknowledged FIN do not reopen it.
         d.sent(Seq(1511), 10, false);
         assert!(d.finished() && d.bytes == 510);
+    }
+
+    #[test]
+    fn of_two_fins_the_one_that_is_acknowledged_ends_the_direction() {
+        // A guess before the true one, and a guess behind it.
+        for (first, second) in [(1300, 1110), (1110, 1300)] {
+            let mut d = Direction::new(Seq(1000), 5000);
+            d.sent(Seq(1000), 110, false);
+            d.sent(Seq(first), 0, true);
+            d.sent(Seq(second), 0, true);
+            d.acknowledged(Seq(1110), 5000);
+            assert!(!d.finished());
+            d.acknowledged(Seq(1111), 5000);
+            assert!(d.finished(), "{first} {second}");
+        }
     }
 
     #[test]
