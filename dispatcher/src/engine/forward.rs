@@ -209,9 +209,12 @@ impl Engine {
             return step;
         }
         let c = self.flows.get_mut(id);
-        let (seq, _) = c.splice.client_view(side, &seg.tcp);
+        let (seq, ack) = c.splice.client_view(side, &seg.tcp);
         let of_this = c.directions[side as usize].is_of_this(seq);
-        let alive = seg.tcp.payload_len() > 0 && c.directions[side as usize].plausible(seq, 0);
+        // Sends, or takes what the other side sent.
+        let other = &c.directions[side.other() as usize];
+        let takes = seg.tcp.flags.has(Flags::ACK) && ack.is_after(other.acked) && !ack.is_after(other.next);
+        let alive = (seg.tcp.payload_len() > 0 || takes) && c.directions[side as usize].plausible(seq, 0);
         if let State::Reset { by, .. } = c.state
             && by == side
             && alive

@@ -92,6 +92,23 @@ fn a_reset_that_may_be_forged_ends_nothing_while_its_supposed_sender_goes_on() {
 }
 
 #[test]
+fn a_reset_that_may_be_forged_ends_nothing_while_its_supposed_sender_acknowledges_what_it_is_sent() {
+    // Found by forged segments on a live download.
+    let mut b = bench();
+    b.splice(HTTP);
+    let n = 1 + HTTP.len() as u32;
+    b.server_sends(seg(ACK, 1, n, &[b'y'; 500]));
+    // A guess within the window makes the next number uncertain.
+    b.client_sends(seg(ACK, n + 50, 1, b"guess"));
+    b.client_sends(seg(RST, n + 20, 0, &[]));
+    // The client only listens.
+    let (_, v) = b.client_sends(seg(ACK, n, 501, &[]));
+    assert!(matches!(v, Verdict::Forward(_)));
+    b.wait(Duration::from_secs(10));
+    assert_eq!((b.engine.flows(), b.ended.len()), (1, 0));
+}
+
+#[test]
 fn a_damaged_fin_does_not_close() {
     let mut b = bench();
     b.splice(HTTP);
