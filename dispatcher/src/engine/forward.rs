@@ -214,7 +214,21 @@ impl Engine {
         // Sends, or takes what the other side sent.
         let other = &c.directions[side.other() as usize];
         let takes = seg.tcp.flags.has(Flags::ACK) && ack.is_after(other.acked) && !ack.is_after(other.next);
-        let alive = (seg.tcp.payload_len() > 0 || takes) && c.directions[side as usize].plausible(seq, 0);
+        let (len, fin) = (seg.tcp.payload_len() as u32, seg.tcp.flags.has(Flags::FIN));
+        let plausible = c.directions[side as usize].plausible(seq, len);
+        let alive = (len > 0 || takes) && plausible;
+        // If the reset was forged both sides go on, and must not be out of step when the flow is taken up again.
+        if plausible
+            && matches!(c.state, State::Reset { .. })
+            && !seg.tcp.flags.has(Flags::RST.with(Flags::SYN))
+            && tcp_checksum_ok(frame.bytes(), &seg.ip)
+        {
+            let window = c.splice.rescale(side).bytes(seg.tcp.window);
+            c.directions[side as usize].sent(seq, len, fin);
+            if seg.tcp.flags.has(Flags::ACK) {
+                c.directions[side.other() as usize].acknowledged(ack, window);
+            }
+        }
         if let State::Reset { by, .. } = c.state
             && by == side
             && alive

@@ -101,8 +101,10 @@ fn a_reset_that_may_be_forged_ends_nothing_while_its_supposed_sender_acknowledge
     // A guess within the window makes the next number uncertain.
     b.client_sends(seg(ACK, n + 50, 1, b"guess"));
     b.client_sends(seg(RST, n + 20, 0, &[]));
-    // The client only listens.
-    let (_, v) = b.client_sends(seg(ACK, n, 501, &[]));
+    // The client only listens, and the server goes on.
+    let (_, v) = b.server_sends(seg(ACK, 501, n, &[b'y'; 500]));
+    assert!(matches!(v, Verdict::Forward(_)));
+    let (_, v) = b.client_sends(seg(ACK, n, 1001, &[]));
     assert!(matches!(v, Verdict::Forward(_)));
     b.wait(Duration::from_secs(10));
     assert_eq!((b.engine.flows(), b.ended.len()), (1, 0));
