@@ -1,7 +1,8 @@
 //! Who is given the benefit of the doubt: the first segment to arrive of a new connection need not be the first sent.
 //!
 //! When the handshake's last ACK and the segment behind it are lost or overtaken, what arrives is data with a number from which
-//! the cookie cannot be verified, and perhaps, when our SYN-ACK came twice, an empty ACK from behind that data. A reset, as for any stranger, would break a good connection; silence lets the client repeat
+//! the cookie cannot be verified, and perhaps, when our SYN-ACK came twice, an empty ACK from behind that data. A reset, as for
+//! any stranger, would break a good connection; silence lets the client repeat
 //! what is missing, which verifies. But after a restart of ours all clients are strangers, and those a reset serves best. So silence
 //! comes first, and the reset when the same connection is still unknown after a while.
 //!

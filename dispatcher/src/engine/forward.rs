@@ -12,7 +12,7 @@ use super::{Arrived, DropReason, Effects, Engine, Step, Verdict};
 use crate::flow::{Endpoints, FlowId, Side};
 use crate::time::Time;
 use crate::wire::build::Link;
-use crate::wire::packet::{Flags, tcp_checksum_ok};
+use crate::wire::packet::{Flags, Tcp, tcp_checksum_ok};
 use crate::wire::{Family, Frame, Seq};
 use core::time::Duration;
 use lb::Sighting;
@@ -68,11 +68,7 @@ impl Engine {
             if side == Side::Client && (c.client_link.dst != seg.eth.src || c.client_link.vlans != seg.eth.vlans) {
                 follow(c, seg, seq, ack, frame);
             }
-            let window = c.splice.rescale(side).bytes(tcp.window);
-            c.directions[side as usize].sent(seq, len, fin);
-            if tcp.flags.has(Flags::ACK) {
-                c.directions[side.other() as usize].acknowledged(ack, window);
-            }
+            c.note(side, tcp, seq, ack);
             c.last_seen = seg.now;
             if side == Side::Server {
                 if matches!(c.state, State::Spliced(Some(_))) {
@@ -214,7 +210,7 @@ impl Engine {
         // Sends, or takes what the other side sent.
         let other = &c.directions[side.other() as usize];
         let takes = seg.tcp.flags.has(Flags::ACK) && ack.is_after(other.acked) && !ack.is_after(other.next);
-        let (len, fin) = (seg.tcp.payload_len() as u32, seg.tcp.flags.has(Flags::FIN));
+        let len = seg.tcp.payload_len() as u32;
         let plausible = c.directions[side as usize].plausible(seq, len);
         let alive = (len > 0 || takes) && plausible;
         // If the reset was forged both sides go on, and must not be out of step when the flow is taken up again.
@@ -223,11 +219,7 @@ impl Engine {
             && !seg.tcp.flags.has(Flags::RST.with(Flags::SYN))
             && tcp_checksum_ok(frame.bytes(), &seg.ip)
         {
-            let window = c.splice.rescale(side).bytes(seg.tcp.window);
-            c.directions[side as usize].sent(seq, len, fin);
-            if seg.tcp.flags.has(Flags::ACK) {
-                c.directions[side.other() as usize].acknowledged(ack, window);
-            }
+            c.note(side, &seg.tcp, seq, ack);
         }
         if let State::Reset { by, .. } = c.state
             && by == side
@@ -327,6 +319,18 @@ impl Engine {
         (story.version, story.resumed) = (watch.version(), watch.resumed());
         let kinds = watch.offer().kinds(story.id_decided, story.version, story.resumed);
         story.offered = kinds.iter().map(|k| k.as_str()).collect();
+    }
+}
+
+impl Connection {
+    /// Notes what a plausible segment says about both directions; its numbers in the client's view.
+    #[inline]
+    fn note(&mut self, side: Side, tcp: &Tcp, seq: Seq, ack: Seq) {
+        let window = self.splice.rescale(side).bytes(tcp.window);
+        self.directions[side as usize].sent(seq, tcp.payload_len() as u32, tcp.flags.has(Flags::FIN));
+        if tcp.flags.has(Flags::ACK) {
+            self.directions[side.other() as usize].acknowledged(ack, window);
+        }
     }
 }
 

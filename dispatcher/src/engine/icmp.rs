@@ -32,11 +32,7 @@ impl Engine {
         fx: &mut dyn Effects,
     ) -> Step {
         let [kind, code] = [frame.bytes()[ip.payload], frame.bytes()[ip.payload + 1]];
-        let is_error = match ip.family {
-            Family::V4 => matches!(kind, 3 | 11 | 12),
-            Family::V6 => matches!(kind, 1..=4),
-        };
-        if !is_error || eth.dst.is_group() {
+        if !is_error(ip.family, kind) || eth.dst.is_group() {
             return Err(DropReason::NotForUs);
         }
         let quote = read_quote(frame.bytes(), ip).ok_or(DropReason::Truncated)?;
@@ -167,12 +163,16 @@ fn read_quote(b: &[u8], ip: &Ip) -> Option<Quote> {
 /// The addresses and ports of the packet that an ICMP error quotes, as it went out; none when it is no error, or quotes no TCP.
 pub(crate) fn quoted_tuple(b: &[u8], ip: &Ip) -> Option<Tuple> {
     let kind = *b.get(ip.payload..ip.end)?.first()?;
-    let is_error = match (ip.family, ip.protocol) {
-        (Family::V4, protocol::ICMP) => matches!(kind, 3 | 11 | 12),
-        (Family::V6, protocol::ICMPV6) => matches!(kind, 1..=4),
-        _ => false,
-    };
-    is_error.then(|| read_quote(b, ip)).flatten().map(|quote| quote.tuple)
+    let icmp = if ip.family == Family::V4 { protocol::ICMP } else { protocol::ICMPV6 };
+    (ip.protocol == icmp && is_error(ip.family, kind)).then(|| read_quote(b, ip)).flatten().map(|quote| quote.tuple)
+}
+
+/// Whether messages of this type are errors, which quote a packet (RFC 792, RFC 4443 section 2.1).
+fn is_error(family: Family, kind: u8) -> bool {
+    match family {
+        Family::V4 => matches!(kind, 3 | 11 | 12),
+        Family::V6 => matches!(kind, 1..=4),
+    }
 }
 
 /// Makes the quote what its sender sent: its addresses, ports and numbers, and the checksums over them, as far as they are

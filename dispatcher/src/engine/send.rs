@@ -119,7 +119,7 @@ impl Engine {
         frame: &mut Frame<'_>,
         fx: &mut dyn Effects,
     ) -> Step {
-        if seg.tcp.flags.has(Flags::RST) || seg.eth.dst.is_group() {
+        if seg.tcp.flags.has(Flags::RST) {
             return Err(why);
         }
         // A damaged frame belongs to no flow because of the damage, perhaps, and what it says a reset would hit.
