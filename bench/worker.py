@@ -4,11 +4,16 @@ Connections are made through the dispatcher, by a TCP of our own on the clients'
 interface gets another address, so that the kernel drops there what the worker sends on as soon as it can (that drop is charged to the
 worker, with both drivers), and one segment of each connection is sent again and again. A frame counts when it has arrived there. What
 the worker's thread used meanwhile is what the kernel's scheduler says (/proc/PID/task/TID/schedstat).
+
+That includes turns of the worker's loop that find nothing, or little. Where frames are waiting (the dispatcher is stopped while they are
+sent) there are none: that is what a frame costs a worker that has enough to do. As fast as can be is as fast as the sender can: with the
+driver that is ahead of it the worker looks in vain in between, and that is counted too.
 """
 
 import argparse
 import ctypes
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -81,7 +86,7 @@ def address_of_servers(address):
     subprocess.run(["ip", "-n", lab.PREFIX + "-servers", "link", "set", "s0", "address", address], check=True)
 
 
-def measure(driver, binary, size, burst, flags):
+def measure(driver, binary, size, burst, waiting, flags):
     """Nanoseconds a frame, and frames a second."""
     address_of_servers("02:00:00:00:78:02")
     lab.DISPATCHER = binary
@@ -115,7 +120,11 @@ def measure(driver, binary, size, burst, flags):
             sent = 0
             while time.monotonic() - begun < SECONDS:
                 if burst:
+                    if waiting:
+                        os.kill(d.process.pid, signal.SIGSTOP)
                     blaster.send(burst)
+                    if waiting:
+                        os.kill(d.process.pid, signal.SIGCONT)
                     sent += burst
                     # The worker has done with them before more come: how many come at once is what is varied.
                     patience = time.monotonic() + 0.02
@@ -138,6 +147,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--bytes", type=int, action="append")
     parser.add_argument("--burst", type=int, action="append")
+    parser.add_argument("--waiting", type=int, action="append")
     parser.add_argument("--drivers", default="af-packet,af-xdp")
     parser.add_argument("--binaries")
     parser.add_argument("flags", nargs="*")
@@ -150,18 +160,19 @@ def main():
     lab.enter("clients")
     server = lab.Threaded("10.78.0.11", 80, lambda connection, _: connection.recv(65536) and time.sleep(600))
     try:
-        for burst in args.burst or [32, 128, 0]:
+        cases = [(n, True) for n in args.waiting or []] + [(n, False) for n in args.burst or []]
+        for burst, waiting in cases or [(2000, True), (32, False), (128, False), (0, False)]:
             for size in args.bytes or [64, 600, 1400]:
                 costs, rates = [[] for _ in sides], [[] for _ in sides]
                 for n in range(args.rounds):
                     # In turns, and who begins takes turns too.
                     for side in sorted(range(len(sides)), key=lambda side: (side + n) % len(sides)):
-                        cost, rate = measure(*sides[side], size, burst, args.flags)
+                        cost, rate = measure(*sides[side], size, burst, waiting, args.flags)
                         costs[side].append(cost)
                         rates[side].append(rate)
                 a, b = (statistics.median(c) for c in costs)
                 ratio = statistics.median(y / x for x, y in zip(*costs))
-                told = f"{burst} at once" if burst else "as fast as can be"
+                told = f"{burst} waiting" if waiting else f"{burst} at once" if burst else "as fast as can be"
                 print(f"{size:5} bytes, {told:18}: {drivers[0]} {a:5.0f} ns, {drivers[1]} {b:5.0f} ns a frame, ratio {ratio:.2f} "
                       f"({min(y / x for x, y in zip(*costs)):.2f} to {max(y / x for x, y in zip(*costs)):.2f}); "
                       f"{statistics.median(rates[0]) / 1e3:.0f} and {statistics.median(rates[1]) / 1e3:.0f} thousand frames/s", flush=True)

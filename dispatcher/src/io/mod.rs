@@ -29,6 +29,7 @@ mod link_watch;
 pub mod mem;
 mod offload;
 pub mod pcap;
+mod prefetch;
 mod sys;
 pub mod tee;
 mod umem;

@@ -18,7 +18,7 @@
 //!
 //! The kernel reads and writes chunks that are `Receiving` or `Sending`, and no others.
 
-use super::{HEADROOM, RegionId, Slot, sys};
+use super::{HEADROOM, RegionId, Slot, prefetch, sys};
 use crate::wire::Frame;
 use core::cell::{Cell, RefCell};
 use std::io;
@@ -140,6 +140,7 @@ impl Umem {
         if head + len as usize > self.chunk || !self.step(index, Place::receiving(port), Place::HELD) {
             return None;
         }
+        prefetch::headers(self.map.as_ptr().wrapping_add(address as usize));
         // SAFETY: the chunk was `Receiving`, so no slot exists for it; `Held` it leaves only by consuming this one.
         // The kernel has put it into the rx ring, and so writes to it no more.
         Some(unsafe { Slot::new(self.id, index as u64, self.chunk, head, len as usize) })

@@ -5,7 +5,7 @@
 
 use super::Alive;
 use crate::io::link_watch::LinkWatch;
-use crate::io::{BURST, Burst, Loss, Receiver, RegionId, Slot, Traffic, Transmitter, offload};
+use crate::io::{BURST, Burst, Loss, Receiver, RegionId, Slot, Traffic, Transmitter, offload, prefetch};
 use crate::wire::Frame;
 use arrayvec::ArrayVec;
 use capsule_ffi::{self as ffi, rte_mbuf};
@@ -48,6 +48,7 @@ impl Pool {
         // SAFETY: the caller's promise.
         unsafe {
             let m = &*mbuf;
+            prefetch::headers(m.buf_addr.cast::<u8>().wrapping_add(m.data_off.into()));
             Slot::new(self.region, mbuf as u64, m.buf_len.into(), m.data_off.into(), m.data_len.into())
         }
     }
