@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
 #[derive(Parser)]
-#[command(version, about = "Tools around the dispatcher's engine (see also tls-inspect and syn-flood)")]
+#[command(version, about = "Tools around the dispatcher's engine (see also tls-inspect and flood)")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -29,21 +29,25 @@ pub enum Command {
     Replay(ReplayArgs),
 }
 
+/// Lines that are to stay whole are of 78 columns at most; running text is one line, which is broken where the terminal ends.
 const RUN_EXAMPLES: &str = "\
 Examples:
-  Two-armed, clients on eth0, servers on eth1; servers see the dispatcher's address:
-    dispatcher run --port wan=af-packet:eth0,ip=10.77.0.1/24 --port lan=af-packet:eth1,ip=10.78.0.1/24 \\
-        --vip 10.77.0.100:443 --backend a=10.78.0.11:443 --backend b=10.78.0.12:443,weight=2
+  Two-armed, clients on eth0, servers on eth1; servers see one of our addresses:
+    dispatcher run --port wan=af-packet:eth0,ip=10.77.0.1/24 \\
+        --port lan=af-packet:eth1,ip=10.78.0.1/24 --vip 10.77.0.100:443 \\
+        --backend a=10.78.0.11:443 --backend b=10.78.0.12:443,weight=2
 
-  One-armed, IPv4 and IPv6, with a gateway of each family, servers told the client's address:
-    dispatcher run --port net=af-packet:eth0,ip=10.0.0.5/24,gateway=10.0.0.1,ip=[fd00::5]/64,gateway=[fd00::1] \\
-        --vip 10.0.0.80:443 --vip [fd00::80]:443 --backend a=10.0.0.11:443 --backend a6=[fd00::11]:443 \\
-        --proxy-protocol v2
+  One-armed, IPv4 and IPv6, with a gateway; servers are told clients' addresses:
+    dispatcher run --proxy-protocol v2 \\
+        --port net=af-packet:eth0,ip=10.0.0.5/24,gateway=10.0.0.1,ip=[fd00::5]/64 \\
+        --vip 10.0.0.80:443 --backend a=10.0.0.11:443 \\
+        --vip [fd00::80]:443 --backend a6=[fd00::11]:443
 
-The interfaces should have no IP addresses of the kernel's in the same networks, and no merging of received
-segments: ethtool -K DEVICE gro off lro off. Needs CAP_NET_RAW and CAP_NET_ADMIN; af-xdp
-also CAP_BPF. SIGINT or SIGTERM stops with
-a summary. Exit status: 0 stopped as asked, 1 died, 2 refused to start (one line on standard error says why).";
+The interfaces should have no IP addresses of the kernel's in the same networks, and no merging of received segments: ethtool -K DEVICE gro off lro off
+
+Needs CAP_NET_RAW and CAP_NET_ADMIN; af-xdp also CAP_BPF. docs/operating.md says what cards and DPDK need.
+
+SIGINT or SIGTERM stops with a summary. Exit status: 0 stopped as asked, 1 died, 2 refused to start (one line on standard error says why).";
 
 const REPLAY_EXAMPLES: &str = "\
 Examples:
@@ -52,20 +56,40 @@ Examples:
   The same as JSON lines, one a connection and a summary:
     dispatcher replay --json fleet.pcap
   Re-enact the recorded conversations against other servers, through the whole engine:
-    dispatcher replay fleet.pcap --vip 10.0.0.1:443 --backend a=10.1.0.1:443 --backend b=10.1.0.2:443 --out sent.pcapng
+    dispatcher replay fleet.pcap --out sent.pcapng --vip 10.0.0.1:443 \\
+        --backend a=10.1.0.1:443 --backend b=10.1.0.2:443
 
 Exit status: 0 done, 2 refused (one line on standard error says why).";
 
 /// Flags of `run`.
 #[derive(Args, Debug)]
 pub struct RunArgs {
-    /// A network port (repeat). DRIVER is af-packet (DEVICE: an Ethernet interface), af-xdp (the same, past the kernel's
-    /// stack, which keeps all traffic that is not ours; mode=zero-copy|copy|generic insists on one way of working), or
-    /// pcap (DEVICE: a capture to read; the dispatcher stops when all are read; what is sent goes to out=FILE); dpdk is
-    /// not built yet. Each ip= is an address of our own: what is on-link, and where connections to servers come from. gateway= is the next hop for all else, one a family. vlan= puts frames to
-    /// servers into that VLAN (twice for two tags, outer first); clients are answered in theirs. mtu= lowers the
-    /// interface's. queues= is as many as there are workers, with or without being told; with af-xdp as many as the interface has, at least one for each worker. tee=FILE records everything that passes as pcapng; further workers write to FILE.1 and so on. IPv6 addresses in brackets
-    #[arg(long = "port", value_name = "NAME=DRIVER:DEVICE[,ip=ADDR/PREFIX]...[,gateway=ADDR][,queues=N][,vlan=ID][,mtu=N]", required = true, value_parser = PortArg::parse)]
+    /// A network port (repeat)
+    ///
+    /// DRIVER:DEVICE is
+    ///   af-packet:INTERFACE  by the kernel's packet sockets
+    ///   af-xdp:INTERFACE     past the kernel's stack, which keeps what is not ours
+    ///   dpdk:DEVICE          a PCI address, or a vdev with its arguments behind
+    ///                        semicolons; in builds with the cargo feature dpdk
+    ///   pcap:FILE            a capture to read; ends when all of them are read
+    ///
+    /// KEY=VALUE is
+    ///   ip=ADDR/PREFIX       an address of our own: says what is on-link, and is
+    ///                        where connections to servers come from (repeat)
+    ///   gateway=ADDR         the next hop for all else, one a family
+    ///   vlan=ID              frames to servers go into this VLAN (twice for two
+    ///                        tags, outer first); clients are answered in theirs
+    ///   mtu=N                lower than the interface's
+    ///   queues=N             needless: as many as workers; with af-xdp all that
+    ///                        the interface has, at least one for each worker
+    ///   mode=MODE            af-xdp: only zero-copy, copy or generic will do
+    ///   huge=on|off          dpdk: insist on huge pages, or do without
+    ///   out=FILE             pcap: where what is sent goes
+    ///   tee=FILE             record all that passes, as pcapng (further workers
+    ///                        write to FILE.1 and so on)
+    ///
+    /// IPv6 addresses stand in brackets.
+    #[arg(long = "port", value_name = "NAME=DRIVER:DEVICE[,KEY=VALUE]...", required = true, value_parser = PortArg::parse, verbatim_doc_comment)]
     pub ports: Vec<PortArg>,
 
     #[command(flatten)]
