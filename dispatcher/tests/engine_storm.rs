@@ -7,9 +7,10 @@ use core::time::Duration;
 use dispatcher::engine::{AddressMode, Config, End};
 use sim::apps::{Closing, Ended, Expect, Plan, Write, get_and_reset, pattern};
 use sim::config::{one_armed, two_armed};
+use sim::links::Faults;
 use sim::rng::{seed_from_env, size_from_env};
 use sim::tls::Hello;
-use sim::world::{Faults, World};
+use sim::world::World;
 use std::collections::HashMap;
 
 /// A plan at random, and whether the server may cut it short.

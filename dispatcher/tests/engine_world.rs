@@ -4,8 +4,10 @@ use core::time::Duration;
 use dispatcher::engine::{AddressMode, Class, Config, DropReason, End};
 use sim::apps::{Closing, Ended, Expect, Manner, Plan, Write, get_and_reset, pattern};
 use sim::config::{client_ip, one_armed, two_armed, vip};
+use sim::host::Stack;
+use sim::links::Faults;
 use sim::tls::Hello;
-use sim::world::{Faults, Stack, World};
+use sim::world::World;
 use std::net::SocketAddr;
 
 const LONG: Duration = Duration::from_secs(120);

@@ -12,8 +12,9 @@ use dispatcher::worker::poll::{Clock, Loop};
 use dispatcher::worker::{Exchange, Idle, Shared, Snapshot, Steering, Totals};
 use sim::apps::{Plan, pattern};
 use sim::config::{one_armed, two_armed};
+use sim::links::Faults;
 use sim::tls::Hello;
-use sim::world::{Faults, World};
+use sim::world::World;
 use std::sync::Arc;
 
 const LONG: Duration = Duration::from_secs(120);

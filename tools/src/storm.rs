@@ -2,8 +2,8 @@
 
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use sim::links::Faults;
 use sim::storm::{Kind, Kinds, Scenario, Sum, Wish, attempt, shrink};
-use sim::world::Faults;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;

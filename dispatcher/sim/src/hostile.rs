@@ -1,9 +1,10 @@
 //! Those who wish us ill, or are merely broken: peers whose frames are not what TCP would send, strangers who forge them, and a
 //! network that repeats frames of long ago.
 
+use crate::links::To;
 use crate::rng::Rng;
 use crate::script::STRANGER_MAC;
-use crate::world::{To, World};
+use crate::world::World;
 use dispatcher::wire::build::{Link, Segment};
 use dispatcher::wire::packet::{Flags, Packet, Tcp, protocol};
 use dispatcher::wire::{Addr, Mac, Seq};

@@ -1,7 +1,8 @@
 //! The simulated world: the real engine on a virtual clock, among clients and servers, over links as bad as wanted; and a bench for
 //! single segments. Everything follows from a seed.
 //!
-//! * [`world`]: hosts that speak TCP by smoltcp around the engine, with what they run ([`apps`]), on the network of [`config`].
+//! * [`world`]: the engine, hosts and time, on the network of [`config`]. [`host`]: who speaks TCP by smoltcp, and runs [`apps`].
+//!   [`links`]: what happens to frames between them.
 //! * [`upset`]: crashes, leaps of the clock, narrow paths. [`hostile`]: forgers, peers that lie, frames of long ago.
 //! * [`crew`]: several workers in the engine's place.
 //! * [`check`]: the engine's books. [`pairs`]: who is led where.
@@ -15,7 +16,9 @@ pub mod apps;
 pub mod check;
 pub mod config;
 pub mod crew;
+pub mod host;
 pub mod hostile;
+pub mod links;
 pub mod pairs;
 pub mod pcap;
 pub mod rng;

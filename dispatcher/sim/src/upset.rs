@@ -1,7 +1,9 @@
 //! What befalls machines and links: backends that crash and come back, an engine that stands still, a clock that leaps, paths that
 //! become narrow.
 
-use crate::world::{Host, To, World};
+use crate::host::Host;
+use crate::links::To;
+use crate::world::World;
 use core::time::Duration;
 use dispatcher::wire::Addr;
 use dispatcher::wire::build::{Link, Segment};

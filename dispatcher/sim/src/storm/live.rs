@@ -3,8 +3,10 @@
 use super::{Kind, Scenario};
 use crate::apps::{Closing, Ended, Expect, Plan, Write, get_and_reset, pattern};
 use crate::config::{one_armed, server_name, two_armed, vip};
+use crate::host::Stack;
+use crate::links::Faults;
 use crate::tls::Hello;
-use crate::world::{Faults, Stack, World};
+use crate::world::World;
 use core::time::Duration;
 use dispatcher::engine::{Config, DropReason, End, Limits};
 use dispatcher::time::Time;

@@ -1,8 +1,8 @@
 //! What a seed decides before anything happens.
 
 use super::{Kind, Kinds};
+use crate::links::Faults;
 use crate::rng::Rng;
-use crate::world::Faults;
 use dispatcher::engine::{AddressMode, Balance};
 
 /// What is wished for, whatever the seed.
