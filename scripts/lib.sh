@@ -18,13 +18,18 @@ need_packages() {
     [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
 }
 
+# What building takes: the Rust toolchain, and a linker for it, which a bare system has not.
+need_rust() {
+    command -v cargo >/dev/null || die "needs cargo, the Rust toolchain (https://rustup.rs)"
+    need_packages cc:gcc
+}
+
 # What the dispatcher's cargo feature dpdk takes: DPDK with its headers, drivers and tools; bindgen wants clang and its library.
 need_dpdk() {
     local missing=()
     command -v pkg-config >/dev/null 2>&1 || missing+=(pkg-config)
     pkg-config --exists libdpdk 2>/dev/null || missing+=(libdpdk-dev)
     command -v dpdk-devbind.py >/dev/null 2>&1 || missing+=(dpdk)
-    command -v cc >/dev/null 2>&1 || missing+=(gcc)
     command -v clang >/dev/null 2>&1 || missing+=(clang)
     # Not -q: a reader that ends early would make the whole pipe fail (pipefail).
     ldconfig -p | grep 'libclang[-.0-9]*\.so' >/dev/null || missing+=(libclang-dev)
