@@ -1,37 +1,22 @@
 //! `dispatcher run` as a process: starting, refusing, stopping. Over virtual pairs in a namespace of the test's own,
 //! which ends with its thread. Needs root; without it the tests say so and pass.
 
+mod veth;
+
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use veth::{ip, pair};
 
 /// Runs `test` in a fresh network namespace with two pairs: c0-wan and s0-lan.
 fn in_namespace(test: impl FnOnce() + Send) {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            // SAFETY: no pointers; changes only the calling thread.
-            if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-                eprintln!("skipped: making a network namespace needs root");
-                return;
-            }
-            for line in ["link add c0 type veth peer name wan", "link add s0 type veth peer name lan"] {
-                ip(line);
-            }
-            for device in ["c0", "wan", "s0", "lan"] {
-                ip(&format!("link set {device} up"));
-            }
-            test();
-        });
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
-        }
+    veth::in_namespace(|| {
+        pair("c0", "wan");
+        pair("s0", "lan");
+        test();
     });
-}
-
-fn ip(arguments: &str) {
-    assert!(Command::new("ip").args(arguments.split(' ')).status().expect("iproute2 is there").success());
 }
 
 fn scratch(name: &str) -> PathBuf {

@@ -1,73 +1,19 @@
 //! The af-packet driver over virtual Ethernet pairs.
 //!
-//! Each test runs in a network namespace of its own, which its thread makes and which ends with the thread: nothing is
-//! left behind. That needs root; without it the tests say so and pass.
+//! Each test runs in a network namespace of its own, which needs root; without it the tests say so and pass.
 
-use dispatcher::io::{self, Burst, Loss, Port, af_packet};
+mod veth;
+
+use dispatcher::io::{self, Loss, Port, af_packet};
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
-use std::process::Command;
 use std::time::{Duration, Instant};
-
-/// Runs `test` in a fresh network namespace.
-fn in_namespace(test: impl FnOnce() + Send) {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            // SAFETY: no pointers; changes only the calling thread.
-            if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-                eprintln!("skipped: making a network namespace needs root");
-                return;
-            }
-            test();
-        });
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
-        }
-    });
-}
-
-fn ip(arguments: &str) {
-    let done = Command::new("ip").args(arguments.split(' ')).output().expect("ip (iproute2) runs");
-    assert!(done.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&done.stderr));
-}
-
-/// A virtual pair, up, on which the kernel itself says nothing.
-fn pair(a: &str, b: &str) {
-    ip(&format!("link add {a} type veth peer name {b}"));
-    for device in [a, b] {
-        ip(&format!("link set {device} addrgenmode none"));
-        ip(&format!("link set {device} up"));
-    }
-}
+use veth::{QUIET, bridge_once, in_namespace, ip, packet_port, pair, receive_all};
 
 fn open(devices: &[&str]) -> Vec<Port> {
     let devices: Vec<_> = devices.iter().map(|d| (d.to_string(), io::device_info(d).unwrap())).collect();
     af_packet::open(&devices).unwrap()
 }
-
-fn open_one(device: &str) -> Port {
-    open(&[device]).pop().unwrap()
-}
-
-/// Frames that arrive until none has come for `quiet`.
-fn receive_all(port: &mut Port, quiet: Duration) -> Vec<Vec<u8>> {
-    let (mut frames, mut burst, mut last) = (Vec::new(), Burst::new(), Instant::now());
-    while last.elapsed() < quiet {
-        port.rx.receive(&mut burst);
-        if burst.is_empty() {
-            io::wait_readable(&[port.rx.wait_fd().unwrap()], Duration::from_millis(5));
-            continue;
-        }
-        last = Instant::now();
-        for mut slot in burst.drain(..) {
-            frames.push(port.rx.frame(&mut slot).bytes().to_vec());
-            port.rx.release(slot);
-        }
-    }
-    frames
-}
-
-const QUIET: Duration = Duration::from_millis(100);
 
 /// An Ethernet frame of a protocol for experiments, numbered.
 fn numbered(n: u32, len: usize) -> Vec<u8> {
@@ -82,7 +28,7 @@ fn numbered(n: u32, len: usize) -> Vec<u8> {
 fn every_frame_arrives_once_in_order_and_whole() {
     in_namespace(|| {
         pair("t0", "t1");
-        let (mut a, mut b) = (open_one("t0"), open_one("t1"));
+        let (mut a, mut b) = (packet_port("t0"), packet_port("t1"));
         let mut received = Vec::new();
         let sent: Vec<_> = (0..20_000u32).map(|n| numbered(n, 60 + (n as usize * 7) % 1454)).collect();
         for burst in sent.chunks(2_000) {
@@ -107,7 +53,7 @@ fn every_frame_arrives_once_in_order_and_whole() {
 fn frames_beyond_the_ring_are_counted_and_none_is_unaccounted_for() {
     in_namespace(|| {
         pair("t0", "t1");
-        let (mut a, mut b) = (open_one("t0"), open_one("t1"));
+        let (mut a, mut b) = (packet_port("t0"), packet_port("t1"));
         for n in 0..15_000 {
             assert!(a.tx.transmit_copy(&numbered(n, 1514)));
         }
@@ -127,7 +73,7 @@ fn frames_beyond_the_ring_are_counted_and_none_is_unaccounted_for() {
 fn vlan_tags_that_the_kernel_strips_are_put_back() {
     in_namespace(|| {
         pair("t0", "t1");
-        let (mut a, mut b) = (open_one("t0"), open_one("t1"));
+        let (mut a, mut b) = (packet_port("t0"), packet_port("t1"));
         let tagged = |tags: &[[u8; 4]]| {
             let mut frame = numbered(1, 60)[..12].to_vec();
             tags.iter().for_each(|t| frame.extend(t));
@@ -162,7 +108,7 @@ fn kernel_sender() -> UdpSocket {
 fn checksums_that_the_sender_left_to_the_card_are_completed() {
     in_namespace(|| {
         let socket = kernel_sender();
-        let mut b = open_one("t1");
+        let mut b = packet_port("t1");
         socket.send(&[7; 333]).unwrap();
         let frames = receive_all(&mut b, QUIET);
         let frame = frames.iter().find(|f| f[12..14] == [8, 0]).expect("the datagram");
@@ -184,7 +130,7 @@ fn checksums_that_the_sender_left_to_the_card_are_completed() {
 fn super_frames_of_an_offload_are_dropped_by_name() {
     in_namespace(|| {
         let socket = kernel_sender();
-        let mut b = open_one("t1");
+        let mut b = packet_port("t1");
         let segment: i32 = 1000;
         // SAFETY: pointer and length describe `segment`. 103 is UDP_SEGMENT.
         let set = unsafe { libc::setsockopt(socket.as_raw_fd(), 17, 103, (&raw const segment).cast(), 4) };
@@ -213,7 +159,7 @@ fn await_traffic(port: &mut Port, so: impl Fn(&io::Traffic) -> bool) -> io::Traf
 fn a_link_that_goes_down_and_up_is_counted_and_survived() {
     in_namespace(|| {
         pair("t0", "t1");
-        let (mut a, mut b) = (open_one("t0"), open_one("t1"));
+        let (mut a, mut b) = (packet_port("t0"), packet_port("t1"));
         for (pulled, what, n) in [("t0", "the interface itself", 1), ("t1", "its cable", 2)] {
             let before = a.tx.traffic();
             ip(&format!("link set {pulled} down"));
@@ -246,7 +192,7 @@ fn a_device_that_is_removed_and_made_anew_is_taken_up_again() {
         pair("t0", "t1");
         pair("u0", "u1");
         let mut ports = open(&["t1", "u1"]);
-        let mut other = open_one("u0");
+        let mut other = packet_port("u0");
         for round in 1..=2 {
             ip("link del t1");
             assert!(ports[0].tx.transmit_copy(&numbered(1, 60)));
@@ -255,7 +201,7 @@ fn a_device_that_is_removed_and_made_anew_is_taken_up_again() {
             let told = await_traffic(&mut ports[0], |t| t.link_downs == round);
             assert_eq!((told.link_downs, told.reopened), (round, round - 1));
             pair("t0", "t1");
-            let mut far = open_one("t0");
+            let mut far = packet_port("t0");
             assert_eq!(await_traffic(&mut ports[0], |t| t.reopened == round).reopened, round);
             assert!(far.tx.transmit_copy(&numbered(2, 60)));
             far.tx.flush();
@@ -286,7 +232,7 @@ fn sockets_that_share_a_devices_frames_share_those_of_its_successor() {
                     assert_eq!(await_traffic(port, |t| t.reopened == 1).reopened, 1);
                 }
             }
-            let mut far = open_one("t0");
+            let mut far = packet_port("t0");
             for n in 0..32 {
                 // Flows of UDP: the kernel divides by their hash.
                 let mut frame = numbered(n, 60);
@@ -302,30 +248,13 @@ fn sockets_that_share_a_devices_frames_share_those_of_its_successor() {
     });
 }
 
-/// A bridge of two ports, the simplest thing above the interface: what comes in at one goes out of the other.
-fn bridge_once(ports: &mut [Port]) -> usize {
-    let (mut moved, mut burst) = (0, Burst::new());
-    for from in 0..2 {
-        let [a, b] = ports else { panic!("two ports") };
-        let (rx, tx) = if from == 0 { (&mut a.rx, &mut b.tx) } else { (&mut b.rx, &mut a.tx) };
-        rx.receive(&mut burst);
-        for slot in burst.drain(..) {
-            assert!(tx.takes(&slot), "ports of one worker share memory");
-            assert!(io::send(&mut **rx, &mut **tx, slot));
-            moved += 1;
-        }
-        tx.flush();
-    }
-    moved
-}
-
 #[test]
 fn a_bridge_of_two_ports_conserves_frames_both_ways() {
     in_namespace(|| {
         pair("c0", "dc");
         pair("s0", "ds");
         let mut bridge = open(&["dc", "ds"]);
-        let (mut client, mut server) = (open_one("c0"), open_one("s0"));
+        let (mut client, mut server) = (packet_port("c0"), packet_port("s0"));
         let frames: Vec<_> = (0..10_000u32).map(|n| numbered(n, 60 + n as usize % 1400)).collect();
         let (mut at_server, mut at_client) = (Vec::new(), Vec::new());
         for burst in frames.chunks(500) {
@@ -363,7 +292,7 @@ fn the_cost_of_a_frame() {
         pair("c0", "dc");
         pair("s0", "ds");
         let mut bridge = open(&["dc", "ds"]);
-        let mut client = open_one("c0");
+        let mut client = packet_port("c0");
         for len in [64, 1400] {
             let mut costs: Vec<_> = (0..20)
                 .map(|_| {

@@ -1,50 +1,15 @@
 //! The af-xdp driver over virtual Ethernet pairs.
 //!
-//! Each test runs in a network namespace of its own, which its thread makes and which ends with the thread: nothing is
-//! left behind. That needs root; without it the tests say so and pass.
+//! Each test runs in a network namespace of its own, which needs root; without it the tests say so and pass.
+
+mod veth;
 
 use dispatcher::io::af_xdp::{self, Account, Mode};
 use dispatcher::io::{self, Burst, Census, Filter, Loss, Port, af_packet};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
-
-/// Runs `test` in a fresh network namespace.
-fn in_namespace(test: impl FnOnce() + Send) {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            // SAFETY: no pointers; changes only the calling thread.
-            if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-                eprintln!("skipped: making a network namespace needs root");
-                return;
-            }
-            test();
-        });
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
-        }
-    });
-}
-
-fn ip(arguments: &str) -> String {
-    let done = Command::new("ip").args(arguments.split(' ')).output().expect("ip (iproute2) runs");
-    assert!(done.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&done.stderr));
-    String::from_utf8(done.stdout).unwrap()
-}
-
-/// A virtual pair with so many queues, up, on which the kernel itself says nothing.
-fn pair_of(a: &str, b: &str, queues: u32) {
-    let q = format!("numtxqueues {queues} numrxqueues {queues}");
-    ip(&format!("link add {a} {q} type veth peer name {b} {q}"));
-    for device in [a, b] {
-        ip(&format!("link set {device} addrgenmode none"));
-        ip(&format!("link set {device} up"));
-    }
-}
-
-fn pair(a: &str, b: &str) {
-    pair_of(a, b, 1);
-}
+use veth::{QUIET, bridge_once, in_namespace, ip, packet_port, pair, pair_of, receive_all};
 
 const OWN: [u8; 4] = [10, 9, 0, 2];
 
@@ -60,31 +25,6 @@ fn try_open(devices: &[&str], mode: Mode) -> Result<(Vec<Port>, Account), io::Op
 fn open(devices: &[&str]) -> (Vec<Port>, Account) {
     try_open(devices, Mode::Auto).unwrap()
 }
-
-/// The far end of a pair: packet sockets, which see everything and give frames as they are.
-fn packet_port(device: &str) -> Port {
-    af_packet::open(&[(device.to_string(), io::device_info(device).unwrap())]).unwrap().pop().unwrap()
-}
-
-/// Frames that arrive until none has come for `quiet`.
-fn receive_all(port: &mut Port, quiet: Duration) -> Vec<Vec<u8>> {
-    let (mut frames, mut burst, mut last) = (Vec::new(), Burst::new(), Instant::now());
-    while last.elapsed() < quiet {
-        port.rx.receive(&mut burst);
-        if burst.is_empty() {
-            io::wait_readable(&[port.rx.wait_fd().unwrap()], Duration::from_millis(5));
-            continue;
-        }
-        last = Instant::now();
-        for mut slot in burst.drain(..) {
-            frames.push(port.rx.frame(&mut slot).bytes().to_vec());
-            port.rx.release(slot);
-        }
-    }
-    frames
-}
-
-const QUIET: Duration = Duration::from_millis(100);
 
 /// A TCP segment to our own address, numbered; with these VLAN tags.
 fn tagged(n: u32, len: usize, tags: &[[u8; 4]]) -> Vec<u8> {
@@ -218,23 +158,6 @@ fn tagged_frames_pass_with_their_tags_and_have_room_for_more() {
         assert!(b.rx.frame(&mut slot).push_front(io::HEADROOM));
         b.rx.release(slot);
     });
-}
-
-/// A bridge of two ports, the simplest thing above the interface: what comes in at one goes out of the other.
-fn bridge_once(ports: &mut [Port]) -> usize {
-    let (mut moved, mut burst) = (0, Burst::new());
-    for from in 0..2 {
-        let [a, b] = ports else { panic!("two ports") };
-        let (rx, tx) = if from == 0 { (&mut a.rx, &mut b.tx) } else { (&mut b.rx, &mut a.tx) };
-        rx.receive(&mut burst);
-        for slot in burst.drain(..) {
-            assert!(tx.takes(&slot), "ports of one worker share memory");
-            assert!(io::send(&mut **rx, &mut **tx, slot));
-            moved += 1;
-        }
-        tx.flush();
-    }
-    moved
 }
 
 #[test]

@@ -314,21 +314,7 @@ impl ClientConn {
             }
             return false;
         }
-        loop {
-            let mut buf = [0; 8192];
-            match socket.recv_slice(&mut buf) {
-                Ok(0) => break,
-                Ok(n) => {
-                    self.received.extend(&buf[..n]);
-                    active = true;
-                }
-                Err(tcp::RecvError::Finished) => {
-                    self.saw_fin = true;
-                    break;
-                }
-                Err(tcp::RecvError::InvalidState) => break,
-            }
-        }
+        active |= drain(socket, &mut self.received, &mut self.saw_fin);
         while let Some(w) = self.plan.writes.get_mut(self.written) {
             let ready = socket.can_send()
                 && now >= self.last_write + w.pause
@@ -601,21 +587,7 @@ impl ServerConn {
                 }
             }
         }
-        loop {
-            let mut buf = [0; 8192];
-            match socket.recv_slice(&mut buf) {
-                Ok(0) => break,
-                Ok(n) => {
-                    self.received.extend(&buf[..n]);
-                    active = true;
-                }
-                Err(tcp::RecvError::Finished) => {
-                    self.saw_fin = true;
-                    break;
-                }
-                Err(tcp::RecvError::InvalidState) => break,
-            }
-        }
+        active |= drain(socket, &mut self.received, &mut self.saw_fin);
         self.talk(server);
         while self.at < self.out.len() && socket.can_send() {
             match socket.send_slice(&self.out[self.at..]) {
@@ -713,4 +685,20 @@ fn hello_len(stream: &[u8]) -> Option<usize> {
             return Some(at);
         }
     }
+}
+
+/// Takes what a socket has received, and notes the end. Whether there was anything.
+fn drain(socket: &mut tcp::Socket<'_>, received: &mut Vec<u8>, saw_fin: &mut bool) -> bool {
+    let (before, mut buf) = (received.len(), [0; 8192]);
+    loop {
+        match socket.recv_slice(&mut buf) {
+            Ok(0) | Err(tcp::RecvError::InvalidState) => break,
+            Ok(n) => received.extend(&buf[..n]),
+            Err(tcp::RecvError::Finished) => {
+                *saw_fin = true;
+                break;
+            }
+        }
+    }
+    received.len() > before
 }
