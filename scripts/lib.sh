@@ -21,7 +21,11 @@ need_packages() {
 # What building takes: the Rust toolchain, and a linker for it, which a bare system has not.
 need_rust() {
     command -v cargo >/dev/null || die "needs cargo, the Rust toolchain (https://rustup.rs)"
-    need_packages cc:gcc
+    local missing=()
+    command -v cc >/dev/null 2>&1 || missing+=(gcc)
+    # What it links with; the package gcc only recommends that.
+    [ -e "$(cc -print-file-name=libc.so 2>/dev/null)" ] || missing+=(libc6-dev)
+    [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
 }
 
 # What the dispatcher's cargo feature dpdk takes: DPDK with its headers, drivers and tools; bindgen wants clang and its library.
