@@ -82,6 +82,13 @@ fn written(segment: &Segment<'_>) -> Vec<u8> {
     b
 }
 
+/// A reset as [`World::forge`] makes it.
+pub(crate) fn is_forged_reset(frame: &[u8]) -> bool {
+    let reset =
+        |p: &Packet| p.ip.protocol == protocol::TCP && Tcp::parse(frame, &p.ip).is_ok_and(|t| t.flags.has(Flags::RST));
+    frame[6..12] == STRANGER_MAC.0 && Packet::parse(frame).is_ok_and(|p| reset(&p))
+}
+
 impl World {
     /// From now on frames are kept, to be repeated much later.
     pub fn keep_the_past(&mut self) {

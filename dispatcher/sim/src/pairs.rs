@@ -47,12 +47,12 @@ impl Pairs {
         }
     }
 
-    /// The engine forwarded a frame: as it came, and as it went.
+    /// The engine forwarded a frame: as it came, and as it went. Whose connection it is of, if it is a segment.
     ///
     /// # Panics
     /// When it went to another than those before it.
-    pub fn forwarded(&mut self, came: &[u8], went: &[u8]) {
-        let (Some((from, to, _)), Some((out_from, out_to, _))) = (ends(came), ends(went)) else { return };
+    pub fn forwarded(&mut self, came: &[u8], went: &[u8]) -> Option<SocketAddr> {
+        let ((from, to, _), (out_from, out_to, _)) = (ends(came)?, ends(went)?);
         let (client, place) = if self.vips.contains(&to) {
             (from, (out_from, out_to))
         } else {
@@ -66,5 +66,6 @@ impl Pairs {
         assert_eq!(other, client, "{place:?} belongs to another client");
         let before = self.places.insert(client, place);
         assert!(fresh || before == Some(place), "{client} was led to {before:?} and is led to {place:?}");
+        Some(client)
     }
 }

@@ -9,6 +9,7 @@ use crate::check::Books;
 use crate::config::{client_ip, server_ip, vip};
 use crate::crew::Crew;
 use crate::host::{Host, Stack, set_clock};
+use crate::hostile::is_forged_reset;
 use crate::links::{Air, Faults, Router, To};
 use crate::pairs::Pairs;
 use crate::pcap::Recorder;
@@ -89,6 +90,8 @@ pub struct World {
     pub(crate) past: Option<VecDeque<(usize, Vec<u8>)>>,
     /// Steps since time went on.
     standing: u32,
+    /// Clients of connections in which a forged reset hit the window, and was passed on.
+    struck: Vec<SocketAddr>,
     /// Servers that do not mean well.
     mistrusted: Vec<SocketAddr>,
     captures: std::path::PathBuf,
@@ -162,6 +165,7 @@ impl World {
             path_mtu: vec![usize::MAX; ports],
             past: None,
             standing: 0,
+            struck: vec![],
             mistrusted: vec![],
             captures: std::env::temp_dir(),
         }
@@ -204,6 +208,12 @@ impl World {
     /// Whether a client is led to a server that need not mean well.
     pub fn astray(&self, client: SocketAddr) -> bool {
         astray(&self.pairs, &self.mistrusted, client)
+    }
+
+    /// A forged reset hit the window of a client's connection and was passed on. An end that knows RFC 5961 asks whether it was meant;
+    /// smoltcp 0.14 obeys.
+    pub fn struck(&self, client: SocketAddr) -> bool {
+        self.struck.contains(&client)
     }
 
     /// From now on every byte that a connection receives is checked when it comes.
@@ -401,7 +411,8 @@ impl World {
         books.note(verdict);
         sent.iter().for_each(|(_, frame)| self.pairs.made(frame));
         if matches!(verdict, Verdict::Forward(_)) {
-            self.pairs.forwarded(&bytes, frame.bytes());
+            let client = self.pairs.forwarded(&bytes, frame.bytes());
+            self.struck.extend(client.filter(|_| is_forged_reset(&bytes)));
         }
         if let Verdict::Forward(PortId(p)) | Verdict::Reply(PortId(p)) = verdict {
             sent.push((usize::from(p), frame.bytes().to_vec()));

@@ -393,6 +393,10 @@ impl Storm<'_> {
         let idle = told.iter().any(|t| t.end == End::Idle);
         // Who loses so many SYNs that it waits half a minute before it repeats anything, has no time left for its hello.
         let slow = c.received.is_empty() && told.iter().any(|t| t.end == End::BadHello);
+        if c.outcome == Ended::Reset && self.w.struck(g.local) {
+            self.guests[guest].excused = true;
+            return;
+        }
         if g.excused || g.cut || refused || evil_dialled || has(Kind::Leap) && idle || slow {
             return;
         }
