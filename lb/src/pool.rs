@@ -10,7 +10,7 @@
 //! flow.
 
 use crate::backend::{Backend, BackendId, MAX_BACKENDS, MAX_WEIGHT, State};
-use crate::balance::Maglev;
+use crate::balance::maglev::Maglev;
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::*};
 use std::sync::{Arc, Mutex, PoisonError};

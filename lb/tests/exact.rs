@@ -233,9 +233,9 @@ fn the_bytes_are_known_before_construction() {
     assert_eq!(Table::<7>::bytes_for(1000, 8), 1000 * 64);
     let small = Config { session_capacity: 8, ..Config::new(3) };
     let large = Config { session_capacity: 1_000_008, ..Config::new(3) };
-    assert_eq!(large.bytes_for(1) - small.bytes_for(1), 64_000_000);
-    assert!(small.bytes_for(1) < 300_000, "{}", small.bytes_for(1));
-    assert!(Config::new(1000).bytes_for(8) < 80_000_000, "{}", Config::new(1000).bytes_for(8));
+    assert_eq!(Affinity::bytes(&large, 1) - Affinity::bytes(&small, 1), 64_000_000);
+    assert!(Affinity::bytes(&small, 1) < 300_000, "{}", Affinity::bytes(&small, 1));
+    assert!(Affinity::bytes(&Config::new(1000), 8) < 80_000_000, "{}", Affinity::bytes(&Config::new(1000), 8));
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! A machine of the [`World`](crate::world::World): smoltcp's TCP on a card of its own, and what runs on it.
 
 use crate::apps::{ClientConn, Ended, Plan, Server, ServerConn};
-use crate::links::Router;
 use core::time::Duration;
 use dispatcher::time::Time;
 use dispatcher::wire::packet::{Packet, Tcp};
@@ -105,6 +104,11 @@ impl Default for Stack {
 
 /// Connections that a server's backlog takes at once.
 const LISTENING: usize = 64;
+
+/// Forwards between hosts on its wire: who sends to its MAC with another address gets through.
+pub(crate) struct Router {
+    pub(crate) hosts: Vec<(IpAddr, [u8; 6])>,
+}
 
 /// A machine on one of the wires.
 pub struct Host {

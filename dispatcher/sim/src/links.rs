@@ -27,11 +27,6 @@ impl Faults {
     pub const ROUGH: Faults = Faults { loss: 50, duplication: 20, reordering: 50, corruption: 0 };
 }
 
-/// Forwards between hosts on its wire: who sends to its MAC with another address gets through.
-pub(crate) struct Router {
-    pub(crate) hosts: Vec<(IpAddr, [u8; 6])>,
-}
-
 /// A frame on its way.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Flying {

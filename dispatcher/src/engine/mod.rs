@@ -183,7 +183,7 @@ impl Limits {
             bytes: t.bytes * workers,
             ..t
         });
-        let affinity = self.affinity(backends).bytes_for(workers);
+        let affinity = Affinity::bytes(&self.affinity(backends), workers);
         all.chain([TableSize { name: "affinity rows", entries: self.sessions, bytes: affinity }]).collect()
     }
 

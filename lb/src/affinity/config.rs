@@ -1,8 +1,6 @@
 //! Bounds and lifetimes of the affinity tables.
 
-use super::exact::ExactShard;
 use super::key::KeyName;
-use super::names::NameShard;
 use crate::backend::{BackendId, BackendSet};
 use core::time::Duration;
 
@@ -76,11 +74,5 @@ impl Config {
     /// Rows of the refusal table of one shard. Clients can fill it; it holds nothing that must not be lost.
     pub(crate) fn refusal_rows(&self, shards: usize) -> usize {
         (16 * self.backends / shards).max(256)
-    }
-
-    /// Bytes all tables take together with so many workers. None of them ever grows.
-    pub fn bytes_for(&self, workers: usize) -> usize {
-        let workers = workers.max(1);
-        workers * (ExactShard::bytes_for(self.exact_rows(workers)) + NameShard::bytes_for(self, workers))
     }
 }

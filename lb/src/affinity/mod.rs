@@ -496,9 +496,10 @@ impl Affinity {
         metrics
     }
 
-    /// Bytes all workers' tables take together.
+    /// Bytes all workers' tables take together. None of them ever grows.
     pub fn bytes(config: &Config, workers: usize) -> usize {
-        config.bytes_for(workers)
+        let workers = workers.max(1);
+        workers * (ExactShard::bytes_for(config.exact_rows(workers)) + NameShard::bytes_for(config, workers))
     }
 }
 

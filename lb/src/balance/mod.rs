@@ -4,7 +4,7 @@
 //! new flows and the caller's `eligible` agrees (address family, not tried already, has not refused the client's key).
 
 mod least_conn;
-mod maglev;
+pub(crate) mod maglev;
 mod random_two;
 mod round_robin;
 
