@@ -426,7 +426,7 @@ fn the_kernels_own_connections_through_the_interface_live_on() {
         with_the_kernel_beside_us(
             || {
                 let done = Command::new("ping").args(["-c", "3", "-i", "0.05", "-W", "2", "10.9.0.77"]).output();
-                let said = done.unwrap().stdout;
+                let said = done.expect("ping (iputils-ping) runs").stdout;
                 assert!(
                     String::from_utf8_lossy(&said).contains(" 0% packet loss"),
                     "{}",

@@ -244,7 +244,7 @@ impl Engine {
     /// Perhaps a client uses its address and port again for a new connection: a SYN is answered like any other, and leaves
     /// the old flow alone until its cookie has come back. While the old one is not over the SYN must have been seen, for the
     /// handshake of a still older connection, come again, would verify too and end a good one. If such a one took the place of a
-    /// flow that was over, the SYN seen there counts on.
+    /// flow that was over, the SYN seen there counts on. No client goes back to the number that it began with before.
     pub(super) fn on_reuse(
         &mut self,
         id: FlowId,
@@ -257,7 +257,10 @@ impl Engine {
             if seg.tcp.seq == c.isn && matches!(c.state, State::AwaitHello(_) | State::Dialing(_)) {
                 return None;
             }
-            c.renewed = Some(seg.tcp.seq);
+            // The flow's own SYN, or that of the one before, come again, begins nothing.
+            if seg.tcp.seq != c.isn && Some(seg.tcp.seq) != c.former {
+                c.renewed = Some(seg.tcp.seq);
+            }
             return Some(self.on_syn(seg, frame, fx));
         }
         let Flags(flags) = seg.tcp.flags;
@@ -267,14 +270,13 @@ impl Engine {
         if !plain_ack || seg.tcp.ack == c.cookie + 1 || !(over || c.renewed == Some(isn)) {
             return None;
         }
-        let renewed = c.renewed.filter(|of| *of != isn);
+        let (renewed, former) = (c.renewed.filter(|of| *of != isn), c.isn);
         self.cookies.verify(&seg.tuple(), isn, seg.tcp.ack - 1, seg.now)?;
         self.abandon(id, End::Replaced, seg.now, fx);
         let step = self.on_cookie(seg, frame, fx);
-        if renewed.is_some()
-            && let Some((id, Side::Client)) = self.flows.lookup(&seg.tuple())
-        {
-            self.flows.get_mut(id).renewed = renewed;
+        if let Some((id, Side::Client)) = self.flows.lookup(&seg.tuple()) {
+            let c = self.flows.get_mut(id);
+            (c.renewed, c.former) = (renewed, Some(former));
         }
         Some(step)
     }

@@ -200,3 +200,29 @@ fn an_old_handshake_that_comes_again_does_not_end_the_connection_that_has_the_po
     assert_eq!(b.hand_in(0, &old).1, Verdict::Drop(DropReason::OutOfWindow));
     assert_eq!((b.engine.flows(), b.ended.len()), (1, 0));
 }
+
+#[test]
+fn a_handshake_of_the_connection_before_that_comes_again_does_not_end_the_one_that_has_the_port_now() {
+    // Found by a storm.
+    let mut b = bench();
+    b.splice(HTTP);
+    let options = written(&SynOptions { mss: Some(1460), ..SynOptions::default() });
+    let old_syn = b.client_frame(&Seg { options: &options, ..seg(SYN, 0, 0, &[]) });
+    let old = b.client_frame(&seg(ACK, 1, 1, HTTP));
+    b.client_sends(seg(RST, 1 + HTTP.len() as u32, 0, &[]));
+    assert_eq!(b.ended.len(), 1);
+    // The same port again, from another number; the old SYN comes again before that handshake has ended.
+    let offset = 0x1000_0000;
+    b.client_sends(Seg { options: &options, ..seg(SYN, offset, 0, &[]) });
+    let cookie = b.cookie;
+    assert!(matches!(b.hand_in(0, &old_syn).1, Verdict::Reply(_)));
+    b.cookie = cookie;
+    let (out, _) = b.client_sends(seg(ACK, offset + 1, 1, HTTP));
+    assert!(out[0].tcp().is_bare_syn(), "a server is dialled");
+    // Its SYN was seen, or is seen once more, and its cookie is still good.
+    for again in [None, Some(&old_syn)] {
+        again.map(|syn| b.hand_in(0, syn));
+        assert_eq!(b.hand_in(0, &old).1, Verdict::Drop(DropReason::OutOfWindow));
+        assert_eq!((b.engine.flows(), b.ended.len()), (1, 1));
+    }
+}
