@@ -156,7 +156,7 @@ impl Engine {
             },
             isn,
             renewed: None,
-            former: None,
+            former: [None; 2],
             cookie,
             client_clock: stamp.map_or(0, |ts| ts.val),
             our_clock: stamp.map_or(0, |ts| ts.ecr),

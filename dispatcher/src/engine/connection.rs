@@ -207,8 +207,8 @@ pub struct Connection {
     pub isn: Seq,
     /// Of a SYN that came since on the same tuple, and was answered: its client may have begun anew.
     pub renewed: Option<Seq>,
-    /// The initial number of the connection on this tuple whose place this one took.
-    pub former: Option<Seq>,
+    /// The initial numbers of the connections on this tuple whose place this one took, the latest first.
+    pub former: [Option<Seq>; 2],
     /// Ours: the cookie.
     pub cookie: Seq,
     /// The client's latest clock value.

@@ -257,8 +257,8 @@ impl Engine {
             if seg.tcp.seq == c.isn && matches!(c.state, State::AwaitHello(_) | State::Dialing(_)) {
                 return None;
             }
-            // The flow's own SYN, or that of the one before, come again, begins nothing.
-            if seg.tcp.seq != c.isn && Some(seg.tcp.seq) != c.former {
+            // The flow's own SYN, or that of one before, come again, begins nothing.
+            if seg.tcp.seq != c.isn && !c.former.contains(&Some(seg.tcp.seq)) {
                 c.renewed = Some(seg.tcp.seq);
             }
             return Some(self.on_syn(seg, frame, fx));
@@ -270,13 +270,13 @@ impl Engine {
         if !plain_ack || seg.tcp.ack == c.cookie + 1 || !(over || c.renewed == Some(isn)) {
             return None;
         }
-        let (renewed, former) = (c.renewed.filter(|of| *of != isn), c.isn);
+        let (renewed, former) = (c.renewed.filter(|of| *of != isn), [Some(c.isn), c.former[0]]);
         self.cookies.verify(&seg.tuple(), isn, seg.tcp.ack - 1, seg.now)?;
         self.abandon(id, End::Replaced, seg.now, fx);
         let step = self.on_cookie(seg, frame, fx);
         if let Some((id, Side::Client)) = self.flows.lookup(&seg.tuple()) {
             let c = self.flows.get_mut(id);
-            (c.renewed, c.former) = (renewed, Some(former));
+            (c.renewed, c.former) = (renewed, former);
         }
         Some(step)
     }

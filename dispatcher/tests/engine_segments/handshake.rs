@@ -225,4 +225,13 @@ fn a_handshake_of_the_connection_before_that_comes_again_does_not_end_the_one_th
         assert_eq!(b.hand_in(0, &old).1, Verdict::Drop(DropReason::OutOfWindow));
         assert_eq!((b.engine.flows(), b.ended.len()), (1, 1));
     }
+    // Nor does it end the one after that.
+    let third = 0x2000_0000;
+    b.client_sends(Seg { options: &options, ..seg(SYN, third, 0, &[]) });
+    let (out, _) = b.client_sends(seg(ACK, third + 1, 1, HTTP));
+    assert!(out.iter().any(|o| o.tcp().is_bare_syn()), "a server is dialled");
+    assert_eq!(b.ended.len(), 2);
+    assert!(matches!(b.hand_in(0, &old_syn).1, Verdict::Reply(_)));
+    assert_eq!(b.hand_in(0, &old).1, Verdict::Drop(DropReason::OutOfWindow));
+    assert_eq!((b.engine.flows(), b.ended.len()), (1, 2));
 }
