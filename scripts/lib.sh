@@ -18,6 +18,9 @@ need_packages() {
     [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
 }
 
+# need_lab [COMMAND:PACKAGE...]: what scripts/lab is made with, and what else is to be in it.
+need_lab() { need_packages ip:iproute2 sysctl:procps ethtool:ethtool "$@"; }
+
 # What building takes: the Rust toolchain, and a linker for it, which a bare system has not.
 need_rust() {
     command -v cargo >/dev/null || die "needs cargo, the Rust toolchain (https://rustup.rs)"
