@@ -105,6 +105,7 @@ pub(crate) fn parse(whole: &[u8]) -> Result<ClientHello<'_>, Malformed> {
         key_shares: None,
         cookie: None,
         ech: false,
+        ambiguous: false,
         extensions: Extensions::default(),
         consumed: whole.len(),
     })

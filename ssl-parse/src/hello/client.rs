@@ -59,6 +59,8 @@ pub struct ClientHello<'a> {
     pub cookie: Option<&'a [u8]>,
     /// Encrypted Client Hello, or GREASE in its shape: `sni` is then that of the outer hello.
     pub ech: bool,
+    /// See [`ClientHello::is_ambiguous`].
+    pub(crate) ambiguous: bool,
     /// All extensions.
     pub extensions: Extensions<'a>,
     /// Bytes of the input up to and including the last byte of the hello. 0 when it was not read from a stream or datagram by itself.
@@ -111,6 +113,7 @@ impl<'a> ClientHello<'a> {
             key_shares: None,
             cookie: None,
             ech: false,
+            ambiguous: false,
             extensions,
             consumed: 0,
         };
@@ -145,6 +148,16 @@ impl<'a> ClientHello<'a> {
         self.early_data = early_data.is_some();
         self.ech = ech.is_some();
         Ok(())
+    }
+
+    /// Whether two servers may read different identities in it: a repeated extension, bytes left over, a list that is cut short, binders that do not
+    /// match the identities.
+    ///
+    /// Such a hello may be looked up by the identities read here, which are those that most of the servers that take it look at. But **what a
+    /// server says about identities of this hello proves nothing**: it may be about an identity that was not read. Nothing must be
+    /// learned of an identity that such a hello offers, neither that it was accepted nor that it was refused.
+    pub const fn is_ambiguous(&self) -> bool {
+        self.ambiguous
     }
 
     /// The PSK identities offered, in order; none without `pre_shared_key`.
