@@ -60,7 +60,7 @@ pub struct ClientHello<'a> {
     /// Encrypted Client Hello, or GREASE in its shape: `sni` is then that of the outer hello.
     pub ech: bool,
     /// See [`ClientHello::is_ambiguous`].
-    pub(crate) ambiguous: bool,
+    pub ambiguous: bool,
     /// All extensions.
     pub extensions: Extensions<'a>,
     /// Bytes of the input up to and including the last byte of the hello. 0 when it was not read from a stream or datagram by itself.
