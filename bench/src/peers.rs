@@ -1,0 +1,252 @@
+//! An engine, and clients and servers that say to it what a script has them say.
+//!
+//! Frames are written outside of what is measured; the engine answers into buffers that were there before.
+
+use dispatcher::engine::{Config, ConnectionRecord, Effects, Engine, PortId, Verdict};
+use dispatcher::time::Time;
+use dispatcher::wire::build::{Arp, Link, Segment, arp_op};
+use dispatcher::wire::options::SynOptions;
+use dispatcher::wire::packet::{Flags, Packet, Tcp, Vlans, protocol};
+use dispatcher::wire::{Addr, Frame, Mac, Seq};
+use sim::config::{ip, two_armed, vip};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Frames handed in at once.
+pub const BURST: usize = 64;
+const CLIENTS: Mac = Mac([2, 0, 0, 0, 9, 1]);
+const SERVERS: Mac = Mac([2, 0, 0, 0, 9, 2]);
+const HEADROOM: usize = 64;
+const BUFFER: usize = 2048;
+
+/// The side of the dispatcher that a frame comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum From {
+    /// Port 0.
+    Client,
+    /// Port 1.
+    Server,
+}
+
+/// What the engine has sent of its own, in buffers that were there before.
+struct Sent {
+    frames: Vec<(usize, Box<[u8; BUFFER]>)>,
+    used: usize,
+}
+
+impl Effects for Sent {
+    fn transmit(&mut self, _: PortId, frame: &[u8]) -> bool {
+        let Some((len, buffer)) = self.frames.get_mut(self.used) else { return false };
+        buffer[..frame.len()].copy_from_slice(frame);
+        *len = frame.len();
+        self.used += 1;
+        true
+    }
+    fn connection_ended(&mut self, _: &ConnectionRecord<'_>) {}
+}
+
+/// A burst: frames in buffers with headroom, as a driver hands them in.
+pub struct Burst {
+    buffers: Vec<(usize, Box<[u8; BUFFER]>)>,
+    ports: Vec<PortId>,
+    /// What became of each.
+    pub verdicts: Vec<Verdict>,
+}
+
+impl Burst {
+    /// With room for `n` frames.
+    pub fn new(n: usize) -> Burst {
+        Burst {
+            buffers: (0..n).map(|_| (0, Box::new([0; BUFFER]))).collect(),
+            ports: Vec::with_capacity(n),
+            verdicts: Vec::with_capacity(n),
+        }
+    }
+
+    /// Empties it.
+    pub fn clear(&mut self) {
+        self.ports.clear();
+        self.verdicts.clear();
+    }
+
+    /// Puts a frame in.
+    pub fn push(&mut self, from: From, frame: &[u8]) {
+        let (len, buffer) = &mut self.buffers[self.ports.len()];
+        buffer[HEADROOM..HEADROOM + frame.len()].copy_from_slice(frame);
+        *len = frame.len();
+        self.ports.push(PortId(from as u8));
+    }
+
+    /// Hands each frame, with the port it came in by, to `handle`.
+    #[inline]
+    pub fn each(&mut self, mut handle: impl FnMut(PortId, &mut Frame<'_>) -> Verdict) {
+        for (port, (len, buffer)) in self.ports.iter().zip(&mut self.buffers) {
+            let mut frame = Frame::new(&mut buffer[..], HEADROOM, *len);
+            self.verdicts.push(handle(*port, &mut frame));
+        }
+    }
+}
+
+/// One connection as its two ends know it.
+#[derive(Clone, Debug)]
+pub struct Conversation {
+    client: (Addr, u16),
+    isn: Seq,
+    cookie: Seq,
+    /// Where the server sees it come from, and the server.
+    seen_from: (Addr, u16),
+    server: (Addr, u16),
+    server_isn: Seq,
+    /// Bytes sent by the client and by the server.
+    sent: [u32; 2],
+    /// FINs sent by the client and by the server.
+    fins: [u32; 2],
+}
+
+impl Conversation {
+    /// Number `n` of up to some millions.
+    pub fn new(n: usize) -> Conversation {
+        let host = Ipv4Addr::from(0x0a01_1000 + (n as u32 / 50_000));
+        Conversation {
+            client: (IpAddr::V4(host).into(), 10_000 + (n % 50_000) as u16),
+            isn: Seq((n as u32).wrapping_mul(0x9e37_79b9)),
+            cookie: Seq(0),
+            seen_from: (Addr([0; 16]), 0),
+            server: (Addr([0; 16]), 0),
+            server_isn: Seq(!(n as u32).wrapping_mul(0x85eb_ca6b)),
+            sent: [0; 2],
+            fins: [0; 2],
+        }
+    }
+
+    /// The next segment of that side, with everything acknowledged that the other has sent.
+    pub fn says(&mut self, from: From, flags: Flags, payload: &[u8]) -> Vec<u8> {
+        let options = SynOptions { mss: Some(1460), wscale: Some(7), sack_permitted: true, timestamps: None };
+        let mut written = [0; 40];
+        let syn = flags.0 & Flags::SYN.0 != 0;
+        let n = if syn { options.write(&mut written) } else { 0 };
+        let vip = vip(false);
+        let (me, other) = (from as usize, 1 - from as usize);
+        let behind = |isn: Seq, side: usize| isn + 1 + self.sent[side] + self.fins[side];
+        let (first, theirs, src, dst, mac) = match from {
+            From::Client => (self.isn, self.cookie, self.client, (vip.ip().into(), vip.port()), CLIENTS),
+            From::Server => (self.server_isn, self.isn, self.server, self.seen_from, SERVERS),
+        };
+        let segment = Segment {
+            link: Link { dst: sim::config::PORT_MACS[me], src: mac, vlans: Vlans::default() },
+            src,
+            dst,
+            seq: if syn { first } else { behind(first, me) },
+            ack: match (flags.0 & Flags::ACK.0 != 0, syn) {
+                (false, _) => Seq(0),
+                // The dispatcher holds what the client has said, until this has come.
+                (true, true) => theirs + 1,
+                (true, false) => behind(theirs, other),
+            },
+            flags,
+            window: 0xfff0,
+            options: &written[..n],
+            payload,
+        };
+        let mut frame = vec![0; segment.frame_len()];
+        segment.write(&mut frame);
+        self.sent[me] += payload.len() as u32;
+        self.fins[me] += u32::from(flags.0 & Flags::FIN.0 != 0);
+        frame
+    }
+}
+
+/// The engine and what it knows of the world.
+pub struct World {
+    /// What is measured.
+    pub engine: Engine,
+    /// Virtual time.
+    pub now: Time,
+    sent: Sent,
+    backends: usize,
+}
+
+impl World {
+    /// With `backends` servers whose Ethernet addresses are known, and `flows` rows.
+    pub fn new(backends: usize, flows: usize) -> anyhow::Result<World> {
+        let mut config: Config = two_armed(backends, false);
+        config.limits.flows = flows;
+        let now = Time::from_millis(64_000_000);
+        let engine = Engine::new(config, [7; 32], now)?;
+        let sent = Sent { frames: (0..8 * BURST).map(|_| (0, Box::new([0; BUFFER]))).collect(), used: 0 };
+        let mut world = World { engine, now, sent, backends };
+        world.pass(core::time::Duration::ZERO);
+        Ok(world)
+    }
+
+    /// The engine takes a burst. To be called within [`measured_region`](crate::region::measured_region) or outside of it.
+    #[inline]
+    pub fn take(&mut self, burst: &mut Burst) {
+        self.sent.used = 0;
+        let World { engine, now, sent, .. } = self;
+        burst.each(|port, frame| engine.handle(port, frame, *now, sent));
+    }
+
+    /// What each conversation learns from what left for its ends: the cookie from our SYN-ACK, and the server from our SYN.
+    pub fn hear(&self, burst: &Burst, who: &mut [Conversation]) {
+        let replies = burst.verdicts.iter().zip(&burst.buffers).filter(|(v, _)| matches!(v, Verdict::Reply(_)));
+        let made = self.sent.frames[..self.sent.used].iter();
+        for (len, buffer) in replies.map(|(_, b)| (b.0, &b.1[HEADROOM..])).chain(made.map(|b| (b.0, &b.1[..]))) {
+            // A reply may have another length than the frame had that it took the place of; its own headers say which.
+            let frame = &buffer[..len.max(128)];
+            let Ok(p) = Packet::parse(frame) else { continue };
+            if p.ip.protocol != protocol::TCP {
+                continue;
+            }
+            let Ok(tcp) = Tcp::parse(frame, &p.ip) else { continue };
+            if tcp.flags.0 & Flags::SYN.0 == 0 {
+                continue;
+            }
+            let to_client = tcp.flags.0 & Flags::ACK.0 != 0;
+            for c in who.iter_mut() {
+                if to_client && (p.ip.dst, tcp.dst_port) == c.client {
+                    c.cookie = tcp.seq;
+                } else if !to_client && tcp.seq == c.isn {
+                    (c.seen_from, c.server) = ((p.ip.src, tcp.src_port), (p.ip.dst, tcp.dst_port));
+                }
+            }
+        }
+    }
+
+    /// Every server says its Ethernet address.
+    fn introduce(&mut self) {
+        for n in 0..self.backends {
+            let reply = Arp {
+                op: arp_op::REPLY,
+                sender_mac: SERVERS,
+                sender: sim::config::server_ip(n, false).into(),
+                target_mac: sim::config::PORT_MACS[1],
+                target: ip("10.2.0.1").into(),
+            };
+            let mut frame = [0; 128];
+            let link = Link { dst: sim::config::PORT_MACS[1], src: SERVERS, vlans: Vlans::default() };
+            let n = reply.write(&mut frame, &link);
+            let mut burst = Burst::new(1);
+            burst.push(From::Server, &frame[..n]);
+            self.take(&mut burst);
+        }
+    }
+
+    /// Time passes, with all that is due in it. Servers are asked for their addresses now and then, and answer.
+    pub fn pass(&mut self, time: core::time::Duration) {
+        self.now += time;
+        self.sent.used = 0;
+        self.engine.poll(self.now, &mut self.sent);
+        self.introduce();
+    }
+
+    /// All of these say the same, a burst at a time, outside of what is measured.
+    pub fn all_say(&mut self, who: &mut [Conversation], from: From, flags: Flags, payload: &[u8]) {
+        let mut burst = Burst::new(BURST);
+        for some in who.chunks_mut(BURST) {
+            burst.clear();
+            some.iter_mut().for_each(|c| burst.push(from, &c.says(from, flags, payload)));
+            self.take(&mut burst);
+            self.hear(&burst, some);
+        }
+    }
+}
