@@ -2,12 +2,14 @@
 
 use super::connection::State;
 use super::record::{Class, End};
-use super::session::Offer;
+use super::session::{Offer, Watch};
 use super::{AddressMode, DropReason, Effects, Engine, HashOn};
 use crate::flow::{FlowId, Side, Tuple};
 use crate::time::Time;
-use crate::wire::{Addr, Family};
+use crate::wire::{Addr, Family, Seq};
+use lb::affinity::host_tag;
 use lb::{BackendId, Hints, Lookup, Millis};
+use siphasher::sip::SipHasher13;
 
 impl Engine {
     /// The hello is complete: ask the table, choose, dial.
@@ -49,12 +51,20 @@ impl Engine {
         story.offered = offer.kinds(id_known, None, None).iter().map(|k| k.as_str()).collect();
         let Some(backend) = chosen else { return self.give_up(id, now, fx) };
         self.affinity.chosen(&found, backend);
-        let watch = self.watches.open(offer, id_known, cookie + 1);
-        if watch.is_none() {
-            self.counters.unwatched += 1;
-        }
-        self.flows.get_mut(id).watch = watch;
+        self.open_watch(id, Watch::new(offer, id_known), &tuple, cookie + 1, now);
         self.dial(id, backend, now, fx);
+    }
+
+    /// Reads along what the server is going to answer, from `start` on.
+    fn open_watch(&mut self, id: FlowId, watch: Watch, tuple: &Tuple, start: Seq, now: Time) {
+        if let Some(flow) = self.watches.to_give_way(now) {
+            self.counters.unwatched += 1;
+            self.unwatch(flow);
+        }
+        let client = host_tag(self.client_identity(tuple));
+        let watch = self.watches.open(id, client, watch, start, now);
+        self.counters.unwatched += u64::from(watch.is_none());
+        self.flows.get_mut(id).watch = watch;
     }
 
     /// Not TLS, or a client that waits for the server to speak: choose by the algorithm, dial.
@@ -120,9 +130,14 @@ impl Engine {
         self.keyed.hash(&tuple.to_bytes())
     }
 
-    /// A hash of the client's address alone: who it is, as far as the affinity table cares.
-    pub(super) fn client_hash(&self, tuple: &Tuple) -> u64 {
+    /// A hash of the client's address alone.
+    fn client_hash(&self, tuple: &Tuple) -> u64 {
         self.keyed.hash(&tuple.src)
+    }
+
+    /// Who the client is, as far as the affinity table cares: see [`lb::Sighting::client`].
+    pub(super) fn client_identity(&self, tuple: &Tuple) -> u64 {
+        client_identity(&self.keyed, Addr(tuple.src))
     }
 
     /// The tuple in which a backend's answers will arrive, from a local port that is free. In DNAT mode there is only one.
@@ -150,6 +165,16 @@ const PORT_TRIES: usize = 512;
 
 pub(super) fn millis(now: Time) -> Millis {
     Millis(now.as_millis())
+}
+
+/// Who a client is: a host may have any address of its /64, and rarely more than one of IPv4; a site has a /48, or a /24.
+fn client_identity(keyed: &SipHasher13, addr: Addr) -> u64 {
+    let of = |bytes: &[u8]| keyed.hash(bytes) as u32;
+    let (host, network) = match addr.family() {
+        Family::V4 => (&addr.0[..], &addr.0[..15]),
+        Family::V6 => (&addr.0[..8], &addr.0[..6]),
+    };
+    lb::affinity::client(of(network), of(host))
 }
 
 /// The family of a flow's client.

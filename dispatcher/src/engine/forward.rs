@@ -285,10 +285,10 @@ impl Engine {
     fn watch(&mut self, id: FlowId, seq: Seq, payload: &[u8], now: Time) {
         let c = self.flows.get(id);
         let (Some(watch_id), Some(backend)) = (c.watch, c.story.backend) else { return };
-        let client = self.flows.tuple(id, Side::Client).map_or(0, |t| self.client_hash(t));
+        let client = self.flows.tuple(id, Side::Client).map_or(0, |t| self.client_identity(t));
         let seen = Sighting { backend, client, now: super::choose::millis(now) };
         let Engine { watches, buffers, affinity, .. } = self;
-        let Some(watched) = watches.get_mut(watch_id) else { return };
+        let Some(watched) = watches.heard(watch_id, now) else { return };
         let more = match watched.stream.accept_in_order(seq, payload) {
             Some(fresh) => {
                 watched.stream.advance(fresh.len());

@@ -7,13 +7,20 @@
 //! |---|---|
 //! | ServerHello of TLS 1.3 with `pre_shared_key` | the server opens that identity |
 //! | ServerHello of TLS 1.3 without | it opens none of those offered |
-//! | ServerHello up to TLS 1.2 that repeats the client's session ID | resumed: by the ticket if there was one, else by the ID |
+//! | the same after a HelloRetryRequest | the same, of the second hello; nothing if that was not read |
+//! | ServerHello up to TLS 1.2 that repeats the client's session ID, no ticket beside it | resumed by the ID |
+//! | the same beside a ticket | resumed by the ticket if the ID is the ticket's digest; else by one of the two, nobody knows which |
 //! | any other ID | not resumed |
 //! | then its ChangeCipherSpec, unless a ticket was announced | a new session by that ID: the client has finished |
 //! | NewSessionTicket up to TLS 1.2 | a new session by that ticket |
 //!
 //! Junk never gets through: the ID that a TLS 1.3 server echoes, the ID that a client invents beside its ticket in order
 //! to see it echoed, and the random ID of a client that offers TLS 1.3 to an older server.
+//!
+//! **What a client could have arranged is not learned.** A client chooses both hellos, and what stands beside what in them: an
+//! invention must never be credited with what something else achieved. OpenSSL and BoringSSL derive the ID beside a ticket from the
+//! ticket (SHA-256); a server that has that ID in its cache cannot have chosen it, since nobody finds a ticket to a given digest. GnuTLS,
+//! Go, Java and NSS invent it: their tickets are known from their issue.
 
 use arrayvec::ArrayVec;
 use lb::{Affinity, Identity, IdentityKind, Lookup, Offered, Sighting, TicketDigest};
@@ -34,26 +41,28 @@ pub struct Offer {
     session_id: ArrayVec<u8, 32>,
     /// The session ID may be the random one that every TLS 1.3 client sends.
     id_may_be_random: bool,
-    /// The list of PSK identities was longer than is kept.
-    psks_cut: bool,
+    /// The session ID is the digest of the ticket beside it.
+    id_is_of_ticket: bool,
 }
 
 impl Offer {
     /// What this hello offers.
     pub fn new(hello: &ClientHello<'_>) -> Offer {
         let mut offer = Offer::default();
-        for psk in hello.psk_identities() {
-            match Identity::new(&Offered { kind: IdentityKind::Psk, bytes: psk.identity }) {
-                Some(i) if offer.identities.len() < MAX_PSKS => offer.identities.push(i),
-                _ => offer.psks_cut = true,
-            }
-        }
+        // Up to the first that is none: the server names one by its place.
+        let psks = hello
+            .psk_identities()
+            .map_while(|p| Identity::new(&Offered { kind: IdentityKind::Psk, bytes: p.identity }));
+        offer.identities.extend(psks.take(MAX_PSKS));
         let rest =
             [(IdentityKind::Ticket, hello.ticket.unwrap_or_default()), (IdentityKind::SessionId, hello.session_id)];
         let found = rest.into_iter().filter_map(|(kind, bytes)| Identity::new(&Offered { kind, bytes }));
         offer.identities.extend(found);
         offer.session_id.extend(hello.session_id.iter().copied().take(32));
         offer.id_may_be_random = hello.offers_1_3();
+        // The key of a ticket's row is its SHA-256.
+        let ticket = offer.of(IdentityKind::Ticket).next();
+        offer.id_is_of_ticket = ticket.is_some_and(|t| t.key().as_bytes() == offer.session_id.as_slice());
         offer
     }
 
@@ -173,7 +182,9 @@ impl Watch {
                     *version = Some(hello.version.0);
                     if hello.version.is_1_3_or_later() {
                         *resumed = Some(hello.psk_selected.is_some());
-                        learn_1_3(offer, &hello, *retried, affinity, seen);
+                        if !*retried {
+                            learn_1_3(offer, &hello, affinity, seen);
+                        }
                     } else {
                         (*resumed, *undecided) = learn_1_2(offer, *id_known, &hello, affinity, seen);
                         *new_id = chosen_id(offer, &hello).filter(|_| !*undecided);
@@ -232,12 +243,9 @@ fn tell(affinity: &mut Affinity, identity: &Identity, accepted: bool, seen: Sigh
     }
 }
 
-fn learn_1_3(offer: &Offer, hello: &ServerHello<'_>, retried: bool, affinity: &mut Affinity, seen: Sighting) {
+fn learn_1_3(offer: &Offer, hello: &ServerHello<'_>, affinity: &mut Affinity, seen: Sighting) {
     let psks = || offer.of(IdentityKind::Psk);
     match hello.psk_selected {
-        // The second hello after a retry may have left identities out (RFC 8446 section 4.1.2): with several, the place
-        // no longer says which one it is.
-        Some(_) if retried && (psks().count() > 1 || offer.psks_cut) => {}
         Some(i) => {
             if let Some(identity) = psks().nth(usize::from(i)) {
                 affinity.accepted(identity, seen);
@@ -261,7 +269,11 @@ fn learn_1_2(
             // RFC 5077 (section 3.4) lets a client offer a ticket without an ID.
             return (None, true);
         }
-        tell(affinity, ticket, echoed, seen);
+        match echoed {
+            // By the ID, perhaps, and the ticket is an invention.
+            true if !offer.id_is_of_ticket => affinity.resumed_unclear(IdentityKind::Ticket, seen),
+            _ => tell(affinity, ticket, echoed, seen),
+        }
     } else if let Some(id) = offer.of(IdentityKind::SessionId).next()
         && (echoed || id_known || offer.id_is_meant())
     {

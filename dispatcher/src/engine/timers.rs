@@ -38,6 +38,11 @@ impl Engine {
         if now.since(self.swept) >= SWEEP_EVERY {
             self.swept = now;
             self.affinity.tick(super::choose::millis(now));
+            for _ in 0..BATCH {
+                let Some(flow) = self.watches.overdue(now) else { break };
+                self.counters.unwatched += 1;
+                self.unwatch(flow);
+            }
         }
     }
 

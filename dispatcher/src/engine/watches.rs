@@ -1,8 +1,21 @@
 //! A bounded pool of [`Watch`]es: server answers that are being read in passing.
+//!
+//! A peer that falls silent in the middle of a handshake keeps its place for [`QUIET`] only, and no handshake keeps one for longer
+//! than [`LONGEST`]. **And when full?** The place of the client that holds most gives way, and of these the oldest: whoever stalls
+//! thousands of handshakes stops learning from his own, not from those of others.
 
-use super::session::{Offer, Watch};
-use crate::flow::{Assembler, BufferPool};
+use super::session::Watch;
+use crate::flow::{Assembler, BufferPool, FlowId};
+use crate::time::Time;
 use crate::wire::Seq;
+use core::time::Duration;
+
+/// A handshake in which the server has said nothing for so long is not followed any further.
+pub const QUIET: Duration = Duration::from_secs(10);
+/// Nor is one that takes so long in all.
+pub const LONGEST: Duration = Duration::from_secs(30);
+/// Places that [`Watches::overdue`] looks at in one call.
+const LOOKS: usize = 256;
 
 /// A place in the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,49 +30,156 @@ pub struct Watched {
     pub stream: Assembler,
 }
 
+/// Who has a place, and since when. Apart from the readers, which are large: it is walked.
+#[derive(Clone, Copy, Debug)]
+struct Holder {
+    flow: FlowId,
+    client: u16,
+    opened: Time,
+    /// When the server last said something.
+    heard: Time,
+}
+
+impl Holder {
+    fn is_overdue(&self, now: Time) -> bool {
+        now.since(self.heard) >= QUIET || now.since(self.opened) >= LONGEST
+    }
+}
+
 /// All places.
 #[derive(Debug)]
 pub struct Watches {
     places: Box<[Option<Watched>]>,
+    holders: Box<[Option<Holder>]>,
     free: Vec<u32>,
+    /// Places held, by client.
+    held: Box<[u32]>,
+    /// The place to be looked at next for one that is overdue.
+    hand: usize,
 }
 
 impl Watches {
     /// `count` places, all memory taken now.
     pub fn new(count: usize) -> Watches {
         let count = count.min(u32::MAX as usize) as u32;
-        Watches { places: (0..count).map(|_| None).collect(), free: (0..count).rev().collect() }
+        Watches {
+            places: (0..count).map(|_| None).collect(),
+            holders: vec![None; count as usize].into_boxed_slice(),
+            free: (0..count).rev().collect(),
+            held: vec![0; 1 << 16].into_boxed_slice(),
+            hand: 0,
+        }
     }
 
     /// Bytes that `count` places take.
     pub const fn bytes_for(count: usize) -> usize {
-        count * (size_of::<Option<Watched>>() + size_of::<u32>())
+        let place = size_of::<Option<Watched>>() + size_of::<Option<Holder>>() + size_of::<u32>();
+        count * place + (1 << 16) * size_of::<u32>()
     }
 
-    /// Watches a server that is about to answer `offer`, its first byte at `start`. `None` when all places are taken: nothing
-    /// will be learned from this connection.
-    pub fn open(&mut self, offer: Offer, id_known: bool, start: Seq) -> Option<WatchId> {
+    /// Whose watch has to be closed before [`Watches::open`] has a place: the oldest of the client that holds most, and one that is
+    /// overdue before any other. `None` while there is room.
+    pub fn to_give_way(&self, now: Time) -> Option<FlowId> {
+        if !self.free.is_empty() {
+            return None;
+        }
+        let rank = |h: &&Holder| (!h.is_overdue(now), core::cmp::Reverse(self.held[usize::from(h.client)]), h.opened);
+        self.holders.iter().flatten().min_by_key(rank).map(|h| h.flow)
+    }
+
+    /// Watches a server that is about to answer `offer` of `flow`, its first byte at `start`. `client` is a hash of who it is. `None`
+    /// when all places are taken: nothing will be learned from this connection.
+    pub fn open(&mut self, flow: FlowId, client: u16, watch: Watch, start: Seq, now: Time) -> Option<WatchId> {
         let i = self.free.pop()?;
-        self.places[i as usize] =
-            Some(Watched { watch: Watch::new(offer, id_known), stream: Assembler::lazy(start, 0) });
+        self.places[i as usize] = Some(Watched { watch, stream: Assembler::lazy(start, 0) });
+        self.holders[i as usize] = Some(Holder { flow, client, opened: now, heard: now });
+        self.held[usize::from(client)] += 1;
         Some(WatchId(i))
     }
 
-    /// A watch that is open.
-    pub fn get_mut(&mut self, id: WatchId) -> Option<&mut Watched> {
-        self.places[id.0 as usize].as_mut()
+    /// A watch that is open, whose server has said something.
+    pub fn heard(&mut self, id: WatchId, now: Time) -> Option<&mut Watched> {
+        let i = id.0 as usize;
+        if let Some(holder) = &mut self.holders[i] {
+            holder.heard = now;
+        }
+        self.places[i].as_mut()
     }
 
     /// Done: the place is free again.
     pub fn close(&mut self, id: WatchId, buffers: &mut BufferPool) -> Option<Watch> {
         let mut watched = self.places[id.0 as usize].take()?;
         watched.stream.release(buffers);
+        if let Some(holder) = self.holders[id.0 as usize].take() {
+            self.held[usize::from(holder.client)] -= 1;
+        }
         self.free.push(id.0);
         Some(watched.watch)
+    }
+
+    /// The next flow whose watch is overdue, among some of the places: all of them in turn, call by call.
+    pub fn overdue(&mut self, now: Time) -> Option<FlowId> {
+        for _ in 0..LOOKS.min(self.holders.len()) {
+            let holder = self.holders[self.hand];
+            self.hand = (self.hand + 1) % self.holders.len();
+            if let Some(holder) = holder
+                && holder.is_overdue(now)
+            {
+                return Some(holder.flow);
+            }
+        }
+        None
     }
 
     /// Places in use.
     pub fn in_use(&self) -> usize {
         self.places.len() - self.free.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::session::Offer;
+
+    fn open(watches: &mut Watches, flow: u32, client: u16, now: Time) -> Option<WatchId> {
+        watches.open(FlowId(flow), client, Watch::new(Offer::default(), false), Seq(0), now)
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time::ZERO + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn the_oldest_watch_of_the_client_that_holds_most_gives_way() {
+        let mut watches = Watches::new(6);
+        for (flow, client) in [(1, 7), (2, 9), (3, 9), (4, 8), (5, 9)] {
+            assert!(open(&mut watches, flow, client, at(0) + Duration::from_millis(u64::from(flow))).is_some());
+        }
+        assert_eq!(watches.to_give_way(at(1)), None, "there is room");
+        assert!(open(&mut watches, 6, 8, at(1)).is_some());
+        assert!(open(&mut watches, 7, 8, at(1)).is_none());
+        assert_eq!(watches.to_give_way(at(1)), Some(FlowId(2)));
+    }
+
+    #[test]
+    fn a_watch_is_overdue_ten_seconds_after_the_last_word_and_thirty_after_the_first() {
+        let mut watches = Watches::new(300);
+        let (talks, _) = (open(&mut watches, 1, 1, at(0)).unwrap(), open(&mut watches, 2, 1, at(0)));
+        let all = |watches: &mut Watches, now| -> Vec<u32> {
+            (0..3).filter_map(|_| watches.overdue(now).map(|f| f.0)).collect()
+        };
+        for second in 1..30 {
+            assert!(watches.heard(talks, at(second)).is_some());
+            let quiet = all(&mut watches, at(second));
+            assert_eq!(quiet.contains(&2), second >= 10, "after {second} s");
+            assert!(!quiet.contains(&1), "after {second} s");
+        }
+        watches.heard(talks, at(30));
+        assert!(all(&mut watches, at(30)).contains(&1));
+        let mut buffers = BufferPool::new(1, 100);
+        assert!(watches.close(talks, &mut buffers).is_some());
+        assert!(!all(&mut watches, at(30)).contains(&1));
+        assert_eq!(watches.in_use(), 1);
     }
 }

@@ -65,10 +65,23 @@ pub const MAX_OFFERED: usize = 16;
 pub struct Sighting {
     /// The server.
     pub backend: BackendId,
-    /// Any hash of the client's *address* (not its port): refusals to one client alone retire no key.
+    /// Who the client is, made by [`client`]: a hash of its network, and one of its host. Not of its port: who opens a thousand
+    /// connections is one client.
     pub client: u64,
     /// Now.
     pub now: Millis,
+}
+
+/// A client for [`Sighting::client`], of two keyed hashes: of its *host* (an IPv4 address, or the /64 of an IPv6 address, all of whose
+/// addresses one machine may have) and of the *network* around it (a /24, or a /48). Rows are charged to the host; votes are counted
+/// by network.
+pub const fn client(network: u32, host: u32) -> u64 {
+    (network as u64) << 32 | host as u64
+}
+
+/// What a client's rows are charged to: 16 bits of the hash of its host.
+pub const fn host_tag(client: u64) -> u16 {
+    client as u16
 }
 
 /// Backends that can resume what was offered.
@@ -337,8 +350,9 @@ impl Affinity {
     /// The server's answer shows that it resumed by this identity of the hello:
     /// * session ID: a ServerHello of TLS <= 1.2 repeats it, and the client offered no ticket beside it. Makes the row if there
     ///   is none: the server has the session, whoever noticed its beginning.
-    /// * ticket: the same, when there was one.
-    /// * PSK: the ServerHello selected it.
+    /// * ticket: it was offered without an ID and the flight is abbreviated; or the ID beside it, which the server repeats, cannot
+    ///   be a session of its own. Else see [`Affinity::resumed_unclear`].
+    /// * PSK: the ServerHello selected it, in answer to a hello that was read: after a HelloRetryRequest, the second.
     pub fn accepted(&mut self, identity: &Identity, seen: Sighting) {
         self.count_accepted(identity.kind(), seen.backend);
         match identity.kind() {
@@ -346,6 +360,12 @@ impl Affinity {
             IdentityKind::Ticket => self.ticket_seen(identity, seen),
             IdentityKind::Psk => _ = self.name_opens(identity, seen),
         }
+    }
+
+    /// The server resumed by an identity of this kind or by something else beside it, and nobody can say which: counted, and
+    /// nothing is learned.
+    pub fn resumed_unclear(&mut self, kind: IdentityKind, seen: Sighting) {
+        self.count_accepted(kind, seen.backend);
     }
 
     /// The server's answer shows that it did not resume by this identity, though it was asked to:
