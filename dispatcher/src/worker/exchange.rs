@@ -90,6 +90,8 @@ impl Mailbox {
 /// What all workers see.
 struct Office {
     mailboxes: Box<[CachePadded<Mailbox>]>,
+    /// The longest frame that a buffer holds.
+    longest: usize,
     /// Workers that may still put something into a mailbox.
     senders: Present,
 }
@@ -141,7 +143,8 @@ impl Exchange {
             }))
         };
         let mailboxes = (0..workers).map(mailbox).collect::<io::Result<Box<[_]>>>()?;
-        let office = Arc::new(Office { mailboxes, senders: Present::new(workers) });
+        let office =
+            Arc::new(Office { mailboxes, longest: buffer_len(mtu) - HEADROOM, senders: Present::new(workers) });
         let exchange = |me| Exchange {
             office: office.clone(),
             me,
@@ -192,8 +195,9 @@ impl Exchange {
 
     fn put(&mut self, to: usize, port: u8, frame: &[u8]) {
         let mailbox = &self.office.mailboxes[to];
-        // The longest frame that the ports take fits (`Exchange::between`).
-        let Some(mut letter) = mailbox.free.pop().filter(|l| HEADROOM + frame.len() <= l.buffer.len()) else {
+        // The longest frame that the ports take fits (`Exchange::between`). Looked at first: a buffer that was taken must go back.
+        let free = if frame.len() <= self.office.longest { mailbox.free.pop() } else { None };
+        let Some(mut letter) = free else {
             self.counts.full += 1;
             return;
         };
@@ -331,8 +335,17 @@ mod tests {
             }
             assert_eq!((got, a.counts().sent, a.counts().full), (4, 4 * round, 2 * round));
         }
-        a.put(1, 0, &[0; 1600]);
-        assert_eq!(a.counts().full, 7, "longer than any port takes");
+    }
+
+    #[test]
+    fn a_frame_longer_than_any_port_takes_is_lost_and_costs_no_buffer() {
+        let (mut a, mut b) = two(4);
+        let longest = 1500 + MAX_LINK_HEADER;
+        (0..10).for_each(|_| a.put(1, 0, &vec![0; longest + 1]));
+        assert_eq!((a.counts().sent, a.counts().full), (0, 10));
+        (0..4).for_each(|_| a.put(1, 0, &vec![7; longest]));
+        assert_eq!((a.counts().sent, a.counts().full), (4, 10), "all buffers are still there");
+        assert!((0..4).all(|_| b.take().is_some_and(|mut letter| letter.frame().len() == longest)));
     }
 
     #[test]
