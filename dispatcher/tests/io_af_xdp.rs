@@ -640,3 +640,58 @@ fn the_cost_of_a_frame_against_af_packet() {
         }
     });
 }
+
+/// An announcement of an IPv4 address (RFC 5227) or, behind it, of an IPv6 address (RFC 4861), to all.
+fn announcements(mac: [u8; 6]) -> [Vec<u8>; 2] {
+    let mut arp = [&[0xff; 6][..], &mac, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &mac, &[10, 9, 0, 7]].concat();
+    arp.extend([0; 6]);
+    arp.extend([10, 9, 0, 7]);
+    arp.resize(60, 0);
+    use dispatcher::wire::build::{Link, Ndp, ndp_type};
+    use dispatcher::wire::{Addr, Mac};
+    let addr = |text: &str| Addr::from(text.parse::<IpAddr>().unwrap());
+    let mut ndp = vec![0; 100];
+    let said = Ndp { kind: ndp_type::ADVERTISEMENT, flags: 0x20, target: addr("fd09::7"), mac: Some(Mac(mac)) };
+    let link = Link { dst: Mac([0x33, 0x33, 0, 0, 0, 1]), src: Mac(mac), ..Link::default() };
+    let n = said.write(&mut ndp, &link, addr("fd09::7"), addr("ff02::1"));
+    ndp.truncate(n);
+    [arp, ndp]
+}
+
+/// So that a failover of a server or a gateway is heard, and the machine's own neighbours stay its own.
+#[test]
+fn what_neighbours_tell_all_comes_to_us_and_to_the_kernel_and_their_chatter_does_not() {
+    in_namespace(|| {
+        pair("t0", "t1");
+        ip("addr add 10.9.0.3/24 dev t1");
+        ip("addr add fd09::3/64 dev t1 nodad");
+        ip("neigh add 10.9.0.7 lladdr 02:00:00:00:00:70 dev t1 nud stale");
+        ip("neigh add fd09::7 lladdr 02:00:00:00:00:70 dev t1 nud stale");
+        let mut a = packet_port("t0");
+        let (mut ports, account) = open(&["t1"]);
+        let mut b = ports.pop().unwrap();
+        let told = announcements([2, 0, 0, 0, 0, 0x77]);
+        // A question of theirs to each other, and one to the kernel.
+        let questions = [[10, 9, 0, 8], [10, 9, 0, 3]].map(|target| {
+            let mut f = told[0].clone();
+            f[38..42].copy_from_slice(&target);
+            f
+        });
+        send_all(&mut a, &questions);
+        send_all(&mut a, &told);
+        // They are looked for when the counts are asked for.
+        let (mut got, until) = (Vec::new(), Instant::now() + Duration::from_secs(10));
+        while got.len() < told.len() && Instant::now() < until {
+            b.rx.traffic();
+            got.extend(receive_all(&mut b, Duration::from_millis(5)));
+        }
+        assert_eq!(got, told);
+        b.rx.traffic();
+        assert_eq!(receive_all(&mut b, QUIET), [[0u8; 0]; 0]);
+        assert_settled(&account);
+        for address in ["10.9.0.7", "fd09::7"] {
+            let entry = ip(&format!("neigh show {address} dev t1"));
+            assert!(entry.contains("02:00:00:00:00:77"), "the kernel's own neighbour: {entry}");
+        }
+    });
+}

@@ -29,6 +29,7 @@
 //! **What the kernel's other side leaves undone** is not known here, unlike with packet sockets: checksums that a virtual
 //! peer left to its card (`ethtool -K PEER tx off`), VLAN tags that the card has taken off (`ethtool -K DEV rxvlan off`).
 
+mod announcements;
 mod receiver;
 mod transmitter;
 
@@ -37,6 +38,7 @@ use super::umem::{self, Census, Umem};
 use super::xdp_program::{self, Maps};
 use super::xsk::{Sizes, Transmitting, Xsk};
 use super::{BURST, DeviceInfo, Filter, MAX_LINK_HEADER, OpenError, Port, device_info, sys};
+use announcements::{Announcements, Families};
 use core::cell::Cell;
 use core::time::Duration;
 use receiver::{Queue, XdpReceiver};
@@ -203,7 +205,8 @@ pub fn open_part(
         let attached = Attached::shared(device, filter, common)?;
         // How it works is known once its sockets are open.
         let groups = multicast_groups(filter);
-        seats.push(Seat { device: device.clone(), attached, part, port, zero_copy: false, groups });
+        let families = Families::of(filter);
+        seats.push(Seat { device: device.clone(), attached, part, port, zero_copy: false, groups, families });
     }
 
     let wanted = |mode| devices.iter().find(|d| d.mode == mode);
@@ -255,11 +258,12 @@ pub fn open_part(
             if total == 1 { "" } else { "s" },
         );
         let groups = join_groups(seat.device.info.index, &seat.groups).map_err(failed)?;
+        let announcements = seat.announcements(seat.device.info.index).map_err(failed)?;
         let (queues, sending) = divide(&seat, sockets).map_err(failed)?;
         let renewal = Rc::new(Cell::new(None));
         let tx = XdpTransmitter::new(&seat.device, seat.port, umem.clone(), sending, renewal.clone());
         let tx = tx.map_err(failed)?;
-        let rx = XdpReceiver::new(seat, umem.clone(), queues, groups, renewal).map_err(failed)?;
+        let rx = XdpReceiver::new(seat, umem.clone(), queues, (groups, announcements), renewal).map_err(failed)?;
         ports.push(Port { description, rx: Box::new(rx), tx: Box::new(tx) });
     }
     Ok((ports, Account(umem)))
@@ -391,6 +395,14 @@ struct Seat {
     zero_copy: bool,
     /// Multicast groups to be in: the last three bytes of their addresses.
     groups: BTreeSet<[u8; 3]>,
+    families: Families,
+}
+
+impl Seat {
+    /// The device's announcements, for the first worker, who hands them to the others; the device has this number.
+    fn announcements(&self, index: u32) -> io::Result<Option<Announcements>> {
+        (self.part.worker == 0).then(|| Announcements::open(index, self.families)).transpose()
+    }
 }
 
 /// A socket for every queue of this worker's of every device, bound. On failure: which device, and why.
@@ -492,6 +504,7 @@ struct Opened {
     queues: Vec<Queue>,
     sending: Sending,
     groups: OwnedFd,
+    announcements: Option<Announcements>,
 }
 
 /// Opens a device that was removed, and is there again: in the mode that it had, with as many queues and no longer frames. The UMEM
@@ -508,8 +521,9 @@ fn opened(seat: &Seat, umem: &Umem) -> io::Result<Opened> {
     let flags = if seat.zero_copy { libc::XDP_ZEROCOPY } else { libc::XDP_COPY };
     let sockets = sockets_at(&anew, umem, flags, None, false)?;
     let groups = join_groups(index, &seat.groups)?;
+    let announcements = seat.announcements(index)?;
     let (queues, sending) = divide(&anew, sockets)?;
-    Ok(Opened { index, queues, sending, groups })
+    Ok(Opened { index, queues, sending, groups, announcements })
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ pub mod doorbell;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 pub mod fault;
+pub mod kernel;
 mod link_watch;
 pub mod mem;
 mod offload;
@@ -275,6 +276,12 @@ impl Traffic {
         self.bytes += len as u64;
     }
 
+    /// Frames that were counted as passed, of so many bytes, were not. Some may have been taken back before: never below zero.
+    fn not_passed(&mut self, frames: u64, bytes: u64) {
+        self.frames = self.frames.saturating_sub(frames);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
     fn lost(&mut self, why: Loss, frames: u64) {
         self.losses[why as usize] += frames;
     }
@@ -294,5 +301,21 @@ impl Traffic {
             *mine += theirs;
         }
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a device drops late, or takes with it when it is removed, may have been taken back already.
+    #[test]
+    fn what_is_taken_back_twice_leaves_the_counts_at_zero() {
+        let mut traffic = Traffic::default();
+        traffic.passed(60);
+        traffic.not_passed(1, 0);
+        traffic.not_passed(1, 60);
+        traffic.not_passed(2, 60);
+        assert_eq!((traffic.frames, traffic.bytes), (0, 0));
     }
 }

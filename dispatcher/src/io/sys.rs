@@ -1,12 +1,15 @@
 //! The door to the kernel: every system call of `io/` and `worker/` that the standard library does not offer.
 
 use super::OpenError;
+use super::kernel::KernelAddress;
 use crate::wire::Mac;
 use core::mem::{size_of, zeroed};
 use core::ptr::{self, NonNull};
 use core::time::Duration;
 use libc::{c_int, c_void};
+use std::ffi::CStr;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// What the kernel says of a network device.
@@ -66,6 +69,63 @@ pub fn device_info(name: &str) -> Result<DeviceInfo, OpenError> {
         strips_vlan: flags & ETH_FLAG_RXVLAN != 0,
         queues: receive_queues(&fd, name),
     })
+}
+
+/// All addresses of the calling thread's network namespace.
+pub(super) fn interface_addresses() -> io::Result<Vec<KernelAddress>> {
+    let mut first = ptr::null_mut();
+    // SAFETY: the list's beginning is written to `first`.
+    if unsafe { libc::getifaddrs(&raw mut first) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    let (mut found, mut next) = (Vec::new(), first);
+    while !next.is_null() {
+        // SAFETY: a node of the list, which is freed behind the loop.
+        let node = unsafe { &*next };
+        // SAFETY: an address of the list's, or null.
+        let (ip, mask) = unsafe { (address_in(node.ifa_addr), address_in(node.ifa_netmask)) };
+        if let Some(ip) = ip {
+            // SAFETY: the list's names end with a zero.
+            let name = unsafe { CStr::from_ptr(node.ifa_name) }.to_string_lossy();
+            // An address may have a label of its own behind a colon.
+            let interface = name.split(':').next().unwrap_or_default().to_string();
+            let prefix = match mask {
+                Some(IpAddr::V4(mask)) => mask.to_bits().count_ones(),
+                Some(IpAddr::V6(mask)) => mask.to_bits().count_ones(),
+                None if ip.is_ipv4() => 32,
+                None => 128,
+            };
+            found.push(KernelAddress { interface, ip, prefix: prefix as u8 });
+        }
+        next = node.ifa_next;
+    }
+    // SAFETY: from `getifaddrs`, and used no more.
+    unsafe { libc::freeifaddrs(first) };
+    Ok(found)
+}
+
+/// The IP address in a socket address; none of another family.
+///
+/// # Safety
+/// Null, or an address of the length that its family has.
+unsafe fn address_in(address: *const libc::sockaddr) -> Option<IpAddr> {
+    if address.is_null() {
+        return None;
+    }
+    // SAFETY: not null, and each family is read as what it is.
+    unsafe {
+        match i32::from((*address).sa_family) {
+            libc::AF_INET => {
+                let v4 = address.cast::<libc::sockaddr_in>().read_unaligned();
+                Some(IpAddr::from(v4.sin_addr.s_addr.to_ne_bytes()))
+            }
+            libc::AF_INET6 => {
+                let v6 = address.cast::<libc::sockaddr_in6>().read_unaligned();
+                Some(IpAddr::from(v6.sin6_addr.s6_addr))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// How many receive queues a device has now; 1 when its driver does not say.
@@ -211,10 +271,33 @@ pub(super) fn get_option<T: OptionValue>(fd: &OwnedFd, level: c_int, name: c_int
 
 /// Binds a packet socket to one device, all protocols.
 pub(super) fn bind_packet(fd: &OwnedFd, index: u32) -> io::Result<()> {
+    bind_packet_to(fd, index, libc::ETH_P_ALL as u16)
+}
+
+/// Lets a socket hear only what this program returns a length for.
+pub(super) fn attach_filter(fd: &OwnedFd, program: &[libc::sock_filter]) -> io::Result<()> {
+    // The kernel reads the instructions, and writes none.
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+    // SAFETY: pointer and length describe `filter`, and what that points to outlives the call.
+    let r = unsafe {
+        let value = (&raw const filter).cast::<c_void>();
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            value,
+            size_of::<libc::sock_fprog>() as u32,
+        )
+    };
+    if r == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Binds a packet socket to one device and one protocol (an Ethernet type).
+pub(super) fn bind_packet_to(fd: &OwnedFd, index: u32, protocol: u16) -> io::Result<()> {
     // SAFETY: all zeros is a sockaddr_ll.
     let mut address: libc::sockaddr_ll = unsafe { zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_protocol = protocol.to_be();
     address.sll_ifindex = index as c_int;
     // SAFETY: pointer and length describe `address`.
     let r = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as u32) };

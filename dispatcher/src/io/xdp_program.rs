@@ -22,6 +22,7 @@
 
 use super::Filter;
 use super::bpf::{Assembler, FP, Helper, Label, Map, MapKind, Program, Register, When, Width};
+use crate::wire::packet::{MAX_TAGS, ethertype};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -111,10 +112,12 @@ fn assemble(maps: &Maps, take: impl Fn(&mut Assembler)) -> Vec<super::bpf::Instr
     a.store_value(Width::Word, FP, KEY_PORT, 0);
     let network = |ethertype: u16| i32::from(ethertype.to_be());
     let untagged = a.label();
-    for _ in 0..2 {
+    for _ in 0..MAX_TAGS {
         let tagged = a.label();
-        a.jump_if(3, When::Equal, network(0x8100), tagged);
-        a.jump_if(3, When::NotEqual, network(0x88a8), untagged);
+        for kind in ethertype::TAGS {
+            a.jump_if(3, When::Equal, network(kind), tagged);
+        }
+        a.jump(untagged);
         a.here(tagged);
         a.add(9, 4);
         a.jump_if_register(9, When::Greater, 8, pass);
@@ -376,7 +379,7 @@ mod tests {
         let server = |ip, port| filter.dnat && filter.backends.contains(&SocketAddr::new(ip, port));
         let (mut at, mut kind) = (14, be(frame.get(12..14))?);
         for _ in 0..2 {
-            if matches!(kind, 0x8100 | 0x88a8) {
+            if matches!(kind, 0x8100 | 0x88a8 | 0x9100) {
                 kind = be(frame.get(at + 2..at + 4))?;
                 at += 4;
             }
@@ -503,7 +506,7 @@ mod tests {
             4 => v6_packet(v6_payload).prop_map(|p| (0x86dd, p)),
             1 => (any::<u16>(), prop::collection::vec(any::<u8>(), 0..64)),
         ];
-        let tags = prop::collection::vec(prop::sample::select(vec![0x8100u16, 0x88a8]), 0..4);
+        let tags = prop::collection::vec(prop::sample::select(vec![0x8100u16, 0x88a8, 0x9100]), 0..4);
         (packet, tags, prop::option::weighted(0.2, 14usize..150), 0usize..20).prop_map(
             |((kind, packet), tags, cut, padding)| {
                 let mut frame = vec![2; 12];

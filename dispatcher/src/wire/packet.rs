@@ -43,18 +43,24 @@ pub mod ethertype {
     pub const QINQ_OLD: u16 = 0x9100;
     /// Internet Protocol version 6.
     pub const IPV6: u16 = 0x86dd;
+
+    /// What a VLAN tag begins with. All that read tags go by this list.
+    pub const TAGS: [u16; 3] = [VLAN, QINQ, QINQ_OLD];
 }
+
+/// Most VLAN tags of a frame.
+pub const MAX_TAGS: usize = 2;
 
 /// Up to two VLAN tags, outermost first, each as type and control information.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub struct Vlans {
-    tags: [(u16, u16); 2],
+    tags: [(u16, u16); MAX_TAGS],
     count: u8,
 }
 
 impl Vlans {
     /// No tag.
-    pub const NONE: Vlans = Vlans { tags: [(0, 0); 2], count: 0 };
+    pub const NONE: Vlans = Vlans { tags: [(0, 0); MAX_TAGS], count: 0 };
 
     /// From VLAN ids, outermost first: one is a customer tag, of two the outer is a service tag. Ids beyond the
     /// second are ignored.
@@ -121,9 +127,9 @@ impl Ethernet {
         let mut ethertype = u16::from_be_bytes([h[12], h[13]]);
         let mut vlans = Vlans::NONE;
         let mut payload = 14;
-        while matches!(ethertype, ethertype::VLAN | ethertype::QINQ | ethertype::QINQ_OLD) {
+        while ethertype::TAGS.contains(&ethertype) {
             let Some(t) = b.get(payload..payload + 4) else { return Err(WireError::Truncated) };
-            if vlans.count == 2 {
+            if usize::from(vlans.count) == MAX_TAGS {
                 return Err(WireError::Malformed);
             }
             vlans.push(ethertype, u16::from_be_bytes([t[0], t[1]]));

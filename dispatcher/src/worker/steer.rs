@@ -8,8 +8,8 @@
 //! | TCP to an address of our own (SNAT: from a backend; the answers to probes) | the worker whose local ports include the destination's ([`Returning`]) |
 //! | TCP to anything else, address mode DNAT (from a backend to its client) | by the same hash, of the destination |
 //! | an ICMP error | the owner of the packet it quotes |
-//! | ARP replies, neighbour advertisements | all: each worker asks for itself, and believes what it asked for |
-//! | ARP requests, neighbour solicitations, echo requests, anything else | whoever has it: answered without any state |
+//! | ARP replies and announcements, neighbour advertisements | all: each worker asks for itself, and believes what it asked for |
+//! | other ARP requests, neighbour solicitations, echo requests, anything else | whoever has it: answered without any state |
 //!
 //! SYNs too are led to the owner, though anybody could answer them with a cookie: their tuple may be that of a flow whose end
 //! is still remembered, which only the owner knows. But see [`Place::Preferably`].
@@ -103,8 +103,10 @@ impl Steering {
             return None;
         }
         if eth.ethertype == ethertype::ARP {
-            let reply = frame.get(eth.payload + 6..eth.payload + 8)? == [0, 2];
-            return reply.then_some(Place::Everywhere);
+            let arp = frame.get(eth.payload..eth.payload + 28)?;
+            // An announcement (RFC 5227 section 3) asks for the address that it tells.
+            let told = arp[6..8] == [0, 2] || arp[14..18] == arp[24..28];
+            return told.then_some(Place::Everywhere);
         }
         let ip = Ip::parse(frame, eth.payload, eth.ethertype).ok()?;
         match ip.protocol {
@@ -377,6 +379,9 @@ mod tests {
         arp.op = arp_op::REQUEST;
         let n = arp.write(&mut buf, &link);
         assert_eq!(s.place(1, &buf[..n]), Place::Here);
+        arp.target = arp.sender;
+        let n = arp.write(&mut buf, &Link { dst: Mac::BROADCAST, ..link });
+        assert_eq!(s.place(1, &buf[..n]), Place::Everywhere, "an announcement");
         let mut icmp = vec![136u8, 0, 0, 0, 0, 0, 0, 0];
         let mut frame = error("fd02::11".parse().unwrap(), "fd02::1".parse().unwrap(), &[]);
         let at = frame.len() - 8;

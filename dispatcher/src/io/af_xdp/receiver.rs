@@ -1,5 +1,6 @@
 //! The receiving half of a port: all queues that its worker has of the device.
 
+use super::announcements::Announcements;
 use super::{Opened, Seat, Sending, max_frame, opened, wait_on};
 use crate::io::link_watch::LinkWatch;
 use crate::io::umem::Umem;
@@ -57,6 +58,10 @@ pub(super) struct XdpReceiver {
     next: usize,
     /// For several queues.
     wait: Option<OwnedFd>,
+    /// What neighbours tell all: the first worker's.
+    announcements: Option<Announcements>,
+    /// Of it, what was not received yet.
+    told: Burst,
     link: LinkWatch,
     max_frame: usize,
     /// By which the other half gets its rings when the device was made anew.
@@ -69,12 +74,14 @@ impl XdpReceiver {
         seat: Seat,
         umem: Rc<Umem>,
         queues: Vec<Queue>,
-        groups: OwnedFd,
+        (groups, announcements): (OwnedFd, Option<Announcements>),
         to_transmitter: Rc<Cell<Option<Box<Sending>>>>,
     ) -> io::Result<XdpReceiver> {
         let mut rx = XdpReceiver {
             _groups: groups,
             wait: wait_on(&queues)?,
+            announcements,
+            told: Burst::new(),
             link: LinkWatch::new(&seat.device.name, seat.device.info.index)?,
             max_frame: max_frame(&seat.device),
             seat,
@@ -99,7 +106,7 @@ impl XdpReceiver {
         let before = queue.lent;
         while !burst.is_full() {
             let Some(descriptor) = queue.rings.rx.take() else { break };
-            queue.lent -= 1;
+            queue.lent = queue.lent.saturating_sub(1);
             match self.umem.received(self.seat.port, descriptor.address, descriptor.len) {
                 Some(slot) if slot.len() > self.max_frame => {
                     self.traffic.lost(Loss::RxOversized, 1);
@@ -124,11 +131,14 @@ impl XdpReceiver {
     /// Takes up a device that was removed, and is there again under its name: with new sockets, since those that have lost their
     /// device are of no use any more. False while that cannot be.
     fn take_up_again(&mut self) -> bool {
-        let Ok(Opened { index, queues, sending, groups }) = opened(&self.seat, &self.umem) else { return false };
+        let Ok(Opened { index, queues, sending, groups, announcements }) = opened(&self.seat, &self.umem) else {
+            return false;
+        };
         let Ok(wait) = wait_on(&queues) else { return false };
         let Ok(link) = LinkWatch::new(&self.seat.device.name, index) else { return false };
         // The old ones are closed before their chunks are lent to the new ones.
         (self.queues, self.wait, self.link, self._groups, self.next) = (queues, wait, link, groups, 0);
+        self.announcements = announcements;
         self.umem.reclaim_receiving(self.seat.port);
         self.seat.device.info.index = index;
         self.to_transmitter.set(Some(Box::new(sending)));
@@ -139,6 +149,12 @@ impl XdpReceiver {
 
 impl Receiver for XdpReceiver {
     fn receive(&mut self, burst: &mut Burst) {
+        while !burst.is_full()
+            && let Some(slot) = self.told.pop_at(0)
+        {
+            self.traffic.passed(slot.len());
+            burst.push(slot);
+        }
         // In turn, so that a busy queue does not starve the others.
         for i in 0..self.queues.len() {
             self.receive_from((self.next + i) % self.queues.len(), burst);
@@ -163,13 +179,23 @@ impl Receiver for XdpReceiver {
         if self.link.is_gone() && self.take_up_again() {
             self.traffic.reopened += 1;
         }
+        if let Some(announcements) = &self.announcements {
+            let (told, umem) = (&mut self.told, &self.umem);
+            announcements.take(|frame| {
+                if !told.is_full()
+                    && let Some(slot) = umem.copy_in(frame)
+                {
+                    told.push(slot);
+                }
+            });
+        }
     }
 
     fn traffic(&mut self) -> Traffic {
         for queue in &mut self.queues {
             if let Ok(stats) = sys::get_option::<libc::xdp_statistics>(&queue.fd, libc::SOL_XDP, libc::XDP_STATISTICS) {
                 let lost = stats.rx_dropped + stats.rx_ring_full;
-                self.traffic.lost(Loss::RxRingFull, lost - queue.lost);
+                self.traffic.lost(Loss::RxRingFull, lost.saturating_sub(queue.lost));
                 queue.lost = lost;
             }
         }

@@ -99,7 +99,7 @@ impl XdpTransmitter {
         let lost = self.umem.reclaim_sending(self.port) as u64;
         self.traffic.lost(Loss::TxLinkDown, lost);
         // Which ones they were is not known any more; their bytes stay counted.
-        self.traffic.frames -= lost;
+        self.traffic.not_passed(lost, 0);
         (self.in_flight, self.withdrawn) = (0, 0);
         (self.waiting, self.exact, self.down) = (false, true, false);
     }
@@ -109,7 +109,7 @@ impl XdpTransmitter {
         let before = self.in_flight;
         while let Some(address) = self.rings.completion.take() {
             if self.umem.sent(self.port, address) {
-                self.in_flight -= 1;
+                self.in_flight = self.in_flight.saturating_sub(1);
             }
         }
         if self.in_flight != before {
@@ -177,7 +177,7 @@ impl XdpTransmitter {
                         self.found_down(link_down);
                         self.traffic.lost(if link_down { Loss::TxLinkDown } else { Loss::TxQueueFull }, 1);
                         // Which one it was is not known; its bytes stay counted.
-                        self.traffic.frames -= 1;
+                        self.traffic.not_passed(1, 0);
                     }
                     Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => {
                         self.found_down(true);
@@ -219,9 +219,8 @@ impl XdpTransmitter {
     /// One that was counted as sent was not.
     fn take_back(&mut self, descriptor: Descriptor, why: Loss) {
         if self.umem.sent(self.port, descriptor.address) {
-            self.in_flight -= 1;
-            self.traffic.frames -= 1;
-            self.traffic.bytes -= u64::from(descriptor.len);
+            self.in_flight = self.in_flight.saturating_sub(1);
+            self.traffic.not_passed(1, descriptor.len.into());
             self.traffic.lost(why, 1);
         }
     }

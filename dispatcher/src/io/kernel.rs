@@ -1,0 +1,90 @@
+//! What the kernel has of its own in our network namespace: its addresses, and the sockets that listen.
+//!
+//! The kernel answers for an address of its own whatever interface a packet comes in by. So one that is also ours is
+//! answered twice, and TCP that the kernel knows nothing of is reset.
+
+use super::sys;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// An address of the kernel's.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KernelAddress {
+    /// The interface that has it.
+    pub interface: String,
+    /// The address.
+    pub ip: IpAddr,
+    /// Bits of its network.
+    pub prefix: u8,
+}
+
+/// All addresses of the calling thread's network namespace.
+pub fn addresses() -> io::Result<Vec<KernelAddress>> {
+    sys::interface_addresses()
+}
+
+/// Where TCP sockets of the calling thread's network namespace listen; an unspecified address stands for all. What
+/// cannot be read is left out.
+pub fn listeners() -> Vec<SocketAddr> {
+    ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"]
+        .iter()
+        .flat_map(|file| listening(&std::fs::read_to_string(file).unwrap_or_default()))
+        .collect()
+}
+
+/// The local addresses of the sockets that listen, of a file of the kernel's (proc(5), "net/tcp").
+fn listening(table: &str) -> Vec<SocketAddr> {
+    /// `TCP_LISTEN`.
+    const LISTEN: &str = "0A";
+    let socket = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        let (local, _remote, state) = (words.next()?, words.next()?, words.next()?);
+        let (address, port) = local.split_once(':').filter(|_| state == LISTEN)?;
+        Some(SocketAddr::new(address_of(address)?, u16::from_str_radix(port, 16).ok()?))
+    };
+    table.lines().skip(1).filter_map(socket).collect()
+}
+
+/// Words of 32 bits, each printed as a number of this machine's.
+fn address_of(digits: &str) -> Option<IpAddr> {
+    let word = |at: usize| Some(u32::from_str_radix(digits.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
+    match digits.len() {
+        8 => Some(Ipv4Addr::from(word(0)?).into()),
+        32 => {
+            let words: Vec<u8> = [word(0)?, word(8)?, word(16)?, word(24)?].concat();
+            Some(Ipv6Addr::from(<[u8; 16]>::try_from(words).ok()?).to_canonical())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn sockets_that_listen_are_read_and_no_others() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue\n   \
+            0: 0100007F:0277 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 1 1\n   \
+            1: 6400000A:01BB 0700000A:D2F0 01 00000000:00000000 00:00000000 00000000  0 0 2 1\n   \
+            2: 00000000000000000000000000000000:01BB 00000000000000000000000000000000:0000 0A 00000000:00000000\n   \
+            3: 000000FD000000000000000000010000:1F90 00000000000000000000000000000000:0000 0A 00000000:00000000\n   \
+            4: nonsense 0 0A\n   5: 0100007F\n";
+        let expected = ["127.0.0.1:631", "[::]:443", "[fd00::100]:8080"];
+        assert_eq!(listening(table), expected.map(|a| a.parse().unwrap()));
+    }
+
+    #[test]
+    fn a_listener_of_our_own_and_the_loopback_address_are_found() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            // A machine may have no IPv6.
+            let Ok(listener) = TcpListener::bind(address) else { continue };
+            let local = listener.local_addr().unwrap();
+            assert!(listeners().contains(&local), "{local}: {:?}", listeners());
+            let ours = addresses().unwrap().into_iter().find(|a| a.ip == local.ip()).unwrap();
+            assert_eq!((ours.interface.as_str(), ours.prefix), ("lo", if local.is_ipv4() { 8 } else { 128 }));
+        }
+    }
+}
