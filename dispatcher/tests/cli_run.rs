@@ -211,13 +211,118 @@ fn what_the_devices_or_the_machine_cannot_do_is_refused() {
         for (more, expected) in [
             ("--connections-log /nonexistent/log", "/nonexistent/log"),
             ("--cores 900", "core 900"),
-            ("--cores 0,900", "core 900"),
+            ("--cores 0,900", "core 900: the process may not run there; it may on 0"),
             ("--port b=af-packet:c0,mtu=9000", "has an MTU of 1500"),
             ("--port b=pcap:/nonexistent.pcap", "/nonexistent.pcap"),
             ("--port b=af-packet:c0,tee=/nonexistent/tee", "/nonexistent/tee"),
         ] {
             assert_refused(command(program(), more), expected);
         }
+    });
+}
+
+/// The likeliest first mistake: the kernel resets what servers answer, and nothing shows it.
+#[test]
+fn an_address_that_the_kernel_has_too_is_refused_with_what_to_type_on_any_interface() {
+    in_namespace(|| {
+        pair("other", "its-end");
+        for (address, device, family) in [
+            ("10.77.0.1/24", "wan", "ip= of port 'wan'"),
+            ("10.78.0.1/16", "other", "ip= of port 'lan'"),
+            ("10.77.0.100/32", "lo", "VIP 10.77.0.100:443"),
+        ] {
+            ip(&format!("addr add {address} dev {device}"));
+            for driver in ["af-packet", "af-xdp"] {
+                let mut command = Command::new(program());
+                command.args(RUN.replace("af-packet", driver).split_whitespace());
+                let what = format!("({family}, on {device}) as well");
+                assert_refused(command, &what);
+            }
+            let typed = format!("ip addr del {address} dev {device}");
+            assert_refused(command(program(), ""), &typed);
+            // What is to be typed mends it.
+            ip(typed.strip_prefix("ip ").unwrap());
+        }
+        let (mut child, _, _) = started("");
+        signal(&child, libc::SIGTERM);
+        assert_eq!((child.wait().unwrap().code(), rest(&mut child).as_str()), (Some(0), ""));
+    });
+}
+
+/// Reads warnings until one holds this; the process is stopped then.
+fn warned(mut child: Child, expected: &str) {
+    let mut lines = BufReader::new(child.stderr.take().unwrap());
+    let (mut line, mut all) = (String::new(), String::new());
+    // The test's end, should it never come, is the harness's.
+    while !line.contains(expected) {
+        line.clear();
+        assert_ne!(lines.read_line(&mut line).unwrap(), 0, "it ended: {all}");
+        all += &line;
+    }
+    assert!(line.starts_with("dispatcher: warning: "), "{line}");
+    signal(&child, libc::SIGTERM);
+    all.clear();
+    lines.read_to_string(&mut all).unwrap();
+    assert_eq!((child.wait().unwrap().code(), all.matches(expected).count()), (Some(0), 0), "once: {all}");
+}
+
+#[test]
+fn an_address_that_the_kernel_gets_meanwhile_is_told() {
+    in_namespace(|| {
+        let (child, _out, _) = started("");
+        ip("addr add 10.77.0.100/24 dev wan");
+        warned(child, "ip addr del 10.77.0.100/24 dev wan");
+    });
+}
+
+#[test]
+fn a_frame_of_an_offload_is_told_with_what_to_type() {
+    in_namespace(|| {
+        let (child, _out, _) = started("");
+        // The far end may send longer frames than ours takes.
+        ip("link set c0 mtu 9000");
+        let program = "import socket; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.bind(('c0', 0x800)); \
+            s.send(bytes.fromhex('ff' * 6 + '020000000009' + '0800') + bytes(3000))";
+        ip("link set wan mtu 9000");
+        let sent = Command::new("python3").args(["-c", program]).output().expect("python3 is there");
+        assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
+        warned(child, "ethtool -K wan gro off lro off tso off gso off");
+    });
+}
+
+#[test]
+fn another_host_that_has_the_vip_is_told() {
+    in_namespace(|| {
+        // The far end, in a namespace of its own: the kernel has nothing of it here.
+        let far = veth::Far::of("c0");
+        far.ip("addr add 10.77.0.100/24 dev c0");
+        far.ip("link set c0 up");
+        for driver in ["af-packet", "af-xdp"] {
+            let mut command = Command::new(program());
+            command.args(RUN.replace("af-packet", driver).split_whitespace());
+            command.stdout(Stdio::null()).stderr(Stdio::piped()).stdin(Stdio::null());
+            warned(command.spawn().unwrap(), "says that it has 10.77.0.100");
+        }
+    });
+}
+
+#[test]
+fn what_listens_at_a_vips_port_and_vips_out_of_place_are_warned_of_at_the_start() {
+    in_namespace(|| {
+        ip("link set lo up");
+        let _listener = std::net::TcpListener::bind("0.0.0.0:443").unwrap();
+        let (mut child, _, _) = started("--vip 10.99.0.1:80 --vip 10.78.0.1:25");
+        signal(&child, libc::SIGTERM);
+        child.wait().unwrap();
+        let told = rest(&mut child);
+        for expected in [
+            "VIP 10.77.0.100:443: a process of this machine listens at 0.0.0.0:443",
+            "VIP 10.99.0.1:80 is in no port's network",
+            "VIP 10.78.0.1:25 is port 'lan''s own address, too",
+        ] {
+            assert_eq!(told.matches(expected).count(), 1, "{expected}: {told}");
+        }
+        assert_eq!(told.lines().count(), 3, "{told}");
     });
 }
 

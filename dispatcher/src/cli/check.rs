@@ -2,6 +2,7 @@
 
 use super::Refusal;
 use super::args::{ReplayArgs, RunArgs, Service, Tuning};
+use super::own::{self, Own};
 use super::port::{Driver, PortArg};
 use crate::engine::{AddressMode, BackendSpec, Config, Limits, PortSpec, TicketKey};
 use crate::io::{self, DeviceInfo};
@@ -118,6 +119,10 @@ pub struct Checked {
     pub cores: Vec<Option<usize>>,
     /// What is not wrong, but will not go well.
     pub warnings: Vec<String>,
+    /// By port: the kernel's interface behind it.
+    pub interfaces: Vec<Option<String>>,
+    /// Addresses that the kernel must not have.
+    pub ours: Vec<Own>,
 }
 
 /// Most ports: the engine numbers them so.
@@ -140,6 +145,7 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
     config.keep_names = args.connections_log.is_some();
     check_ports(&args.ports, &config)?;
     check_queues(&args.ports, cores.len())?;
+    check_cores(&cores, &io::allowed_cores(), io::can_bind_to)?;
     let (mut ports, mut warnings) = (Vec::new(), Vec::new());
     for (number, port) in args.ports.iter().enumerate() {
         let name = &port.name;
@@ -193,24 +199,51 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
         });
     }
     if args.ports.iter().any(|port| port.driver == Driver::Dpdk) {
-        bind(&mut cores, &io::allowed_cores(), io::can_bind_to)?;
+        bind(&mut cores, &io::allowed_cores())?;
     }
-    Ok(Checked { config, ports, cores, warnings })
+    let ours = own::shared(&args.ports, &config.vips);
+    check_kernel(&ours)?;
+    own::warn_of_vips(&args.ports, &config.vips, &mut warnings);
+    if !ours.is_empty() {
+        own::warn_of_listeners(&config.vips, &io::kernel::listeners(), &mut warnings);
+    }
+    let interfaces = args.ports.iter().map(own::interface).collect();
+    Ok(Checked { config, ports, cores, warnings, interfaces, ours })
+}
+
+/// The kernel has none of our addresses. Where it cannot be asked, the signs will show.
+fn check_kernel(ours: &[Own]) -> Result<(), Refusal> {
+    let kernel = io::kernel::addresses().unwrap_or_default();
+    match own::held(ours, &kernel).as_slice() {
+        [] => Ok(()),
+        held => Err(Refusal::new(own::explain(held))),
+    }
+}
+
+/// Workers can run on the cores that were told.
+fn check_cores(cores: &[Option<usize>], ours: &[usize], can_bind_to: impl Fn(usize) -> bool) -> Result<(), Refusal> {
+    match cores.iter().flatten().find(|core| !can_bind_to(**core)) {
+        None => Ok(()),
+        Some(core) => {
+            Err(Refusal::new(format!("core {core}: the process may not run there; it may on {}", list(ours))))
+        }
+    }
+}
+
+fn list(cores: &[usize]) -> String {
+    cores.iter().map(|core| core.to_string()).collect::<Vec<_>>().join(",")
 }
 
 /// DPDK binds each of its threads to a core of its own. Cores of our choice are as far from the first, which has most else to do,
-/// as can be, among those the process runs on. Cores that were told may be others: isolated ones, which no thread is on
-/// until it is bound there.
-fn bind(cores: &mut [Option<usize>], ours: &[usize], can_bind_to: impl Fn(usize) -> bool) -> Result<(), Refusal> {
-    let list = ours.iter().map(|core| core.to_string()).collect::<Vec<_>>().join(",");
-    if let Some(core) = cores.iter().flatten().find(|core| !can_bind_to(**core)) {
-        return Err(Refusal::new(format!("core {core}: the process may not run there; it may on {list}")));
-    }
+/// as can be, among those the process runs on. Cores that were told may be others ([`check_cores`]): isolated ones, which no
+/// thread is on until it is bound there.
+fn bind(cores: &mut [Option<usize>], ours: &[usize]) -> Result<(), Refusal> {
     let untold = cores.iter().filter(|core| core.is_none()).count();
     if untold > ours.len() {
         return Err(Refusal::new(format!(
-            "{untold} workers: DPDK wants a core for each, and the process runs on {} ({list}); --cores takes isolated ones too",
-            ours.len()
+            "{untold} workers: DPDK wants a core for each, and the process runs on {} ({}); --cores takes isolated ones too",
+            ours.len(),
+            list(ours)
         )));
     }
     let mut free = ours.iter().rev();
@@ -366,13 +399,15 @@ mod tests {
     /// Cores 0 and 1 are the process's, 2 and 3 are isolated, and there are no more.
     fn bound(told: &[Option<usize>]) -> Result<Vec<Option<usize>>, String> {
         let mut cores = told.to_vec();
-        bind(&mut cores, &[0, 1], |core| core < 4).map(|()| cores).map_err(|e| format!("{e:?}"))
+        let checked = check_cores(&cores, &[0, 1], |core| core < 4).and_then(|()| bind(&mut cores, &[0, 1]));
+        checked.map(|()| cores).map_err(|e| e.0)
     }
 
     #[test]
     fn cores_that_are_told_may_be_isolated_ones() {
         assert_eq!(bound(&[Some(2), Some(3)]), Ok(vec![Some(2), Some(3)]));
-        assert!(bound(&[Some(1), Some(4)]).unwrap_err().contains("core 4"));
+        let expected = "core 4: the process may not run there; it may on 0,1";
+        assert_eq!(bound(&[Some(1), Some(4)]), Err(expected.into()));
     }
 
     #[test]

@@ -3,15 +3,17 @@
 //!
 //! * [`args`]: flags and their values.
 //! * [`port`]: the little language of `--port`.
-//! * [`check`]: what is wrong with values that are each right.
-//! * [`run`]: `dispatcher run`; [`report`]: what it prints.
+//! * [`check`]: what is wrong with values that are each right; [`own`]: addresses of ours that others have, too.
+//! * [`run`]: `dispatcher run`; [`report`]: what it prints; [`signs`]: what it warns of.
 
 pub mod args;
 pub mod check;
 mod name;
+pub mod own;
 pub mod port;
 pub mod report;
 pub mod run;
+pub mod signs;
 
 use args::{Cli, Command};
 use clap::Parser;

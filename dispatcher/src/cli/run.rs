@@ -1,8 +1,10 @@
 //! `dispatcher run`: checks, starts the workers, reports until it is told to stop.
 
 use super::args::RunArgs;
+use super::signs::Signs;
 use super::{Refusal, check, report};
 use crate::engine::{Returning, Share};
+use crate::io::kernel;
 #[cfg(feature = "dpdk")]
 use crate::io::{OpenError, dpdk};
 use crate::journal;
@@ -18,6 +20,9 @@ use std::time::{Duration, Instant};
 
 /// How often the waiting thread looks whether there is something to do.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How often it looks for signs that something was set up wrong.
+const WATCH: Duration = Duration::from_secs(1);
 
 /// Exit status after the same signal came twice: as the shell says it of SIGINT.
 const IMPATIENT: i32 = 130;
@@ -46,6 +51,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     #[cfg(feature = "dpdk")]
     let mut dpdk = start_dpdk(&mut checked).map_err(|e| Refusal::new(e.to_string()))?;
     let config = checked.config.clone();
+    let mut signs = Signs::new(&config, checked.interfaces.clone(), checked.ours.clone());
     let port_memory = port_memory(&checked.ports, checked.cores.len());
     let workers = start(
         checked,
@@ -64,6 +70,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     let started = Instant::now();
     let mut rates = report::Rates::default();
     let mut next_report = args.stats_interval.map(|every| started + every);
+    let mut next_look = started + WATCH;
     while !workers.iter().all(Worker::is_finished) {
         // One that ends by itself has died, or will get no frame any more: without it the others serve half of the flows.
         if stop.load(Ordering::Relaxed) || workers.iter().any(Worker::is_finished) {
@@ -77,6 +84,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
             say(&rates.line(&all, journal_lost));
             // From when it was due, so that lines do not drift; but not several at once after a pause.
             next_report = Some((at + every).max(Instant::now()));
+        }
+        if Instant::now() >= next_look {
+            let all: Vec<_> = workers.iter().map(|w| w.shared.snapshot()).collect();
+            let kernel = kernel::addresses().ok();
+            signs.look(&all, kernel.as_deref()).iter().for_each(|line| eprintln!("dispatcher: warning: {line}"));
+            next_look = Instant::now() + WATCH;
         }
         std::thread::sleep(LOOK);
     }

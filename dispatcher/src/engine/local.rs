@@ -1,9 +1,9 @@
 //! Frames to ourselves: ARP, NDP, echo requests, answers to probes; and what we say of our own accord.
 
 use super::send::Own;
-use super::{Arrived, DropReason, Effects, Engine, PortId, Step, Verdict};
+use super::{Arrived, Conflict, DropReason, Effects, Engine, PortId, Step, Verdict};
 use crate::time::Time;
-use crate::wire::build::{Arp, Link, Ndp, Segment, arp_op, ndp_type};
+use crate::wire::build::{Arp, Link, Ndp, Segment, arp_op, ndp_type, solicited_node};
 use crate::wire::checksum::transport;
 use crate::wire::options::{SynOptions, Timestamps};
 use crate::wire::packet::{Ethernet, Flags, Ip, Vlans, protocol, tcp_checksum_ok};
@@ -18,6 +18,10 @@ impl Engine {
     /// ARP: questions about our addresses are answered; answers to our questions are heard.
     pub(super) fn on_arp(&mut self, port: PortId, eth: &Ethernet, frame: &mut Frame<'_>, now: Time) -> Step {
         let arp = Arp::parse(&frame.bytes()[eth.payload..]).ok_or(DropReason::Malformed)?;
+        if arp.sender_mac.is_group() {
+            return Err(DropReason::Malformed);
+        }
+        self.note_claim(port, arp.sender, arp.sender_mac);
         match arp.op {
             arp_op::REQUEST if self.routes.answers(arp.target, port) => {
                 let ours = self.routes.ports[usize::from(port.0)].mac;
@@ -39,6 +43,14 @@ impl Engine {
             arp_op::REQUEST => Err(DropReason::NotForUs),
             arp_op::REPLY => self.heard(port, arp.sender, arp.sender_mac, now),
             _ => Err(DropReason::Malformed),
+        }
+    }
+
+    /// Somebody says that `addr` is at `mac`: is it another host, and the address ours?
+    fn note_claim(&mut self, port: PortId, addr: Addr, mac: Mac) {
+        // What we say ourselves may come back by another port of ours.
+        if self.routes.is_ours_alone(addr, port) && !self.routes.ports.iter().any(|p| p.mac == mac) {
+            super::conflicts::note(&mut self.conflicts, Conflict { port, ip: addr.ip(), mac });
         }
     }
 
@@ -82,6 +94,7 @@ impl Engine {
             return Err(DropReason::Malformed);
         }
         if ndp.kind == ndp_type::ADVERTISEMENT {
+            self.note_claim(port, ndp.target, ndp.mac.unwrap_or(eth.src));
             return self.heard(port, ndp.target, ndp.mac.unwrap_or(eth.src), now);
         }
         if !self.routes.answers(ndp.target, port) {
@@ -204,9 +217,15 @@ impl Engine {
         self.emit(port, &segment, fx);
     }
 
-    /// Says once, at start, which addresses are here: switches and routers that remember another place learn.
+    /// Says once, at start, which addresses are here: switches and routers that remember another place learn. Before that it is
+    /// asked whether another host has one, once; who answers is told of, and not waited for.
     pub(super) fn announce(&mut self, fx: &mut dyn Effects) {
         let addresses: Vec<(PortId, Addr)> = self.routes.announced().collect();
+        for (port, addr) in &addresses {
+            if self.routes.is_ours_alone(*addr, *port) {
+                self.ask_whether_taken(*port, *addr, fx);
+            }
+        }
         for (port, addr) in addresses {
             let mac = self.routes.ports[usize::from(port.0)].mac;
             let vlans = Vlans::from_ids(&self.config.ports[usize::from(port.0)].vlans);
@@ -230,6 +249,28 @@ impl Engine {
             };
             self.hand_out(port, n, fx);
         }
+    }
+}
+
+impl Engine {
+    /// Asks in nobody's name, so that no cache is changed: an ARP probe (RFC 5227 section 2.1.1), or a solicitation as for duplicate
+    /// address detection (RFC 4862 section 5.4.2).
+    fn ask_whether_taken(&mut self, port: PortId, addr: Addr, fx: &mut dyn Effects) {
+        let src = self.routes.ports[usize::from(port.0)].mac;
+        let vlans = Vlans::from_ids(&self.config.ports[usize::from(port.0)].vlans);
+        let n = match addr.family() {
+            Family::V4 => {
+                let (sender, target_mac) = (Addr::v4([0; 4]), Mac::default());
+                let arp = Arp { op: arp_op::REQUEST, sender_mac: src, sender, target_mac, target: addr };
+                arp.write(&mut self.scratch, &Link { dst: Mac::BROADCAST, src, vlans })
+            }
+            Family::V6 => {
+                let (group, dst) = solicited_node(addr);
+                let ndp = Ndp { kind: ndp_type::SOLICITATION, flags: 0, target: addr, mac: None };
+                ndp.write(&mut self.scratch, &Link { dst, src, vlans }, Addr::default(), group)
+            }
+        };
+        self.hand_out(port, n, fx);
     }
 }
 

@@ -22,6 +22,7 @@
 mod admit;
 mod choose;
 mod config;
+pub mod conflicts;
 mod connection;
 mod counters;
 mod dial;
@@ -42,6 +43,7 @@ mod timers;
 mod watches;
 
 pub use config::{AddressMode, BackendSpec, Balance, Config, ConfigError, HashOn, Limits, PortSpec, TicketKey};
+pub use conflicts::{Conflict, Conflicts};
 pub use counters::{Counters, DropReason};
 pub use record::{Class, ConnectionRecord, End};
 pub use share::{MAX_WORKERS, Returning, Share, worker_of_port};
@@ -134,6 +136,8 @@ pub struct Engine {
     /// Connections whose first segment may still come.
     doubts: Doubts,
     counters: Counters,
+    /// Other hosts that claim addresses of ours.
+    conflicts: Conflicts,
     /// Frames of our own are written here before they are handed out.
     scratch: Box<[u8]>,
     /// Hellos that are spread over several records are joined here.
@@ -260,6 +264,7 @@ impl Engine {
             resets: Limiter::new(1000u64.div_ceil(workers as u64), now),
             doubts: Doubts::new(),
             counters: Counters::default(),
+            conflicts: Conflicts::new(),
             scratch: vec![0; largest].into_boxed_slice(),
             joined: vec![0; limits.hello_bytes].into_boxed_slice(),
             keyed: SipHasher13::new_with_key(&derive(7)),
@@ -305,6 +310,10 @@ impl Engine {
         let ours = self.routes.ports[usize::from(port.0)].mac;
         if eth.dst != ours && !eth.dst.is_group() {
             return Err(DropReason::NotForUs);
+        }
+        // Nobody sends from a group's address (IEEE 802.3 section 3.2.3), and it would be where we answer to.
+        if eth.src.is_group() {
+            return Err(DropReason::Malformed);
         }
         let ip = match eth.ethertype {
             ethertype::IPV4 | ethertype::IPV6 => Ip::parse(bytes, eth.payload, eth.ethertype)?,
@@ -361,6 +370,11 @@ impl Engine {
     /// All counters so far.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Other hosts that claim addresses of ours.
+    pub fn conflicts(&self) -> &Conflicts {
+        &self.conflicts
     }
 
     /// Flows now in the table, those included that are closed and kept for a moment.

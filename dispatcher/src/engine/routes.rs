@@ -130,6 +130,13 @@ impl Routes {
         self.held.get(&addr).is_some_and(|ports| ports.contains(&port))
     }
 
+    /// Nobody else at this port may have the address: it is ours there, and of a network of the port's. A VIP that is of none is
+    /// reached by routes, and several dispatchers may have it.
+    pub fn is_ours_alone(&self, addr: Addr, port: PortId) -> bool {
+        let networks = &self.ports[usize::from(port.0)].addresses;
+        self.answers(addr, port) && networks.iter().any(|(own, prefix)| addr.in_prefix(*own, *prefix))
+    }
+
     /// All addresses to be announced, with the port; always in the same order.
     pub fn announced(&self) -> impl Iterator<Item = (PortId, Addr)> + '_ {
         let mut all: Vec<_> =

@@ -23,7 +23,7 @@ pub use idle::Idle;
 pub use steer::Steering;
 pub use totals::Totals;
 
-use crate::engine::{AddressMode, Config, Counters, Effects, Engine, PortId, Share, Verdict};
+use crate::engine::{AddressMode, Config, Conflicts, Counters, Effects, Engine, PortId, Share, Verdict, conflicts};
 use crate::io::af_packet::Fanout;
 use crate::io::{self, DeviceInfo, Filter, OpenError, Port, Traffic, af_packet, af_xdp};
 use crate::journal::Journal;
@@ -53,6 +53,10 @@ pub trait FrameHandler {
     fn shutdown(&mut self, budget: usize, now: Time, fx: &mut dyn Effects) -> bool;
     /// See [`Engine::counters`].
     fn counters(&self) -> &Counters;
+    /// See [`Engine::conflicts`].
+    fn conflicts(&self) -> Conflicts {
+        Conflicts::new()
+    }
     /// See [`Engine::flows`].
     fn flows(&self) -> usize;
     /// See [`Engine::next_update`].
@@ -84,6 +88,9 @@ impl FrameHandler for Engine {
     fn counters(&self) -> &Counters {
         Engine::counters(self)
     }
+    fn conflicts(&self) -> Conflicts {
+        Engine::conflicts(self).clone()
+    }
     fn flows(&self) -> usize {
         Engine::flows(self)
     }
@@ -105,6 +112,8 @@ pub struct Snapshot {
     pub at: Time,
     /// The engine's.
     pub counters: Counters,
+    /// Other hosts that claim addresses of ours.
+    pub conflicts: Conflicts,
     /// Flows open.
     pub flows: usize,
     /// By port: what came in.
@@ -130,6 +139,7 @@ impl Snapshot {
         for one in all.iter().skip(1) {
             sum.at = sum.at.max(one.at);
             sum.counters.add(&one.counters);
+            one.conflicts.iter().for_each(|claim| conflicts::note(&mut sum.conflicts, *claim));
             sum.flows += one.flows;
             fold_ports(&mut sum.received, &one.received);
             fold_ports(&mut sum.sent, &one.sent);

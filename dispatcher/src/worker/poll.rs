@@ -254,10 +254,22 @@ impl<H: FrameHandler> Loop<H> {
             Err(TryLockError::WouldBlock) if !last => return,
             Err(TryLockError::WouldBlock) => shared.snapshot.lock().unwrap_or_else(|e| e.into_inner()),
         };
-        let Snapshot { at, counters, flows, received, sent, totals, sessions, busy_turns, idle_turns, handover } =
-            &mut *snapshot;
+        let Snapshot {
+            at,
+            counters,
+            conflicts,
+            flows,
+            received,
+            sent,
+            totals,
+            sessions,
+            busy_turns,
+            idle_turns,
+            handover,
+        } = &mut *snapshot;
         *at = now;
         counters.clone_from(self.handler.counters());
+        *conflicts = self.handler.conflicts();
         *flows = self.handler.flows();
         received.clear();
         received.extend(self.rx.iter_mut().map(|rx| rx.traffic()));

@@ -1,5 +1,6 @@
 //! The engine, segment by segment: what arrives, and what leaves because of it.
 
+mod addresses;
 mod binding;
 mod ending;
 mod handshake;

@@ -1,6 +1,8 @@
 //! Frames that mean nothing, or little.
 
 use super::*;
+use dispatcher::engine::PortId;
+use std::net::IpAddr;
 
 #[test]
 fn no_frame_panics_and_each_has_a_fate() {
@@ -43,6 +45,27 @@ fn a_frame_of_another_address_or_protocol_is_not_for_us() {
     let mut f = b.client_frame(&seg(SYN, 0, 0, &[]));
     f[20] = 0x20; // More fragments.
     assert_eq!(b.hand_in(0, &f).1, Verdict::Drop(DropReason::IpFragment));
+}
+
+/// We answer to where a frame came from: an answer to a group would go to all.
+#[test]
+fn a_frame_from_a_groups_ethernet_address_is_malformed() {
+    let mut b = bench();
+    let syn = b.client_frame(&seg(SYN, 0, 0, &[]));
+    for (first, verdict) in [(0x02, Verdict::Reply(PortId(0))), (0x03, Verdict::Drop(DropReason::Malformed))] {
+        let mut f = syn.clone();
+        f[6] = first;
+        assert_eq!(b.hand_in(0, &f).1, verdict, "{first:#x}");
+    }
+    let mut arp = vec![0xff; 6];
+    arp.extend([2, 9, 9, 9, 9, 9, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    arp.extend([0xff; 6]);
+    arp.extend([10, 9, 9, 9]);
+    arp.extend([0; 6]);
+    let IpAddr::V4(vip) = vip(false).ip() else { panic!("IPv4") };
+    arp.extend(vip.octets());
+    arp.resize(60, 0);
+    assert_eq!(b.hand_in(0, &arp).1, Verdict::Drop(DropReason::Malformed), "whom would we tell?");
 }
 
 #[test]

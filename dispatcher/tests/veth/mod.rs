@@ -52,6 +52,39 @@ pub fn pair(a: &str, b: &str) {
     pair_of(a, b, 1);
 }
 
+/// A network namespace that an end of a pair was moved to; it ends with this.
+pub struct Far {
+    child: std::process::Child,
+}
+
+impl Far {
+    /// Moves a device to a namespace of its own.
+    pub fn of(device: &str) -> Far {
+        let mut command = Command::new("unshare");
+        command.args(["-n", "sh", "-c", "echo there; exec sleep 600"]).stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().expect("unshare (util-linux) runs");
+        let mut said = [0; 6];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut said).expect("it is there");
+        ip(&format!("link set {device} netns {}", child.id()));
+        Far { child }
+    }
+
+    /// Runs `ip` there.
+    pub fn ip(&self, arguments: &str) {
+        let target = ["-t".to_string(), self.child.id().to_string(), "-n".into(), "ip".into()];
+        let done = Command::new("nsenter").args(target).args(arguments.split(' ')).output();
+        let done = done.expect("nsenter (util-linux) runs");
+        assert!(done.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+}
+
+impl Drop for Far {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
 /// The far end of a pair: packet sockets, which see everything and give frames as they are.
 pub fn packet_port(device: &str) -> Port {
     af_packet::open(&[(device.to_string(), io::device_info(device).unwrap())]).unwrap().pop().unwrap()

@@ -1,0 +1,145 @@
+//! What shows while it runs that something was set up wrong. Each is said once, with what to type.
+
+use super::own::{self, Own};
+use crate::engine::Config;
+use crate::io::kernel::KernelAddress;
+use crate::io::{Loss, Traffic};
+use crate::worker::Snapshot;
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+/// Lines that may be said of addresses that come and go.
+const MOST: u32 = 16;
+
+/// Remembers what was said.
+pub struct Signs {
+    /// By port: its name, and the kernel's interface behind it.
+    ports: Vec<(String, Option<String>)>,
+    oversized: Vec<bool>,
+    ours: Vec<Own>,
+    /// Those of ours that the kernel had when last looked at.
+    held: HashSet<IpAddr>,
+    /// Those of ours that another host claims.
+    claimed: HashSet<IpAddr>,
+    said: u32,
+}
+
+impl Signs {
+    /// Nothing was said yet. `interfaces`: of the kernel's, by port.
+    pub fn new(config: &Config, interfaces: Vec<Option<String>>, ours: Vec<Own>) -> Signs {
+        let ports: Vec<_> = config.ports.iter().map(|p| p.name.clone()).zip(interfaces).collect();
+        let (oversized, held, claimed) = (vec![false; ports.len()], HashSet::new(), HashSet::new());
+        Signs { ports, oversized, ours, held, claimed, said: 0 }
+    }
+
+    /// What is new. `kernel`: its addresses now, if they could be read.
+    pub fn look(&mut self, workers: &[Snapshot], kernel: Option<&[KernelAddress]>) -> Vec<String> {
+        let mut lines = Vec::new();
+        let all = Snapshot::fold(workers);
+        self.look_for_offloads(&all.received, &mut lines);
+        for conflict in &all.conflicts {
+            if self.claimed.insert(conflict.ip) {
+                let port = self.ports.get(usize::from(conflict.port.0)).map_or("?", |(name, _)| name);
+                lines.push(format!(
+                    "port '{port}': another host, {}, says that it has {}: one of the two must give it up, or clients \
+                     and servers reach now the one, now the other",
+                    conflict.mac, conflict.ip
+                ));
+            }
+        }
+        if let Some(kernel) = kernel {
+            self.look_for_kernel(kernel, &mut lines);
+        }
+        lines
+    }
+
+    fn look_for_offloads(&mut self, received: &[Traffic], lines: &mut Vec<String>) {
+        for ((port, said), traffic) in self.ports.iter().zip(&mut self.oversized).zip(received) {
+            let (name, Some(device)) = port else { continue };
+            if traffic.lost_to(Loss::RxOversized) > 0 && !std::mem::replace(said, true) {
+                lines.push(format!(
+                    "port '{name}': frames longer than the MTU of {device} come in (rx-oversized) and cannot be sent \
+                     on, so transfers crawl: ethtool -K {device} gro off lro off tso off gso off (the same at the far \
+                     end of a virtual pair)"
+                ));
+            }
+        }
+    }
+
+    /// An address that somebody gives the kernel while we run.
+    fn look_for_kernel(&mut self, kernel: &[KernelAddress], lines: &mut Vec<String>) {
+        let held = own::held(&self.ours, kernel);
+        let new: Vec<_> = held.iter().filter(|(own, _)| !self.held.contains(&own.ip)).copied().collect();
+        if !new.is_empty() && self.said < MOST {
+            self.said += 1;
+            lines.push(own::explain(&new));
+        }
+        self.held = held.iter().map(|(own, _)| own.ip).collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Conflict, PortId, PortSpec};
+    use crate::wire::Mac;
+
+    fn signs() -> Signs {
+        let port = |name: &str| PortSpec {
+            name: name.into(),
+            mac: Mac([2; 6]),
+            addresses: vec![],
+            gateways: vec![],
+            vlans: vec![],
+            mtu: 1500,
+        };
+        let config = Config { ports: vec![port("wan"), port("card")], ..Config::default() };
+        let ours = vec![Own { ip: "10.0.0.100".parse().unwrap(), what: "VIP 10.0.0.100:443".into() }];
+        Signs::new(&config, vec![Some("eth0".into()), None], ours)
+    }
+
+    #[test]
+    fn offloads_are_told_at_the_first_oversized_frame_once_a_port() {
+        let mut signs = signs();
+        let mut workers = vec![Snapshot { received: vec![Traffic::default(); 2], ..Snapshot::default() }; 2];
+        assert_eq!(signs.look(&workers, None), [""; 0]);
+        // By any worker's queue. What no interface is behind is no matter of ethtool's.
+        workers[1].received[0].losses[Loss::RxOversized as usize] += 1;
+        workers[1].received[1].losses[Loss::RxOversized as usize] += 1;
+        let lines = signs.look(&workers, None);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("port 'wan'"), "{lines:?}");
+        assert!(lines[0].contains("ethtool -K eth0 gro off lro off tso off gso off"), "{lines:?}");
+        workers[0].received[0].losses[Loss::RxOversized as usize] += 9;
+        assert_eq!(signs.look(&workers, None), [""; 0]);
+    }
+
+    #[test]
+    fn an_address_that_the_kernel_gets_meanwhile_is_told_when_it_comes_and_when_it_comes_again() {
+        let mut signs = signs();
+        let with = [KernelAddress { interface: "eth0".into(), ip: "10.0.0.100".parse().unwrap(), prefix: 24 }];
+        let mut look = |kernel: Option<&[KernelAddress]>| signs.look(&[], kernel);
+        assert_eq!(look(Some(&[])).len(), 0);
+        assert!(look(Some(&with))[0].ends_with("ip addr del 10.0.0.100/24 dev eth0"));
+        assert_eq!((look(Some(&with)).len(), look(None).len(), look(Some(&with)).len()), (0, 0, 0));
+        // However often it comes and goes, the lines have a bound.
+        let lines: usize = (0..100).map(|_| look(Some(&[])).len() + look(Some(&with)).len()).sum();
+        assert_eq!(lines as u32, MOST - 1);
+    }
+
+    #[test]
+    fn another_hosts_claim_is_told_once_an_address() {
+        let mut signs = signs();
+        let conflict =
+            |last, mac| Conflict { port: PortId(0), ip: [10, 0, 0, last].into(), mac: Mac([2, 0, 0, 0, 0, mac]) };
+        let mut workers = vec![Snapshot::default(); 2];
+        workers[0].conflicts.push(conflict(100, 7));
+        workers[1].conflicts.push(conflict(100, 8));
+        let lines = signs.look(&workers, None);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("02:00:00:00:00:07, says that it has 10.0.0.100"), "{lines:?}");
+        workers[1].conflicts.push(conflict(1, 9));
+        assert_eq!(signs.look(&workers, None).len(), 1);
+        assert_eq!(signs.look(&workers, None), [""; 0]);
+    }
+}
