@@ -4,6 +4,8 @@ import hashlib
 import os
 import re
 import signal
+import socket
+import struct
 import subprocess
 import threading
 import time
@@ -220,3 +222,83 @@ def interfaces_removed(t):
     times = [int(d.find(rf"^port {near}: .*removed and reopened (\d+) times") or 0) for near in ("wan", "lan")]
     check(times == [2, 1], f"reopened: {times}")
     return f"connected again after {', '.join(seen)}; 10 MB whole each time"
+
+
+def link_address(namespace, device):
+    return re.search(r"link/ether ([0-9a-f:]{17})", ip(namespace, "link", "show", "dev", device)).group(1)
+
+
+def announce(device, mac, addresses):
+    """Tells all in the servers' network where these addresses are: ARP announcements, unsolicited neighbour advertisements."""
+    mac = bytes.fromhex(mac.replace(":", ""))
+    with lab.inside("servers"), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as s:
+        s.bind((device, 0))
+        for address in addresses:
+            if ":" not in address:
+                ours = socket.inet_aton(address)
+                s.send(b"\xff" * 6 + mac + bytes.fromhex("0806" "0001" "0800" "0604" "0001") + mac + ours + bytes(6) + ours)
+                continue
+            ours, group = socket.inet_pton(socket.AF_INET6, address), socket.inet_pton(socket.AF_INET6, "ff02::1")
+            body = ours + bytes([2, 1]) + mac
+            pseudo = ours + group + struct.pack("!II", 8 + len(body), 58)
+            total = sum(struct.unpack("!%dH" % ((len(pseudo) + 8 + len(body)) // 2), pseudo + bytes([136, 0, 0, 0, 0x20, 0, 0, 0]) + body))
+            while total >> 16:
+                total = (total & 0xFFFF) + (total >> 16)
+            message = bytes([136, 0]) + struct.pack("!H", ~total & 0xFFFF) + bytes([0x20, 0, 0, 0]) + body
+            s.send(bytes.fromhex("333300000001") + mac + b"\x86\xdd" + struct.pack("!IHBB", 0x60000000, len(message), 58, 255) + ours + group + message)
+
+
+@test
+def servers_fail_over(t):
+    """The servers get another Ethernet address, as in a failover, and announce it: found in seconds, long before the next question is due"""
+    t.servers.want("nginx,nginx,nginx")
+    d = t.dispatcher()
+    clients.fetch()
+    clients.fetch(vip=lab.VIP6)
+    before, after = link_address("servers", "s0"), "02:00:00:fa:11:0e"
+    t.undo.append(lambda: ip("servers", "link", "set", "s0", "address", before))
+    ip("servers", "link", "set", "s0", "address", after)
+    announce("s0", after, [f"10.78.0.{n}" for n in (11, 12, 13)] + [f"fd78::{n}" for n in (11, 12, 13)])
+    begun, seen = time.monotonic(), []
+    for vip in (VIP, lab.VIP6):
+        while True:
+            try:
+                clients.fetch(vip=vip, timeout=2)
+                break
+            except OSError:
+                # Asked every 30 s, and given up 3 s later.
+                check(time.monotonic() - begun < 20, f"{vip}: no connection 20 s after the announcement")
+        seen.append(f"{time.monotonic() - begun:.1f} s")
+    for i in range(12):
+        clients.fetch(clients.address(i))
+    d.stop()
+    return f"connected again after {' (IPv4), '.join(seen)} (IPv6)"
+
+
+@test
+def kernel_has_our_address(t):
+    """The kernel gets an address of the dispatcher's: refused at the start, told while it runs, and what is to be typed mends it"""
+    t.servers.want("nginx,nginx,nginx")
+    typed = "ip addr del 10.78.0.1/24 dev lan"
+    d = t.dispatcher()
+    clients.fetch()
+    # A second later it is told; whether connections suffer meanwhile depends on whether the driver leaves them to the kernel.
+    give, take = ["addr", "add", "10.78.0.1/24", "dev", "lan"], typed.split()[1:]
+    ip("dispatcher", *give)
+    t.undo.append(lambda: subprocess.run(["ip", "-n", f"{PREFIX}-dispatcher", *take], capture_output=True))
+    wait_until(lambda: any(typed in line for line in d.err), 10, "it is told")
+    failed = 0
+    for i in range(6):
+        try:
+            clients.fetch(clients.address(i), timeout=3)
+        except OSError:
+            failed += 1
+    refused = subprocess.run(["ip", "netns", "exec", f"{PREFIX}-dispatcher", lab.DISPATCHER, "run", *lab.base_args()], capture_output=True, text=True,
+                             stdin=subprocess.DEVNULL, timeout=20)
+    check(refused.returncode == 2 and len(refused.stderr.splitlines()) == 1 and typed in refused.stderr, f"status {refused.returncode}: {refused.stderr!r}")
+    ip("dispatcher", *take)
+    for i in range(6):
+        clients.fetch(clients.address(i), timeout=10)
+    check(sum(typed in line for line in d.err) == 1, f"told once: {d.err}")
+    d.stop()
+    return f"told, refused; {failed} of 6 connections failed meanwhile, and none of 6 afterwards"

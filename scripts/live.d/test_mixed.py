@@ -54,6 +54,39 @@ class Clients:
         return i - 1 if i % (1 + RETURNS) else None
 
 
+class Placed(Clients):
+    """A client for each server, put there: while all hold their connections, the next one goes to a server without any. Then each comes
+    back with the session it got, as often as there are servers: so it meets its own, whatever the others refuse."""
+
+    def go_all(self):
+        held, sessions = [], []
+        for client in range(len(KINDS)):
+            ctx = clients.context(self.version)
+            raw = clients.connect(source=source(6, client, 0))
+            held.append((ctx, ctx.wrap_socket(raw, server_hostname=clients.NAME)))
+        # All end first: one of the servers serves one at a time.
+        for ctx, s in held:
+            with s:
+                s.sendall(clients.GET)
+                answered(clients.read_all(s).decode(errors="replace"), "python")
+                sessions.append((ctx, s.session))
+        for client, (ctx, session) in enumerate(sessions):
+            for visit in range(1, 1 + len(KINDS)):
+                answered(clients.fetch(source(6, client, visit), ctx, session=session)[0].decode(errors="replace"), "python")
+        return len(KINDS) * (1 + len(KINDS))
+
+    def look_at(self, mine):
+        met = [NAMES[c["backend"]] for c in mine]
+        check(sorted(met[:len(KINDS)]) == sorted(KINDS), f"one each: {met[:len(KINDS)]}")
+        for i, kind in enumerate(met[:len(KINDS)]):
+            returns = met[len(KINDS) * (1 + i):][:len(KINDS)]
+            check(kind in returns, f"{kind}'s client never came back to it, but to {returns}")
+
+    @staticmethod
+    def before(i):
+        return i // len(KINDS) - 1 if i >= len(KINDS) else None
+
+
 class OpenSsl(Clients):
     """openssl s_client, a process for each connection, the session in a file."""
 
@@ -175,7 +208,7 @@ def mixed(t, version):
     # No IPv6: not all of these servers listen there.
     # Browsers open connections that they may need, and say nothing on them for a while.
     d = t.dispatcher("--balance", "least-conn", "--hello-timeout", "10s", args=lab.base_args([f"{VIP}:443"], backends()))
-    kinds = [OpenSsl, Curl, GnuTls, Java, Python, Large] + ([Chromium] if shutil.which("chromium") else [])
+    kinds = [Placed, OpenSsl, Curl, GnuTls, Java, Python, Large] + ([Chromium] if shutil.which("chromium") else [])
     told, returned, resumed, misses = [], Counter(), Counter(), Counter()
     reasons = {kind: set() for kind in KINDS}
     # Which server's session was offered, where, and what came of it.

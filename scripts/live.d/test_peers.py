@@ -208,7 +208,8 @@ def address_modes(t):
 def proxy_protocol(t):
     """PROXY v2 as nginx and HAProxy read it: the client's true address in their logs"""
     t.servers.want("nginx,haproxy", proxy=True)
-    d = t.dispatcher("--proxy-protocol", "v2")
+    # In turn, so that each takes part.
+    d = t.dispatcher("--proxy-protocol", "v2", "--balance", "round-robin")
     forget_access()
     by = {"nginx": set(), "haproxy": set()}
     for i in range(16):
