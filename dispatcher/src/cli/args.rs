@@ -75,7 +75,8 @@ pub struct RunArgs {
     ///
     /// KEY=VALUE is
     ///   ip=ADDR/PREFIX       an address of our own: says what is on-link, and is
-    ///                        where connections to servers come from (repeat)
+    ///                        where connections to servers come from (repeat);
+    ///                        the kernel must not have it, nor a VIP
     ///   gateway=ADDR         the next hop for all else, one a family
     ///   vlan=ID              frames to servers go into this VLAN (twice for two
     ///                        tags, outer first); clients are answered in theirs

@@ -288,6 +288,14 @@ fn warn(port: &PortArg, info: &DeviceInfo, warnings: &mut Vec<String>) {
             "port '{name}': {device} takes VLAN tags off, which AF_XDP does not see then: ethtool -K {device} rxvlan off"
         ));
     }
+    // Over AF_XDP the kernel does not see what is ours.
+    if port.driver == Driver::AfPacket && io::kernel::forwards(device) {
+        warnings.push(format!(
+            "port '{name}': the kernel forwards what comes in by {device}, so it sends on what we take, too, or answers \
+             it by ICMP: sysctl -w net.ipv4.conf.{}.forwarding=0",
+            device.replace('.', "/")
+        ));
+    }
     if info.merges {
         warnings.push(format!(
             "port '{name}': {device} merges received segments, which cannot be sent on (rx-oversized): \

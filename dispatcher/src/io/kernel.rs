@@ -32,6 +32,12 @@ pub fn listeners() -> Vec<SocketAddr> {
         .collect()
 }
 
+/// Whether the kernel sends on IPv4 packets that come in by this device and are not its own.
+pub fn forwards(device: &str) -> bool {
+    let file = format!("/proc/sys/net/ipv4/conf/{device}/forwarding");
+    std::fs::read_to_string(file).is_ok_and(|value| value.trim() == "1")
+}
+
 /// The local addresses of the sockets that listen, of a file of the kernel's (proc(5), "net/tcp").
 fn listening(table: &str) -> Vec<SocketAddr> {
     /// `TCP_LISTEN`.

@@ -65,7 +65,9 @@ impl Announcements {
             sockets.push(socket(index, libc::ETH_P_ARP, &ARP)?);
         }
         if filter.v6 {
-            sockets.push(socket(index, libc::ETH_P_IPV6, &NDP)?);
+            let fd = socket(index, libc::ETH_P_IPV6, &NDP)?;
+            sys::set_option(&fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, all_nodes(index))?;
+            sockets.push(fd);
         }
         Ok(Announcements(sockets))
     }
@@ -103,14 +105,16 @@ fn socket(index: u32, protocol: i32, filter: &[libc::sock_filter]) -> io::Result
     let fd = sys::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK, 0)?;
     sys::attach_filter(&fd, filter)?;
     sys::set_option(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF, WAITING)?;
-    let membership = libc::packet_mreq {
+    sys::bind_packet_to(&fd, index, protocol as u16)?;
+    Ok(fd)
+}
+
+/// The group of all nodes, which a kernel without IPv6 has not joined.
+fn all_nodes(index: u32) -> libc::packet_mreq {
+    libc::packet_mreq {
         mr_ifindex: index as i32,
         mr_type: libc::PACKET_MR_MULTICAST as u16,
         mr_alen: 6,
-        // All nodes: a kernel without IPv6 has not joined them.
         mr_address: [0x33, 0x33, 0, 0, 0, 1, 0, 0],
-    };
-    sys::set_option(&fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, membership)?;
-    sys::bind_packet_to(&fd, index, protocol as u16)?;
-    Ok(fd)
+    }
 }
