@@ -1,8 +1,8 @@
 //! Addresses of ours that somebody else has, or may come to have: the kernel beside us, a process, a careless configuration.
 //!
-//! The kernel sees what comes in by an interface that we share with it (over AF_XDP what our program does not take). Has it one of our
-//! addresses, by whatever interface, then it answers what it does not know with resets: servers answer, and every
-//! connection ends. That is looked for at the start, and again and again ([`super::signs`]).
+//! The kernel sees what comes in by an interface that we share with it (over AF_XDP what our program does not take). Has it one of
+//! our addresses, on whatever interface, it resets what servers answer to us; over AF_XDP we reset what is answered to it.
+//! That is looked for at the start, and again and again ([`super::signs`]).
 
 use super::port::{Driver, PortArg};
 use crate::io::kernel::KernelAddress;
@@ -59,7 +59,7 @@ pub fn explain(held: &[(&Own, &KernelAddress)]) -> String {
         held.iter().map(|(_, a)| format!("ip addr del {}/{} dev {}", a.ip, a.prefix, a.interface)).collect();
     commands.dedup();
     format!(
-        "the kernel has {} as well, and would reset every connection that servers answer: {}",
+        "the kernel has {} as well, and each of us would reset the other's connections: {}",
         what.join(" and "),
         commands.join("; ")
     )
