@@ -2,6 +2,7 @@
 
 use dispatcher::engine::{ConnectionRecord, Effects, PortId, Verdict};
 use dispatcher::wire::Frame;
+use dispatcher::wire::checksum::Sum;
 use sim::config::two_armed;
 use sim::script::{ACK, Bench, SYN, Seg, linux, seg, written};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -78,6 +79,36 @@ fn known_flows_are_forwarded_without_an_allocation() {
         assert_eq!(allocations(&mut b, 0, &from_client, 10_000, forwarded), 0);
         assert_eq!(allocations(&mut b, 1, &from_server, 10_000, forwarded), 0);
     }
+}
+
+#[test]
+fn segments_are_cut_for_a_narrow_path_without_an_allocation() {
+    let mut b = Bench::new(two_armed(1, false), false);
+    b.splice(b"GET / HTTP/1.0\r\n\r\n");
+    let from_server = b.server_frame(&seg(ACK, 1, 19, &[b'y'; 1400]));
+    let (out, _) = b.hand_in(1, &from_server);
+    // From a router between us and the client.
+    let mut back = out[0].bytes.clone();
+    let ip = out[0].ip();
+    back.truncate(ip.payload + 20);
+    let error = too_big(&b, &back[ip.header..], 600);
+    assert_eq!(b.hand_in(0, &error).1, Verdict::Hold);
+    let made = b.engine.counters().made;
+    assert_eq!(allocations(&mut b, 1, &from_server, 10_000, |v| matches!(v, Verdict::Forward(_))), 0);
+    assert_eq!(b.engine.counters().made - made, 20_000, "three pieces each");
+}
+
+/// ICMP "fragmentation needed" that quotes a packet.
+fn too_big(b: &Bench, quote: &[u8], mtu: u16) -> Vec<u8> {
+    let [hi, lo] = mtu.to_be_bytes();
+    let mut icmp = [&[3, 4, 0, 0, 0, 0, hi, lo][..], quote].concat();
+    let sum = Sum::default().add_bytes(&icmp).checksum();
+    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+    let mut head = [&[0x45, 0][..], &(20 + icmp.len() as u16).to_be_bytes(), &[0, 0, 0, 0, 60, 1, 0, 0]].concat();
+    head.extend([&[10, 15, 0, 1], &quote[12..16]].concat());
+    let sum = Sum::default().add_bytes(&head).checksum();
+    head[10..12].copy_from_slice(&sum.to_be_bytes());
+    [&b.config.ports[0].mac.0[..], &[2, 0, 0, 0, 9, 1, 8, 0], &head, &icmp].concat()
 }
 
 #[test]

@@ -5,6 +5,7 @@ use crate::host::Host;
 use crate::links::To;
 use crate::world::World;
 use core::time::Duration;
+use dispatcher::engine::AddressMode;
 use dispatcher::wire::Addr;
 use dispatcher::wire::build::{Link, Segment};
 use dispatcher::wire::checksum;
@@ -45,6 +46,25 @@ impl World {
     /// IP packets longer than this do not pass a port's wire any more.
     pub fn narrow(&mut self, port: usize, mtu: usize) {
         self.path_mtu[port] = mtu;
+    }
+
+    /// A frame leaves the engine.
+    ///
+    /// # Panics
+    /// When it tells a server of a client's narrow path, though the server knows all clients by one address: it would send small
+    /// packets to every one of them.
+    pub(crate) fn stays_with_its_flow(&self, frame: &[u8]) {
+        let Ok(Packet { ip, .. }) = Packet::parse(frame) else { return };
+        let too_big = match ip.protocol {
+            protocol::ICMP => frame[ip.payload..].starts_with(&[3, 4]),
+            protocol::ICMPV6 => frame[ip.payload..].first() == Some(&2),
+            _ => false,
+        };
+        let server = self.config.backends.iter().any(|b| b.addr.ip() == ip.dst.ip());
+        assert!(
+            !(too_big && server && self.config.address_mode == AddressMode::Snat),
+            "a server hears of a client's path"
+        );
     }
 
     /// Whether a router on a port's wire throws the frame away as too long, and tells its sender: a host, or the engine.

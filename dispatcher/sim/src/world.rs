@@ -444,6 +444,7 @@ impl World {
 
     fn emitted(&mut self, sent: Vec<(usize, Vec<u8>)>) {
         for (port, frame) in sent {
+            self.stays_with_its_flow(&frame);
             self.recorder.note(self.now, port, true, &frame);
             self.fly(port, frame, None);
         }

@@ -5,7 +5,7 @@
 //! repeats what was lost. Only a client that would stall (its first window full, the hello still incomplete) is
 //! acknowledged what is in order, and from that moment on those bytes are ours to deliver.
 
-use super::connection::{Agreed, Connection, Held, State, Story, Waiting};
+use super::connection::{Agreed, Connection, Held, NO_LIMIT, State, Story, Waiting};
 use super::health::OUR_WSCALE;
 use super::neighbours::NextHop;
 use super::record::{Class, End};
@@ -161,6 +161,7 @@ impl Engine {
             client_clock: stamp.map_or(0, |ts| ts.val),
             our_clock: stamp.map_or(0, |ts| ts.ecr),
             client_window,
+            path: [NO_LIMIT; 2],
             watch: None,
             story: Story::new(self.serial + 1),
         };

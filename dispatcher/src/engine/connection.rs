@@ -17,6 +17,9 @@ use lb::{BackendId, Key};
 /// Backends tried for one connection at most.
 pub const MAX_ATTEMPTS: usize = 8;
 
+/// No router has said that a path is narrow.
+pub const NO_LIMIT: u16 = u16::MAX;
+
 /// The client's stream as far as it is here: read from, held, and perhaps ours.
 #[derive(Debug)]
 pub struct Held {
@@ -217,6 +220,9 @@ pub struct Connection {
     pub our_clock: u32,
     /// The client's latest window, bytes.
     pub client_window: u32,
+    /// By the [`Side`] that sends: the longest IP packet that its segments may be in on the way to the other side. Nothing but
+    /// an error from the path makes it less than [`NO_LIMIT`].
+    pub path: [u16; 2],
     /// What the server's answer is read into, while it is.
     pub watch: Option<WatchId>,
     /// What will be told.

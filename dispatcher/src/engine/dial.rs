@@ -6,7 +6,7 @@
 
 use super::choose::family_of;
 use super::connection::{Connection, Dialing, Ours, State};
-use super::health::OUR_WSCALE;
+use super::health::{OUR_WSCALE, mss_said};
 use super::record::End;
 use super::send::Own;
 use super::{Arrived, DropReason, Effects, Engine, HEADER_ROOM, Step, Verdict};
@@ -263,7 +263,7 @@ impl Engine {
         self.wheel.arm(id.0, idle);
         self.health.heard(backend, seg.now);
         self.health.answered(backend, &offered, &got, ecn, seg.tcp.window);
-        let segment = usize::from(got.mss.unwrap_or(536).min(mss));
+        let segment = usize::from(mss_said(got.mss, seg.ip.family).min(mss));
         self.release(id, segment, room as usize, seg, fx);
     }
 }

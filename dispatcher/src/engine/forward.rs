@@ -87,12 +87,20 @@ impl Engine {
                 self.finish(id, End::Fin, seg.now, fx);
             }
         }
-        self.pass_on(id, side, seg, frame, floor)
+        self.pass_on(id, side, seg, frame, floor, fx)
     }
 
     /// Translates the frame and says where it goes.
     #[inline]
-    fn pass_on(&mut self, id: FlowId, side: Side, seg: &Arrived, frame: &mut Frame<'_>, floor: Option<Seq>) -> Step {
+    fn pass_on(
+        &mut self,
+        id: FlowId,
+        side: Side,
+        seg: &Arrived,
+        frame: &mut Frame<'_>,
+        floor: Option<Seq>,
+        fx: &mut dyn Effects,
+    ) -> Step {
         let (c, client, server) = self.flows.get_with_tuples(id);
         let Some(server) = server else { return Err(DropReason::NoFlow) };
         let (port, link, to) = match side {
@@ -106,7 +114,11 @@ impl Engine {
         let cut = frame.set_len(seg.ip.end);
         debug_assert!(cut, "shorter is always possible");
         c.splice.translate(side, frame.bytes_mut(), &seg.ip, &seg.tcp, &to, floor);
+        let limit = usize::from(c.path[side as usize]);
         relink(frame, seg.eth.payload, seg.ip.family, &link)?;
+        if seg.ip.end - seg.ip.header > limit {
+            self.split(port, limit, frame, fx)?;
+        }
         self.counters.forwarded += 1;
         Ok(Verdict::Forward(port))
     }
@@ -139,7 +151,7 @@ impl Engine {
                 self.on_reset(id, side, certain, seg.now, fx);
             }
             // In the window but not at its edge: the receiver will ask, and the true sender answer.
-            return self.pass_on(id, side, seg, frame, None);
+            return self.pass_on(id, side, seg, frame, None, fx);
         }
         match side {
             // Our acknowledgement was lost, and the backend says its SYN-ACK again.
@@ -238,7 +250,7 @@ impl Engine {
         if seg.tcp.flags.has(Flags::SYN) || !of_this {
             return Err(DropReason::FlowClosed);
         }
-        self.pass_on(id, side, seg, frame, None)
+        self.pass_on(id, side, seg, frame, None, fx)
     }
 
     /// Perhaps a client uses its address and port again for a new connection: a SYN is answered like any other, and leaves

@@ -160,7 +160,7 @@ impl Health {
             timestamps: if offered.timestamps.is_some() { got.timestamps.is_some() } else { before.timestamps },
             wscale: if offered.wscale.is_some() { got.wscale.is_some() } else { before.wscale },
             ecn: ecn.unwrap_or(before.ecn),
-            mss: got.mss.unwrap_or(if family == Family::V4 { 536 } else { 1220 }),
+            mss: mss_said(got.mss, family),
             window,
         };
         if b.known != Some(learned) {
@@ -271,6 +271,12 @@ impl Health {
     pub fn probe_port(&self, id: BackendId) -> u16 {
         self.ports.0 + id.0 % self.ports.1
     }
+}
+
+/// The largest segment that a backend takes, by its SYN-ACK: what RFC 9293 (section 3.7.1) says when that is silent. What is offered
+/// to all clients depends on it, so no backend is believed less than clients are (the smallest class of `flow::cookie`).
+pub fn mss_said(said: Option<u16>, family: Family) -> u16 {
+    said.unwrap_or(if family == Family::V4 { 536 } else { 1220 }).max(216)
 }
 
 /// Largest segment payload that fits a port's MTU.

@@ -1,13 +1,16 @@
 //! ICMP errors about a flow of ours: translated and passed on to the side whose packet they are about, so that path-MTU
 //! discovery works through us; and heard, when they are about a backend that is being dialled.
 //!
+//! One is not passed on: that a client's path is narrow, when servers know all clients by one address of ours (`snat`). It is
+//! remembered with the flow, whose segments are cut to fit (`split`).
+//!
 //! An error is believed only when the packet it quotes lies within what was really sent and not yet acknowledged (RFC 5927
 //! section 4.1): who is not on the path does not know that.
 
 use super::connection::State;
 use super::forward::relink;
 use super::health::mss_for;
-use super::{DropReason, Effects, Engine, Step, Verdict};
+use super::{AddressMode, DropReason, Effects, Engine, Step, Verdict};
 use crate::flow::{Endpoints, FlowId, Side, Tuple};
 use crate::time::Time;
 use crate::wire::checksum::{Change, Sum, transport};
@@ -86,14 +89,23 @@ impl Engine {
         }
         // To its sender an error is about something that it still has in flight, or it is ignored.
         let seq = if quote.seq.is_before(in_flight.acked) { in_flight.acked } else { seq };
-        let link = link.ok_or(DropReason::NoNeighbour)?;
-        if let (Some(mtu), Side::Client, State::Spliced(Some(ours))) =
-            (path_mtu(frame.bytes(), ip), sender, &mut c.state)
-        {
-            // What is ours nobody else can cut smaller.
-            let fits = mss_for(mtu, ip.family).max(LEAST_SEGMENT);
-            ours.segment = ours.segment.min(fits);
+        if let Some(mtu) = path_mtu(frame.bytes(), ip) {
+            if let (Side::Client, State::Spliced(Some(ours))) = (sender, &mut c.state) {
+                // What is ours nobody else can cut smaller.
+                ours.segment = ours.segment.min(mss_for(mtu, ip.family));
+            }
+            let for_all = sender == Side::Server && self.config.address_mode == AddressMode::Snat;
+            let told = mtu.max(least_told(ip.family));
+            if for_all || told > mtu {
+                let limit = &mut c.path[sender as usize];
+                *limit = mtu.min(*limit);
+            }
+            if for_all {
+                return Ok(Verdict::Hold);
+            }
+            tell(frame.bytes_mut(), ip, told);
         }
+        let link = link.ok_or(DropReason::NoNeighbour)?;
         let cut = frame.set_len(ip.end);
         debug_assert!(cut, "shorter is always possible");
         let b = frame.bytes_mut();
@@ -114,20 +126,44 @@ impl Engine {
     }
 }
 
-/// The MTU that an error of the kind "packet too big" tells of (RFC 1191 section 4, RFC 4443 section 3.2). Routers older than
-/// RFC 1191 say zero.
+/// The MTU that an error of the kind "packet too big" tells of (RFC 1191 section 4, RFC 4443 section 3.2); no less than segments
+/// are cut to here. Routers older than RFC 1191 say zero.
 fn path_mtu(b: &[u8], ip: &Ip) -> Option<u16> {
     let m = b[ip.payload..ip.end].first_chunk::<8>()?;
-    let mtu = match (ip.family, m[0], m[1]) {
-        (Family::V4, 3, 4) => u32::from(u16::from_be_bytes([m[6], m[7]])),
-        (Family::V6, 2, _) => u32::from_be_bytes([m[4], m[5], m[6], m[7]]),
-        _ => return None,
-    };
-    Some(u16::try_from(mtu).unwrap_or(u16::MAX)).filter(|mtu| *mtu > 0)
+    match (ip.family, m[0], m[1]) {
+        (Family::V4, 3, 4) => match u16::from_be_bytes([m[6], m[7]]) {
+            0 => Some(least_told(Family::V4)),
+            mtu => Some(mtu.max(LEAST_PATH_V4)),
+        },
+        (Family::V6, 2, _) => {
+            let mtu = u32::from_be_bytes([m[4], m[5], m[6], m[7]]);
+            Some(u16::try_from(mtu).unwrap_or(u16::MAX).max(least_told(Family::V6)))
+        }
+        _ => None,
+    }
 }
 
-/// Segments of ours are made no smaller than that, whatever an error says.
-const LEAST_SEGMENT: u16 = 216;
+/// IPv4 packets are cut no smaller than that, whatever an error says: each segment of a server is seven of ours at most, as when
+/// the client asks for the smallest segments in its SYN. No link of today is narrower.
+const LEAST_PATH_V4: u16 = 256;
+
+/// What a host is told at least, for what it remembers is of more than one connection: the least that Linux believes of IPv4
+/// (`min_pmtu`), and what every IPv6 link takes (RFC 8200 section 5). What does not fit still is cut here.
+const fn least_told(family: Family) -> u16 {
+    match family {
+        Family::V4 => 552,
+        Family::V6 => 1280,
+    }
+}
+
+/// Writes an MTU into an error "packet too big". Its checksum is made anew later.
+fn tell(b: &mut [u8], ip: &Ip, mtu: u16) {
+    let at = ip.payload + 4;
+    if ip.family == Family::V6 {
+        b[at..at + 2].fill(0);
+    }
+    b[at + 2..at + 4].copy_from_slice(&mtu.to_be_bytes());
+}
 
 /// The quoted IP and TCP headers, as far as they are there.
 fn read_quote(b: &[u8], ip: &Ip) -> Option<Quote> {

@@ -39,6 +39,7 @@ mod routes;
 mod send;
 pub mod session;
 mod share;
+mod split;
 mod timers;
 mod watches;
 

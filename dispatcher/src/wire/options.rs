@@ -65,12 +65,13 @@ pub struct SynOptions {
 }
 
 impl SynOptions {
-    /// Reads the option bytes of a SYN. Unknown and misshapen options are passed over, as hosts do.
+    /// Reads the option bytes of a SYN. Unknown and misshapen options are passed over, as hosts do, and so is an MSS of zero: it
+    /// would let nothing through.
     pub fn parse(bytes: &[u8]) -> SynOptions {
         let mut o = SynOptions::default();
         for (kind, _, body) in (Walk { bytes, at: 0 }) {
             match (kind, body) {
-                (kind::MSS, &[a, b]) => o.mss = Some(u16::from_be_bytes([a, b])),
+                (kind::MSS, &[a, b]) => o.mss = Some(u16::from_be_bytes([a, b])).filter(|mss| *mss > 0),
                 (kind::WSCALE, &[s]) => o.wscale = Some(s.min(14)),
                 (kind::SACK_PERMITTED, []) => o.sack_permitted = true,
                 (kind::TIMESTAMPS, b) if b.len() == 8 => o.timestamps = Some(read_timestamps(b)),
@@ -187,7 +188,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn written_options_are_read_back(mss: Option<u16>, wscale in proptest::option::of(0u8..15), sack: bool, ts: Option<(u32, u32)>) {
+        fn written_options_are_read_back(mss in proptest::option::of(1u16..), wscale in proptest::option::of(0u8..15), sack: bool, ts: Option<(u32, u32)>) {
             let o = SynOptions { mss, wscale, sack_permitted: sack, timestamps: ts.map(|(val, ecr)| Timestamps { val, ecr }) };
             let mut out = [0; 40];
             let n = o.write(&mut out);

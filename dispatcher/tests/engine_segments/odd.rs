@@ -129,3 +129,28 @@ fn a_server_that_announces_another_ethernet_address_is_followed_when_the_old_one
     let (out, _) = b.client_sends(seg(ACK, n, 1, b"x"));
     assert_eq!(to(&out[0]), new);
 }
+
+#[test]
+fn an_mss_of_zero_is_none_and_a_tiny_one_shrinks_nobody_elses_segments() {
+    for v6 in [false, true] {
+        for said in [0, 1, 215] {
+            let mut b = Bench::new(two_armed(1, v6), v6);
+            let hello = Hello { at_least: 1450, ..Hello::default() }.bytes();
+            b.dial(&hello);
+            let tiny = written(&SynOptions { mss: Some(said), ..SynOptions::default() });
+            let (out, _) = b.server_sends(Seg { options: &tiny, window: 60000, ..seg(SYN_ACK, 0, 1, &[]) });
+            assert!(out.len() <= hello.len().div_ceil(216), "MSS {said}: {} segments", out.len());
+            assert_eq!(out.iter().flat_map(|o| o.payload().to_vec()).collect::<Vec<_>>(), hello);
+            // What clients after it are offered.
+            b.client = SocketAddr::new(client_ip(1, v6), 50_000);
+            let offer = b.client_syn(&linux());
+            let least = if said > 0 { 216 } else if v6 { 1220 } else { 536 };
+            assert_eq!(offer.mss, Some(least), "MSS {said}");
+        }
+        // A client that says it is taken as one that says nothing.
+        let mut b = Bench::new(two_armed(1, v6), v6);
+        let dialled = b.dial_with(&SynOptions { mss: Some(0), ..SynOptions::default() }, HTTP);
+        let least = if v6 { 1220 } else { 536 };
+        assert_eq!(dialled.options().mss, Some(least));
+    }
+}
