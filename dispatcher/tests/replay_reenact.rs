@@ -48,6 +48,7 @@ impl Witness for Told {
     fn connection(&mut self, ended: &Ended, conversation: &Conversation<'_>) -> anyhow::Result<()> {
         let intact = conversation.intact();
         self.totals.connection(ended, intact);
+        self.totals.warn(ended, conversation);
         self.connections.insert(conversation.recorded.first_frame, (ended.clone(), intact));
         Ok(())
     }
@@ -90,6 +91,8 @@ fn assert_perfect(told: &Told, what: &str) {
     let broken: Vec<_> = told.connections.iter().filter(|(_, (_, intact))| !intact).collect();
     assert!(broken.is_empty(), "{what}: {broken:#?}");
     let t = &told.totals;
+    assert!(t.refused.is_empty(), "{what}: {:?}", t.refused);
+    assert_eq!(t.not_followed.iter().sum::<u64>(), 0, "{what}: {:?}", t.not_followed);
     // With clients' addresses kept, one that uses its port again towards another VIP can meet its own earlier connection at
     // the backend, and is sent to another.
     let met = t.counters.refused[DropReason::NoLocalPort as usize];

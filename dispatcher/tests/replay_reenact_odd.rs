@@ -410,3 +410,24 @@ fn addresses_are_as_the_tape_has_them() {
     assert_eq!(ended.client, "10.0.0.7:40000".parse::<SocketAddr>().unwrap());
     assert_eq!(ended.vip, "10.0.0.1:443".parse::<SocketAddr>().unwrap());
 }
+
+#[test]
+fn a_host_that_speaks_to_itself_is_reenacted_in_both_families() {
+    for ip in ["127.0.0.1", "::1"] {
+        let mut tape = Tape::new();
+        let own = Addr::from(ip.parse::<std::net::IpAddr>().unwrap());
+        (tape.client.0, tape.server.0) = (own, own);
+        tape.handshake();
+        tape.client(0, 0, b"GET / HTTP/1.0\r\n\r\n");
+        tape.server(0, 18, &bytes(3000));
+        tape.close(18, 3000);
+        let recorded = tape.bytes();
+        for address_mode in [AddressMode::Snat, AddressMode::Dnat] {
+            let told = reenact(recorded.clone(), Config { address_mode, ..config() }).unwrap();
+            let (ended, intact, arrived) = only(&told);
+            // The FIN counts one.
+            assert_eq!((ended.end, *intact, *arrived), (End::Fin, true, [19, 3001]), "{ip} {address_mode:?}");
+            assert_eq!(told.totals.counters.drops.iter().sum::<u64>(), 0);
+        }
+    }
+}

@@ -9,7 +9,7 @@ import time
 import clients
 import lab
 from lab import VIP, check
-from rawtcp import RawTcp, Wire
+from rawtcp import RawTcp, Wire, ones_complement
 from registry import test
 from test_peers import large
 
@@ -76,6 +76,60 @@ def port_reuse(t):
     log = d.await_log(12)
     check(len(log) == 12, f"{len(log)} in the log")
     return f"12 of 12 from one port, ends: { {e: [c['end'] for c in log].count(e) for e in {c['end'] for c in log}} }"
+
+
+@test
+def narrow_path(t):
+    """A router says that one client's path takes 600 bytes: its segments fit, another's stay large, no server hears of it"""
+    body = os.urandom(150_000)
+
+    def serve(connection, _):
+        connection.recv(100)
+        connection.sendall(body)
+
+    t.server("10.78.0.14", 443, serve)
+    d = t.dispatcher(args=lab.base_args([f"{VIP}:443"], ["bulk=10.78.0.14:443"]))
+
+    def largest(s):
+        """The longest segment of those that come until all is there."""
+        sizes, take = [], s.await_segment
+
+        def noted(seconds, wanted):
+            got = take(seconds, wanted)
+            sizes.append(len(got[7]) if got else 0)
+            return got
+
+        s.await_segment = noted
+        end = time.monotonic() + 20
+        while len(s.received) < len(body) and time.monotonic() < end:
+            s.pump(1)
+        check(s.received == body, "the body differs")
+        return max(sizes)
+
+    def client(address):
+        wire = Wire(d.mac(), address)
+        t.undo.append(wire.close)
+        s = RawTcp(wire, VIP)
+        s.sendall(b"a body, please")
+        return wire, s, s.await_segment(5, lambda got: got[7])
+
+    wire, narrow, first = client("10.77.0.92")
+    check(first and len(first[7]) == 1460, "no full segment at first")
+    quoted = wire.tcp("10.77.0.92", 443, narrow.sport, first[2], 0, 16, src=VIP)[14:42]
+    error = struct.pack("!BBHI", 3, 4, 0, 600) + quoted
+    wire.send(wire.ipv4(VIP, error[:2] + struct.pack("!H", ones_complement(error)) + error[4:], protocol=1))
+    # What was under way was too long for the path.
+    while narrow.await_segment(0.05, lambda _: True):
+        pass
+    small = largest(narrow)
+    check(small == 560, f"segments of {small} bytes")
+    _, other, first = client("10.77.0.93")
+    other.later[first[2]] = (first[7], 0)
+    check(largest(other) == 1460, "another client's segments are smaller")
+    with lab.inside("servers"):
+        route = subprocess.run(["ip", "route", "get", "10.78.0.1"], check=True, capture_output=True, text=True).stdout
+    check("mtu" not in route, f"the server remembers: {route}")
+    return f"segments of {small} bytes for one client and 1460 for another; the server's route: {route.split(' uid')[0].strip()}"
 
 
 @test

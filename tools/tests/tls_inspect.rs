@@ -96,3 +96,28 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }
+
+#[test]
+fn what_is_not_read_is_named_and_the_exit_status_tells() {
+    let wrapped = |name: &str| capture(&format!("../wrapped/{name}"));
+    for (file, name) in [
+        ("ppp_linktype9.pcap", "link type 9 (PPP) 8"),
+        ("nflog_linktype239.pcap", "link type 239 (NFLOG) 8"),
+        ("pppoe.pcap", "PPPoE 8"),
+        ("mpls.pcap", "MPLS 8"),
+        ("cisco_sgt_8909.pcap", "Cisco metadata (SGT) 8"),
+    ] {
+        let output = tls_inspect(&[&wrapped(file)]);
+        let (out, said) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{file}: {said}");
+        assert!(said.contains(name) && said.contains(file) && out.contains(name), "{said}{out}");
+        let output = tls_inspect(&[&wrapped(file), "--json"]);
+        assert!(output.stdout.is_empty() && output.status.code() == Some(1));
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), said);
+    }
+    let empty = scratch("empty.pcap", &std::fs::read(wrapped("mpls.pcap")).unwrap()[..24]);
+    let output = tls_inspect(&[empty.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("the capture has no frames"));
+    assert!(tls_inspect(&[&wrapped("loopback_addresses.pcap")]).status.success());
+}

@@ -59,7 +59,9 @@ Examples:
     dispatcher replay fleet.pcap --out sent.pcapng --vip 10.0.0.1:443 \\
         --backend a=10.1.0.1:443 --backend b=10.1.0.2:443
 
-Exit status: 0 done, 2 refused (one line on standard error says why).";
+The report names the connections that could not be followed, and with --backend those that the dispatcher would have refused, and the rule.
+
+Exit status: 0 done; 1 done, but there were frames that are not read and may hold connections (other link types; what lies in PPPoE, MPLS or tunnels), or nothing was read at all; 2 refused, or a capture is damaged (one line on standard error says why).";
 
 /// Flags of `run`.
 #[derive(Args, Debug)]

@@ -54,6 +54,7 @@ fn config(service: &Service, tuning: &Tuning) -> Result<Config, Refusal> {
         ticket_keys: tuning.ticket_keys.clone(),
         session_ttl: tuning.session_ttl,
         probe: true,
+        loopback_sources: false,
         keep_names: false,
         limits: Limits { flows: tuning.flow_capacity, sessions: tuning.session_capacity, ..Limits::default() },
     })

@@ -15,6 +15,7 @@ pub mod report;
 pub mod run;
 pub mod signs;
 
+use crate::replay::unread::NotRead;
 use args::{Cli, Command};
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -35,6 +36,9 @@ impl Refusal {
 /// Exit status of a command that was not started.
 const REFUSED: u8 = 2;
 
+/// Exit status of a replay of captures in which there may be connections that were not read.
+const INCOMPLETE: u8 = 1;
+
 /// The whole command.
 pub fn main() -> ExitCode {
     let command = match Cli::try_parse() {
@@ -51,12 +55,15 @@ pub fn main() -> ExitCode {
             Ok(code) => code,
             Err(e) => refuse(&e.0),
         },
-        Command::Replay(args) => match check::replay_options(&args).map_err(|e| e.0).and_then(|options| {
+        Command::Replay(args) => match check::replay_options(&args).map(|options| crate::replay::run(&options)) {
+            Ok(Ok(())) => ExitCode::SUCCESS,
+            Ok(Err(e)) if e.is::<NotRead>() => {
+                eprintln!("dispatcher: {e}");
+                ExitCode::from(INCOMPLETE)
+            }
             // An error's whole chain on one line.
-            crate::replay::run(&options).map_err(|e| format!("{e:#}"))
-        }) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(e) => refuse(&e),
+            Ok(Err(e)) => refuse(&format!("{e:#}")),
+            Err(e) => refuse(&e.0),
         },
     }
 }

@@ -160,6 +160,8 @@ pub struct Config {
     pub session_ttl: Duration,
     /// Ask backends by a SYN, at start and while they are down, whether they answer and what options they speak.
     pub probe: bool,
+    /// Take segments that come from loopback addresses. No wire carries them, but recorded traces do.
+    pub loopback_sources: bool,
     /// Keep the server name of each connection for its [`super::ConnectionRecord`].
     pub keep_names: bool,
     /// Table sizes.
@@ -183,6 +185,7 @@ impl Default for Config {
             ticket_keys: Vec::new(),
             session_ttl: Duration::from_secs(3600),
             probe: true,
+            loopback_sources: false,
             keep_names: false,
             limits: Limits::default(),
         }

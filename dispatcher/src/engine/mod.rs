@@ -339,7 +339,7 @@ impl Engine {
 
     /// A segment of no flow.
     fn on_stranger(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
-        if martian(seg.ip.src) {
+        if martian(seg.ip.src) && !(self.config.loopback_sources && seg.ip.src.ip().is_loopback()) {
             return Err(DropReason::Malformed);
         }
         if self.routes.is_service(seg.ip.dst, seg.tcp.dst_port) {

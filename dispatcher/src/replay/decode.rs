@@ -16,10 +16,10 @@ pub const MAX_VLANS: usize = 8;
 /// Why there is nothing to be read in a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Undecoded {
-    /// ARP, LLDP, IEEE 802.3 and what else is no IP.
-    NotIp,
-    /// IP, but neither TCP nor UDP.
-    OtherProtocol,
+    /// ARP, LLDP, IEEE 802.3 and what else is no IP; with its EtherType, where there is one.
+    NotIp(Option<u16>),
+    /// IP, but neither TCP nor UDP: which protocol.
+    OtherProtocol(u8),
     /// A piece of a fragmented IP packet.
     Fragment,
     /// It ends before its headers do.
@@ -27,19 +27,19 @@ pub enum Undecoded {
     /// A header field that cannot be.
     Malformed,
     /// A link layer that is not read here.
-    LinkType,
+    LinkType(LinkType),
 }
 
 impl Undecoded {
     /// For reports.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Undecoded::NotIp => "not-ip",
-            Undecoded::OtherProtocol => "other-protocol",
+            Undecoded::NotIp(_) => "not-ip",
+            Undecoded::OtherProtocol(_) => "other-protocol",
             Undecoded::Fragment => "ip-fragment",
             Undecoded::Truncated => "truncated",
             Undecoded::Malformed => "malformed",
-            Undecoded::LinkType => "link-type",
+            Undecoded::LinkType(_) => "link-type",
         }
     }
 }
@@ -115,12 +115,12 @@ pub fn decode<'a>(frame: &RecordedFrame<'a>) -> Result<Decoded<'a>, Undecoded> {
     let (src, dst, proto, body, missing) = match kind {
         ethertype::IPV4 => ipv4(packet, wire_len)?,
         ethertype::IPV6 => ipv6(packet, wire_len)?,
-        _ => return Err(Undecoded::NotIp),
+        _ => return Err(Undecoded::NotIp(Some(kind))),
     };
     let (ports, transport) = match proto {
         protocol::TCP => tcp(body, missing)?,
         protocol::UDP => udp(body, missing)?,
-        _ => return Err(Undecoded::OtherProtocol),
+        _ => return Err(Undecoded::OtherProtocol(proto)),
     };
     Ok(Decoded { vlans, src: SocketAddr::new(src, ports.0), dst: SocketAddr::new(dst, ports.1), transport })
 }
@@ -141,7 +141,7 @@ pub(super) fn link_layer(
     let by_version = |at: usize| match b.get(at).map(|v| v >> 4) {
         Some(4) => Ok((ethertype::IPV4, at)),
         Some(6) => Ok((ethertype::IPV6, at)),
-        Some(_) => Err(Undecoded::NotIp),
+        Some(_) => Err(Undecoded::NotIp(None)),
         None => Err(Undecoded::Truncated),
     };
     let (mut kind, mut at) = match link {
@@ -153,7 +153,7 @@ pub(super) fn link_layer(
         LinkType::RAW | LinkType::IPV4 | LinkType::IPV6 => return by_version(0),
         // What BSDs and old Linux wrote for raw IP before it had a number.
         LinkType(12 | 14) => return by_version(0),
-        _ => return Err(Undecoded::LinkType),
+        _ => return Err(Undecoded::LinkType(link)),
     };
     while matches!(kind, ethertype::VLAN | ethertype::QINQ | ethertype::QINQ_OLD) {
         let id = be16(b, at)? & 0x0fff;

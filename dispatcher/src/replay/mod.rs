@@ -6,16 +6,20 @@
 //! * [`dialogue`]: how a connection's streams begin.
 //! * [`inspect`]: what the TLS and DTLS streams of a capture say in the clear.
 //! * [`reenact`]: recorded conversations against other backends, through the whole engine.
+//! * [`unread`]: what of a capture is not read, by name; [`warnings`]: connections that were refused or not followed, and why.
 //! * [`recorded`]: connections go where they were recorded going, and the affinity table is asked and taught.
 
 pub mod decode;
 pub mod dialogue;
 pub mod fragments;
 pub mod inspect;
+
 pub mod reassembly;
 pub mod recorded;
 pub mod reenact;
 mod report;
+pub mod unread;
+pub mod warnings;
 
 use crate::capture::pcapng::PcapngWriter;
 use crate::capture::{Capture, LinkType, RecordedFrame};
@@ -40,7 +44,8 @@ pub struct ReplayOptions {
 
 /// Replays captures and reports on standard output.
 ///
-/// What could be read of a damaged capture is reported, and then the error is returned. A reader of our output that has seen enough
+/// What could be read of a damaged capture is reported, and then the error is returned; one of the kind [`unread::NotRead`] when
+/// there may be connections in frames that are not read. A reader of our output that has seen enough
 /// (a broken pipe) is no error.
 pub fn run(options: &ReplayOptions) -> anyhow::Result<()> {
     match replay(options, &mut BufWriter::new(io::stdout().lock())) {
@@ -99,7 +104,11 @@ pub fn replay(options: &ReplayOptions, out: &mut dyn Write) -> anyhow::Result<()
         report::write_report(out, &totals, &census)?;
     }
     out.flush()?;
-    failed.map_or(Ok(()), |error| Err(anyhow::anyhow!(error)))
+    match (failed, totals.unread.complaint()) {
+        (Some(error), _) => Err(anyhow::anyhow!(error)),
+        (None, Some(left_out)) => Err(left_out.into()),
+        (None, None) => Ok(()),
+    }
 }
 
 fn progress_bar(total: u64) -> ProgressBar {

@@ -17,6 +17,8 @@ use super::decode::{Transport, Undecoded, decode};
 use super::dialogue::{Began, Dialogue};
 use super::fragments::Defragmenter;
 use super::reassembly::{At, Connection, Handler, Limits, Tracker, Turn, Way};
+use super::unread::Unread;
+use super::warnings::NotFollowed;
 use crate::capture::{Capture, CaptureError, Frames, RecordedFrame};
 use crate::engine::session::{Offer, Watch};
 use crate::engine::{Class, DropReason};
@@ -105,6 +107,8 @@ pub struct RecordedConnection {
     pub sni: Option<String>,
     /// What the server's answer showed.
     pub resumed: Option<bool>,
+    /// Why nothing, or not all, can be said of its session.
+    pub not_followed: Option<NotFollowed>,
 }
 
 /// Hears of each connection as it ends, and of each frame on its way.
@@ -157,6 +161,12 @@ pub struct Totals {
     pub servers: Vec<(SocketAddr, ServerCounts)>,
     /// Connections to servers beyond what the table can tell apart: not followed.
     pub beyond: u64,
+    /// What of the captures was read, and what was not.
+    pub unread: Unread,
+    /// Connections whose sessions could not be followed, by [`NotFollowed`].
+    pub not_followed: [u64; NotFollowed::ALL.len()],
+    /// The first of them.
+    pub examples: Vec<(SocketAddr, SocketAddr, NotFollowed)>,
 }
 
 /// Replays captures, one after the other, against one affinity table.
@@ -187,6 +197,8 @@ struct State {
 }
 
 struct Live {
+    /// Bytes that the client sent before its hello was whole.
+    said: usize,
     dialogue: Dialogue,
     /// From the ClientHello on.
     hello: Option<Box<Hello>>,
@@ -197,6 +209,10 @@ struct Hello {
     sni: Option<String>,
     found: Lookup,
     answer: Answer,
+    /// Longer than the dispatcher reads.
+    long: bool,
+    /// Bytes of the answer were not recorded while it was being read.
+    hole: bool,
 }
 
 /// What the server makes of the hello.
@@ -281,6 +297,10 @@ impl<'l> Replay<'l> {
             },
             packet => packet,
         };
+        match &packet {
+            Ok(_) => totals.unread.taken(),
+            Err(why) => totals.unread.not_taken(*why),
+        }
         let dropped = match packet {
             Ok(packet) => match &packet.transport {
                 Transport::Tcp(segment) => {
@@ -293,7 +313,9 @@ impl<'l> Replay<'l> {
             Err(Undecoded::Fragment) => Some(DropReason::IpFragment),
             Err(Undecoded::Truncated) => Some(DropReason::Truncated),
             Err(Undecoded::Malformed) => Some(DropReason::Malformed),
-            Err(Undecoded::NotIp | Undecoded::OtherProtocol | Undecoded::LinkType) => Some(DropReason::NotForUs),
+            Err(Undecoded::NotIp(_) | Undecoded::OtherProtocol(_) | Undecoded::LinkType(_)) => {
+                Some(DropReason::NotForUs)
+            }
         };
         let learner = &mut self.tracker.handler;
         match dropped {
@@ -305,6 +327,7 @@ impl<'l> Replay<'l> {
 
     /// A file of so many bytes is done; for the listener.
     pub fn next_file(&mut self, bytes: usize) {
+        self.tracker.handler.totals.unread.end_of_file();
         self.tracker.handler.listener.next_file(bytes);
     }
 
@@ -329,7 +352,10 @@ impl Handler for Learner<'_> {
 
     fn opened(&mut self, _: &Connection) -> State {
         self.totals.connections += 1;
-        State { conn: self.totals.connections, live: Some(Box::new(Live { dialogue: Dialogue::new(), hello: None })) }
+        State {
+            conn: self.totals.connections,
+            live: Some(Box::new(Live { said: 0, dialogue: Dialogue::new(), hello: None })),
+        }
     }
 
     fn wants(&self, state: &State, way: Way) -> bool {
@@ -348,6 +374,10 @@ impl Handler for Learner<'_> {
             self.answer(connection, hello, way, bytes, at);
             return Turn::Keep;
         }
+        let before = live.said;
+        if way == Way::ToServer {
+            live.said += bytes.len();
+        }
         let mut found = None;
         let began_late = connection.began_late;
         let server_of = |way| if way == Way::ToServer { connection.server } else { connection.client };
@@ -362,7 +392,10 @@ impl Handler for Learner<'_> {
         });
         if let Some((offer, sni)) = found {
             debug_assert!(began_late || turn == Turn::Keep);
-            live.hello = Some(Box::new(self.ask(state.conn, recorded, offer, sni, at)));
+            let mut hello = self.ask(state.conn, recorded, offer, sni, at);
+            // As long before the segment that completed it.
+            hello.long = before > crate::engine::Limits::default().hello_bytes;
+            live.hello = Some(Box::new(hello));
         }
         turn
     }
@@ -370,7 +403,10 @@ impl Handler for Learner<'_> {
     fn gap(&mut self, _: &mut Connection, state: &mut State, way: Way, _: u64, _: At) {
         let Some(live) = &mut state.live else { return };
         match &mut live.hello {
-            Some(hello) if way == Way::ToClient => hello.settle(),
+            Some(hello) if way == Way::ToClient => {
+                hello.hole |= hello.reading();
+                hello.settle();
+            }
             Some(_) => {}
             None => live.dialogue.gap(way),
         }
@@ -426,7 +462,14 @@ impl Learner<'_> {
             self.note = Some(format!("connection {conn}: no row knows what it offers"));
         }
         let id_known = found.decision.as_ref().is_some_and(|d| d.reason == Reason::SessionId);
-        Hello { backend, sni, found, answer: Answer::Reading(Box::new(Watch::new(offer, id_known))) }
+        Hello {
+            backend,
+            sni,
+            found,
+            answer: Answer::Reading(Box::new(Watch::new(offer, id_known))),
+            long: false,
+            hole: false,
+        }
     }
 
     fn answer(&mut self, connection: &Connection, hello: &mut Hello, way: Way, bytes: &[u8], at: At) {
@@ -462,9 +505,28 @@ impl Learner<'_> {
             version: None,
             sni: None,
             resumed: None,
+            not_followed: None,
         };
-        let Some(mut hello) = live.hello else { return record };
+        let Some(mut hello) = live.hello else {
+            record.not_followed = match live.dialogue.began() {
+                _ if connection.began_late => Some(NotFollowed::BeganLate),
+                Began::Missed => Some(NotFollowed::HelloHole),
+                Began::Unknown if connection.lost[Way::ToServer.index()] > 0 => Some(NotFollowed::HelloHole),
+                Began::Tls => Some(NotFollowed::HelloUnread),
+                Began::Unknown | Began::NotTls => None,
+            };
+            return record;
+        };
+        // A tail that is missing is no hole that anything came behind.
+        hello.hole |= hello.reading() && connection.lost[Way::ToClient.index()] > 0;
         hello.settle();
+        record.not_followed = if hello.long {
+            Some(NotFollowed::HelloLong)
+        } else if hello.backend.is_none() {
+            Some(NotFollowed::Beyond)
+        } else {
+            hello.hole.then_some(NotFollowed::AnswerHole)
+        };
         if let Answer::Known { offered, version, resumed } = hello.answer {
             (record.offered, record.version, record.resumed) = (offered, version, resumed);
         }
@@ -489,6 +551,12 @@ impl Learner<'_> {
         totals.secure += u64::from(secure);
         totals.resumed += u64::from(record.resumed == Some(true));
         totals.intact += u64::from(record.intact());
+        if let Some(why) = record.not_followed {
+            totals.not_followed[why as usize] += 1;
+            if totals.examples.len() < super::warnings::EXAMPLES {
+                totals.examples.push((record.connection.client, record.connection.server, why));
+            }
+        }
         if let Some(prediction) = record.prediction {
             totals.offered += 1;
             totals.predictions[prediction as usize] += 1;

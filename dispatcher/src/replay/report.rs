@@ -1,6 +1,7 @@
 //! What a replay tells: JSON lines for programs, tables for people.
 
 use super::recorded::{Prediction, RecordedConnection, Totals};
+use super::warnings::{self, NotFollowed};
 use crate::engine::{DropReason, End};
 use crate::journal::{ConnectionLine, VersionName};
 use arrayvec::ArrayVec;
@@ -38,7 +39,7 @@ pub fn write_connection(mut out: &mut dyn Write, record: &RecordedConnection) ->
         // The capture ended first: as if the dispatcher had stopped.
         end: connection.end.unwrap_or(End::Shutdown).as_str(),
     };
-    line.write(&mut out)
+    warnings::Line { line, refused: None, not_followed: record.not_followed.map(NotFollowed::as_str) }.write(&mut out)
 }
 
 #[derive(Serialize)]
@@ -66,6 +67,8 @@ struct Summary<'a> {
     by_identity: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
     backends: BTreeMap<String, BackendLine>,
     table: TableLine,
+    unread: &'a BTreeMap<String, u64>,
+    not_followed: BTreeMap<&'static str, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
 }
@@ -136,6 +139,8 @@ pub fn write_summary(out: &mut dyn Write, totals: &Totals, census: &Census, erro
             candidates: census.candidates,
             refusals: census.refusals,
         },
+        unread: totals.unread.counts(),
+        not_followed: warnings::counted(&totals.not_followed),
         error,
     };
     serde_json::to_writer(&mut *out, &SummaryLine { summary }).map_err(io::Error::from)?;
@@ -216,6 +221,10 @@ pub fn write_report(out: &mut dyn Write, totals: &Totals, census: &Census) -> io
         census.candidates,
         census.refusals
     )?;
+    warnings::write_not_followed(out, &totals.not_followed, &totals.examples)?;
+    if !totals.unread.counts().is_empty() {
+        writeln!(out, "Frames without TCP or UDP: {}", super::unread::listed(totals.unread.counts()))?;
+    }
     let drops = drops(totals);
     if drops.is_empty() {
         writeln!(out, "Every frame belongs to a connection.")

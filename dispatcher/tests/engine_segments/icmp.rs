@@ -177,7 +177,7 @@ fn a_clients_narrow_path_stays_with_its_flow_whose_segments_are_cut_to_fit() {
                 assert!(packet_len(o) <= mtu as usize, "{}", packet_len(o));
                 let (t, last) = (o.tcp(), i + 1 == again.len());
                 assert_eq!((t.seq, t.ack, t.window), (seq, lost[0].tcp().ack, lost[0].tcp().window));
-                seq = seq + t.payload_len() as u32;
+                seq += t.payload_len() as u32;
                 // ACK and ECN echo on each, "window reduced" on the first, PSH and FIN on the last.
                 let cwr = if i == 0 { 0x80 } else { 0 };
                 assert_eq!(t.flags.0, 0x50 | cwr | if last { 0x09 } else { 0 }, "piece {i}");

@@ -144,7 +144,13 @@ fn an_mss_of_zero_is_none_and_a_tiny_one_shrinks_nobody_elses_segments() {
             // What clients after it are offered.
             b.client = SocketAddr::new(client_ip(1, v6), 50_000);
             let offer = b.client_syn(&linux());
-            let least = if said > 0 { 216 } else if v6 { 1220 } else { 536 };
+            let least = if said > 0 {
+                216
+            } else if v6 {
+                1220
+            } else {
+                536
+            };
             assert_eq!(offer.mss, Some(least), "MSS {said}");
         }
         // A client that says it is taken as one that says nothing.

@@ -5,6 +5,7 @@ use clap::Parser;
 use comfy_table::{ContentArrangement, Table, presets};
 use dispatcher::capture::Capture;
 use dispatcher::replay::inspect::{Endpoint, Inspection, StreamReport, inspect};
+use dispatcher::replay::unread::{self, NotRead};
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,6 +21,8 @@ use std::process::ExitCode;
 /// the ticket's length, the number of identities. CHOSEN is the version the server chose, RESUMED what its answer shows.
 ///
 /// A capture that is damaged or cut off is reported as far as it goes; then the reason is told on stderr and the exit status is 2.
+/// Frames that are not read (other link types; what lies in PPPoE, MPLS, tunnels) are told by name, on stderr; the exit status is 1
+/// when there may be connections in them, or nothing was read at all.
 #[derive(Parser)]
 #[command(version, max_term_width = 110)]
 struct Options {
@@ -52,6 +55,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has seen enough.
         Err(error) if broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.is::<NotRead>() => {
+            eprintln!("tls-inspect: {}: {error}", options.file.display());
+            ExitCode::from(1)
+        }
         Err(error) => {
             eprintln!("tls-inspect: {error:#}");
             ExitCode::from(2)
@@ -77,9 +84,10 @@ fn run(options: &Options) -> anyhow::Result<()> {
         write_table(&mut out, &found, options.all)?;
     }
     out.flush()?;
-    match found.error {
-        Some(error) => Err(anyhow::anyhow!("{error}")).with_context(|| name),
-        None => Ok(()),
+    match (found.error, found.unread.complaint()) {
+        (Some(error), _) => Err(anyhow::anyhow!("{error}")).with_context(|| name),
+        (None, Some(left_out)) => Err(left_out.into()),
+        (None, None) => Ok(()),
     }
 }
 
@@ -123,9 +131,8 @@ fn write_table(out: &mut impl Write, found: &Inspection, all: bool) -> io::Resul
         count("empty"),
         count("unknown"),
     )?;
-    if !found.undecoded.is_empty() {
-        let reasons: Vec<String> = found.undecoded.iter().map(|(why, n)| format!("{n} {why}")).collect();
-        writeln!(out, "frames without TCP or UDP: {}", reasons.join(", "))?;
+    if !found.unread.counts().is_empty() {
+        writeln!(out, "frames without TCP or UDP: {}", unread::listed(found.unread.counts()))?;
     }
     if found.cut_frames > 0 {
         writeln!(out, "{} frames were cut short by the recorder: streams end where the first was", found.cut_frames)?;

@@ -135,7 +135,7 @@ fn other_link_layers_carry_the_same_packets() {
         let decoded = decode(&frame(link, &bytes, bytes.len())).unwrap_or_else(|e| panic!("{link:?}: {e:?}"));
         assert_eq!(payload_of(&decoded), (&b"x"[..], 0), "{link:?}");
     }
-    assert_eq!(decode(&frame(LinkType(105), &packet, packet.len())).unwrap_err(), Undecoded::LinkType);
+    assert_eq!(decode(&frame(LinkType(105), &packet, packet.len())).unwrap_err(), Undecoded::LinkType(LinkType(105)));
 }
 
 #[test]

@@ -10,8 +10,8 @@ pub use report::{Blob, ClientHelloReport, Endpoint, ServerHelloReport, StreamRep
 use super::decode::{Transport, Undecoded, decode};
 use super::fragments::Defragmenter;
 use super::reassembly::{At, Limits, Tracker};
+use super::unread::Unread;
 use crate::capture::{Capture, CaptureError, RecordedFrame};
-use std::collections::BTreeMap;
 
 /// Everything found in a capture.
 pub struct Inspection {
@@ -21,8 +21,8 @@ pub struct Inspection {
     pub frames: u64,
     /// Frames that the recorder cut short (snap length).
     pub cut_frames: u64,
-    /// Frames that carry no TCP or UDP, by reason.
-    pub undecoded: BTreeMap<&'static str, u64>,
+    /// What was read, and what was not.
+    pub unread: Unread,
     /// Why the rest of the capture could not be read.
     pub error: Option<CaptureError>,
 }
@@ -34,7 +34,7 @@ pub fn inspect(capture: &Capture) -> Inspection {
     let mut flows = datagrams::Flows::default();
     let mut fragments = Defragmenter::default();
     let mut found =
-        Inspection { streams: Vec::new(), frames: 0, cut_frames: 0, undecoded: BTreeMap::new(), error: None };
+        Inspection { streams: Vec::new(), frames: 0, cut_frames: 0, unread: Unread::default(), error: None };
     match capture.frames() {
         Err(error) => found.error = Some(error),
         Ok(frames) => {
@@ -60,16 +60,22 @@ pub fn inspect(capture: &Capture) -> Inspection {
                     },
                     packet => packet,
                 };
-                match packet {
-                    Ok(packet) => match &packet.transport {
-                        Transport::Tcp(segment) => tracker.segment(&packet, segment, at),
-                        Transport::Udp { payload, missing } => flows.datagram(&packet, payload, *missing, at),
-                    },
-                    Err(why) => *found.undecoded.entry(Undecoded::as_str(why)).or_default() += 1,
+                let packet = match packet {
+                    Ok(packet) => packet,
+                    Err(why) => {
+                        found.unread.not_taken(why);
+                        continue;
+                    }
+                };
+                found.unread.taken();
+                match &packet.transport {
+                    Transport::Tcp(segment) => tracker.segment(&packet, segment, at),
+                    Transport::Udp { payload, missing } => flows.datagram(&packet, payload, *missing, at),
                 }
             }
         }
     }
+    found.unread.end_of_file();
     tracker.finish();
     found.streams = tracker.connections().map(|(connection, state)| state.report(connection)).collect();
     found.streams.extend(flows.into_reports());

@@ -13,6 +13,7 @@
 use super::endpoint::{Endpoint, Phase, Send};
 use super::recording::{Recorded, Step, Syn};
 use super::wire::{Ended, Heard, Wire};
+use crate::engine::DropReason;
 use crate::time::Time;
 use core::time::Duration;
 
@@ -46,6 +47,10 @@ pub struct Conversation<'c> {
     progress_at: Time,
     /// What the engine told of it.
     pub told: Option<Ended>,
+    /// Why the engine ended it, or else dropped, or answered by a reset, the first of its frames for which it did.
+    pub lost_by: Option<DropReason>,
+    /// The engine did not follow its server's answer.
+    pub unwatched: bool,
     /// See there.
     pub outcome: Outcome,
     /// Steps sent before what they waited for.
@@ -65,6 +70,8 @@ impl<'c> Conversation<'c> {
             next: [(0, 0); 2],
             progress_at: now,
             told: None,
+            lost_by: None,
+            unwatched: false,
             outcome: Outcome::Open,
             forced: 0,
             wake_at: Time::MAX,

@@ -31,6 +31,7 @@ pub mod world;
 
 pub use report::{BackendTotals, Totals};
 
+use super::warnings::{Line, NotFollowed};
 use super::{ReplayOptions, progress_bar};
 use crate::capture::pcapng::PcapngWriter;
 use crate::capture::{Capture, CaptureError, LinkType};
@@ -92,7 +93,11 @@ pub fn replay(options: &ReplayOptions, out: &mut dyn Write) -> anyhow::Result<()
         totals.write_report(out)?
     }
     out.flush()?;
-    failed.map_or(Ok(()), |error| Err(anyhow::anyhow!(error)))
+    match (failed, recording.unread.complaint()) {
+        (Some(error), _) => Err(anyhow::anyhow!(error)),
+        (None, Some(left_out)) => Err(left_out.into()),
+        (None, None) => Ok(()),
+    }
 }
 
 /// The configuration with VIPs for all that was recorded, or in one line what is missing.
@@ -152,8 +157,11 @@ impl Witness for Teller<'_> {
     fn connection(&mut self, ended: &Ended, conversation: &Conversation<'_>) -> anyhow::Result<()> {
         let intact = conversation.intact();
         self.totals.connection(ended, intact);
+        let (refused, not_followed) = self.totals.warn(ended, conversation);
         if let Some(out) = &mut self.json {
-            ended.line(intact).write(out)?;
+            let refused = refused.map(|(name, _)| name);
+            Line { line: ended.line(intact), refused, not_followed: not_followed.map(NotFollowed::as_str) }
+                .write(out)?;
         }
         Ok(())
     }

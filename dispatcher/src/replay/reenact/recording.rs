@@ -10,6 +10,7 @@
 //! SYNs a few times as large. Pieces of fragmented IP packets count as not recorded.
 
 use super::super::decode::{Decoded, Segment, Transport, decode};
+use super::super::unread::Unread;
 use crate::capture::{Capture, CaptureError};
 use crate::time::Time;
 use crate::wire::Seq;
@@ -33,6 +34,15 @@ pub enum Skip {
 impl Skip {
     /// All, in the order of reports.
     pub const ALL: [Skip; 3] = [Skip::BeganLate, Skip::NotAccepted, Skip::NoData];
+
+    /// In a sentence.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Skip::BeganLate => "Its SYN was not recorded.",
+            Skip::NotAccepted => "No server accepted it.",
+            Skip::NoData => "No byte was recorded in order from its start.",
+        }
+    }
 
     /// For reports.
     pub const fn as_str(self) -> &'static str {
@@ -189,6 +199,8 @@ pub struct Recording<'c> {
     pub unix_nanos: u64,
     /// TCP segments that were recorded.
     pub segments: u64,
+    /// What was read, and what was not.
+    pub unread: Unread,
     /// Largest segment size that any SYN names, IPv4 and IPv6.
     pub mss: [u16; 2],
 }
@@ -203,6 +215,7 @@ pub struct Reader<'c> {
     clock: Time,
     now: Time,
     segments: u64,
+    unread: Unread,
     mss: [u16; 2],
 }
 
@@ -243,13 +256,18 @@ impl<'c> Reader<'c> {
             let at = *begin.get_or_insert(self.clock.max(since_first)) + frame.time.since(Time::ZERO);
             self.now += at.since(self.clock).min(LONGEST_GAP);
             self.clock = at;
-            if let Ok(packet) = decode(&frame)
-                && let Transport::Tcp(segment) = packet.transport
-            {
-                self.segments += 1;
-                self.segment(&packet, &segment, frame.number);
+            match decode(&frame) {
+                Ok(packet) => {
+                    self.unread.taken();
+                    if let Transport::Tcp(segment) = packet.transport {
+                        self.segments += 1;
+                        self.segment(&packet, &segment, frame.number);
+                    }
+                }
+                Err(why) => self.unread.not_taken(why),
             }
         }
+        self.unread.end_of_file();
         Ok(())
     }
 
@@ -302,6 +320,7 @@ impl<'c> Reader<'c> {
         let mut recording = Recording {
             unix_nanos: self.first_nanos.unwrap_or(0),
             segments: self.segments,
+            unread: self.unread,
             mss: self.mss,
             ..Recording::default()
         };

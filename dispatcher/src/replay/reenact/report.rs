@@ -1,14 +1,19 @@
 //! What came of a re-enactment: a summary line for programs, tables for people.
 
+use super::super::unread::{self, Unread};
+use super::super::warnings::{self, NotFollowed, Rule};
+use super::conversation::Conversation;
 use super::faults::Faults;
 use super::recording::{Recording, Skip};
 use super::wire::Ended;
 use super::world::World;
 use crate::engine::{Class, Config, Counters, DropReason};
 use comfy_table::{CellAlignment, Table, presets};
+use core::time::Duration;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 
 /// Connections at one backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -54,6 +59,15 @@ pub struct Totals {
     pub faults: Faults,
     /// Segments that ends sent again.
     pub repeats: u64,
+    /// Connections that the engine refused, by rule.
+    pub refused: BTreeMap<Rule, u64>,
+    /// Connections that it did not follow, by [`NotFollowed`].
+    pub not_followed: [u64; NotFollowed::ALL.len()],
+    /// The first that were refused, and the first that were not followed.
+    examples: [Vec<(SocketAddr, SocketAddr, &'static str)>; 2],
+    /// What was read of the captures, and what was not.
+    pub unread: Unread,
+    hello_timeout: Duration,
 }
 
 #[derive(Serialize)]
@@ -86,6 +100,9 @@ struct Summary<'a> {
     skipped: BTreeMap<&'static str, u64>,
     forced: u64,
     faults: u64,
+    connections_refused: BTreeMap<&'static str, u64>,
+    not_followed: BTreeMap<&'static str, u64>,
+    unread: &'a BTreeMap<String, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
 }
@@ -98,7 +115,31 @@ impl Totals {
     /// Nothing yet.
     pub fn new(config: &Config) -> Totals {
         let backends = config.backends.iter().map(|b| (b.name.clone(), BackendTotals::default())).collect();
-        Totals { backends, ..Totals::default() }
+        Totals { backends, hello_timeout: config.hello_timeout, ..Totals::default() }
+    }
+
+    /// Whether the engine refused a connection that is over, or did not follow it, and why.
+    pub fn warn(&mut self, ended: &Ended, conversation: &Conversation<'_>) -> (Option<Rule>, Option<NotFollowed>) {
+        let refused = warnings::refusal(ended, conversation, conversation.intact());
+        let not_followed = match refused {
+            Some(_) => None,
+            None => warnings::not_followed(ended, conversation, self.hello_timeout),
+        };
+        if let Some(rule) = refused {
+            *self.refused.entry(rule).or_default() += 1;
+        }
+        if let Some(why) = not_followed {
+            self.not_followed[why as usize] += 1;
+        }
+        let names = [refused.map(|(name, _)| name), not_followed.map(NotFollowed::as_str)];
+        for (examples, name) in self.examples.iter_mut().zip(names) {
+            if let Some(name) = name
+                && examples.len() < warnings::EXAMPLES
+            {
+                examples.push((ended.client, ended.vip, name));
+            }
+        }
+        (refused, not_followed)
     }
 
     /// A connection is over.
@@ -124,6 +165,7 @@ impl Totals {
         self.skipped = recording.skipped;
         self.counters = world.counters().clone();
         self.recorded_segments = recording.segments;
+        self.unread = recording.unread.clone();
         (self.forced, self.faults, self.repeats) = (world.forced, world.faults, world.repeats);
     }
 
@@ -131,7 +173,7 @@ impl Totals {
         named(DropReason::ALL.iter().map(|r| r.as_str()).zip(self.counters.drops))
     }
 
-    fn refused(&self) -> BTreeMap<&'static str, u64> {
+    fn segments_refused(&self) -> BTreeMap<&'static str, u64> {
         named(DropReason::ALL.iter().map(|r| r.as_str()).zip(self.counters.refused))
     }
 
@@ -156,7 +198,7 @@ impl Totals {
             frames_in: self.counters.frames_in,
             frames_out: self.counters.frames_out,
             drops: self.drops(),
-            refused: self.refused(),
+            refused: self.segments_refused(),
             decided: self.decided,
             reasons: &self.reasons,
             backends: self.backends.iter().map(|(name, counts)| (name.as_str(), *counts)).collect(),
@@ -165,6 +207,9 @@ impl Totals {
             skipped: self.skips(),
             forced: self.forced,
             faults: self.faults.count,
+            connections_refused: self.refused.iter().map(|((name, _), n)| (*name, *n)).collect(),
+            not_followed: warnings::counted(&self.not_followed),
+            unread: self.unread.counts(),
             error,
         };
         serde_json::to_writer(&mut *out, &SummaryLine { summary }).map_err(io::Error::from)?;
@@ -185,6 +230,12 @@ impl Totals {
         )?;
         if skipped > 0 {
             writeln!(out, "{skipped} recorded connections left out: {}", listed(&self.skips()))?;
+            for (why, _) in Skip::ALL.iter().zip(self.skipped).filter(|(_, n)| *n > 0) {
+                writeln!(out, "  {}: {}", why.as_str(), why.meaning())?;
+            }
+        }
+        if !self.unread.counts().is_empty() {
+            writeln!(out, "Frames without TCP or UDP: {}", unread::listed(self.unread.counts()))?;
         }
         if self.connections == 0 {
             return writeln!(out, "There is nothing to re-enact.");
@@ -212,6 +263,10 @@ impl Totals {
             ]);
         }
         writeln!(out, "\n{table}\n")?;
+        let refused = self.refused.iter().map(|(rule, n)| (*rule, *n));
+        warnings::write_warning(out, "that the dispatcher would have refused", refused, &self.examples[0])?;
+        let rules = NotFollowed::ALL.iter().map(|why| (why.as_str(), why.meaning())).zip(self.not_followed);
+        warnings::write_warning(out, warnings::UNFOLLOWED, rules, &self.examples[1])?;
         let c = &self.counters;
         writeln!(
             out,
@@ -229,7 +284,7 @@ impl Totals {
         } else {
             writeln!(out, "Frames dropped: {}", listed(&drops))?;
         }
-        let refused = self.refused();
+        let refused = self.segments_refused();
         if !refused.is_empty() {
             writeln!(out, "Segments or connections refused: {}", listed(&refused))?;
         }

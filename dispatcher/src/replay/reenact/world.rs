@@ -12,10 +12,10 @@ use super::endpoint::Endpoint;
 use super::faults::Faults;
 use super::recording::{Recorded, Recording, Syn};
 use super::wire::{Ended, Flight, Heard, Loss, Wire};
-use crate::engine::{Config, ConfigError, Counters, DropReason, Engine, PortId, PortSpec, Verdict};
+use crate::engine::{Config, ConfigError, Counters, DropReason, End, Engine, PortId, PortSpec, Verdict};
 use crate::time::Time;
 use crate::wire::build::{Arp, Link, MAX_HEADERS, Ndp, arp_op, ndp_type};
-use crate::wire::packet::{Ethernet, Ip, Tcp, ethertype, protocol};
+use crate::wire::packet::{Ethernet, Ip, Packet, Tcp, ethertype, protocol};
 use crate::wire::{Addr, Family, Frame, Mac, Seq};
 use core::time::Duration;
 use std::cmp::Reverse;
@@ -137,6 +137,8 @@ impl<'c> World<'c> {
         }
         let usual = recording.connections.iter().find_map(|c| c.syn_ack);
         let usual = usual.unwrap_or(Syn { isn: Seq(0), flags: 0x12, window: u16::MAX, options: USUAL });
+        // A trace of a host that speaks to itself is as good as any.
+        config.loopback_sources = true;
         let (vips, proxy_protocol) = (config.vips.clone(), config.proxy_protocol);
         let patience = config.hello_timeout + PATIENCE;
         let engine = Engine::new(config, SECRET, Time::ZERO)?;
@@ -219,7 +221,10 @@ impl<'c> World<'c> {
         self.advance(due.unwrap_or(self.now));
         self.frames(witness)?;
         if self.engine.next_deadline().is_some_and(|at| at <= self.now) {
+            let before = Marks::of(&self.engine, &self.wire);
             self.engine.poll(self.now, &mut self.wire);
+            let lost_by = before.refused(&self.engine);
+            self.note(&before, lost_by, None);
         }
         while let Some(Reverse((at, i))) = self.wakes.peek().copied()
             && at <= self.now
@@ -274,15 +279,53 @@ impl<'c> World<'c> {
         }
         self.scratch[ROOM..ROOM + len].copy_from_slice(&flight.bytes);
         let mut frame = Frame::new(&mut self.scratch, ROOM, len);
+        let before = Marks::of(&self.engine, &self.wire);
         let verdict = self.engine.handle(flight.port, &mut frame, self.now, &mut self.wire);
+        let lost_by = if let Verdict::Drop(why) = verdict { Some(why) } else { before.refused(&self.engine) };
         if let Verdict::Forward(port) | Verdict::Reply(port) = verdict {
             self.wire.from_engine(port, self.now, frame.bytes());
         }
+        self.note(&before, lost_by, Some(flight));
         if witness.wants_frames() {
             let dropped = if let Verdict::Drop(why) = verdict { Some(why) } else { None };
             witness.frame(flight.port, true, self.now, &flight.bytes, dropped)?;
         }
         self.told(witness)
+    }
+
+    /// Notes with a conversation what the engine did not like about it: with that which has just ended, else with that whose frame
+    /// it was given.
+    fn note(&mut self, before: &Marks, lost_by: Option<DropReason>, flight: Option<&Flight>) {
+        let unwatched = self.engine.counters().unwatched > before.unwatched;
+        if lost_by.is_none() && !unwatched {
+            return;
+        }
+        let ended = self.wire.ended.iter().skip(before.ended).find(|e| matches!(e.end, End::NoBackend | End::BadHello));
+        let index = match (ended, flight) {
+            (Some(ended), _) => self.lines.get(&(ended.client, ended.vip)).and_then(|line| {
+                let untold = |i: &&usize| self.conversations[**i].as_ref().is_some_and(|c| c.told.is_none());
+                line.begun.iter().find(untold).copied()
+            }),
+            (None, Some(flight)) => self.whose(flight),
+            (None, None) => None,
+        };
+        if let Some(c) = index.and_then(|i| self.conversations[i].as_mut()) {
+            // What ends it counts; else the first, of which later ones may be the consequence.
+            c.lost_by = if ended.is_some() { lost_by } else { c.lost_by.or(lost_by) };
+            c.unwatched |= unwatched;
+        }
+    }
+
+    /// The conversation that a frame to the engine is of.
+    fn whose(&self, flight: &Flight) -> Option<usize> {
+        let ip = Packet::parse(&flight.bytes).ok()?.ip;
+        let tcp = Tcp::parse(&flight.bytes, &ip).ok()?;
+        let (from, to) = (ip.src.socket(tcp.src_port), ip.dst.socket(tcp.dst_port));
+        if flight.port == CLIENTS {
+            self.lines.get(&(from, to))?.begun.back().copied()
+        } else {
+            self.dialled.get(&(to, from)).copied()
+        }
     }
 
     fn hand_out(&mut self, flight: &Flight, witness: &mut dyn Witness) -> anyhow::Result<()> {
@@ -520,6 +563,26 @@ impl<'c> World<'c> {
             c.told.get_or_insert(Ended::unknown(c.recorded.client, vip));
         }
         self.settle(i, witness)
+    }
+}
+
+/// What the engine had counted and told before a step.
+struct Marks {
+    refused: [u64; DropReason::ALL.len()],
+    unwatched: u64,
+    ended: usize,
+}
+
+impl Marks {
+    fn of(engine: &Engine, wire: &Wire) -> Marks {
+        let counters = engine.counters();
+        Marks { refused: counters.refused, unwatched: counters.unwatched, ended: wire.ended.len() }
+    }
+
+    /// What was refused since.
+    fn refused(&self, engine: &Engine) -> Option<DropReason> {
+        let now = &engine.counters().refused;
+        DropReason::ALL.iter().copied().find(|why| now[*why as usize] > self.refused[*why as usize])
     }
 }
 
