@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 use dispatcher::engine::{AddressMode, Class, Config, DropReason, End};
-use sim::apps::{Closing, Ended, Expect, Manner, Plan, Write, get_and_reset, pattern};
+use sim::apps::{Closing, Ended, Expect, Manner, Plan, Write, get, get_and_reset, pattern};
 use sim::config::{client_ip, one_armed, two_armed, vip};
 use sim::host::Stack;
 use sim::links::Faults;
@@ -420,13 +420,58 @@ fn an_idle_connection_is_reset_on_both_sides_after_its_timeout() {
     let config = Config { flow_idle_timeout: Duration::from_secs(20), ..two_armed(1, false) };
     let mut w = World::new("idle", config, 27, 1, 1, false);
     let id = w.connect(0, Plan::echo(b"and now silence").closing(Closing::Never));
-    w.run(Duration::from_secs(19));
+    // Both are alive, and say so when they are asked.
+    w.run(Duration::from_secs(100));
     assert!(w.conn(id).complete() && w.conn(id).outcome == Ended::Open);
-    w.run(Duration::from_secs(2));
+    assert_eq!((w.engine.flows(), w.told.len()), (1, 0));
+    // Then the server is not heard any more.
+    w.hosts[1].dark = true;
+    w.run(Duration::from_secs(40));
     assert_eq!(w.conn(id).outcome, Ended::Reset);
-    assert_eq!(w.server(1).resets, 1);
     assert_eq!(w.told[0].end, End::Idle);
     w.assert_quiescent();
+}
+
+/// Downloads and uploads in the middle, between hosts that obey a reset at the exact number only (RFC 5961): a stop ends all of
+/// them on both sides within two seconds, also where every twentieth frame is lost.
+#[test]
+fn a_stop_in_the_middle_of_transfers_ends_both_sides_within_two_seconds_rfc_5961() {
+    for (mode, v6, loss) in [
+        (AddressMode::Snat, false, 0),
+        (AddressMode::Dnat, true, 0),
+        (AddressMode::Snat, true, 50),
+        (AddressMode::Dnat, false, 50),
+    ] {
+        let config = Config { address_mode: mode, ..two_armed(2, v6) };
+        let mut w = World::new("stop", config, 33, 2, 2, v6);
+        w.delay = Duration::from_millis(5);
+        w.hosts.iter_mut().for_each(|h| h.stack.strict = true);
+        let download =
+            |n| Plan { writes: vec![Write::now(get(n))], expect: Expect::Exactly(pattern(n)), closing: Closing::Never };
+        let upload = Plan {
+            writes: vec![Write::now([&b"x"[..], &pattern(20_000_000)].concat())],
+            expect: Expect::Anything,
+            closing: Closing::Never,
+        };
+        let ids: Vec<_> =
+            (0..20).map(|n| w.connect(n % 2, if n % 4 < 2 { download(1_000_000) } else { upload.clone() })).collect();
+        w.run(Duration::from_millis(120));
+        w.faults.fill(Faults { loss, ..Faults::NONE });
+        w.run(Duration::from_millis(20));
+        let under_way = ids.iter().filter(|id| w.conn(**id).outcome == Ended::Open).count();
+        let accepted: usize = w.servers().iter().map(|s| w.server(*s).accepted).sum();
+        assert_eq!((under_way, accepted), (20, 20));
+        w.shutdown();
+        w.run(Duration::from_secs(2));
+        let open = ids.iter().filter(|id| w.conn(**id).outcome == Ended::Open).count();
+        let resets: usize = w.servers().iter().map(|s| w.server(*s).resets).sum();
+        assert_eq!((open, resets), (0, 20), "{mode:?}, loss {loss}");
+        let doubted: u64 = w.hosts.iter().map(|h| h.doubted()).sum();
+        assert!(loss == 0 || doubted > 0, "no reset was a challenge to anybody");
+        assert_eq!(w.engine.flows(), 0);
+        assert!(w.told.iter().all(|t| t.end == End::Shutdown));
+        w.assert_quiescent();
+    }
 }
 
 #[test]

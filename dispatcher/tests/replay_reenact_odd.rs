@@ -286,7 +286,7 @@ fn a_server_that_speaks_first_is_waited_for() {
 }
 
 #[test]
-fn a_silence_longer_than_flows_may_be_idle_ends_the_connection() {
+fn a_silence_longer_than_flows_may_be_idle_is_lived_through_by_ends_that_answer_when_asked() {
     let mut tape = Tape::new();
     tape.handshake();
     tape.client(0, 0, b"GET / HTTP/1.0\r\n\r\n");
@@ -296,7 +296,7 @@ fn a_silence_longer_than_flows_may_be_idle_ends_the_connection() {
     tape.close(18, 200);
     let told = tape.reenact();
     let (ended, intact, arrived) = only(&told);
-    assert_eq!((ended.end, *intact, arrived[1]), (End::Idle, false, 100));
+    assert_eq!((ended.end, *intact, arrived[1]), (End::Fin, true, 201));
 }
 
 #[test]

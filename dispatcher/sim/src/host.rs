@@ -1,6 +1,7 @@
 //! A machine of the [`World`](crate::world::World): smoltcp's TCP on a card of its own, and what runs on it.
 
 use crate::apps::{ClientConn, Ended, Plan, Server, ServerConn};
+use crate::strict::{Judged, Strict};
 use core::time::Duration;
 use dispatcher::time::Time;
 use dispatcher::wire::packet::{Packet, Tcp};
@@ -87,6 +88,8 @@ pub struct Stack {
     /// retransmission of the data before it comes in between, or acknowledgements that look like a call for one; over bad
     /// links that would look like our fault.
     pub careful: bool,
+    /// Obeys resets as RFC 5961 says, where smoltcp obeys any in its window.
+    pub strict: bool,
 }
 
 impl Default for Stack {
@@ -98,6 +101,7 @@ impl Default for Stack {
             mtu: 1500,
             patience: Duration::from_secs(120),
             careful: false,
+            strict: false,
         }
     }
 }
@@ -142,6 +146,7 @@ pub struct Host {
     next_port: u16,
     /// The last answers to SYNs, and to whom.
     syn_acks: VecDeque<(SocketAddr, Vec<u8>)>,
+    strict: Strict,
 }
 
 impl Host {
@@ -190,6 +195,7 @@ impl Host {
             router: None,
             next_port: 40_000,
             syn_acks: VecDeque::new(),
+            strict: Strict::default(),
         }
     }
 
@@ -223,12 +229,24 @@ impl Host {
         if self.heeds(&frame) {
             return None;
         }
+        if self.stack.strict {
+            match self.strict.judge(&frame, now) {
+                Judged::Fine => {}
+                Judged::Unheard => return None,
+                Judged::Challenged(answer) => return Some(answer),
+            }
+        }
         if let Some(again) = self.answered_before(&frame) {
             return Some(again).filter(|again| !again.is_empty());
         }
         self.card.rx.push_back(frame);
         self.next = now;
         None
+    }
+
+    /// Resets that a strict host has not obeyed.
+    pub fn doubted(&self) -> u64 {
+        self.strict.doubted
     }
 
     pub(crate) fn has_address(&self, ip: IpAddr) -> bool {
@@ -339,7 +357,10 @@ impl Host {
         next = pauses.flatten().filter(|t| *t > now).fold(next, Time::min);
         self.next = if next <= now { now + Duration::from_micros(1000) } else { next };
         let out = core::mem::take(&mut self.card.tx);
-        out.iter().for_each(|frame| self.note_answer(frame));
+        out.iter().for_each(|frame| {
+            self.note_answer(frame);
+            self.strict.sends(frame);
+        });
         out
     }
 }

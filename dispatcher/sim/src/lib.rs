@@ -24,6 +24,7 @@ pub mod pcap;
 pub mod rng;
 pub mod script;
 pub mod storm;
+mod strict;
 pub mod tls;
 pub mod upset;
 pub mod world;

@@ -316,6 +316,17 @@ impl Bench {
         made
     }
 
+    /// All flows are ended. Returns what was sent.
+    pub fn shutdown(&mut self) -> Vec<Out> {
+        let mut sent = Sent::default();
+        while !self.engine.shutdown(16, self.now, &mut sent) {}
+        self.books.transmitted += sent.frames.len() as u64;
+        let made = sent.frames.clone();
+        self.collect(sent);
+        self.out.truncate(self.out.len() - made.len());
+        made
+    }
+
     /// Time passes, with all that is due in it. Returns what was sent.
     pub fn wait(&mut self, time: Duration) -> Vec<Out> {
         let end = self.now + time;

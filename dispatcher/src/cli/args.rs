@@ -186,7 +186,7 @@ pub struct Tuning {
     #[arg(long, value_name = "N", default_value_t = crate::engine::Limits::default().flows, value_parser = capacity)]
     pub flow_capacity: usize,
 
-    /// A connection without frames for this long is reset on both sides
+    /// After so long without frames both ends of a connection are asked whether they are there; it is reset when one does not answer
     #[arg(long, value_name = "D", default_value = "5m", value_parser = duration)]
     pub flow_idle_timeout: Duration,
 }

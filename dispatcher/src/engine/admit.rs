@@ -6,17 +6,19 @@
 //! acknowledged what is in order, and from that moment on those bytes are ours to deliver.
 
 use super::connection::{Agreed, Connection, Held, NO_LIMIT, State, Story, Waiting};
+use super::dial::proxy_header_len;
 use super::health::OUR_WSCALE;
+use super::keepalive::Asked;
 use super::neighbours::NextHop;
 use super::record::{Class, End};
 use super::send::Own;
 use super::session::Offer;
 use super::{Arrived, DropReason, Effects, Engine, HEADER_ROOM, Step, Verdict};
-use crate::flow::{Assembler, ClientOptions, CookieVerified, Direction, FlowId, Side, Splice};
+use crate::flow::{Assembler, ClientOptions, CookieVerified, Direction, FlowId, Splice};
 use crate::time::Time;
 use crate::wire::build::Link;
 use crate::wire::options::{SegmentOptions, SynOptions, Timestamps};
-use crate::wire::packet::{Flags, tcp_checksum_ok};
+use crate::wire::packet::{Flags, tcp_checksum_ok, urgent_pointer};
 use crate::wire::{Family, Frame};
 use core::time::Duration;
 use ssl_parse::{Malformed, Outcome};
@@ -48,6 +50,10 @@ enum Reading {
 impl Engine {
     /// A bare SYN to a VIP: answered with a cookie, and forgotten.
     pub(super) fn on_syn(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
+        if self.stopping {
+            // Who comes next may answer it.
+            return Err(DropReason::Stopping);
+        }
         if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
             return Err(DropReason::BadChecksum);
         }
@@ -85,10 +91,11 @@ impl Engine {
         self.answer(seg, &own, frame, fx)
     }
 
-    /// The window of our SYN-ACK: no more than we can hold, nor than the backends will say.
+    /// The window of our SYN-ACK: no more than we can hold, nor than the backends will say, of which a PROXY header takes some. Never zero.
     fn first_window(&self, family: Family) -> u16 {
         let room = u16::try_from(self.config.limits.hello_bytes).unwrap_or(u16::MAX);
-        room.min(self.health.offer(family).window)
+        let header = if self.config.proxy_protocol { u16::from(proxy_header_len(family)) } else { 0 };
+        room.min(self.health.offer(family).window - header)
     }
 
     /// Our clock for timestamps: milliseconds, from a secret start.
@@ -104,6 +111,9 @@ impl Engine {
         }
         if !flags.has(Flags::ACK) || flags.has(Flags::SYN) {
             return self.refuse(seg, DropReason::NoFlow, frame, fx);
+        }
+        if self.stopping {
+            return self.refuse(seg, DropReason::Stopping, frame, fx);
         }
         match self.cookies.verify(&seg.tuple(), seg.tcp.seq - 1, seg.tcp.ack - 1, seg.now) {
             Some(proof) => self.open(&proof, seg, frame, fx),
@@ -126,7 +136,7 @@ impl Engine {
         let now = seg.now;
         let connection = Connection {
             state: State::AwaitHello(Waiting {
-                held: Held { stream: Assembler::lazy(isn + 1, HEADER_ROOM), acked: isn + 1 },
+                held: Held { stream: Assembler::lazy(isn + 1, HEADER_ROOM), acked: isn + 1, urgent: None },
                 silent_until: now + self.config.hello_timeout,
                 complete_until: now + self.config.hello_timeout.max(COMPLETE_WITHIN),
                 ack_at: None,
@@ -147,6 +157,7 @@ impl Engine {
             },
             hop: NextHop(0),
             last_seen: now,
+            asked: Asked::default(),
             agreed: Agreed {
                 mss: got.mss,
                 wscale: got.wscale,
@@ -186,8 +197,35 @@ impl Engine {
         if let Some(step) = self.on_reuse(id, seg, frame, fx) {
             return step;
         }
+        if let Some(step) = self.on_old(id, seg, frame, fx) {
+            return step;
+        }
         self.on_early(id, seg, frame, fx)?;
         self.read_client(id, seg, frame, fx)
+    }
+
+    /// A segment from before the first byte, with the right acknowledgement: a probe, of a connection that is kept alive or of a window. Like any
+    /// segment outside the window it is told where we are (RFC 9293 section 3.10.7.4).
+    fn on_old(&mut self, id: FlowId, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Option<Step> {
+        let tcp = &seg.tcp;
+        let c = self.flows.get(id);
+        let plain = tcp.flags.has(Flags::ACK) && !tcp.flags.has(Flags::SYN.with(Flags::RST));
+        if !plain || tcp.ack != c.cookie + 1 || !tcp.seq_end().is_before(c.isn + 1) {
+            return None;
+        }
+        if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
+            return Some(Err(DropReason::BadChecksum));
+        }
+        let acked = match &c.state {
+            State::AwaitHello(w) => w.held.acked,
+            State::Dialing(d) => d.held.acked,
+            _ => return None,
+        };
+        let room = self.config.limits.hello_bytes.saturating_sub(stream_len(c)).max(1 << OUR_WSCALE);
+        let (options, n) = c.clock_for_client();
+        let window = c.window_for_client(room);
+        let own = Own { seq: c.cookie + 1, ack: acked, flags: Flags::ACK, window, options: &options[..n] };
+        Some(self.answer(seg, &own, frame, fx))
     }
 
     /// What is common to all segments of a client before the splice: a reset, a new handshake, and the numbers to be
@@ -229,8 +267,7 @@ impl Engine {
             return Err(DropReason::BadChecksum);
         }
         c.last_seen = seg.now;
-        c.client_link.dst = seg.eth.src;
-        c.client_link.vlans = seg.eth.vlans;
+        c.answer_to(seg, self.routes.ports[usize::from(seg.port.0)].mac);
         c.client_window = u32::from(tcp.window) << c.agreed.wscale.unwrap_or(0);
         if c.agreed.timestamps {
             let options = SegmentOptions::parse(&frame.bytes()[tcp.header + 20..tcp.payload]);
@@ -252,6 +289,9 @@ impl Engine {
         fx: &mut dyn Effects,
     ) -> Step {
         if let Some(step) = self.on_reuse(id, seg, frame, fx) {
+            return step;
+        }
+        if let Some(step) = self.on_old(id, seg, frame, fx) {
             return step;
         }
         self.on_early(id, seg, frame, fx)?;
@@ -290,11 +330,16 @@ impl Engine {
             // Who has none loses none: this flow stays.
             self.make_room(seg.now, fx);
         }
-        let stream = match &mut self.flows.get_mut(id).state {
-            State::AwaitHello(w) => &mut w.held.stream,
-            State::Dialing(d) => &mut d.held.stream,
+        let held = match &mut self.flows.get_mut(id).state {
+            State::AwaitHello(w) => &mut w.held,
+            State::Dialing(d) => &mut d.held,
             _ => return Err(DropReason::FlowClosed),
         };
+        if seg.tcp.flags.has(Flags::URG) {
+            let points_to = seg.tcp.seq + u32::from(urgent_pointer(frame.bytes(), &seg.tcp));
+            held.urgent = Some(held.urgent.map_or(points_to, |before| before.later_of(points_to)));
+        }
+        let stream = &mut held.stream;
         if !payload.is_empty() {
             let inserted = stream.insert(&mut self.buffers, seg.tcp.seq, payload);
             if let Some(buffer) = stream.buffer_index() {
@@ -398,7 +443,8 @@ impl Engine {
         // Also when nothing is new: what came was a repetition then, so our last acknowledgement was lost.
         let upto = waiting.held.stream.next_seq();
         waiting.held.acked = upto;
-        let window = c.window_for_client(limit.saturating_sub(stream_len(c)));
+        // Never zero: nothing would open it again before the splice.
+        let window = c.window_for_client(limit.saturating_sub(stream_len(c)).max(1 << OUR_WSCALE));
         let (options, n) = c.clock_for_client();
         let own = Own { seq: c.cookie + 1, ack: upto, flags: Flags::ACK, window, options: &options[..n] };
         self.send_to_client(id, &own, fx);
@@ -421,13 +467,13 @@ impl Engine {
     /// Tells the client that nothing will come of it.
     pub(super) fn reset_client(&mut self, id: FlowId, fx: &mut dyn Effects) {
         let c = self.flows.get(id);
-        let (seq, ack) = match &c.state {
-            State::AwaitHello(w) => (c.cookie + 1, w.held.stream.next_seq()),
-            State::Dialing(d) => (c.cookie + 1, d.held.stream.next_seq()),
-            // What the client expects next is what it has acknowledged.
-            _ => (c.directions[Side::Server as usize].acked, c.directions[Side::Client as usize].next),
+        let ack = match &c.state {
+            State::AwaitHello(w) => w.held.stream.next_seq(),
+            State::Dialing(d) => d.held.stream.next_seq(),
+            _ => return,
         };
-        let own = Own { seq, ack, flags: Flags::RST.with(Flags::ACK), window: 0, options: &[] };
+        // It was sent nothing but our SYN.
+        let own = Own { seq: c.cookie + 1, ack, flags: Flags::RST.with(Flags::ACK), window: 0, options: &[] };
         self.send_to_client(id, &own, fx);
     }
 }
@@ -459,6 +505,7 @@ fn least_missing(stream: &[u8]) -> usize {
 fn stream_len(c: &Connection) -> usize {
     match &c.state {
         State::AwaitHello(w) => w.held.stream.contiguous_len(),
+        State::Dialing(d) => d.held.stream.contiguous_len(),
         _ => 0,
     }
 }

@@ -3,6 +3,7 @@
 //! There is no state before the cookie: a SYN leaves nothing behind.
 
 use super::PortId;
+use super::keepalive::Asked;
 use super::neighbours::NextHop;
 use super::record::Class;
 use super::watches::WatchId;
@@ -27,6 +28,8 @@ pub struct Held {
     pub stream: Assembler,
     /// Up to here we have acknowledged to the client: those bytes are ours to deliver.
     pub acked: Seq,
+    /// Where the client's urgent pointer points, if a segment had one.
+    pub urgent: Option<Seq>,
 }
 
 /// A client whose hello is not complete.
@@ -76,12 +79,38 @@ pub struct Ours {
     pub una: Seq,
     /// Behind the last byte that is ours.
     pub end: Seq,
+    /// Where the client's urgent pointer points, if a segment had one.
+    pub urgent: Option<Seq>,
     /// Largest payload with options that the backend takes.
     pub segment: u16,
     /// When to send again.
     pub retry_at: Time,
     /// Sent so often.
     pub tries: u8,
+}
+
+/// What a reset to one side says.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    /// The least that it may expect next: what it has acknowledged.
+    pub acked: Seq,
+    /// The most: behind everything that was sent to it.
+    pub next: Seq,
+    /// What is acknowledged to it, if anything is.
+    pub ack: Option<Seq>,
+}
+
+/// A flow that we have ended ourselves.
+#[derive(Debug)]
+pub struct Cut {
+    /// By side: what it is told; none when it is not there, or is known to be gone.
+    pub told: [Option<Told>; 2],
+    /// Said again so often.
+    pub times: u8,
+    /// When it was cut.
+    pub since: Time,
+    /// When to say it again.
+    pub retry_at: Time,
 }
 
 /// Where a connection stands.
@@ -106,6 +135,8 @@ pub enum State {
         /// Until then.
         until: Time,
     },
+    /// We have reset both sides. Kept for a moment: who has not heard is told again.
+    Cut(Cut),
 }
 
 impl fmt::Display for State {
@@ -116,6 +147,7 @@ impl fmt::Display for State {
             State::Spliced(_) => "spliced",
             State::TimeWait { .. } => "time-wait",
             State::Reset { .. } => "reset",
+            State::Cut(_) => "cut",
         })
     }
 }
@@ -204,6 +236,8 @@ pub struct Connection {
     pub hop: NextHop,
     /// When a frame that could be meant seriously was last seen.
     pub last_seen: Time,
+    /// Whether its ends were asked since.
+    pub asked: Asked,
     /// Agreed with the client.
     pub agreed: Agreed,
     /// The client's initial sequence number.

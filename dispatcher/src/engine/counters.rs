@@ -72,6 +72,8 @@ drop_reasons! {
     NoHeadroom = "no-headroom",
     /// The flow is over; a late segment of it.
     FlowClosed = "flow-closed",
+    /// A new connection while the dispatcher comes to its end.
+    Stopping = "stopping",
 }
 
 /// Counters of one worker. Plain numbers: one writer, folded by whoever reports.

@@ -252,6 +252,7 @@ impl Engine {
         let ours = Ours {
             una: begin - u32::from(header),
             end: held.acked,
+            urgent: held.urgent,
             header,
             stream: held.stream,
             segment: 0,
@@ -278,7 +279,7 @@ fn offered_to_backend(c: &Connection, mss: u16) -> SynOptions {
     }
 }
 
-const fn proxy_header_len(family: Family) -> u8 {
+pub(super) const fn proxy_header_len(family: Family) -> u8 {
     match family {
         Family::V4 => 16 + 12,
         Family::V6 => 16 + 36,

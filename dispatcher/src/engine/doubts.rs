@@ -4,45 +4,52 @@
 //! the cookie cannot be verified, and perhaps, when our SYN-ACK came twice, an empty ACK from behind that data. A reset, as for
 //! any stranger, would break a good connection; silence lets the client repeat
 //! what is missing, which verifies. But after a restart of ours all clients are strangers, and those a reset serves best. So silence
-//! comes first, and the reset when the same connection is still unknown after a while.
+//! comes first, and the reset when the same connection is still unknown after a while: after no longer than we have been there ourselves, since a
+//! connection that is new cannot be older than that.
 //!
-//! Bounded: a fixed number of places, found by hash; a newcomer takes the place over, and its former owner is in doubt anew.
+//! Bounded: a fixed number of places in sets, found by hash; a newcomer takes the oldest place of its set, whose owner is in doubt anew. Several to a
+//! set, because two connections that took one place from each other in turn would both be in doubt for ever.
 
 use crate::time::Time;
 use core::time::Duration;
 
-/// Places. A few segments in a thousand begin a connection out of order.
-const PLACES: usize = 1024;
+/// Sets of places. A few segments in a thousand begin a connection out of order; after a restart of ours every upload is in doubt.
+const SETS: usize = 1024;
+/// Places of a set.
+const WAYS: usize = 4;
 /// Longer than a client takes to repeat its first segment, and to repeat it once more when that is lost too (RFC 6298: after one second,
 /// and two more, or less when it knows the round trip).
 const PATIENCE: Duration = Duration::from_secs(4);
+/// Soon after our start: an earlier connection's next repetition but one is reset then, and a new one has repeated what was lost.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 /// After that long the same tuple is another connection.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// Connections in doubt.
 #[derive(Debug)]
 pub struct Doubts {
-    places: Box<[(u64, Time)]>,
+    born: Time,
+    places: Box<[[(u64, Time); WAYS]]>,
 }
 
 impl Doubts {
     /// Nobody yet.
-    pub fn new() -> Doubts {
-        Doubts { places: vec![(0, Time::ZERO); PLACES].into_boxed_slice() }
+    pub fn new(now: Time) -> Doubts {
+        Doubts { born: now, places: vec![[(0, Time::ZERO); WAYS]; SETS].into_boxed_slice() }
     }
 
     /// A segment of a connection that cannot be verified, by a keyed hash of its tuple: true when silence is better than a reset.
     /// One without `data` raises no doubt by itself.
     pub fn benefit(&mut self, hash: u64, data: bool, now: Time) -> bool {
-        let place = &mut self.places[hash as usize % PLACES];
-        let since = now.since(place.1);
-        if place.0 != hash || since > FORGOTTEN {
-            if data {
-                *place = (hash, now);
+        let set = &mut self.places[hash as usize % SETS];
+        let known = set.iter().find(|(owner, at)| *owner == hash && now.since(*at) <= FORGOTTEN);
+        let Some((_, first)) = known else {
+            if data && let Some(oldest) = set.iter_mut().min_by_key(|(_, at)| *at) {
+                *oldest = (hash, now);
             }
             return data;
-        }
-        since < PATIENCE
+        };
+        now.since(*first) < PATIENCE.min(first.since(self.born).max(LEAST_PATIENCE))
     }
 }
 
@@ -52,16 +59,32 @@ mod tests {
 
     #[test]
     fn silence_comes_first_and_a_reset_when_nothing_verifies() {
-        let mut doubts = Doubts::new();
+        let mut doubts = Doubts::new(Time::ZERO);
         let at = |ms: u64| Time::from_millis(100_000 + ms);
         assert!(!doubts.benefit(7, false, at(0)), "an empty segment of a stranger");
         assert!(doubts.benefit(7, true, at(0)) && doubts.benefit(7, true, at(3500)));
         assert!(doubts.benefit(7, false, at(3500)), "an empty segment behind data");
         assert!(!doubts.benefit(7, true, at(4500)) && !doubts.benefit(7, true, at(50_000)));
         assert!(doubts.benefit(7, true, at(70_000)), "another connection by now");
+        let others = |n: u64| 7 + n * SETS as u64;
+        assert!((1..4).all(|n| doubts.benefit(others(n), true, at(70_000 + n))));
+        assert!(!doubts.benefit(7, true, at(75_000)), "they are beside it");
         assert!(
-            doubts.benefit(7 + PLACES as u64, true, at(70_001)) && doubts.benefit(7, true, at(80_000)),
-            "the place was taken over"
+            doubts.benefit(others(4), true, at(75_001)) && doubts.benefit(7, true, at(80_000)),
+            "its place was taken"
+        );
+    }
+
+    #[test]
+    fn soon_after_a_start_strangers_are_not_kept_waiting() {
+        let mut doubts = Doubts::new(Time::from_millis(1000));
+        let at = |ms: u64| Time::from_millis(1000 + ms);
+        assert!(doubts.benefit(7, true, at(150)) && doubts.benefit(7, true, at(1100)), "a new connection may begin so");
+        assert!(!doubts.benefit(7, true, at(1200)), "what its sender repeats still is older than we are");
+        assert!(
+            doubts.benefit(8, true, at(3000))
+                && doubts.benefit(8, true, at(5900))
+                && !doubts.benefit(8, true, at(6100))
         );
     }
 }

@@ -13,7 +13,7 @@ use crate::flow::{Endpoints, FlowId, Side};
 use crate::time::Time;
 use crate::wire::build::Link;
 use crate::wire::packet::{Flags, Tcp, tcp_checksum_ok};
-use crate::wire::{Family, Frame, Seq};
+use crate::wire::{Family, Frame, Mac, Seq};
 use core::time::Duration;
 use lb::Sighting;
 
@@ -52,6 +52,9 @@ impl Engine {
         // A FIN changes what is kept for the rest of the flow's life, and so does what comes behind one: damaged frames are left
         // to their receiver. Once or twice a flow and direction, that costs nothing.
         let fin = tcp.flags.has(Flags::FIN);
+        if c.directions[side as usize].is_in_doubt() && tcp_checksum_ok(frame.bytes(), &seg.ip) {
+            regain(c, side, tcp, seq, ack);
+        }
         let direction = &c.directions[side as usize];
         let closing = fin || (len > 0 && direction.fin.is_some());
         let mut floor = None;
@@ -65,11 +68,11 @@ impl Engine {
         }
         let c = self.flows.get_mut(id);
         if plausible && (!closing || tcp_checksum_ok(frame.bytes(), &seg.ip)) {
-            if side == Side::Client && (c.client_link.dst != seg.eth.src || c.client_link.vlans != seg.eth.vlans) {
-                follow(c, seg, seq, ack, frame);
+            if side == Side::Client && !c.comes_from_where_it_did(seg) {
+                follow(c, seg, (seq, ack), self.routes.ports[usize::from(seg.port.0)].mac, frame);
             }
             c.note(side, tcp, seq, ack);
-            c.last_seen = seg.now;
+            c.heard(side, seg.now);
             if side == Side::Server {
                 if matches!(c.state, State::Spliced(Some(_))) {
                     floor = self.ours_acknowledged(id, ack);
@@ -86,6 +89,9 @@ impl Engine {
             if c.directions[0].finished() && c.directions[1].finished() {
                 self.finish(id, End::Fin, seg.now, fx);
             }
+        }
+        if !plausible {
+            self.flows.get_mut(id).directions[side as usize].overshot(seq, len);
         }
         self.pass_on(id, side, seg, frame, floor, fx)
     }
@@ -225,6 +231,9 @@ impl Engine {
         let len = seg.tcp.payload_len() as u32;
         let plausible = c.directions[side as usize].plausible(seq, len);
         let alive = (len > 0 || takes) && plausible;
+        if plausible && side == Side::Client && !c.comes_from_where_it_did(seg) {
+            follow(c, seg, (seq, ack), self.routes.ports[usize::from(seg.port.0)].mac, frame);
+        }
         // If the reset was forged both sides go on, and must not be out of step when the flow is taken up again.
         if plausible
             && matches!(c.state, State::Reset { .. })
@@ -278,8 +287,13 @@ impl Engine {
         let Flags(flags) = seg.tcp.flags;
         let plain_ack = flags & (Flags::ACK.0 | Flags::SYN.0 | Flags::RST.0) == Flags::ACK.0;
         let isn = seg.tcp.seq - 1;
-        let over = matches!(c.state, State::TimeWait { .. } | State::Reset { .. });
-        if !plain_ack || seg.tcp.ack == c.cookie + 1 || !(over || c.renewed == Some(isn)) {
+        let over = matches!(c.state, State::TimeWait { .. } | State::Reset { .. } | State::Cut(_));
+        // Under a flood of SYNs another worker may have answered this one. Where nothing was said yet, little is lost by believing a cookie
+        // whose client began later than this one by its own number, which grows with time (RFC 6528): an old handshake come again is of before.
+        let unseen = matches!(&c.state, State::AwaitHello(w) if w.held.stream.contiguous_len() == 0 && !w.held.stream.has_gap())
+            && isn.is_after(c.isn)
+            && !c.former.contains(&Some(isn));
+        if !plain_ack || seg.tcp.ack == c.cookie + 1 || !(over || unseen || c.renewed == Some(isn)) {
             return None;
         }
         let (renewed, former) = (c.renewed.filter(|of| *of != isn), [Some(c.isn), c.former[0]]);
@@ -348,16 +362,39 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// The client's frame came in where those before it did.
+    #[inline]
+    fn comes_from_where_it_did(&self, seg: &Arrived) -> bool {
+        self.client_link.dst == seg.eth.src && self.client_port == seg.port && self.client_link.vlans == seg.eth.vlans
+    }
+
+    /// The client is answered to where this frame of its came from: port, Ethernet address and tags. `mac` is the port's own.
+    pub(super) fn answer_to(&mut self, seg: &Arrived, mac: Mac) {
+        self.client_port = seg.port;
+        self.client_link = Link { dst: seg.eth.src, src: mac, vlans: seg.eth.vlans };
+    }
+}
+
 /// A client behind routers that fail over is followed to where its frames come from now. But only by a segment that knows both
 /// sides' numbers: one that is merely plausible can be guessed, and would lead the server's answers away.
 #[cold]
-fn follow(c: &mut Connection, seg: &Arrived, seq: Seq, ack: Seq, frame: &Frame<'_>) {
+fn follow(c: &mut Connection, seg: &Arrived, (seq, ack): (Seq, Seq), mac: Mac, frame: &Frame<'_>) {
     let [sent, received] = &c.directions;
     // One before: a keepalive.
     let current = !(seq + 1).is_before(sent.acked) && !ack.is_before(received.acked) && !ack.is_after(received.next);
     if seg.tcp.flags.has(Flags::ACK) && current && tcp_checksum_ok(frame.bytes(), &seg.ip) {
-        c.client_link.dst = seg.eth.src;
-        c.client_link.vlans = seg.eth.vlans;
+        c.answer_to(seg, mac);
+    }
+}
+
+/// The receiver of this side's bytes claims to have more of them than were seen. If this segment, of their sender, says the same, and
+/// knows where the other direction is, we were out of step. Who forges both must hit the windows of both directions.
+#[cold]
+fn regain(c: &mut Connection, side: Side, tcp: &Tcp, seq: Seq, ack: Seq) {
+    let other = &c.directions[side.other() as usize];
+    if tcp.flags.has(Flags::ACK) && !ack.is_before(other.acked) && !ack.is_after(other.next) {
+        c.directions[side as usize].corroborated(seq);
     }
 }
 

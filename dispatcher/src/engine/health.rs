@@ -15,6 +15,9 @@ use lb::BackendId;
 /// their usual buffers, so that as a rule nothing needs translation.
 pub const OUR_WSCALE: u8 = 7;
 
+/// The least window that clients are promised. A backend whose SYN-ACK says less takes what it can of a first flight, and the client repeats
+/// the rest; but a window of 0 (netfilter's SYNPROXY says it until its own server has answered) would stop everybody's clients.
+const LEAST_WINDOW: u16 = 4096;
 /// Failed dials in a row after which a backend that refuses is held to be down. One that stays silent costs every
 /// client that tries it more than a second, so it is down at once.
 const REFUSALS: u8 = 3;
@@ -117,7 +120,11 @@ impl Health {
             .collect();
         let offers = mss.map(Capabilities::assumed);
         let due = if probing { now } else { Time::MAX };
-        Health { backends, offers, assumed: mss, probing, due, serial, ports: (PROBE_PORT, PROBE_PORTS) }
+        let mut health =
+            Health { backends, offers, assumed: mss, probing, due, serial, ports: (PROBE_PORT, PROBE_PORTS) };
+        health.refresh_offer(Family::V4);
+        health.refresh_offer(Family::V6);
+        health
     }
 
     /// The same, with probes from `ports` (first, and how many) of the range alone: the others are other workers'.
@@ -161,7 +168,7 @@ impl Health {
             wscale: if offered.wscale.is_some() { got.wscale.is_some() } else { before.wscale },
             ecn: ecn.unwrap_or(before.ecn),
             mss: mss_said(got.mss, family),
-            window,
+            window: window.max(LEAST_WINDOW),
         };
         if b.known != Some(learned) {
             b.known = Some(learned);
@@ -169,11 +176,16 @@ impl Health {
         }
     }
 
+    /// Timestamps are not offered while a backend that may be chosen has not been heard: a client that was promised them, and gets none from a
+    /// backend that has none, drops everything (FreeBSD since 13, as RFC 7323 section 3.2 lets it).
     fn refresh_offer(&mut self, family: Family) {
         let own = self.assumed[family as usize];
+        let unheard =
+            self.probing && self.backends.iter().any(|b| b.addr.family() == family && b.up && b.known.is_none());
         let known = self.backends.iter().filter(|b| b.addr.family() == family).filter_map(|b| b.known);
         let common = known.reduce(Capabilities::both).unwrap_or(Capabilities::assumed(own));
-        self.offers[family as usize] = Capabilities { mss: common.mss.min(own), ..common };
+        self.offers[family as usize] =
+            Capabilities { mss: common.mss.min(own), timestamps: common.timestamps && !unheard, ..common };
     }
 
     /// A backend answered a dial by a reset. True when it is held to be down now, and was not before.
@@ -199,6 +211,8 @@ impl Health {
         if news {
             b.probe_due = now + PROBE_EVERY;
             self.due = self.due.min(b.probe_due);
+            let family = b.addr.family();
+            self.refresh_offer(family);
         }
         news
     }
@@ -216,11 +230,15 @@ impl Health {
         let wanted = |b: &Backend| b.known.is_none() || !b.up;
         let mut due = Time::MAX;
         let mut found = None;
+        let mut lost = None;
         for (i, b) in self.backends.iter_mut().enumerate().filter(|(_, b)| wanted(b)) {
             if b.probe_due <= now && found.is_none() {
                 if b.probe.is_some_and(|p| !p.answered) {
                     b.refusals = b.refusals.saturating_add(1);
-                    b.up &= b.refusals < REFUSALS;
+                    if b.up && b.refusals >= REFUSALS {
+                        b.up = false;
+                        lost = Some(b.addr.family());
+                    }
                 }
                 self.serial = self.serial.wrapping_mul(0x9e37_79b1).wrapping_add(0x7f4a_7c15);
                 let isn = Seq(self.serial);
@@ -231,6 +249,9 @@ impl Health {
             due = due.min(b.probe_due);
         }
         self.due = due;
+        if let Some(family) = lost {
+            self.refresh_offer(family);
+        }
         found
     }
 
@@ -247,6 +268,8 @@ impl Health {
             b.up &= b.refusals < REFUSALS;
         }
         self.due = self.due.min(b.probe_due);
+        let family = b.addr.family();
+        self.refresh_offer(family);
     }
 
     /// Which backend a segment from `addr` to one of the probes' ports belongs to, if it answers a probe whose SYN had the
@@ -304,7 +327,7 @@ mod tests {
     #[test]
     fn clients_are_offered_what_all_backends_have_in_common() {
         let mut h = two();
-        assert!(h.offer(Family::V4).timestamps && !h.offer(Family::V4).ecn);
+        assert!(h.offer(Family::V4).sack && !h.offer(Family::V4).ecn);
         h.answered(BackendId(0), &ALL, &SynOptions { timestamps: None, ..ALL }, Some(true), 64240);
         assert!(!h.offer(Family::V4).timestamps && h.offer(Family::V4).ecn);
         h.answered(BackendId(1), &ALL, &SynOptions { mss: Some(1300), ..ALL }, Some(false), 30000);
@@ -314,8 +337,37 @@ mod tests {
     }
 
     #[test]
+    fn timestamps_are_offered_when_all_backends_that_may_be_chosen_have_been_heard() {
+        let mut h = two();
+        assert!(!h.offer(Family::V4).timestamps, "nobody was heard");
+        h.answered(BackendId(0), &ALL, &ALL, None, 64240);
+        assert!(!h.offer(Family::V4).timestamps);
+        // The other does not answer its probes: it is chosen no more, and teaches before it is again.
+        for second in 0..4 {
+            while h.next_probe(Time::from_millis(second * 1000)).is_some() {}
+        }
+        assert!(!h.is_up(BackendId(1)) && h.offer(Family::V4).timestamps);
+        h.answered(BackendId(1), &ALL, &SynOptions { timestamps: None, ..ALL }, None, 64240);
+        assert!(h.is_up(BackendId(1)) && !h.offer(Family::V4).timestamps);
+        // Without probes nothing else would teach.
+        let addrs = [[10, 0, 0, 1]].map(Addr::v4);
+        assert!(Health::new(addrs.into_iter(), [1460, 1440], false, 1, Time::ZERO).offer(Family::V4).timestamps);
+    }
+
+    #[test]
+    fn no_backend_makes_clients_be_offered_a_window_or_segments_of_nothing() {
+        for (mss, window) in [(Some(0), 0), (Some(1), 1), (None, 100)] {
+            let mut h = two();
+            h.answered(BackendId(0), &ALL, &SynOptions { mss, ..ALL }, None, window);
+            let o = *h.offer(Family::V4);
+            assert!(o.window >= 4096 && o.mss >= 216, "{o:?}");
+        }
+    }
+
+    #[test]
     fn an_option_that_was_not_offered_teaches_nothing() {
         let mut h = two();
+        h.answered(BackendId(1), &ALL, &ALL, None, 64240);
         h.answered(BackendId(0), &ALL, &ALL, None, 64240);
         h.answered(
             BackendId(0),

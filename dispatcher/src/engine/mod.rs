@@ -17,7 +17,8 @@
 //! 6. **ARP, NDP, ICMP echo to our addresses** (`local`); **ICMP errors about a flow** (`icmp`).
 //! 7. Else: drop, counted.
 //!
-//! Everything that happens by itself, without a frame, is in `timers`; what is ours to retransmit, in `ours`.
+//! Everything that happens by itself, without a frame, is in `timers`; what is ours to retransmit, in `ours`; how a silent flow's ends
+//! are asked whether they are still there, in `keepalive`; how we end a flow, in `cut`.
 
 mod admit;
 mod choose;
@@ -25,11 +26,13 @@ mod config;
 pub mod conflicts;
 mod connection;
 mod counters;
+mod cut;
 mod dial;
 mod doubts;
 mod forward;
 mod health;
 pub(crate) mod icmp;
+mod keepalive;
 mod limiter;
 mod local;
 mod neighbours;
@@ -153,6 +156,8 @@ pub struct Engine {
     swept: Time,
     /// Where [`Engine::shutdown`] has got to.
     closing: FlowId,
+    /// It was begun: no flow is opened any more.
+    stopping: bool,
     /// By buffer: the flow that took it for a hello, if it still has it.
     holders: Box<[FlowId]>,
     /// The buffer to be looked at next for one that is kept for too long.
@@ -263,7 +268,7 @@ impl Engine {
             affinity,
             pool,
             resets: Limiter::new(1000u64.div_ceil(workers as u64), now),
-            doubts: Doubts::new(),
+            doubts: Doubts::new(now),
             counters: Counters::default(),
             conflicts: Conflicts::new(),
             scratch: vec![0; largest].into_boxed_slice(),
@@ -275,6 +280,7 @@ impl Engine {
             announced: worker > 0,
             swept: now,
             closing: FlowId(0),
+            stopping: false,
             holders: vec![FlowId(0); limits.hellos].into_boxed_slice(),
             hand: 0,
             routes,
@@ -364,6 +370,7 @@ impl Engine {
             (State::Dialing(_), Side::Client) => self.on_client_while_dialing(id, seg, frame, fx),
             (State::Dialing(_), Side::Server) => self.on_dialed(id, seg, frame, fx),
             (State::TimeWait { .. } | State::Reset { .. }, _) => self.on_closed(id, side, seg, frame, fx),
+            (State::Cut(_), _) => self.on_cut(id, side, seg, frame, fx),
             (State::AwaitHello(_), Side::Server) => Err(DropReason::NoFlow),
         }
     }

@@ -10,7 +10,7 @@ use crate::flow::{Clock, FlowId, Side};
 use crate::time::Time;
 use crate::wire::build::Segment;
 use crate::wire::options::{Timestamps, write_timestamps};
-use crate::wire::packet::Flags;
+use crate::wire::packet::{Flags, set_urgent_pointer};
 use crate::wire::{Addr, Seq};
 use core::time::Duration;
 
@@ -94,6 +94,13 @@ impl Engine {
             done += payload.len();
             let more = !payload.is_empty();
             let len = segment.write(scratch);
+            if let Some(urgent) = ours.urgent
+                && urgent.is_after(segment.seq)
+            {
+                let tcp = link.len() + if t.is_v4() { 20 } else { 40 };
+                let pointer = u16::try_from(segment.seq.distance_to(urgent)).unwrap_or(u16::MAX);
+                set_urgent_pointer(scratch, tcp, pointer);
+            }
             // The backend's acknowledgements are measured against what was sent.
             let (seq, n) = (segment.seq, payload.len() as u32);
             c.directions[Side::Client as usize].sent(seq, n, last && fin);
@@ -107,11 +114,17 @@ impl Engine {
     /// An acknowledgement of ours to the backend: of its SYN, as a rule.
     pub(super) fn acknowledge_server(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
         let c = self.flows.get(id);
-        let (options, n) = clock_for_server(c);
         let seq = match &c.state {
             State::Spliced(Some(ours)) => ours.una,
             _ => c.directions[Side::Client as usize].acked,
         };
+        self.tell_server(id, seq, now, fx);
+    }
+
+    /// An acknowledgement of ours to the backend, from `seq`.
+    pub(super) fn tell_server(&mut self, id: FlowId, seq: Seq, now: Time, fx: &mut dyn Effects) {
+        let c = self.flows.get(id);
+        let (options, n) = clock_for_server(c);
         let own = super::send::Own {
             seq,
             ack: server_expects(c),

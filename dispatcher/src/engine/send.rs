@@ -127,7 +127,11 @@ impl Engine {
             return Err(DropReason::BadChecksum);
         }
         self.count_refusal(why);
-        if !self.resets.allow(seg.now) {
+        // What the answer depends on.
+        let (kind, number) =
+            if seg.tcp.flags.has(Flags::ACK) { (0, seg.tcp.ack) } else { (1 << 32, seg.tcp.seq_end()) };
+        let about = self.tuple_hash(&seg.tuple()) ^ kind ^ u64::from(number.0);
+        if !self.resets.allow(about, seg.now) {
             return Err(DropReason::RateLimited);
         }
         let own = if seg.tcp.flags.has(Flags::ACK) {
@@ -139,7 +143,7 @@ impl Engine {
     }
 
     /// Segments answered by a reset are neither forwarded nor dropped; why they were refused is counted beside.
-    fn count_refusal(&mut self, why: DropReason) {
+    pub(super) fn count_refusal(&mut self, why: DropReason) {
         self.counters.refused[why as usize] += 1;
     }
 }

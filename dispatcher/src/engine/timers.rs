@@ -1,16 +1,13 @@
-//! What happens without a frame: timeouts, retransmissions, expiry, probes, questions to neighbours; and how a flow ends.
+//! What happens without a frame: timeouts, retransmissions, expiry, probes, questions to neighbours; and how a flow is told of and forgotten.
 //!
 //! Each flow has one timer in the wheel. It fires at or before the time something may be due; what is due is read off the
 //! flow's state, so that nothing has to be re-armed when a frame passes.
 
 use super::connection::State;
 use super::record::{Class, ConnectionRecord, End};
-use super::send::Own;
 use super::{DropReason, Effects, Engine};
 use crate::flow::{FlowId, Side};
 use crate::time::Time;
-use crate::wire::Seq;
-use crate::wire::packet::Flags;
 use core::time::Duration;
 
 /// Timers handled in one call.
@@ -56,7 +53,7 @@ impl Engine {
             return;
         }
         let c = self.flows.get(id);
-        let idle_at = c.last_seen + self.config.flow_idle_timeout;
+        let idle_at = c.idle_at(self.config.flow_idle_timeout);
         match &c.state {
             State::AwaitHello(waiting) => {
                 if waiting.ack_at.is_some_and(|at| at <= now) {
@@ -68,8 +65,9 @@ impl Engine {
             }
             State::Dialing(dialing) if dialing.retry_at <= now => self.on_dial_due(id, now, fx),
             State::Spliced(Some(ours)) if ours.retry_at <= now => self.on_ours_due(id, now, fx),
-            State::Spliced(_) if idle_at <= now => self.cut(id, End::Idle, now, fx),
+            State::Spliced(_) if idle_at <= now => self.on_idle(id, now, fx),
             State::TimeWait { until } if *until <= now => self.remove(id),
+            State::Cut(_) => self.on_cut_due(id, now, fx),
             State::Reset { by, until } if *until <= now => {
                 let end = if *by == Side::Client { End::ClientReset } else { End::BackendReset };
                 self.tell(id, end, fx);
@@ -89,50 +87,12 @@ impl Engine {
             State::AwaitHello(waiting) => waiting_until(&c.state).min(waiting.ack_at.unwrap_or(Time::MAX)),
             State::Dialing(dialing) => dialing.retry_at,
             State::Spliced(ours) => {
-                let idle = c.last_seen + self.config.flow_idle_timeout;
+                let idle = c.idle_at(self.config.flow_idle_timeout);
                 ours.as_ref().map_or(idle, |o| o.retry_at.min(idle))
             }
             State::TimeWait { until } | State::Reset { until, .. } => *until,
+            State::Cut(cut) => cut.retry_at,
         }
-    }
-
-    /// Ends a living flow: a reset to both sides.
-    pub(super) fn cut(&mut self, id: FlowId, end: End, now: Time, fx: &mut dyn Effects) {
-        self.reset_client(id, fx);
-        self.reset_server(id, now, fx);
-        self.tell(id, end, fx);
-        self.remove(id);
-    }
-
-    /// Ends a flow whose client is gone or has been told: a reset to the backend, if there is one.
-    pub(super) fn abandon(&mut self, id: FlowId, end: End, now: Time, fx: &mut dyn Effects) {
-        if !self.flows.get(id).story.told {
-            self.reset_server(id, now, fx);
-        }
-        self.tell(id, end, fx);
-        self.remove(id);
-    }
-
-    /// Tells the backend that nothing more will come.
-    fn reset_server(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
-        let c = self.flows.get(id);
-        let own = match &c.state {
-            // It may have taken our SYN; what it expects is the number behind that.
-            State::Dialing(dialing) => Own {
-                seq: c.isn - u32::from(dialing.header) + 1,
-                ack: Seq(0),
-                flags: Flags::RST,
-                window: 0,
-                options: &[],
-            },
-            State::Spliced(ours) => {
-                let expected = ours.as_ref().map_or(c.directions[Side::Client as usize].acked, |o| o.una);
-                let ack = c.directions[Side::Server as usize].next + -c.splice.seq;
-                Own { seq: expected, ack, flags: Flags::RST.with(Flags::ACK), window: 0, options: &[] }
-            }
-            _ => return,
-        };
-        self.send_to_server(id, &own, now, fx);
     }
 
     /// Tells of a connection, once.
@@ -186,22 +146,6 @@ impl Engine {
         self.drop_held(id);
         self.wheel.disarm(id.0);
         self.flows.remove(id);
-    }
-
-    /// Ends every flow with a reset to both sides and a record (`End::Shutdown`). At most `budget` flows a call; true
-    /// when none is left.
-    pub fn shutdown(&mut self, budget: usize, now: Time, fx: &mut dyn Effects) -> bool {
-        for _ in 0..budget {
-            let Some(id) = self.flows.next_id(self.closing) else {
-                // Round again, for flows that were opened meanwhile.
-                self.closing = FlowId(0);
-                break;
-            };
-            self.closing = id;
-            let told = self.flows.get(id).story.told;
-            if told { self.remove(id) } else { self.cut(id, End::Shutdown, now, fx) }
-        }
-        self.flows.is_empty()
     }
 }
 

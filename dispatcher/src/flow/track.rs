@@ -9,6 +9,13 @@ use crate::wire::Seq;
 /// A retransmission may be that far behind however small the window is, bytes: two full segments of any link.
 const LEAST_REACH: u32 = 1 << 17;
 
+/// An acknowledgement of bytes that were not seen, and the window that came with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Claim {
+    ack: Seq,
+    window: u32,
+}
+
 /// One direction: bytes that flow away from one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Direction {
@@ -26,6 +33,11 @@ pub struct Direction {
     pub fin: Option<Seq>,
     /// Where another one stands: one of the two is a guess of somebody who hit the window. The receiver acknowledges the true one.
     other_fin: Option<Seq>,
+    /// The receiver has acknowledged what its sender was not seen to send. Either it is not the receiver who says so, or we are out of step:
+    /// its sender will tell, see [`Direction::corroborated`].
+    claim: Option<Claim>,
+    /// Behind what was sent furthest beyond the receiver's window; of meaning while it is further than `next`.
+    far: Seq,
     /// Bytes by which [`Direction::next`] has grown, FIN not counted.
     pub bytes: u64,
 }
@@ -40,6 +52,8 @@ impl Direction {
             reach: window.max(LEAST_REACH),
             fin: None,
             other_fin: None,
+            claim: None,
+            far: next,
             bytes: 0,
         }
     }
@@ -68,8 +82,8 @@ impl Direction {
     }
 
     /// A segment with payload `[seq, seq + len)` and perhaps a FIN behind it was sent. Its checksum is right if it has a FIN, or if
-    /// one was seen before: what is noted of the end of a flow is noted for good. What lies beyond the receiver's window (more
-    /// than a probe's one byte) the receiver cuts off, and so do we.
+    /// one was seen before: what is noted of the end of a flow is noted for good. What begins within the receiver's window counts
+    /// whole: some receivers cut off what lies beyond it, and Linux takes it; a sender that was cut short sends it again.
     #[inline]
     pub fn sent(&mut self, seq: Seq, len: u32, fin: bool) {
         // An empty segment tells only where its sender stands, which may be behind bytes, or a FIN, that were lost on their
@@ -77,8 +91,7 @@ impl Direction {
         if (len == 0 && !fin) || !self.plausible(seq, len) {
             return;
         }
-        let (whole, most) = (seq + len, self.edge + 1);
-        let end = if whole.is_after(most) { most } else { whole };
+        let end = seq + len;
         if let Some(at) = self.fin
             && end.is_after(at)
         {
@@ -97,7 +110,7 @@ impl Direction {
             self.bytes += u64::from(end.0.wrapping_sub(self.next.0));
             self.next = end;
         }
-        if !fin || end != whole || end.is_before(self.acked) {
+        if !fin || end.is_before(self.acked) {
             return;
         }
         if self.fin.is_some_and(|at| at != end) {
@@ -113,12 +126,77 @@ impl Direction {
     /// The receiver acknowledged up to `ack` and allows `window` bytes from there.
     #[inline]
     pub fn acknowledged(&mut self, ack: Seq, window: u32) {
-        if ack.is_before(self.acked) || ack.is_after(self.next) {
+        if ack.is_before(self.acked) {
             return;
         }
+        if ack.is_after(self.next) {
+            return self.claimed(ack, window);
+        }
+        self.claim = None;
         self.acked = ack;
         self.reach = self.reach.max(window);
         self.edge = self.edge.later_of(ack + window);
+    }
+
+    /// Beyond what was seen, but no further than one more window: nobody gets out of step by more than that at once.
+    fn is_near(&self, at: Seq) -> bool {
+        at.is_after(self.next) && !at.is_after(self.edge + self.reach.min(1 << 29))
+    }
+
+    /// A segment with a number beyond the receiver's window was sent. Nothing is concluded from it, but if the receiver took it, it expects
+    /// what is behind it.
+    #[cold]
+    pub fn overshot(&mut self, seq: Seq, len: u32) {
+        let end = seq + len;
+        if self.is_near(end) && end.is_after(self.furthest()) {
+            self.far = end;
+        }
+    }
+
+    /// The most that the receiver may expect next.
+    pub fn furthest(&self) -> Seq {
+        if self.is_near(self.far) { self.far } else { self.next }
+    }
+
+    /// The receiver acknowledged what was not seen.
+    #[cold]
+    fn claimed(&mut self, ack: Seq, window: u32) {
+        if self.is_near(ack) {
+            self.claim = Some(Claim { ack, window });
+        }
+    }
+
+    /// There is a claim that the sender's next segment may corroborate.
+    #[inline]
+    pub fn is_in_doubt(&self) -> bool {
+        self.claim.is_some()
+    }
+
+    /// The sender is at `seq`, in a segment that knows where the other direction is. If that is where the receiver claims to be, or further and
+    /// within the window that it claimed, both ends say the same, and it is we who were out of step: what they say holds from now on. One of
+    /// them alone moves nothing, and the claim ends with the receiver's next acknowledgement of what was seen.
+    #[cold]
+    pub fn corroborated(&mut self, seq: Seq) {
+        let Some(Claim { ack, window }) = self.claim else { return };
+        if !ack.is_after(self.next) {
+            // Seen meanwhile.
+            self.claim = None;
+        }
+        if self.claim.is_none() || seq.is_before(ack) || seq.is_after(ack + window) {
+            return;
+        }
+        self.claim = None;
+        self.bytes += u64::from(ack.0.wrapping_sub(self.next.0));
+        (self.next, self.acked) = (ack, ack);
+        self.reach = self.reach.max(window);
+        self.edge = self.edge.later_of(ack + window);
+        // Where it seemed to end it went on.
+        (self.fin, self.other_fin) = (None, None);
+    }
+
+    /// The least that the receiver may expect next: what it has acknowledged, or claims to.
+    pub fn heard(&self) -> Seq {
+        self.claim.map_or(self.acked, |claim| claim.ack)
     }
 
     /// Bytes the receiver allows beyond what it has acknowledged.
@@ -244,14 +322,46 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_across_the_edge_counts_as_far_as_the_receiver_takes_it() {
+    fn a_segment_across_the_edge_counts_whole_whether_its_receiver_takes_all_of_it_or_cuts_it() {
         let mut d = Direction::new(Seq(1000), 100);
         d.sent(Seq(1000), 150, true);
-        // One byte more than the window, as for a probe.
-        assert_eq!((d.next, d.fin, d.bytes), (Seq(1101), None, 101));
+        assert_eq!((d.next, d.fin, d.bytes), (Seq(1151), Some(Seq(1150)), 150));
+        let mut taken = d;
+        taken.acknowledged(Seq(1151), 100);
+        assert!(taken.finished());
         d.acknowledged(Seq(1100), 100);
         d.sent(Seq(1100), 50, true);
-        assert_eq!((d.next, d.fin, d.bytes), (Seq(1151), Some(Seq(1150)), 150));
+        assert_eq!((d.next, d.fin, d.bytes, d.finished()), (Seq(1151), Some(Seq(1150)), 150, false));
+        d.acknowledged(Seq(1151), 100);
+        assert!(d.finished());
+    }
+
+    #[test]
+    fn out_of_step_is_regained_when_both_ends_say_the_same_and_by_none_of_them_alone() {
+        let mut d = Direction::new(Seq(u32::MAX - 499), 1000);
+        d.sent(Seq(u32::MAX - 499), 500, false);
+        let before = d;
+        // The receiver has more than was seen; its sender, somewhere else, does not agree.
+        d.acknowledged(Seq(3000), 2000);
+        assert!(d.is_in_doubt() && d.heard() == Seq(3000));
+        for elsewhere in [0, 2999, 5001, 1 << 31] {
+            d.corroborated(Seq(elsewhere));
+            assert!(!d.plausible(Seq(4500), 1) && d.next == before.next, "{elsewhere}");
+        }
+        // What was seen is acknowledged: it was somebody else who claimed.
+        d.acknowledged(Seq(0), 1000);
+        d.corroborated(Seq(3000));
+        assert_eq!((d.next, d.acked, d.bytes, d.is_in_doubt()), (Seq(0), Seq(0), 500, false));
+        // Beyond all windows there is no claim.
+        d.acknowledged(Seq(1 << 20), 2000);
+        assert!(!d.is_in_doubt());
+        // Both.
+        d.acknowledged(Seq(3000), 2000);
+        d.corroborated(Seq(4460));
+        assert_eq!((d.next, d.acked, d.edge, d.bytes), (Seq(3000), Seq(3000), Seq(5000), 3500));
+        d.sent(Seq(4460), 100, true);
+        d.acknowledged(Seq(4561), 2000);
+        assert!(d.finished());
     }
 
     #[test]
@@ -262,7 +372,7 @@ mod tests {
         d.sent(Seq(900_000), 10, true);
         d.acknowledged(Seq(1001), 5);
         d.acknowledged(Seq(999), 5);
-        assert_eq!(d, before);
+        assert_eq!(Direction { claim: None, far: before.far, ..d }, before);
         assert!(d.reset_counts(Seq(1000)) && !d.reset_counts(Seq(1001)) && !d.reset_counts(Seq(999)));
     }
 }

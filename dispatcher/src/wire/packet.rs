@@ -253,6 +253,8 @@ impl Flags {
     pub const PSH: Flags = Flags(0x08);
     /// The acknowledgement field counts.
     pub const ACK: Flags = Flags(0x10);
+    /// The urgent pointer is of meaning.
+    pub const URG: Flags = Flags(0x20);
     /// ECN echo.
     pub const ECE: Flags = Flags(0x40);
     /// Congestion window reduced.
@@ -292,6 +294,25 @@ pub struct Tcp {
     pub flags: Flags,
     /// Window field, as sent.
     pub window: u16,
+}
+
+/// The urgent pointer of a segment.
+pub fn urgent_pointer(b: &[u8], tcp: &Tcp) -> u16 {
+    u16::from_be_bytes([b[tcp.header + 18], b[tcp.header + 19]])
+}
+
+/// Makes the segment in the frame `b`, whose TCP header begins at `tcp`, point to urgent data: flag, pointer and checksum.
+pub fn set_urgent_pointer(b: &mut [u8], tcp: usize, pointer: u16) {
+    let t = &mut b[tcp..tcp + 20];
+    let word = |t: &[u8], at: usize| u16::from_be_bytes([t[at], t[at + 1]]);
+    let (flags, before) = (word(t, 12), word(t, 18));
+    t[13] |= Flags::URG.0;
+    t[18..20].copy_from_slice(&pointer.to_be_bytes());
+    let mut sum = super::checksum::Change::default();
+    sum.word(flags, word(t, 12));
+    sum.word(before, pointer);
+    let new = sum.apply(word(t, 16));
+    t[16..18].copy_from_slice(&new.to_be_bytes());
 }
 
 impl Tcp {

@@ -94,6 +94,8 @@ struct Office {
     longest: usize,
     /// Workers that may still put something into a mailbox.
     senders: Present,
+    /// Workers that still have flows.
+    unsettled: Present,
 }
 
 /// One worker's way to the others.
@@ -104,6 +106,7 @@ pub struct Exchange {
     /// Mailboxes that something was put into since the last [`Exchange::wake`].
     touched: Box<[bool]>,
     left: bool,
+    settled: bool,
     counts: Handover,
 }
 
@@ -143,14 +146,19 @@ impl Exchange {
             }))
         };
         let mailboxes = (0..workers).map(mailbox).collect::<io::Result<Box<[_]>>>()?;
-        let office =
-            Arc::new(Office { mailboxes, longest: buffer_len(mtu) - HEADROOM, senders: Present::new(workers) });
+        let office = Arc::new(Office {
+            mailboxes,
+            longest: buffer_len(mtu) - HEADROOM,
+            senders: Present::new(workers),
+            unsettled: Present::new(workers),
+        });
         let exchange = |me| Exchange {
             office: office.clone(),
             me,
             steering: steering.clone(),
             touched: vec![false; workers].into(),
             left: false,
+            settled: false,
             counts: Handover::default(),
         };
         Ok((0..workers).map(exchange).collect())
@@ -273,6 +281,18 @@ impl Exchange {
         mailbox.sleep.awake(|| mailbox.bell.silence());
     }
 
+    /// We have no flow left, and shall open none: what else comes by our queues is others'.
+    pub fn settle(&mut self) {
+        if !core::mem::replace(&mut self.settled, true) {
+            self.office.unsettled.leave();
+        }
+    }
+
+    /// Nobody has a flow left.
+    pub fn all_have_settled(&self) -> bool {
+        self.office.unsettled.none()
+    }
+
     /// We shall hand over nothing any more.
     pub fn leave(&mut self) {
         if !core::mem::replace(&mut self.left, true) {
@@ -294,6 +314,7 @@ impl Exchange {
 impl Drop for Exchange {
     /// A worker that dies keeps nobody waiting.
     fn drop(&mut self) {
+        self.settle();
         self.leave();
     }
 }

@@ -15,8 +15,11 @@ use std::time::Instant;
 /// How often a worker tells what it has counted.
 const TELL: Duration = Duration::from_millis(100);
 
-/// How long a worker that was asked to stop may take to reset its flows.
+/// How long a worker that was asked to stop may take to reset its flows, and to answer those who have not heard.
 const SHUTDOWN: Duration = Duration::from_secs(2);
+
+/// Longest sleep in that time: other workers, and the end of it, are not waited for longer.
+const SHUTDOWN_NAP: Duration = Duration::from_millis(5);
 
 /// Flows reset in one turn while stopping: no more than what the transmit queues take.
 const SHUTDOWN_BUDGET: usize = 32;
@@ -136,20 +139,41 @@ impl<H: FrameHandler> Loop<H> {
                 self.tell(now, shared, false);
             }
         }
+        let until = self.clock.now() + SHUTDOWN;
+        self.wind_up(until);
         if let Some(exchange) = &mut self.exchange {
             exchange.leave();
         }
-        let until = self.clock.now() + SHUTDOWN;
+        self.empty_mailbox(until);
+        self.flush();
+        self.tell(self.clock.now(), shared, true);
+    }
+
+    /// Resets all flows, and goes on turning for as long as the handler keeps any of them, or another worker does: what comes in meanwhile is of
+    /// ends that have not heard, and is answered.
+    fn wind_up(&mut self, until: Time) {
         loop {
             let now = self.clock.now();
-            let done = self.handler.shutdown(SHUTDOWN_BUDGET, now, &mut self.outside);
-            self.flush();
-            if done || now >= until {
-                break;
+            let reset = self.handler.shutdown(SHUTDOWN_BUDGET, now, &mut self.outside);
+            let frames = self.turn(now);
+            // Who will never hear anything more need not listen.
+            let settled = reset && (self.handler.flows() == 0 || self.rx.iter().all(|rx| rx.exhausted()));
+            if settled
+                && self.exchange.as_mut().is_none_or(|e| {
+                    e.settle();
+                    e.all_have_settled()
+                })
+                || now >= until
+            {
+                return;
+            }
+            if reset && frames == 0 {
+                let due = self.handler.next_deadline().map_or(SHUTDOWN_NAP, |at| at.since(now).min(SHUTDOWN_NAP));
+                self.idler.rest(&mut self.rx, self.exchange.as_ref(), Some(due));
+            } else {
+                self.idler.busy();
             }
         }
-        self.empty_mailbox(until);
-        self.tell(self.clock.now(), shared, true);
     }
 
     /// Takes what others still hand over until they have come to their ends, too: there is no flow left that it belongs to, but
@@ -299,11 +323,19 @@ mod tests {
         polls: u64,
         deadline: Option<Time>,
         flows: usize,
+        /// Flows that were reset are kept for so many frames more.
+        lingers: usize,
+        reset: bool,
     }
 
     impl FrameHandler for Bridge {
         fn handle(&mut self, port: PortId, frame: &mut Frame<'_>, _: Time, fx: &mut dyn Effects) -> Verdict {
             self.counters.frames_in += 1;
+            if self.reset && self.lingers > 0 {
+                self.lingers -= 1;
+                assert!(fx.transmit(port, b"reset again"));
+                return Verdict::Hold;
+            }
             match frame.bytes()[0] {
                 to @ (0 | 1) => {
                     assert!(frame.push_front(1));
@@ -331,13 +363,14 @@ mod tests {
                 assert!(fx.transmit(PortId(0), b"reset"));
                 self.flows -= 1;
             }
-            self.flows == 0
+            self.reset = self.flows == 0;
+            self.reset
         }
         fn counters(&self) -> &Counters {
             &self.counters
         }
         fn flows(&self) -> usize {
-            self.flows
+            self.flows + self.lingers
         }
     }
 
@@ -412,6 +445,27 @@ mod tests {
         let last = shared.snapshot();
         assert_eq!((last.flows, last.received[0].frames, last.sent[0].frames), (0, 1, 100));
         assert_eq!(last.counters.frames_in, 1);
+    }
+
+    #[test]
+    fn a_stop_goes_on_answering_those_who_have_not_heard_and_ends_in_time_if_they_never_speak() {
+        for (speak, heard) in [(3, 3), (1, 1)] {
+            let memory = Memory::new(200);
+            let (a, wire) = memory.port(200);
+            let mut worker = run_loop(Bridge { flows: 3, lingers: 3, ..Bridge::default() }, vec![a]);
+            let shared = Shared::default();
+            shared.stop.store(true, Ordering::Relaxed);
+            // They come in after the resets: one turn takes them all, and `Bridge` has none of its flows left then.
+            (0..speak).for_each(|_| assert!(wire.inject(&[3])));
+            let begun = Instant::now();
+            worker.run(&shared);
+            let sent: Vec<_> = core::iter::from_fn(|| wire.take()).collect();
+            assert_eq!(sent.iter().filter(|f| **f == b"reset again").count(), heard);
+            assert_eq!(sent.iter().filter(|f| **f == b"reset").count(), 3);
+            // No measure of speed: that it waited at all, where somebody is still to speak.
+            assert!(speak == 3 || begun.elapsed() >= SHUTDOWN);
+            assert_eq!(shared.snapshot().flows, 3 - speak);
+        }
     }
 
     #[test]

@@ -155,7 +155,10 @@ fn an_idle_flow_is_reset_on_both_sides_at_the_numbers_they_expect() {
         b.server_sends(seg(ACK, 1, n, b"12345"));
         b.client_sends(seg(ACK, n, 6, &[]));
         assert!(b.wait(Duration::from_secs(299)).is_empty());
-        let out = b.wait(Duration::from_secs(2));
+        // Asked three times whether they are still there, they do not answer.
+        let asked = b.wait(Duration::from_secs(15));
+        assert!(asked.len() == 6 && asked.iter().all(|o| o.flags() == ACK) && b.ended.is_empty());
+        let out = b.wait(Duration::from_secs(3));
         let (c, s) = (out[0].tcp(), out[1].tcp());
         assert_eq!((out[0].port, c.flags, c.seq), (0, RST_ACK, b.cookie + 6));
         assert_eq!((out[1].port, s.flags, s.seq), (b.server_port(), RST_ACK, Seq(CLIENT_ISN) + n));

@@ -1,12 +1,17 @@
 //! The engine, segment by segment: what arrives, and what leaves because of it.
 
 mod addresses;
+mod alive;
 mod binding;
 mod ending;
 mod handshake;
 mod icmp;
 mod odd;
+mod resets;
+mod step;
 mod translation;
+mod uplink;
+mod window;
 
 use core::time::Duration;
 use dispatcher::engine::{AddressMode, Config, DropReason, End, TicketKey, Verdict};

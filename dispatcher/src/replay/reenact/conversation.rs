@@ -89,6 +89,10 @@ impl<'c> Conversation<'c> {
         let before = (self.ends[side].arrived(), self.ends[side].phase);
         let theirs = &self.recorded.scripts[1 - side];
         let allowed = self.ends[side].allowed();
+        if self.outcome == Outcome::Open && self.ends[side].is_asked(seg) {
+            // Whoever has something to say yet is there.
+            self.ends[side].acknowledge(now, wire);
+        }
         self.ends[side].receive(seg, &self.recorded.syn, theirs, now, wire);
         // What the dispatcher tells of a window must not be more than its owner said.
         let told = self.ends[side].allowed();

@@ -564,7 +564,14 @@ impl Endpoint {
         self.stamps.map(|s| Timestamps { val: s.clock(now), ecr: s.recent })
     }
 
-    fn acknowledge(&mut self, now: Time, wire: &mut Wire) {
+    /// The dispatcher asks whether this end is still there: a segment without content, from before what is expected.
+    pub fn is_asked(&self, seg: &Heard<'_>) -> bool {
+        let plain = seg.tcp.flags.has(Flags::ACK) && seg.tcp.seq_len() == 0 && !seg.tcp.flags.has(Flags::RST);
+        self.phase == Phase::Open && plain && (self.irs + 1).distance_to(seg.tcp.seq) < self.rcv as i32
+    }
+
+    /// Says where it is.
+    pub fn acknowledge(&mut self, now: Time, wire: &mut Wire) {
         let (bytes, len) = self.options();
         let seq = self.iss + 1 + self.nxt;
         self.emit_pieces(seq, Flags::ACK, &bytes[..len], [].into_iter(), now, wire);
