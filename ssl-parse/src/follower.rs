@@ -280,8 +280,22 @@ impl<const N: usize> Follower<N> {
         self.progress.hellos == 0 && !self.progress.beyond_hello && untouched
     }
 
+    /// A client's first hello is waited for, or the rest of any: records may then come in all forms that some server takes.
+    const fn amid_hello(&self) -> bool {
+        let hello = match self.message {
+            Message::Head { have: 0, .. } => self.progress.hellos == 0,
+            Message::Head { bytes: [kind, ..], .. } => kind == HandshakeType::CLIENT_HELLO.0,
+            Message::Collect { kind, .. } => kind.0 == HandshakeType::CLIENT_HELLO.0,
+            Message::Skip { .. } => !self.progress.beyond_hello,
+            Message::TicketHead { .. } | Message::Ticket { .. } => false,
+        };
+        hello && matches!(self.side, Side::Client) && !self.progress.probing
+    }
+
     fn record_head<'i>(&mut self, mut bytes: [u8; 5], have: u8, input: &mut &'i [u8]) -> Step<'i> {
-        if have == 0 && self.at_start() && self.side == Side::Client && input.first().is_some_and(|b| b & 0x80 != 0) {
+        // The SSL 2.0 form can only be the first of all.
+        let first = have == 0 && self.record.content_type == ContentType(0);
+        if first && self.side == Side::Client && input.first().is_some_and(|b| b & 0x80 != 0) {
             self.layer = Layer::Sslv2 { have: 0 };
             return Ok(None);
         }
@@ -292,8 +306,14 @@ impl<const N: usize> Follower<N> {
 
         // What can be said of the first bytes alone is said at once.
         let kind = ContentType(bytes[0]);
-        if self.at_start() {
-            let may_start = kind == ContentType::HANDSHAKE || kind == ContentType::ALERT && self.side == Side::Server;
+        let amid_hello = self.amid_hello();
+        if amid_hello {
+            if RecordHeader::around_hello(&bytes[..have], Side::Client) == Outcome::NotTls {
+                let started = !self.at_start();
+                return Err(if started { Stop::Malformed(Malformed::Unexpected) } else { Stop::NotTls });
+            }
+        } else if self.at_start() {
+            let may_start = kind == ContentType::HANDSHAKE || kind == ContentType::ALERT;
             if !may_start || have > 1 && bytes[1] != 3 {
                 return Err(Stop::NotTls);
             }
@@ -316,12 +336,12 @@ impl<const N: usize> Follower<N> {
         let between_messages = matches!(self.message, Message::Head { have: 0, .. });
         match kind {
             ContentType::HANDSHAKE if self.progress.probing && length > MAX_PLAINTEXT => return Err(Stop::Encrypted),
-            ContentType::HANDSHAKE if length == 0 || length > MAX_PLAINTEXT => return Err(wrong_length),
+            ContentType::HANDSHAKE if !amid_hello && length > MAX_PLAINTEXT => return Err(wrong_length),
             ContentType::HANDSHAKE => {}
             ContentType::ALERT if length == 2 => self.layer = Layer::Alert { level: None },
             ContentType::ALERT if self.progress.probing => return Err(Stop::Encrypted),
             ContentType::ALERT => return Err(wrong_length),
-            _ if !between_messages => return Err(Stop::Malformed(Malformed::Unexpected)),
+            _ if !between_messages && !amid_hello => return Err(Stop::Malformed(Malformed::Unexpected)),
             ContentType::CHANGE_CIPHER_SPEC if length == 1 => {}
             ContentType::CHANGE_CIPHER_SPEC => return Err(wrong_length),
             ContentType::APPLICATION_DATA => {
@@ -369,6 +389,9 @@ impl<const N: usize> Follower<N> {
     }
 
     fn change_cipher_spec<'i>(&mut self) -> Step<'i> {
+        if self.amid_hello() {
+            return Ok(Some(Found::Event(Event::ChangeCipherSpec)));
+        }
         let progress = &mut self.progress;
         if progress.hellos == 0 {
             return Err(Stop::Malformed(Malformed::Unexpected));
@@ -387,7 +410,10 @@ impl<const N: usize> Follower<N> {
     fn alert<'i>(&mut self, level: Option<u8>, input: &mut &'i [u8]) -> Step<'i> {
         let &byte = take(input, 1).first().ok_or(Stop::Malformed(Malformed::Truncated))?;
         let Some(level) = level else {
-            if !(AlertLevel::WARNING.0..=AlertLevel::FATAL.0).contains(&byte) {
+            // A client that begins with a fatal alert begins nothing.
+            let most =
+                if self.at_start() && self.side == Side::Client { AlertLevel::WARNING } else { AlertLevel::FATAL };
+            if !(AlertLevel::WARNING.0..=most.0).contains(&byte) {
                 let started = !self.at_start();
                 return Err(if started { Stop::Malformed(Malformed::AlertLevel) } else { Stop::NotTls });
             }

@@ -1,7 +1,7 @@
 //! Reads TLS, SSL and DTLS handshakes from borrowed bytes: what a client offers to resume, what a server makes of it, and which tickets it
 //! issues, as far as that is in the clear. It decrypts nothing, allocates nothing, and knows no socket, clock or log.
 //!
-//! - [`client_hello`] and [`server_hello`]: one-shot, from the front of a TCP stream.
+//! - [`client_hello`] and [`server_hello`]: one-shot, from the front of a TCP stream. [`HelloWalk`]: when it is worth while to ask.
 //! - [`Follower`]: follows one direction of a TCP stream in bounded memory, fed in any slicing.
 //! - [`dtls`]: the same for datagrams.
 //!
@@ -23,7 +23,7 @@
 //!         }
 //!     }
 //!     Outcome::NeedMore => println!("hold"),
-//!     Outcome::Malformed(why) => println!("shed: {why}"),
+//!     Outcome::Malformed(why) => println!("TLS, but no hello to be read: balance without affinity ({why})"),
 //!     Outcome::NotTls => println!("balance without affinity"),
 //! }
 //! ```
@@ -53,5 +53,5 @@ pub use hello::{
 };
 pub use outcome::{Malformed, Outcome};
 pub use reader::Reader;
-pub use stream::{MAX_HELLO, client_hello, server_hello};
+pub use stream::{HelloWalk, MAX_HELLO, client_hello, client_hello_so_far, server_hello};
 pub use ticket::NewSessionTicket;

@@ -2,15 +2,15 @@
 
 use core::fmt;
 
-/// The answer to "is there a hello in these bytes?", four ways apart because a balancer does four different things with them: go on, hold,
-/// shed, or treat the connection as something that is not TLS.
+/// The answer to "is there a hello in these bytes?", four ways apart because a balancer does different things with them: look up what is offered,
+/// hold, or balance, as TLS or as something else. None of them is a reason to refuse a client: servers say themselves what is wrong with a hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome<T> {
-    /// It is all there and well formed.
+    /// It is all there, and what matters in it can be read.
     Complete(T),
     /// Right as far as it goes, and it goes on behind the bytes given. Ask again with more of them.
     NeedMore,
-    /// It is TLS (or SSL or DTLS), and wrong: no server would take it, and no byte to come can mend it.
+    /// It began as TLS (or SSL or DTLS), and cannot be read; no byte to come can mend that.
     Malformed(Malformed),
     /// These bytes do not begin a TLS, SSL or DTLS handshake, whatever follows.
     NotTls,
@@ -59,14 +59,8 @@ pub enum Malformed {
     RecordLength,
     /// A record or message where the protocol does not allow it.
     Unexpected,
-    /// A session ID longer than 32 bytes.
-    SessionIdLength,
-    /// The same extension twice (RFC 8446, 4.2), one of those that are read here.
+    /// The same extension twice in a server's hello (RFC 8446, 4.2), one of those that are read here.
     DuplicateExtension,
-    /// `pre_shared_key` is not the last extension of a ClientHello (RFC 8446, 4.2.11).
-    PskNotLast,
-    /// Not one binder for each PSK identity.
-    PskBinders,
     /// An alert that is neither a warning nor fatal.
     AlertLevel,
     /// Fragments of one DTLS message contradict each other.
@@ -85,10 +79,7 @@ impl fmt::Display for Malformed {
             Self::ContentType => "unknown record content type",
             Self::RecordLength => "record length out of bounds",
             Self::Unexpected => "record or message out of place",
-            Self::SessionIdLength => "session id longer than 32 bytes",
             Self::DuplicateExtension => "the same extension twice",
-            Self::PskNotLast => "pre_shared_key is not the last extension",
-            Self::PskBinders => "not one binder for each PSK identity",
             Self::AlertLevel => "unknown alert level",
             Self::Fragments => "fragments contradict each other",
             Self::TooLong => "longer than the memory given",

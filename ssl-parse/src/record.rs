@@ -1,6 +1,7 @@
 //! The record layer of SSL 3.0 and TLS (RFC 6101, 5.2; RFC 8446, 5.1): one header, its legacy version unlocked.
 
 use crate::codepoint::{ContentType, ProtocolVersion};
+use crate::event::Side;
 use crate::outcome::Outcome;
 
 /// Most bytes a record in the clear may carry.
@@ -47,5 +48,32 @@ impl RecordHeader {
             }
             None => Outcome::NeedMore,
         }
+    }
+
+    /// Reads the header in front of `bytes`, where a hello or the rest of one is waited for. [`Outcome::NotTls`] as soon as the bytes show what can
+    /// be neither a piece of it nor passed over.
+    ///
+    /// Of a client's hello all is allowed that some server takes: Go, NSS and JSSE look at no record version there, JSSE at no upper length;
+    /// empty pieces pass OpenSSL, JSSE and NSS, warnings GnuTLS, Go and wolfSSL, a ChangeCipherSpec GnuTLS and wolfSSL.
+    pub(crate) fn around_hello(bytes: &[u8], side: Side) -> Outcome<Self> {
+        let client = side == Side::Client;
+        let Some(kind) = bytes.first().copied().map(ContentType) else { return Outcome::NeedMore };
+        let may_be = match kind {
+            ContentType::HANDSHAKE if client => 0..=15,
+            ContentType::HANDSHAKE | ContentType::ALERT => 3..=3,
+            ContentType::CHANGE_CIPHER_SPEC if client => 3..=3,
+            _ => return Outcome::NotTls,
+        };
+        if bytes.get(1).is_some_and(|major| !may_be.contains(major)) {
+            return Outcome::NotTls;
+        }
+        let Some(&b) = bytes.first_chunk() else { return Outcome::NeedMore };
+        let header = Self::from_bytes(b);
+        let fits = match kind {
+            ContentType::HANDSHAKE => client || usize::from(header.length) <= MAX_PLAINTEXT,
+            ContentType::ALERT => header.length == 2,
+            _ => header.length == 1,
+        };
+        if fits { Outcome::Complete(header) } else { Outcome::NotTls }
     }
 }

@@ -4,8 +4,8 @@
 //! uint16 msg_length, highest bit set    uint8 msg_type = 1    uint16 version
 //! uint16 cipher_spec_length   uint16 session_id_length   uint16 challenge_length   the three
 //! ```
-//! Nothing in it says "TLS" but the sum of its fields, so every bound the RFCs give is checked, and as early as its byte is there: what fails
-//! one is not SSL at all.
+//! Nothing in it says "TLS" but the sum of its fields, so the bounds that servers check (OpenSSL, GnuTLS: both take what the other does not) are
+//! checked, and as early as its byte is there: what fails one is not SSL at all.
 
 use crate::codepoint::ProtocolVersion;
 use crate::hello::{CipherSuites, ClientHello, Extensions, Framing};
@@ -15,8 +15,8 @@ use crate::reader::Reader;
 /// Bytes up to the three vectors, with the two of the length.
 pub(crate) const HEAD: usize = 11;
 
-/// Bytes of the shortest: one cipher and a challenge of 16.
-const SHORTEST: usize = HEAD + 3 + 16;
+/// Bytes of the shortest: one cipher, and a challenge of none.
+const SHORTEST: usize = HEAD + 3;
 
 /// Bytes of the longest that is believed, as in OpenSSL: one record.
 const LONGEST: usize = 2 + (1 << 14);
@@ -35,27 +35,21 @@ pub(crate) fn length(bytes: &[u8]) -> Outcome<usize> {
     }
     let version_fits = match (at(3), at(4)) {
         (Some(0), low) => low.is_none_or(|low| low == 2),
-        (Some(3), low) => low.is_none_or(|low| low <= 4),
-        (major, _) => major.is_none(),
+        (major, _) => major.is_none_or(|major| major >= 3),
     };
     if !version_fits {
         return Outcome::NotTls;
     }
     let pair = |i: usize| at(i).zip(at(i + 1)).map(|(hi, lo)| usize::from(hi) << 8 | usize::from(lo));
     let (ciphers, session_id, challenge) = (pair(5), pair(7), pair(9));
-    if ciphers.is_some_and(|n| n == 0 || n % 3 != 0)
-        || session_id.is_some_and(|n| n != 0 && n != 16)
-        || challenge.is_some_and(|n| !(16..=32).contains(&n))
-    {
+    let room = total - HEAD;
+    if ciphers.is_some_and(|n| n == 0 || n % 3 != 0 || n > room) || session_id.is_some_and(|n| n > 32) {
         return Outcome::NotTls;
     }
     match (ciphers, session_id, challenge) {
         (Some(ciphers), Some(session_id), Some(challenge)) => {
-            if HEAD + ciphers + session_id + challenge == total {
-                Outcome::Complete(total)
-            } else {
-                Outcome::NotTls
-            }
+            // GnuTLS lets bytes stand behind the last field.
+            if ciphers + session_id + challenge <= room { Outcome::Complete(total) } else { Outcome::NotTls }
         }
         _ => Outcome::NeedMore,
     }
@@ -86,7 +80,6 @@ pub(crate) fn parse(whole: &[u8]) -> Result<ClientHello<'_>, Malformed> {
     let cipher_suites = CipherSuites::sslv2(r.take(ciphers.into())?);
     let session_id = r.take(session_id.into())?;
     let random = r.take(challenge.into())?;
-    r.finish()?;
     Ok(ClientHello {
         framing: Framing::Sslv2,
         record_version: ProtocolVersion::SSL2,
@@ -105,7 +98,7 @@ pub(crate) fn parse(whole: &[u8]) -> Result<ClientHello<'_>, Malformed> {
         key_shares: None,
         cookie: None,
         ech: false,
-        ambiguous: false,
+        ambiguous: !r.is_empty(),
         extensions: Extensions::default(),
         consumed: whole.len(),
     })

@@ -1,9 +1,10 @@
 //! One-shot reading of the hello that begins a TCP stream.
 
-use crate::codepoint::{ContentType, HandshakeType, ProtocolVersion};
+use crate::codepoint::{AlertLevel, ContentType, HandshakeType, ProtocolVersion};
+use crate::event::Side;
 use crate::hello::{ClientHello, Framing, ServerHello};
 use crate::outcome::{Malformed, Outcome};
-use crate::record::{MAX_PLAINTEXT, RecordHeader};
+use crate::record::RecordHeader;
 use crate::sslv2;
 
 /// Bytes of type and length in front of a handshake message.
@@ -17,16 +18,17 @@ pub const MAX_HELLO: usize = 131_396;
 ///
 /// `stream` is what the client has sent so far, in order and contiguous, from its first byte. A hello inside one record borrows from it alone;
 /// one that is spread over several records is joined in `scratch`, and is [`Malformed::TooLong`] when that is too small for it (message
-/// header of four bytes included). Nothing is kept: call again with the longer stream after [`Outcome::NeedMore`], which costs a walk over the
-/// record headers so far and copies nothing.
+/// header of four bytes included). Nothing is kept: call again with the longer stream after [`Outcome::NeedMore`], or have a [`HelloWalk`] say when
+/// that is worth while.
 ///
 /// [`Outcome::NotTls`] comes as early as the bytes show it, mostly with the first one. To be TLS takes, as far as there are bytes: content type
-/// handshake, major version 3, a length of 1 to 2^14, message type ClientHello. From then on, what is wrong is [`Outcome::Malformed`].
+/// handshake, a major version below 16, message type ClientHello. Passed over, before the hello and between its pieces, is what some servers pass
+/// over: empty records, warnings, ChangeCipherSpecs.
 pub fn client_hello<'a>(stream: &'a [u8], scratch: &'a mut [u8]) -> Outcome<ClientHello<'a>> {
     if stream.first().is_some_and(|b| b & 0x80 != 0) {
         return sslv2::client_hello(stream);
     }
-    match first_message(stream, HandshakeType::CLIENT_HELLO, scratch) {
+    match first_message(stream, Side::Client, scratch) {
         Outcome::Complete(found) => match ClientHello::parse(found.body, Framing::Tls, found.record_version) {
             Ok(hello) => Outcome::Complete(ClientHello { consumed: found.consumed, ..hello }),
             Err(why) => Outcome::Malformed(why),
@@ -37,10 +39,24 @@ pub fn client_hello<'a>(stream: &'a [u8], scratch: &'a mut [u8]) -> Outcome<Clie
     }
 }
 
-/// Reads the ServerHello or HelloRetryRequest at the front of a server's stream, as [`client_hello`] does. A server that begins with an alert is
+/// Reads as much of a ClientHello as has come, for who has no room for all of it: what stands in the part that is missing is as if it were not in the
+/// hello, which is [ambiguous](ClientHello::is_ambiguous) therefore. `None` when not even the part before the extensions is there.
+pub fn client_hello_so_far<'a>(stream: &'a [u8], scratch: &'a mut [u8]) -> Option<ClientHello<'a>> {
+    let mut walk = Walk::default();
+    if stream.first().is_some_and(|b| b & 0x80 != 0) || walk.on(stream, Side::Client) == Outcome::NotTls {
+        return None;
+    }
+    let announced = walk.announced()?;
+    let filled = join(stream, announced.min(scratch.len()), scratch);
+    let body = scratch.get(MESSAGE_HEAD..filled)?;
+    let hello = ClientHello::parse(body, Framing::Tls, walk.record_version()).ok()?;
+    Some(ClientHello { ambiguous: true, ..hello })
+}
+
+/// Reads the ServerHello or HelloRetryRequest at the front of a server's stream, as [`client_hello`] does. A server that begins with a fatal alert is
 /// [`Outcome::NotTls`] here.
 pub fn server_hello<'a>(stream: &'a [u8], scratch: &'a mut [u8]) -> Outcome<ServerHello<'a>> {
-    match first_message(stream, HandshakeType::SERVER_HELLO, scratch) {
+    match first_message(stream, Side::Server, scratch) {
         Outcome::Complete(found) => match ServerHello::parse(found.body, found.record_version) {
             Ok(hello) => Outcome::Complete(hello),
             Err(why) => Outcome::Malformed(why),
@@ -51,6 +67,34 @@ pub fn server_hello<'a>(stream: &'a [u8], scratch: &'a mut [u8]) -> Outcome<Serv
     }
 }
 
+/// Follows a client's stream up to the end of its hello without reading it, and looks at each record once however small the pieces are in
+/// which the stream grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HelloWalk(Walk);
+
+impl HelloWalk {
+    /// Goes on to the end of `stream`: all that the client has sent so far, from its first byte. [`Outcome::Complete`] with the bytes up to the end of the
+    /// hello when [`client_hello`] would find it whole; otherwise what that would answer if memory were no matter.
+    pub fn advance(&mut self, stream: &[u8]) -> Outcome<usize> {
+        if stream.first().is_none_or(|b| b & 0x80 == 0) {
+            return self.0.on(stream, Side::Client).map(|found| found.consumed);
+        }
+        match sslv2::length(stream) {
+            Outcome::Complete(total) => {
+                (self.0.whole, self.0.seen) = (total as u32, stream.len() as u32);
+                if stream.len() < total { Outcome::NeedMore } else { Outcome::Complete(total) }
+            }
+            other => other,
+        }
+    }
+
+    /// Bytes that have to come, at least, before the hello can be complete; at least one.
+    pub const fn missing(&self) -> usize {
+        let missing = self.0.whole.saturating_sub(self.0.seen) as usize;
+        if missing == 0 { 1 } else { missing }
+    }
+}
+
 /// A handshake message at the front of a stream.
 struct Found<'a> {
     record_version: ProtocolVersion,
@@ -58,112 +102,128 @@ struct Found<'a> {
     consumed: usize,
 }
 
-fn first_message<'a>(stream: &'a [u8], kind: HandshakeType, scratch: &'a mut [u8]) -> Outcome<Found<'a>> {
-    let at = |i: usize| stream.get(i).copied();
-    if at(0).is_some_and(|b| b != ContentType::HANDSHAKE.0)
-        || at(1).is_some_and(|b| b != 3)
-        || at(RecordHeader::LEN).is_some_and(|b| b != kind.0)
-    {
-        return Outcome::NotTls;
+fn first_message<'a>(stream: &'a [u8], side: Side, scratch: &'a mut [u8]) -> Outcome<Found<'a>> {
+    let mut walk = Walk::default();
+    let outcome = walk.on(stream, side);
+    // Said first, and whatever follows: an answer is never taken back.
+    if !walk.in_one_record && walk.announced().is_some_and(|whole| whole > scratch.len()) {
+        return Outcome::Malformed(Malformed::TooLong);
     }
-    let Some((&header, payload)) = stream.split_first_chunk() else { return Outcome::NeedMore };
-    let first = RecordHeader::from_bytes(header);
-    let first_len = usize::from(first.length);
-    if first_len == 0 || first_len > MAX_PLAINTEXT {
-        return Outcome::NotTls;
-    }
-    let record_version = first.version;
+    outcome.map(|Extent { whole, consumed }| {
+        let message = if walk.in_one_record {
+            &stream[consumed - whole..consumed]
+        } else {
+            join(stream, whole, scratch);
+            &scratch[..whole]
+        };
+        Found { record_version: walk.record_version(), body: &message[MESSAGE_HEAD..], consumed }
+    })
+}
 
-    // The common case: the message header is in the first record, and the message too.
-    if first_len >= MESSAGE_HEAD {
-        let Some(&[_, a, b, c]) = payload.first_chunk() else { return Outcome::NeedMore };
-        let whole = MESSAGE_HEAD + u32::from_be_bytes([0, a, b, c]) as usize;
-        if whole > MAX_HELLO {
-            return Outcome::Malformed(Malformed::TooLong);
+/// Copies the message at the front of a stream, or as much of it as there is, up to `most` bytes; says how many. The records have been walked through.
+fn join(stream: &[u8], most: usize, scratch: &mut [u8]) -> usize {
+    let (mut rest, mut filled) = (stream, 0);
+    while let (true, Some((&header, payload))) = (filled < most, rest.split_first_chunk()) {
+        let record = RecordHeader::from_bytes(header);
+        let (fragment, after) = payload.split_at(payload.len().min(record.length.into()));
+        if record.content_type == ContentType::HANDSHAKE {
+            let n = fragment.len().min(most - filled);
+            scratch[filled..filled + n].copy_from_slice(&fragment[..n]);
+            filled += n;
         }
-        if whole <= first_len {
-            return match payload.get(MESSAGE_HEAD..whole) {
-                Some(body) => Outcome::Complete(Found { record_version, body, consumed: RecordHeader::LEN + whole }),
-                None => Outcome::NeedMore,
+        rest = after;
+    }
+    filled
+}
+
+/// A whole message at the front of a stream: its bytes, and those of the stream up to its end.
+#[derive(Debug, PartialEq, Eq)]
+struct Extent {
+    whole: usize,
+    consumed: usize,
+}
+
+/// How far the front of a stream has been looked at: up to the last record that was not all there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Walk {
+    /// Where that record begins.
+    at: u32,
+    /// Bytes of the message in front of it.
+    have: u32,
+    /// The first of these.
+    head: [u8; MESSAGE_HEAD],
+    /// Bytes of the message that have come.
+    seen: u32,
+    /// Bytes of the whole message with its header; 0 as long as that is not known.
+    whole: u32,
+    /// The message is all in the record in which it begins.
+    in_one_record: bool,
+    /// Version of that record.
+    record_version: u16,
+}
+
+impl Walk {
+    const fn record_version(&self) -> ProtocolVersion {
+        ProtocolVersion(self.record_version)
+    }
+
+    /// The length announced, as soon as it is known.
+    fn announced(&self) -> Option<usize> {
+        (self.whole > 0).then_some(self.whole as usize)
+    }
+
+    fn on(&mut self, stream: &[u8], side: Side) -> Outcome<Extent> {
+        let kind = match side {
+            Side::Client => HandshakeType::CLIENT_HELLO,
+            Side::Server => HandshakeType::SERVER_HELLO,
+        };
+        loop {
+            let Some(rest) = stream.get(self.at as usize..) else { return Outcome::NeedMore };
+            let broken = if self.have == 0 { Outcome::NotTls } else { Outcome::Malformed(Malformed::Unexpected) };
+            let header = match RecordHeader::around_hello(rest, side) {
+                Outcome::Complete(header) => header,
+                Outcome::NeedMore => return Outcome::NeedMore,
+                _ => return broken,
             };
-        }
-        if whole > scratch.len() {
-            return Outcome::Malformed(Malformed::TooLong);
-        }
-    }
-
-    // Walk the headers first, and copy only once all is there: the walk is repeated with every segment that comes, the copy is not.
-    let mut head = [0; MESSAGE_HEAD];
-    let mut have = 0;
-    let mut records = HandshakeRecords { stream };
-    let whole = loop {
-        match records.next_fragment() {
-            Outcome::Complete(fragment) => {
-                for (slot, &byte) in head.iter_mut().skip(have).zip(fragment) {
+            let (length, payload) = (usize::from(header.length), &rest[RecordHeader::LEN..]);
+            let fragment = payload.get(..length).unwrap_or(payload);
+            let mut head = self.head;
+            if header.content_type == ContentType::HANDSHAKE {
+                if self.have == 0 && !fragment.is_empty() {
+                    self.record_version = header.version.0;
+                    if fragment[0] != kind.0 {
+                        return Outcome::NotTls;
+                    }
+                }
+                for (slot, &byte) in head.iter_mut().skip(self.have as usize).zip(fragment) {
                     *slot = byte;
                 }
-                have += fragment.len();
+                self.seen = self.have + fragment.len() as u32;
+                if self.seen as usize >= MESSAGE_HEAD {
+                    let whole = MESSAGE_HEAD + u32::from_be_bytes([0, head[1], head[2], head[3]]) as usize;
+                    if whole > MAX_HELLO {
+                        return Outcome::Malformed(Malformed::TooLong);
+                    }
+                    self.whole = whole as u32;
+                    self.in_one_record |= self.have == 0 && whole <= length;
+                    if self.seen >= self.whole {
+                        let left = whole - self.have as usize;
+                        return Outcome::Complete(Extent {
+                            whole,
+                            consumed: self.at as usize + RecordHeader::LEN + left,
+                        });
+                    }
+                }
+            } else if header.content_type == ContentType::ALERT
+                && fragment.first().is_some_and(|&level| level != AlertLevel::WARNING.0)
+            {
+                return broken;
             }
-            Outcome::NeedMore => return Outcome::NeedMore,
-            Outcome::Malformed(why) => return Outcome::Malformed(why),
-            Outcome::NotTls => return Outcome::NotTls,
-        }
-        if have >= MESSAGE_HEAD {
-            let whole = MESSAGE_HEAD + u32::from_be_bytes([0, head[1], head[2], head[3]]) as usize;
-            if whole > MAX_HELLO || whole > scratch.len() {
-                return Outcome::Malformed(Malformed::TooLong);
+            if fragment.len() < length {
+                return Outcome::NeedMore;
             }
-            if have >= whole {
-                break whole;
-            }
-        }
-    };
-    let mut records = HandshakeRecords { stream };
-    let mut filled = 0;
-    let mut consumed = 0;
-    while filled < whole {
-        let before = records.stream.len();
-        let Outcome::Complete(fragment) = records.next_fragment() else { return Outcome::NeedMore };
-        let n = fragment.len().min(whole - filled);
-        scratch[filled..filled + n].copy_from_slice(&fragment[..n]);
-        filled += n;
-        // A message that ends inside its last record leaves the rest of that record.
-        consumed += before - records.stream.len() - (fragment.len() - n);
-    }
-    let scratch: &'a [u8] = scratch;
-    Outcome::Complete(Found { record_version, body: &scratch[MESSAGE_HEAD..whole], consumed })
-}
-
-/// The fragments of handshake records in front of a stream; that of the last record as far as it has come.
-struct HandshakeRecords<'a> {
-    stream: &'a [u8],
-}
-
-impl<'a> HandshakeRecords<'a> {
-    fn next_fragment(&mut self) -> Outcome<&'a [u8]> {
-        let at = |i: usize| self.stream.get(i).copied();
-        if at(0).is_some_and(|b| b != ContentType::HANDSHAKE.0) {
-            return Outcome::Malformed(Malformed::Unexpected);
-        }
-        if at(1).is_some_and(|b| b != 3) {
-            return Outcome::Malformed(Malformed::Version);
-        }
-        let Some((&header, payload)) = self.stream.split_first_chunk() else { return Outcome::NeedMore };
-        let length = usize::from(RecordHeader::from_bytes(header).length);
-        if length == 0 || length > MAX_PLAINTEXT {
-            return Outcome::Malformed(Malformed::RecordLength);
-        }
-        match payload.split_at_checked(length) {
-            Some((fragment, rest)) => {
-                self.stream = rest;
-                Outcome::Complete(fragment)
-            }
-            // What has come of the last record may be all that is missing, when more follows in it.
-            None if payload.is_empty() => Outcome::NeedMore,
-            None => {
-                self.stream = &[];
-                Outcome::Complete(payload)
-            }
+            (self.head, self.have) = (head, self.seen);
+            self.at += (RecordHeader::LEN + length) as u32;
         }
     }
 }

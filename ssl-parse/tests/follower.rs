@@ -191,7 +191,7 @@ fn alerts_in_the_clear_are_seen_even_in_the_middle_of_a_message() {
     assert_eq!(client(&[&hello, &alert]), "ch Alert");
     let halves = records(22, &message(1, &hello_body(&[], &[])), &[30]);
     assert_eq!(client(&[&halves[..35], &alert, &halves[35..]]), "Alert ch");
-    assert_eq!(client(&[&halves[..35], &CCS, &halves[35..]]), "Malformed");
+    assert_eq!(client(&[&halves[..35], &CCS, &halves[35..]]), "ChangeCipherSpec ch", "GnuTLS and wolfSSL pass over it");
     assert_eq!(server(&[&[21, 3, 1, 0, 2, 7, 40]]), "NotTls");
     assert_eq!(client(&[&hello, &[21, 3, 1, 0, 2, 7, 40]]), "ch Malformed");
 }
@@ -204,10 +204,21 @@ fn what_has_no_place_is_malformed() {
     assert_eq!(client(&[&ch, &sh]), "ch Malformed");
     assert_eq!(client(&[&ch, &[99]]), "ch Malformed");
     assert_eq!(client(&[&ch, &[22, 4]]), "ch Malformed");
-    assert_eq!(client(&[&ch, &[22, 3, 3, 0, 0]]), "ch Malformed");
+    assert_eq!(client(&[&ch, &[22, 3, 3, 0x40, 1]]), "ch Malformed");
+    assert_eq!(server(&[&CCS, &sh]), "NotTls");
     assert_eq!(server(&[&sh, &sh]), "sh Malformed");
     assert_eq!(server(&[&sh, &encrypted(23)]), "sh Malformed");
     assert_eq!(server(&[&handshake(0, &[]), &sh]), "Handshake sh", "a HelloRequest may come at any time");
+}
+
+#[test]
+fn warnings_and_empty_records_before_and_amid_a_servers_hello_hide_nothing() {
+    let warning = [21, 3, 3, 0, 2, 1, 112];
+    let empty = [22, 3, 3, 0, 0];
+    let sh = server_hello(&[]);
+    assert_eq!(server(&[&warning, &empty, &sh, &empty, &handshake(14, &[])]), "Alert sh Handshake");
+    let halves = records(22, &message(2, &server_hello_body(&[1; 32], &[], &[])), &[30]);
+    assert_eq!(server(&[&halves[..35], &warning, &empty, &halves[35..]]), "Alert sh");
 }
 
 #[test]

@@ -27,7 +27,8 @@ struct Seen {
 }
 
 fn ours(body: &[u8]) -> Option<Seen> {
-    let h = ClientHello::parse(body, Framing::Tls, ProtocolVersion(0)).ok()?;
+    // What is ambiguous two readers may read two ways.
+    let h = ClientHello::parse(body, Framing::Tls, ProtocolVersion(0)).ok().filter(|h| !h.is_ambiguous())?;
     Some(Seen {
         version: h.legacy_version.0,
         random: hex(h.random),
@@ -147,7 +148,7 @@ fn real_server_hellos_read_the_same() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// We refuse more (it checks less), but what we accept reads the same there whenever it reads it at all.
+    /// What we read without a doubt reads the same there whenever it reads it at all.
     #[test]
     fn damaged_client_hellos_that_both_accept_read_the_same(
         which in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), value in any::<u8>(),

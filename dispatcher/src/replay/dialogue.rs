@@ -103,9 +103,11 @@ impl Dialogue {
 
     /// The first bytes recorded of a direction, when nobody knows whose they are: only hellos tell.
     fn recognise(&mut self, way: Way, head: &[u8], sink: &mut dyn FnMut(Way, &Event<'_>)) -> Turn {
-        let speaker = if !matches!(ssl_parse::client_hello(head, &mut []), Outcome::NotTls) {
+        // A ChangeCipherSpec or an alert, which may stand before a client's hello, tells nothing here: either side sends them later.
+        let later = head.first().is_some_and(|kind| (20..=21).contains(kind));
+        let speaker = if !later && !matches!(ssl_parse::client_hello(head, &mut []), Outcome::NotTls) {
             Way::ToServer
-        } else if !matches!(ssl_parse::server_hello(head, &mut []), Outcome::NotTls) {
+        } else if !later && !matches!(ssl_parse::server_hello(head, &mut []), Outcome::NotTls) {
             self.began = Began::Missed;
             Way::ToClient
         } else {
@@ -148,7 +150,8 @@ impl Dialogue {
     fn follow(&mut self, way: Way, mut bytes: &[u8], sink: &mut dyn FnMut(Way, &Event<'_>)) {
         let Direction::Following(follower) = &mut self.directions[way.index()] else { return };
         while let Some(event) = follower.next_event(&mut bytes) {
-            if way == Way::ToServer && self.began == Began::Unknown {
+            let passed_over = matches!(event, Event::Alert { .. } | Event::ChangeCipherSpec);
+            if way == Way::ToServer && self.began == Began::Unknown && !passed_over {
                 // Whatever comes first tells: only a hello gets past the follower's first look.
                 self.began = if event == Event::NotTls { Began::NotTls } else { Began::Tls };
             }

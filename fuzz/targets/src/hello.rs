@@ -1,18 +1,21 @@
 //! Hellos at the front of a stream, and streams followed.
 
 use crate::{digest, oracle};
-use ssl_parse::{ClientHello, Event, Follower, Framing, Outcome, ServerHello, Side};
+use ssl_parse::{ClientHello, Event, Follower, Framing, HelloWalk, Malformed, Outcome, ServerHello, Side};
 
 /// Memory of the readers: as much for each, so that both give up on the same hellos.
 const MEMORY: usize = 2048;
 
-/// What a follower reports first, as a digest; none when it wants more.
+/// What a follower reports first, as a digest; none when it wants more. Warnings and ChangeCipherSpecs may stand around a hello.
 fn first_event(side: Side, bytes: &[u8]) -> Option<Vec<u8>> {
     let mut follower = Follower::<MEMORY>::new(side);
     // In two slices, cut where the bytes say.
     let cut = bytes.iter().take(8).fold(7usize, |sum, b| sum * 31 + usize::from(*b)) % (bytes.len() + 1);
     for mut slice in [&bytes[..cut], &bytes[cut..]] {
-        if let Some(event) = follower.next_event(&mut slice) {
+        while let Some(event) = follower.next_event(&mut slice) {
+            if matches!(event, Event::Alert { .. } | Event::ChangeCipherSpec) {
+                continue;
+            }
             let mut out = vec![];
             digest::event(&mut out, &event);
             return Some(out);
@@ -44,16 +47,17 @@ pub fn client_hello(bytes: &[u8]) {
     match outcome {
         Outcome::Complete(hello) => {
             consumed = hello.consumed;
-            assert!((1..=bytes.len()).contains(&consumed) && hello.session_id.len() <= 32);
+            assert!((1..=bytes.len()).contains(&consumed) && hello.session_id.len() <= 255);
             let mut one_shot = vec![];
             digest::client_hello(&mut one_shot, &hello);
             // What is all in one record is read in place, however long; the follower must hold it.
             let skipped = first.as_ref().is_some_and(|first| first[0] == 7) && consumed > MEMORY;
             assert!(skipped || Some(one_shot) == first, "one shot, and followed");
-            if hello.framing == Framing::Tls && bytes.len() >= 9 {
+            if hello.framing == Framing::Tls && bytes[0] == 22 && bytes.len() >= 9 {
                 let len = usize::from(u16::from_be_bytes([bytes[3], bytes[4]]));
                 let message = 4 + u32::from_be_bytes([0, bytes[6], bytes[7], bytes[8]]) as usize;
-                if message <= len && 5 + message <= bytes.len() {
+                // Not one behind an empty record.
+                if len > 0 && message <= len && 5 + message <= bytes.len() {
                     oracle::client_hello(&hello, &bytes[5..5 + message]);
                     let bare = ClientHello::parse(&bytes[9..5 + message], Framing::Tls, hello.record_version);
                     assert_eq!(bare.map(|bare| ClientHello { consumed, ..bare }), Ok(hello));
@@ -68,6 +72,29 @@ pub fn client_hello(bytes: &[u8]) {
         Outcome::Malformed(_) => {}
     }
     never_taken_back(bytes, &plain, consumed, |b| ssl_parse::client_hello(b, &mut [0; MEMORY]).map(|_| ()));
+    walked(bytes);
+    if let Some(hello) = ssl_parse::client_hello_so_far(bytes, &mut [0; 150]) {
+        assert!(hello.is_ambiguous());
+        digest::client_hello(&mut vec![], &hello);
+    }
+}
+
+/// A walk in two steps answers what reading with memory enough would.
+fn walked(bytes: &[u8]) {
+    let mut walk = HelloWalk::default();
+    for part in [&bytes[..bytes.len() / 3], bytes] {
+        let mut scratch = vec![0; part.len()];
+        let outcome = ssl_parse::client_hello(part, &mut scratch);
+        // What announces more than there is has no memory given here.
+        if outcome != Outcome::Malformed(Malformed::TooLong) {
+            let walked = walk.advance(part);
+            match outcome {
+                // A message whose beginning cannot be read is whole all the same.
+                Outcome::Malformed(Malformed::Truncated) => assert!(walked.complete().is_some()),
+                _ => assert_eq!(walked, outcome.map(|hello| hello.consumed)),
+            }
+        }
+    }
 }
 
 /// The front of a server's stream.
@@ -82,7 +109,7 @@ pub fn server_hello(bytes: &[u8]) {
         let skipped = first.as_ref().is_some_and(|first| first[0] == 7) && bytes.len() > MEMORY;
         assert!(skipped || Some(one_shot) == first, "one shot, and followed");
         let len = usize::from(u16::from_be_bytes([bytes[3], bytes[4]]));
-        if len >= 4 && bytes.len() >= 9 {
+        if bytes[0] == 22 && len >= 4 && bytes.len() >= 9 {
             let message = 4 + u32::from_be_bytes([0, bytes[6], bytes[7], bytes[8]]) as usize;
             if message <= len && 5 + message <= bytes.len() {
                 oracle::server_hello(&hello, &bytes[5..5 + message]);

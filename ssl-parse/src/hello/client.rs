@@ -1,11 +1,11 @@
 //! ClientHello (RFC 8446, 4.1.2; RFC 5246, 7.4.1.2; RFC 6347, 4.2.1; the SSL 2.0 form is in [`crate::sslv2`]).
 //!
-//! What counts as malformed is what the servers in use refuse: a length that does not fit, bytes left over, no cipher suite or compression
-//! method, the same extension twice (one of those read here; servers let unknown ones pass), `pre_shared_key` not last, a binder missing.
-//! Tolerated: a `server_name` that is empty or of another name type, extensions unknown to us whatever they hold, versions and code points of any value.
+//! The reader judges nothing: a server says what is wrong with a hello, and servers differ. What has to be there is what stands in front of the
+//! extensions. Each extension is read by itself; one that cannot be read is as if it were not there. Of a repeated one the last counts, as with the
+//! servers that take such a hello (JSSE, Mbed TLS). Where two servers could read different identities, [`ClientHello::is_ambiguous`] says so.
 
 use crate::codepoint::{CipherSuite, ExtensionType, NamedGroup, ProtocolVersion};
-use crate::hello::extension::{Extensions, once};
+use crate::hello::extension::{Extension, Extensions};
 use crate::outcome::Malformed;
 use crate::reader::Reader;
 
@@ -31,9 +31,9 @@ pub struct ClientHello<'a> {
     pub record_version: ProtocolVersion,
     /// `legacy_version`: the highest version offered, unless `supported_versions` says otherwise.
     pub legacy_version: ProtocolVersion,
-    /// `random`, 32 bytes; in the SSL 2.0 form the challenge, 16 to 32.
+    /// `random`, 32 bytes; in the SSL 2.0 form the challenge, 16 to 32 as a rule.
     pub random: &'a [u8],
-    /// `legacy_session_id`, 0 to 32 bytes.
+    /// `legacy_session_id`, 0 to 32 bytes; or as many as were sent, up to 255: Go and NSS take longer ones, though no server issues them.
     pub session_id: &'a [u8],
     /// Cipher suites in the client's order.
     pub cipher_suites: CipherSuites<'a>,
@@ -41,17 +41,17 @@ pub struct ClientHello<'a> {
     pub compression_methods: &'a [u8],
     /// DTLS: the cookie, empty in a first hello. `None` where there is no such field.
     pub dtls_cookie: Option<&'a [u8]>,
-    /// `server_name`: the first host name, as sent (it need not be UTF-8, nor a name).
+    /// `server_name`: the first host name, as sent (it need not be UTF-8, nor a name). `None` as well when it cannot be read; so for all that follow.
     pub sni: Option<&'a [u8]>,
     /// ALPN protocol names in the client's order; `None` without the extension.
     pub alpn: Option<ProtocolNames<'a>>,
     /// `session_ticket`: `None` when absent, empty when the client has none and would like one.
     pub ticket: Option<&'a [u8]>,
-    /// `pre_shared_key`: the identities offered.
+    /// `pre_shared_key`: the identities offered, at least one.
     pub psk: Option<OfferedPsks<'a>>,
-    /// `early_data`: 0-RTT data follow.
+    /// `early_data`, whatever it holds: 0-RTT data may follow.
     pub early_data: bool,
-    /// `supported_versions` as sent, GREASE included.
+    /// `supported_versions` as sent, GREASE included; as much of it as can be read.
     pub supported_versions: Option<Versions<'a>>,
     /// `key_share`: the groups with a share, GREASE included.
     pub key_shares: Option<KeyShares<'a>>,
@@ -71,30 +71,20 @@ impl<'a> ClientHello<'a> {
     /// Reads the body of a ClientHello message: what follows the four bytes of type and length (twelve in DTLS).
     ///
     /// # Errors
-    /// Why it is none.
+    /// [`Malformed::Truncated`] when it ends before the compression methods do; [`Malformed::Version`] when it is not of DTLS and should be.
     pub fn parse(body: &'a [u8], framing: Framing, record_version: ProtocolVersion) -> Result<Self, Malformed> {
         let mut r = Reader::new(body);
+        // Of TLS any version is taken: servers do, and choose one of their own (RFC 8446, 4.2.1).
         let legacy_version = ProtocolVersion(r.u16()?);
-        let right_family = match framing {
-            Framing::Dtls => legacy_version.is_dtls(),
-            _ => legacy_version.is_tls(),
-        };
-        if !right_family {
+        if framing == Framing::Dtls && !legacy_version.is_dtls() {
             return Err(Malformed::Version);
         }
         let random = r.take(32)?;
         let session_id = r.vec8()?;
-        if session_id.len() > 32 {
-            return Err(Malformed::SessionIdLength);
-        }
         let dtls_cookie = if framing == Framing::Dtls { Some(r.vec8()?) } else { None };
         let suites = r.vec16()?;
         let compression_methods = r.vec8()?;
-        if suites.is_empty() || suites.len() % 2 != 0 || compression_methods.is_empty() {
-            return Err(Malformed::VectorLength);
-        }
-        let extensions = Extensions::read(&mut r)?;
-        r.finish()?;
+        let (extensions, exact) = Extensions::read(&mut r);
         let mut hello = Self {
             framing,
             record_version,
@@ -113,41 +103,45 @@ impl<'a> ClientHello<'a> {
             key_shares: None,
             cookie: None,
             ech: false,
-            ambiguous: false,
+            ambiguous: exact.is_err() || session_id.len() > 32,
             extensions,
             consumed: 0,
         };
-        hello.read_extensions()?;
+        hello.read_extensions();
         Ok(hello)
     }
 
-    fn read_extensions(&mut self) -> Result<(), Malformed> {
-        let mut server_name = None;
-        let mut early_data = None;
-        let mut ech = None;
-        for extension in self.extensions {
-            if self.psk.is_some() {
-                // A second one would be caught here too.
-                return Err(Malformed::PskNotLast);
-            }
-            let data = extension.data;
-            match extension.kind {
-                ExtensionType::SERVER_NAME => once(&mut server_name, first_host_name(data)?)?,
-                ExtensionType::ALPN => once(&mut self.alpn, ProtocolNames::read(data)?)?,
-                ExtensionType::SESSION_TICKET => once(&mut self.ticket, data)?,
-                ExtensionType::PRE_SHARED_KEY => self.psk = Some(OfferedPsks::read(data)?),
-                ExtensionType::EARLY_DATA => once(&mut early_data, Reader::new(data).finish()?)?,
-                ExtensionType::SUPPORTED_VERSIONS => once(&mut self.supported_versions, Versions::read(data)?)?,
-                ExtensionType::KEY_SHARE => once(&mut self.key_shares, KeyShares::read(data)?)?,
-                ExtensionType::COOKIE => once(&mut self.cookie, non_empty_vec16(data)?)?,
-                ExtensionType::ENCRYPTED_CLIENT_HELLO => once(&mut ech, ())?,
+    fn read_extensions(&mut self) {
+        let (mut named, mut versioned, mut psk_came) = (false, false, false);
+        for Extension { kind, data } in self.extensions {
+            // `pre_shared_key` is the last, or some servers refuse the hello and others do not.
+            self.ambiguous |= psk_came;
+            match kind {
+                ExtensionType::SERVER_NAME => {
+                    let (name, plain) = first_host_name(data);
+                    self.sni = name;
+                    self.ambiguous |= !plain || core::mem::replace(&mut named, true);
+                }
+                ExtensionType::ALPN => self.alpn = ProtocolNames::read(data).ok(),
+                ExtensionType::SESSION_TICKET => self.ambiguous |= self.ticket.replace(data).is_some(),
+                ExtensionType::PRE_SHARED_KEY => {
+                    let (psk, plain) = OfferedPsks::read(data);
+                    self.psk = psk;
+                    self.ambiguous |= !plain;
+                    psk_came = true;
+                }
+                ExtensionType::EARLY_DATA => self.early_data = true,
+                ExtensionType::SUPPORTED_VERSIONS => {
+                    let (versions, plain) = Versions::read(data);
+                    self.supported_versions = Some(versions);
+                    self.ambiguous |= !plain || core::mem::replace(&mut versioned, true);
+                }
+                ExtensionType::KEY_SHARE => self.key_shares = KeyShares::read(data).ok(),
+                ExtensionType::COOKIE => self.cookie = vec16_alone(data).ok(),
+                ExtensionType::ENCRYPTED_CLIENT_HELLO => self.ech = true,
                 _ => {}
             }
         }
-        self.sni = server_name.flatten();
-        self.early_data = early_data.is_some();
-        self.ech = ech.is_some();
-        Ok(())
     }
 
     /// Whether two servers may read different identities in it: a repeated extension, bytes left over, a list that is cut short, binders that do not
@@ -172,31 +166,32 @@ impl<'a> ClientHello<'a> {
     }
 }
 
-/// The first `host_name` of a ServerNameList (RFC 6066, 3). An empty extension is a server's way to write it, and a client that copies it
-/// names nothing; a first entry of another type, for which nobody has defined a syntax, hides the rest.
-fn first_host_name(data: &[u8]) -> Result<Option<&[u8]>, Malformed> {
-    if data.is_empty() {
-        return Ok(None);
+/// The first `host_name` of a ServerNameList (RFC 6066, 3), and whether it is the only one and nothing else is odd. Entries of other types, for
+/// which nobody has defined a syntax, are read as if they were names. An empty extension is a server's way to write it, and a client that
+/// copies it names nothing.
+fn first_host_name(data: &[u8]) -> (Option<&[u8]>, bool) {
+    let mut list = match vec16_alone(data) {
+        Ok(list) => Reader::new(list),
+        Err(_) => return (None, data.is_empty()),
+    };
+    let mut names = 0;
+    let mut first = None;
+    while !list.is_empty() {
+        let (Ok(kind), Ok(name)) = (list.u8(), list.vec16()) else { return (first, false) };
+        if kind == 0 {
+            names += 1;
+            first = first.or(Some(name));
+        }
     }
-    let mut r = Reader::new(data);
-    let list = r.vec16()?;
-    r.finish()?;
-    let mut list = Reader::new(list);
-    if list.is_empty() {
-        return Err(Malformed::VectorLength);
-    }
-    if list.u8()? != 0 {
-        return Ok(None);
-    }
-    let name = list.vec16()?;
-    Ok(if name.is_empty() { None } else { Some(name) })
+    (first.filter(|name| !name.is_empty()), names <= 1)
 }
 
-fn non_empty_vec16(data: &[u8]) -> Result<&[u8], Malformed> {
+/// `opaque x<0..2^16-1>` and nothing behind it.
+fn vec16_alone(data: &[u8]) -> Result<&[u8], Malformed> {
     let mut r = Reader::new(data);
     let inner = r.vec16()?;
     r.finish()?;
-    if inner.is_empty() { Err(Malformed::VectorLength) } else { Ok(inner) }
+    Ok(inner)
 }
 
 /// Cipher suites in the client's order. From the SSL 2.0 form only those of SSL 3.0 and TLS are given, not its own 24-bit kinds.
@@ -240,14 +235,13 @@ pub struct Versions<'a> {
 }
 
 impl<'a> Versions<'a> {
-    fn read(data: &'a [u8]) -> Result<Self, Malformed> {
+    /// What can be read, and whether that is all.
+    fn read(data: &'a [u8]) -> (Self, bool) {
         let mut r = Reader::new(data);
-        let bytes = r.vec8()?;
-        r.finish()?;
-        if bytes.is_empty() || !bytes.len().is_multiple_of(2) {
-            return Err(Malformed::VectorLength);
+        match r.vec8() {
+            Ok(bytes) => (Self { bytes }, r.is_empty() && !bytes.is_empty() && bytes.len().is_multiple_of(2)),
+            Err(_) => (Self { bytes: data.get(1..).unwrap_or_default() }, false),
         }
-        Ok(Self { bytes })
     }
 }
 
@@ -268,17 +262,13 @@ pub struct KeyShares<'a> {
 }
 
 impl<'a> KeyShares<'a> {
-    /// The list may be empty: the client asks for a HelloRetryRequest.
+    /// The list may be empty: the client asks for a HelloRetryRequest. So may a key, of a group that the server does not look at.
     fn read(data: &'a [u8]) -> Result<Self, Malformed> {
-        let mut r = Reader::new(data);
-        let bytes = r.vec16()?;
-        r.finish()?;
+        let bytes = vec16_alone(data)?;
         let mut shares = Reader::new(bytes);
         while !shares.is_empty() {
             shares.u16()?;
-            if shares.vec16()?.is_empty() {
-                return Err(Malformed::VectorLength);
-            }
+            shares.vec16()?;
         }
         Ok(Self { bytes })
     }
@@ -305,12 +295,10 @@ pub struct ProtocolNames<'a> {
 
 impl<'a> ProtocolNames<'a> {
     pub(super) fn read(data: &'a [u8]) -> Result<Self, Malformed> {
-        let bytes = non_empty_vec16(data)?;
+        let bytes = vec16_alone(data)?;
         let mut names = Reader::new(bytes);
         while !names.is_empty() {
-            if names.vec8()?.is_empty() {
-                return Err(Malformed::VectorLength);
-            }
+            names.vec8()?;
         }
         Ok(Self { bytes })
     }
@@ -335,29 +323,15 @@ pub struct OfferedPsks<'a> {
 }
 
 impl<'a> OfferedPsks<'a> {
-    fn read(data: &'a [u8]) -> Result<Self, Malformed> {
+    /// The identities, if one can be read, and whether everything is as RFC 8446 says. Binders are only looked at for that: servers check none
+    /// but that of the identity they know, and OpenSSL 4.0 writes an empty one into the outer hello of ECH.
+    fn read(data: &'a [u8]) -> (Option<Self>, bool) {
         let mut r = Reader::new(data);
-        let identities = r.vec16()?;
-        let binders = r.vec16()?;
-        r.finish()?;
-        if identities.is_empty() {
-            return Err(Malformed::VectorLength);
-        }
-        let (mut i, mut b) = (Reader::new(identities), Reader::new(binders));
-        while !i.is_empty() {
-            if i.vec16()?.is_empty() {
-                return Err(Malformed::VectorLength);
-            }
-            i.u32()?;
-            if b.is_empty() {
-                return Err(Malformed::PskBinders);
-            }
-            // A binder is as long as a hash, 32 bytes at least.
-            if b.vec8()?.len() < 32 {
-                return Err(Malformed::VectorLength);
-            }
-        }
-        if b.is_empty() { Ok(Self { identities, binders }) } else { Err(Malformed::PskBinders) }
+        let Ok(identities) = r.vec16() else { return (None, false) };
+        let binders = r.vec16();
+        let plain = binders.is_ok_and(|binders| pair_up(identities, binders).is_ok()) && r.is_empty();
+        let psk = Self { identities, binders: binders.unwrap_or_default() };
+        (Some(psk).filter(|psk| psk.identities().next().is_some()), plain)
     }
 
     /// The identities in order; the place of one is what a ServerHello selects.
@@ -365,10 +339,26 @@ impl<'a> OfferedPsks<'a> {
         PskIdentities { bytes: self.identities }
     }
 
-    /// The binders as sent: as many as identities, never none.
+    /// The binders as sent: by rights as many as identities. Empty when the list cannot be read.
     pub const fn binders(&self) -> &'a [u8] {
         self.binders
     }
+}
+
+/// Whether there is one binder, as long as a hash, for each identity.
+fn pair_up(identities: &[u8], binders: &[u8]) -> Result<(), Malformed> {
+    let (mut i, mut b) = (Reader::new(identities), Reader::new(binders));
+    if i.is_empty() {
+        return Err(Malformed::VectorLength);
+    }
+    while !i.is_empty() {
+        let identity = i.vec16()?;
+        i.u32()?;
+        if identity.is_empty() || b.vec8()?.len() < 32 {
+            return Err(Malformed::VectorLength);
+        }
+    }
+    b.finish()
 }
 
 /// One identity offered.

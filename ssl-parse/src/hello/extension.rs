@@ -13,25 +13,36 @@ pub struct Extension<'a> {
     pub data: &'a [u8],
 }
 
-/// The extensions of a hello in the order sent, known or not. The block has been checked, so iteration is plain.
+/// The extensions of a hello in the order sent, known or not, as far as they can be read.
+///
+/// An extension that begins inside the block is read even when it reaches beyond: to the end of the message, as JSSE does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Extensions<'a> {
-    block: &'a [u8],
+    /// What follows the block's length, to the end of the message.
+    rest: &'a [u8],
+    /// Bytes of the block.
+    block: usize,
 }
 
 impl<'a> Extensions<'a> {
-    /// Reads the rest of a hello: nothing at all (before RFC 3546, and allowed since), or a block that fills it.
-    pub(super) fn read(rest: &mut Reader<'a>) -> Result<Self, Malformed> {
+    /// Reads the rest of a hello: nothing at all (before RFC 3546, and allowed since), or a block. And whether the block is whole and fills it.
+    pub(super) fn read(rest: &mut Reader<'a>) -> (Self, Result<(), Malformed>) {
         if rest.is_empty() {
-            return Ok(Self::default());
+            return (Self::default(), Ok(()));
         }
-        let block = rest.vec16()?;
-        let mut r = Reader::new(block);
-        while !r.is_empty() {
-            r.u16()?;
-            r.vec16()?;
+        let Ok(block) = rest.u16() else { return (Self::default(), Err(Malformed::Truncated)) };
+        let all = Self { rest: rest.rest(), block: block.into() };
+        (all, all.exact())
+    }
+
+    fn exact(self) -> Result<(), Malformed> {
+        let mut r = Reader::new(self.rest);
+        let mut inside = Reader::new(r.take(self.block)?);
+        while !inside.is_empty() {
+            inside.u16()?;
+            inside.vec16()?;
         }
-        Ok(Self { block })
+        r.finish()
     }
 
     /// The first extension of that kind.
@@ -40,15 +51,19 @@ impl<'a> Extensions<'a> {
     }
 }
 
-/// Stops at the end of the block (and, were it unchecked, at the first extension that does not fit).
+/// Stops at the end of the block, or at the first extension that the message cuts off.
 impl<'a> Iterator for Extensions<'a> {
     type Item = Extension<'a>;
 
     fn next(&mut self) -> Option<Extension<'a>> {
-        let mut r = Reader::new(self.block);
+        if self.block == 0 {
+            return None;
+        }
+        let mut r = Reader::new(self.rest);
         let kind = ExtensionType(r.u16().ok()?);
         let data = r.vec16().ok()?;
-        self.block = r.rest();
+        self.block = self.block.saturating_sub(4 + data.len());
+        self.rest = r.rest();
         Some(Extension { kind, data })
     }
 }

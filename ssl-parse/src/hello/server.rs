@@ -55,14 +55,12 @@ impl<'a> ServerHello<'a> {
             return Err(Malformed::Version);
         }
         let random = r.take(32)?;
+        // Longer than 32 bytes when the server echoes what a client should not have sent (Go).
         let session_id = r.vec8()?;
-        if session_id.len() > 32 {
-            return Err(Malformed::SessionIdLength);
-        }
         let cipher_suite = CipherSuite(r.u16()?);
         let compression_method = r.u8()?;
-        let extensions = Extensions::read(&mut r)?;
-        r.finish()?;
+        let (extensions, exact) = Extensions::read(&mut r);
+        exact?;
 
         let hello_retry = *random == HELLO_RETRY_RANDOM;
         let (mut version, mut psk_selected, mut ticket, mut alpn, mut group) = (None, None, None, None, None);
