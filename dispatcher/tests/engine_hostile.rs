@@ -133,7 +133,7 @@ fn clients_that_keep_half_hellos_make_room_for_those_that_go_on() {
     assert!(out.iter().any(|o| o.tcp().is_bare_syn() && o.port == 1), "dialled");
     assert!(out.iter().any(|o| o.flags() == RST_ACK && o.port == 0), "one of the others was reset");
     assert_eq!(b.ended.len(), 1);
-    assert_eq!(b.ended[0].0, End::BadHello);
+    assert_eq!(b.ended[0].0, End::NoBuffer);
 }
 
 #[test]

@@ -92,24 +92,16 @@ fn storm(name: &'static str, config: Config, v6: bool, faults: Faults, connectio
     }
     w.run_until_done(Duration::from_secs(240));
     assert_eq!(w.open_connections(), 0, "connections are stuck");
-    let mut unlucky = 0;
     for (h, host) in w.hosts.iter().enumerate() {
         for (i, c) in host.conns.iter().enumerate() {
             c.check();
             if excused.contains(&(h, i)) {
                 continue;
             }
-            // One segment of a hello lost three times over costs more than the half minute that a hello may take in all: the simulated
-            // clients wait two, four and eight seconds.
-            if w.told_of(c.local).iter().any(|t| t.end == End::BadHello) {
-                unlucky += 1;
-                continue;
-            }
             assert!(c.complete(), "{}: {} bytes received, {:?}", c.local, c.received.len(), c.outcome);
             assert_eq!(c.outcome, Ended::Closed, "{}", c.local);
         }
     }
-    assert!(unlucky <= 1 + connections / 200, "{unlucky} hellos were not complete in time");
     w.assert_quiescent();
     // Every promise was kept: all servers are up all the time.
     let promised: Vec<_> = w.told.iter().filter(|t| t.decided.is_some()).collect();

@@ -1,7 +1,7 @@
 //! The engine between real TCP stacks: whole connections, in the shapes that clients and servers give them.
 
 use core::time::Duration;
-use dispatcher::engine::{AddressMode, Class, Config, DropReason, End};
+use dispatcher::engine::{AddressMode, Class, Config, End};
 use sim::apps::{Closing, Ended, Expect, Manner, Plan, Write, get, get_and_reset, pattern};
 use sim::config::{client_ip, one_armed, two_armed, vip};
 use sim::host::Stack;
@@ -303,34 +303,66 @@ fn a_client_that_closes_after_half_a_hello_gets_a_servers_answer() {
 }
 
 #[test]
-fn a_hello_too_long_or_malformed_is_reset_and_named_and_reaches_no_server() {
-    let mut config = two_armed(1, false);
-    config.limits.hello_bytes = 6000;
-    let mut w = World::new("bad-hello", config, 21, 1, 1, false);
-    let long = w.connect(0, Plan::tls(&Hello { at_least: 7000, ..Hello::default() }, b""));
-    let mut bad = Hello::default().bytes();
-    bad[43] = 200; // The length of the session ID.
-    let malformed = w.connect(0, Plan::tls_bytes(bad, b""));
-    w.run_until_done(LONG);
-    for id in [long, malformed] {
-        assert_eq!(w.conn(id).outcome, Ended::Reset);
+fn a_hello_longer_than_the_buffer_is_spliced_whole_and_what_was_read_of_it_decides() {
+    for proxy in [false, true] {
+        let config = || Config { proxy_protocol: proxy, ..two_armed(2, false) };
+        let mut w = World::new("long-hello", config(), 21, 1, 2, false);
+        for server in w.servers() {
+            w.server_mut(server).expects_proxy_header = proxy;
+        }
+        let first = w.connect(0, Plan::tls(&Hello::default(), b""));
+        w.run_until_done(LONG);
+        let session = w.conn(first).flight().unwrap();
+        for at_least in [19_000, 22_000, 24_000, 45_000, 60_000] {
+            let hello = Hello { at_least, session_id: session.session_id.clone(), ..Hello::default() };
+            let id = w.connect(0, Plan::tls(&hello, b"and more"));
+            w.run_until_done(LONG);
+            w.conn(id).check();
+            assert!(w.conn(id).complete(), "{at_least}: {:?}", w.conn(id).outcome);
+            assert_eq!((w.told.last().unwrap().class, w.told.last().unwrap().reason), (Class::Secure, "session-id"));
+            let flight = w.conn(id).flight().unwrap();
+            assert!(flight.resumed && flight.server == session.server, "{at_least}");
+        }
+        let c = w.engine.counters();
+        assert_eq!((c.hellos_unread, c.secure), (4, 6), "{c:?}");
+        w.assert_quiescent();
     }
-    let c = w.engine.counters();
-    assert!(c.dropped(DropReason::HelloTooLong) == 1 && c.dropped(DropReason::HelloMalformed) == 1, "{c:?}");
-    assert!(w.told.iter().all(|t| t.end == End::BadHello && t.class == Class::Secure));
-    assert_eq!(w.server(1).accepted, 0);
-    w.assert_quiescent();
 }
 
 #[test]
-fn who_never_finishes_a_hello_is_reset_in_the_end() {
+fn a_hello_that_cannot_be_read_goes_to_a_server_which_says_what_is_wrong() {
+    let mut w = World::new("unread", two_armed(1, false), 21, 1, 1, false);
+    w.server_mut(1).manner = Manner::Greets(vec![]);
+    let good = Hello::default().bytes();
+    let mut bad = good.clone();
+    bad[43] = 200; // The length of the session ID.
+    let mut enormous = good.clone();
+    enormous[6] = 0xff; // Sixteen megabytes.
+    let mut torn = good[..50].to_vec();
+    torn[3..5].copy_from_slice(&45_u16.to_be_bytes());
+    torn.extend(b"GET / HTTP/1.1");
+    for wire in [bad, enormous, torn] {
+        // This server sends back what it gets, to the last byte.
+        w.connect(0, Plan::echo(&wire));
+        w.run_until_done(LONG);
+    }
+    let c = w.engine.counters();
+    assert_eq!((c.hellos_unread, c.secure, c.non_secure, c.dials), (3, 3, 0, 3), "{c:?}");
+    assert!(w.told.iter().all(|t| t.class == Class::Secure && t.end == End::Fin));
+    settle(w);
+}
+
+#[test]
+fn half_a_hello_reaches_a_server_after_half_a_minute_and_holds_no_buffer_then() {
     let mut w = World::new("never", two_armed(1, false), 22, 1, 1, false);
     let half = Hello::default().bytes()[..50].to_vec();
     let id = w.connect(0, Plan { writes: vec![Write::now(half)], expect: Expect::Anything, closing: Closing::Never });
-    w.run(Duration::from_secs(35));
-    assert_eq!(w.conn(id).outcome, Ended::Reset);
-    assert_eq!(w.told[0].end, End::BadHello);
-    w.assert_quiescent();
+    w.run(Duration::from_secs(29));
+    assert_eq!((w.server(1).accepted, w.engine.counters().dials), (0, 0));
+    w.run(Duration::from_secs(6));
+    assert_eq!((w.server(1).accepted, w.engine.counters().hellos_unread), (1, 1));
+    assert_eq!(w.engine.held_hellos(), 0);
+    assert_ne!(w.conn(id).outcome, Ended::Reset);
 }
 
 #[test]

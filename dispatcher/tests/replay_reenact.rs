@@ -3,7 +3,7 @@
 
 mod captures;
 
-use captures::{all_captures, capture, load_truth};
+use captures::{all_captures, capture, load_truth, odd_captures};
 use dispatcher::capture::Capture;
 use dispatcher::engine::{AddressMode, BackendSpec, Balance, Config, DropReason, PortId};
 use dispatcher::replay::decode::{Transport, decode};
@@ -114,6 +114,27 @@ fn every_connection_of_every_capture_arrives_whole_in_every_mode() {
         }
     }
     assert!(connections > 4 * 3200, "{connections}");
+}
+
+/// Their servers took these hellos; each is odd in one thing that a reader could stumble over.
+#[test]
+fn real_handshakes_with_odd_hellos_arrive_whole_and_count_as_secure() {
+    let captures = odd_captures();
+    assert_eq!(captures.len(), 10);
+    for path in captures {
+        for proxy_protocol in [false, true] {
+            let told = reenact(&path, Config { proxy_protocol, ..config() });
+            let t = &told.totals;
+            let what = path.display();
+            assert!(
+                t.connections > 0
+                    && told.connections.values().all(|(ended, intact)| *intact && ended.class == "secure"),
+                "{what}"
+            );
+            assert_eq!((t.forced, t.faults), (0, Faults::default()), "{what}");
+            assert_eq!(t.counters.drops.iter().chain(&t.counters.refused).sum::<u64>(), 0, "{what}: {:?}", t.counters);
+        }
+    }
 }
 
 #[test]

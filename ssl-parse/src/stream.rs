@@ -88,6 +88,11 @@ impl HelloWalk {
         }
     }
 
+    /// Whether what has come shows itself to be a hello: its length is known.
+    pub const fn is_hello(&self) -> bool {
+        self.0.whole > 0
+    }
+
     /// Bytes that have to come, at least, before the hello can be complete; at least one.
     pub const fn missing(&self) -> usize {
         let missing = self.0.whole.saturating_sub(self.0.seen) as usize;

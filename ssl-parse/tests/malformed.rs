@@ -367,3 +367,18 @@ fn a_walk_says_of_each_length_of_a_stream_what_reading_it_would() {
         }
     }
 }
+
+/// However a hello is dripped: what was walked over may even be something else meanwhile.
+#[test]
+fn a_walk_looks_at_no_record_again() {
+    let hello = message(1, &with(&[extension(35, &[3; 2000])]));
+    let stream = records(22, &hello, &[1]);
+    let mut seen = stream.clone();
+    let mut walk = HelloWalk::default();
+    for n in 0..stream.len() {
+        assert_eq!(walk.advance(&seen[..n]), Outcome::NeedMore);
+        // All records but the last, which is not complete.
+        seen[..n.saturating_sub(5) / 6 * 6].fill(0x47);
+    }
+    assert_eq!(walk.advance(&seen), Outcome::Complete(stream.len()));
+}

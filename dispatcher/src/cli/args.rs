@@ -170,7 +170,7 @@ pub struct Tuning {
     #[arg(long = "ticket-key", value_name = "NAME=HEX16|unknown", value_parser = ticket_key)]
     pub ticket_keys: Vec<TicketKey>,
 
-    /// How long a client may stay silent before it is taken for one that waits for the server to speak
+    /// How long a client may stay silent, or short of the first bytes of a hello, before it is taken for one that waits for the server
     #[arg(long, value_name = "D", default_value = "3s", value_parser = duration)]
     pub hello_timeout: Duration,
 

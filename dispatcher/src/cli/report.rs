@@ -243,6 +243,13 @@ pub fn summary(config: &Config, workers: &[Snapshot], ran: Duration, journal_los
         c.redispatches,
         c.retransmits
     );
+    if c.hellos_unread > 0 {
+        _ = writeln!(
+            out,
+            "hellos that could not be read, or not to their end, and were balanced or led by what could: {}",
+            c.hellos_unread
+        );
+    }
     let refused = DropReason::ALL.iter().filter(|r| c.refused[**r as usize] > 0);
     let refused: Vec<_> = refused.map(|r| format!("{} {}", r.as_str(), c.refused[*r as usize])).collect();
     if !refused.is_empty() {

@@ -5,6 +5,7 @@
 //! repeats what was lost. Only a client that would stall (its first window full, the hello still incomplete) is
 //! acknowledged what is in order, and from that moment on those bytes are ours to deliver.
 
+use super::choose::family_of;
 use super::connection::{Agreed, Connection, Held, NO_LIMIT, State, Story, Waiting};
 use super::dial::proxy_header_len;
 use super::health::OUR_WSCALE;
@@ -14,16 +15,16 @@ use super::record::{Class, End};
 use super::send::Own;
 use super::session::Offer;
 use super::{Arrived, DropReason, Effects, Engine, HEADER_ROOM, Step, Verdict};
-use crate::flow::{Assembler, ClientOptions, CookieVerified, Direction, FlowId, Splice};
+use crate::flow::{Assembler, ClientOptions, CookieVerified, Direction, FlowId, Side, Splice};
 use crate::time::Time;
 use crate::wire::build::Link;
 use crate::wire::options::{SegmentOptions, SynOptions, Timestamps};
 use crate::wire::packet::{Flags, tcp_checksum_ok, urgent_pointer};
 use crate::wire::{Family, Frame};
 use core::time::Duration;
-use ssl_parse::{Malformed, Outcome};
+use ssl_parse::{ClientHello, HelloWalk, Outcome};
 
-/// Who has sent part of a hello gets this long for the rest.
+/// Who has sent part of a hello gets this long for the rest. Then a backend gets what there is.
 const COMPLETE_WITHIN: Duration = Duration::from_secs(30);
 /// A client that has sent part of a hello and nothing more for so long has filled its window, or lost a segment: it is
 /// acknowledged what is in order. As long as a delayed acknowledgement of a host.
@@ -38,13 +39,11 @@ const KEEP_HALF: Duration = Duration::from_secs(1);
 const ROOM_LOOKS: usize = 64;
 
 /// What a client's stream is so far.
-#[expect(clippy::large_enum_variant, reason = "lives on the stack for a moment")]
 enum Reading {
-    Hello { offer: Offer, name: Option<Box<str>> },
+    /// A hello, complete; or nothing more of it is waited for.
+    Hello,
     NotTls,
     More,
-    TooLong,
-    Malformed,
 }
 
 impl Engine {
@@ -142,7 +141,7 @@ impl Engine {
                 ack_at: None,
                 unacked: 0,
                 since: now,
-                read_at: 0,
+                walk: HelloWalk::default(),
             }),
             splice: Splice::default(),
             directions: [
@@ -313,7 +312,7 @@ impl Engine {
                 self.counters.refused[DropReason::HelloNoBuffer as usize] += 1;
                 self.flows.get_mut(id).story.class = Some(Class::Secure);
                 self.reset_client(id, fx);
-                return self.abandon(id, End::BadHello, now, fx);
+                return self.abandon(id, End::NoBuffer, now, fx);
             }
         }
     }
@@ -368,56 +367,56 @@ impl Engine {
             return Ok(Verdict::Hold);
         }
         self.hold(id, seg, frame, fx)?;
-        match self.read_hello(id) {
-            Reading::Hello { offer, name } => {
-                self.choose_for_hello(id, offer, name, seg.now, fx);
-                Ok(Verdict::Hold)
-            }
-            Reading::NotTls => {
-                self.choose_without_identity(id, seg.now, fx);
-                Ok(Verdict::Hold)
-            }
-            Reading::More => {
-                self.acknowledge_if_stalled(id, seg.now, fx);
-                Ok(Verdict::Hold)
-            }
-            Reading::TooLong => self.shed(id, DropReason::HelloTooLong, seg.now, fx),
-            Reading::Malformed => self.shed(id, DropReason::HelloMalformed, seg.now, fx),
+        match self.walk_hello(id) {
+            Reading::Hello => self.choose_by_hello(id, seg.now, fx),
+            Reading::NotTls => self.choose_without_identity(id, seg.now, fx),
+            Reading::More => self.acknowledge_if_stalled(id, seg.now, fx),
         }
+        Ok(Verdict::Hold)
     }
 
-    fn read_hello(&mut self, id: FlowId) -> Reading {
+    /// Whether there is enough to choose a backend by, or all that will come.
+    fn walk_hello(&mut self, id: FlowId) -> Reading {
+        let most = self.config.limits.hello_bytes;
+        let segment = self.flows.tuple(id, Side::Client).map_or(0, |t| self.health.offer(family_of(t)).mss);
         let State::AwaitHello(waiting) = &mut self.flows.get_mut(id).state else { return Reading::More };
         let stream = &waiting.held.stream;
-        let (len, most) = (stream.contiguous_len(), self.config.limits.hello_bytes);
-        if len < waiting.read_at && len < most && !stream.at_fin() {
-            return Reading::More;
+        match waiting.walk.advance(stream.contiguous(&self.buffers)) {
+            Outcome::Complete(_) => return Reading::Hello,
+            Outcome::NotTls => return Reading::NotTls,
+            // It is not ours to judge: what can be read of it may decide, and the server says what is wrong.
+            Outcome::Malformed(_) => return Reading::Hello,
+            Outcome::NeedMore => {}
         }
-        waiting.read_at = len + least_missing(stream.contiguous(&self.buffers));
-        match ssl_parse::client_hello(stream.contiguous(&self.buffers), &mut self.joined) {
-            Outcome::Complete(hello) => {
-                let name = if self.config.keep_names { hello.sni } else { None };
-                Reading::Hello {
-                    offer: Offer::new(&hello),
-                    name: name.map(|n| String::from_utf8_lossy(&n[..n.len().min(255)]).into_owned().into_boxed_str()),
-                }
-            }
-            Outcome::NotTls => Reading::NotTls,
-            // A client that closes after half a hello, or after nothing, gets a backend's answer to that.
-            Outcome::NeedMore if stream.at_fin() => Reading::NotTls,
-            Outcome::NeedMore if len >= most => Reading::TooLong,
-            Outcome::NeedMore => Reading::More,
-            Outcome::Malformed(Malformed::TooLong) => Reading::TooLong,
-            Outcome::Malformed(_) => Reading::Malformed,
+        // A client that closes after half a hello, or after nothing, gets a backend's answer to that. So does one whose hello does not fit into
+        // the buffer: not before the buffer is as good as full, since what is in it may decide. A client keeps back less than a segment when
+        // the window is smaller.
+        let room = most - stream.contiguous_len();
+        let never = waiting.walk.missing() > room && room < usize::from(segment);
+        match waiting.walk.is_hello() {
+            true if stream.at_fin() || never => Reading::Hello,
+            false if stream.at_fin() || room == 0 => Reading::NotTls,
+            _ => Reading::More,
         }
     }
 
-    /// A hello that cannot be read: the client is reset rather than sent to a backend that may be the wrong one.
-    fn shed(&mut self, id: FlowId, why: DropReason, now: Time, fx: &mut dyn Effects) -> Step {
-        self.flows.get_mut(id).story.class = Some(Class::Secure);
-        self.reset_client(id, fx);
-        self.abandon(id, End::BadHello, now, fx);
-        Err(why)
+    /// Reads the hello, or as much of it as there is, and chooses by it. One that cannot be read is balanced: only bounds refuse.
+    fn choose_by_hello(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
+        let Engine { flows, buffers, joined, counters, config, .. } = self;
+        let State::AwaitHello(waiting) = &flows.get(id).state else { return };
+        let stream = waiting.held.stream.contiguous(buffers);
+        let complete = match ssl_parse::client_hello(stream, joined) {
+            Outcome::Complete(hello) => Some(read_offer(&hello, config.keep_names)),
+            _ => None,
+        };
+        let read = complete.or_else(|| {
+            counters.hellos_unread += 1;
+            ssl_parse::client_hello_so_far(stream, joined).map(|hello| read_offer(&hello, config.keep_names))
+        });
+        match read {
+            Some((offer, name)) => self.choose_for_hello(id, offer, name, now, fx),
+            None => self.choose_for_unread_hello(id, now, fx),
+        }
     }
 
     /// The hello is incomplete. If the client has sent as much as a first window may hold it is acknowledged now, else in a
@@ -453,14 +452,12 @@ impl Engine {
     /// A hello, or its rest, has not come in time.
     pub(super) fn on_hello_due(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
         let State::AwaitHello(waiting) = &self.flows.get(id).state else { return };
-        let silent = waiting.held.stream.contiguous_len() == 0 && !waiting.held.stream.has_gap();
-        if silent {
-            // Perhaps the server is to speak first.
+        if waiting.walk.is_hello() {
+            // How long half a hello may be waited for, and what becomes of it, is the server's to say.
+            self.choose_by_hello(id, now, fx);
+        } else {
+            // Perhaps the server is to speak first, or to answer the few bytes that have come.
             self.choose_without_identity(id, now, fx);
-        } else if now >= waiting.complete_until {
-            self.flows.get_mut(id).story.class = Some(Class::Secure);
-            self.reset_client(id, fx);
-            self.abandon(id, End::BadHello, now, fx);
         }
     }
 
@@ -478,28 +475,11 @@ impl Engine {
     }
 }
 
-/// Bytes that must come at least before an incomplete hello can be complete. Reading it again sooner would find nothing; and
-/// a hello of 20 kB in one-byte records, sent byte by byte, would be walked through twenty thousand times. With this it is
-/// walked through a few dozen times, since each byte of it takes at most six on the wire.
-fn least_missing(stream: &[u8]) -> usize {
-    const HEADER: usize = 5;
-    let byte = |i: usize| stream.get(i).map_or(0, |b| usize::from(*b));
-    if byte(0) & 0x80 != 0 {
-        // An SSLv2 header: its length is in the first two bytes.
-        let whole = 2 + ((byte(0) & 0x7f) << 8 | byte(1));
-        return whole.saturating_sub(stream.len()).max(1);
-    }
-    let (mut head, mut have, mut rest) = ([0; 4], 0, stream);
-    while let Some((h, payload)) = rest.split_first_chunk::<HEADER>() {
-        let fragment = usize::from(u16::from_be_bytes([h[3], h[4]])).min(payload.len());
-        for (slot, b) in head.iter_mut().skip(have).zip(&payload[..fragment]) {
-            *slot = *b;
-        }
-        have += fragment;
-        rest = &payload[fragment..];
-    }
-    let whole = 4 + u32::from_be_bytes([0, head[1], head[2], head[3]]) as usize;
-    if have < 4 { 1 } else { whole.saturating_sub(have).max(1) }
+/// What a hello offers, and its server name if somebody wants to know it.
+fn read_offer(hello: &ClientHello<'_>, keep_name: bool) -> (Offer, Option<Box<str>>) {
+    let name = hello.sni.filter(|_| keep_name);
+    let name = name.map(|n| String::from_utf8_lossy(&n[..n.len().min(255)]).into_owned().into_boxed_str());
+    (Offer::new(hello), name)
 }
 
 fn stream_len(c: &Connection) -> usize {
@@ -507,52 +487,5 @@ fn stream_len(c: &Connection) -> usize {
         State::AwaitHello(w) => w.held.stream.contiguous_len(),
         State::Dialing(d) => d.held.stream.contiguous_len(),
         _ => 0,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Reads whenever it is told to, and counts; says how often, and at which byte the hello was complete.
-    fn drip(stream: &[u8]) -> (usize, usize) {
-        let (mut reads, mut read_at, mut joined) = (0, 0, [0; 1 << 15]);
-        for n in 1..=stream.len() {
-            if n < read_at {
-                continue;
-            }
-            reads += 1;
-            read_at = n + least_missing(&stream[..n]);
-            if !matches!(ssl_parse::client_hello(&stream[..n], &mut joined), Outcome::NeedMore) {
-                return (reads, n);
-            }
-        }
-        (reads, stream.len() + 1)
-    }
-
-    fn hello(len: usize, record: usize) -> Vec<u8> {
-        // Legacy version, random, no session, one suite, no compression, one extension of padding.
-        let padding = len - 4 - 2 - 32 - 1 - 4 - 2 - 2 - 4;
-        let mut m = vec![1, 0, 0, 0, 3, 3];
-        m.extend([7; 32]);
-        m.extend([0, 0, 2, 0x13, 1, 1, 0]);
-        m.extend((padding as u16 + 4).to_be_bytes());
-        m.extend([0, 21]);
-        m.extend((padding as u16).to_be_bytes());
-        m.resize(len, 0);
-        m[1..4].copy_from_slice(&(len as u32 - 4).to_be_bytes()[1..]);
-        m.chunks(record).flat_map(|c| [&[22, 3, 1][..], &(c.len() as u16).to_be_bytes(), c].concat()).collect()
-    }
-
-    #[test]
-    fn a_dripped_hello_is_read_a_few_dozen_times_and_found_complete_at_its_last_byte() {
-        for (len, record, most) in
-            [(3300, 1, 100), (3300, 2, 100), (600, 3, 100), (3300, 100, 50), (16_000, 16_384, 12)]
-        {
-            let stream = hello(len, record);
-            let (reads, complete) = drip(&stream);
-            assert_eq!(complete, stream.len(), "{len} in {record}");
-            assert!(reads <= most, "{reads} reads of {len} in {record}");
-        }
     }
 }

@@ -67,11 +67,21 @@ impl Engine {
         self.flows.get_mut(id).watch = watch;
     }
 
+    /// It began as a hello, and nothing can be read of it: choose by the algorithm, dial. The server says what is wrong.
+    pub(super) fn choose_for_unread_hello(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
+        self.counters.secure += 1;
+        self.balance(id, Class::Secure, now, fx);
+    }
+
     /// Not TLS, or a client that waits for the server to speak: choose by the algorithm, dial.
     pub(super) fn choose_without_identity(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
         self.counters.non_secure += 1;
+        self.balance(id, Class::NonSecure, now, fx);
+    }
+
+    fn balance(&mut self, id: FlowId, class: Class, now: Time, fx: &mut dyn Effects) {
         let Some(tuple) = self.flows.tuple(id, Side::Client).copied() else { return };
-        self.flows.get_mut(id).story.class = Some(Class::NonSecure);
+        self.flows.get_mut(id).story.class = Some(class);
         match self.pick(&tuple, &Lookup::default(), &[]) {
             Some(backend) => self.dial(id, backend, now, fx),
             None => self.give_up(id, now, fx),

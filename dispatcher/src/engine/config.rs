@@ -98,7 +98,7 @@ pub struct Limits {
     /// than a second is reset and gives its buffer to the newcomer; is there none, the newcomer's segment is dropped
     /// (`hello-no-buffer`), and the client retransmits.
     pub hellos: usize,
-    /// Longest hello with its record headers, bytes. Longer: reset (`hello-too-long`).
+    /// Longest hello with its record headers that is read whole, bytes. Of a longer one so much is read.
     pub hello_bytes: usize,
     /// Connections whose server's answer is being read at once. Full: nothing is learned from that connection.
     pub watches: usize,

@@ -14,6 +14,7 @@ use crate::wire::build::Link;
 use arrayvec::ArrayVec;
 use core::fmt;
 use lb::{BackendId, Key};
+use ssl_parse::HelloWalk;
 
 /// Backends tried for one connection at most.
 pub const MAX_ATTEMPTS: usize = 8;
@@ -37,9 +38,9 @@ pub struct Held {
 pub struct Waiting {
     /// Its stream.
     pub held: Held,
-    /// Who has said nothing by now is taken for a client that waits for the server to speak.
+    /// Who has said nothing by now, or too little to be a hello, is taken for a client that waits for the server to speak.
     pub silent_until: Time,
-    /// Who has said half of a hello by now is given up.
+    /// Who has said half of a hello by now gets a backend's answer to that.
     pub complete_until: Time,
     /// When to acknowledge what is in order, so that a client whose window is full goes on.
     pub ack_at: Option<Time>,
@@ -47,8 +48,8 @@ pub struct Waiting {
     pub unacked: u8,
     /// When its cookie came back.
     pub since: Time,
-    /// Bytes in order below which reading cannot find more than it found last time.
-    pub read_at: usize,
+    /// How far the hello has been followed.
+    pub walk: HelloWalk,
 }
 
 /// A backend is being dialled.

@@ -48,10 +48,6 @@ drop_reasons! {
     HelloNoBuffer = "hello-no-buffer",
     /// Beyond what one flow may have held.
     HelloOverflow = "hello-overflow",
-    /// The hello is longer than allowed.
-    HelloTooLong = "hello-too-long",
-    /// TLS, but its hello cannot be read.
-    HelloMalformed = "hello-malformed",
     /// No backend could be chosen or reached.
     NoBackend = "no-backend",
     /// No free local port towards the backend.
@@ -105,6 +101,8 @@ pub struct Counters {
     pub secure: u64,
     /// Flows whose stream did not.
     pub non_secure: u64,
+    /// Secure flows whose hello could not be read, or not all of it: balanced, or led by what could be read.
+    pub hellos_unread: u64,
     /// Server answers not followed because no watch was free or too much was out of order.
     pub unwatched: u64,
     /// Segments answered by a reset, by what was wrong with them.
@@ -130,6 +128,7 @@ impl Counters {
             retransmits,
             secure,
             non_secure,
+            hellos_unread,
             unwatched,
             refused,
             drops,
@@ -148,6 +147,7 @@ impl Counters {
             (retransmits, other.retransmits),
             (secure, other.secure),
             (non_secure, other.non_secure),
+            (hellos_unread, other.hellos_unread),
             (unwatched, other.unwatched),
         ] {
             *mine += theirs;

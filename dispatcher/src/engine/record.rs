@@ -36,8 +36,8 @@ pub enum End {
     Idle,
     /// No backend could be reached.
     NoBackend,
-    /// The hello was malformed or too long.
-    BadHello,
+    /// It had kept half a hello for long when another client needed the buffer.
+    NoBuffer,
     /// The tuple was used anew by the client before the old connection had ended.
     Replaced,
     /// The dispatcher stopped.
@@ -54,7 +54,7 @@ impl End {
             End::BackendLost => "backend-lost",
             End::Idle => "idle",
             End::NoBackend => "no-backend",
-            End::BadHello => "bad-hello",
+            End::NoBuffer => "no-buffer",
             End::Replaced => "replaced",
             End::Shutdown => "shutdown",
         }

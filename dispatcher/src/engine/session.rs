@@ -49,9 +49,10 @@ impl Offer {
     /// What this hello offers.
     pub fn new(hello: &ClientHello<'_>) -> Offer {
         let mut offer = Offer::default();
-        // Up to the first that is none: the server names one by its place.
+        // Up to the first that is none: the server names one by its place. Before TLS 1.3 no server looks at them.
         let psks = hello
             .psk_identities()
+            .filter(|_| hello.offers_1_3())
             .map_while(|p| Identity::new(&Offered { kind: IdentityKind::Psk, bytes: p.identity }));
         offer.identities.extend(psks.take(MAX_PSKS));
         let rest =

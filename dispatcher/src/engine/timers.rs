@@ -153,7 +153,7 @@ impl Engine {
 fn waiting_until(state: &State) -> Time {
     match state {
         State::AwaitHello(w) => {
-            let begun = w.held.stream.contiguous_len() > 0 || w.held.stream.has_gap();
+            let begun = w.walk.is_hello() || w.held.stream.has_gap();
             if begun { w.complete_until } else { w.silent_until }
         }
         _ => Time::MAX,

@@ -205,7 +205,8 @@ fn no_buffer_left_is_a_named_drop_and_the_repetition_succeeds() {
     }
     assert_eq!(last.1, Verdict::Drop(DropReason::HelloNoBuffer));
     assert_eq!(b.engine.held_hellos(), 2);
-    b.wait(Duration::from_secs(31));
+    // The others' halves have been offered to a server by now, and there is none.
+    b.wait(Duration::from_secs(40));
     let (_, v) = b.client_sends(seg(ACK, 1, 1, &half));
     assert_eq!(v, Verdict::Hold);
 }
@@ -297,4 +298,61 @@ fn the_server_of_a_session_is_asked_five_times_before_it_is_replaced() {
         assert_eq!(syns, if promised { 5 } else { 3 });
         assert_ne!(b.dialled, first, "replaced in the end");
     }
+}
+
+#[test]
+fn a_first_segment_too_short_to_be_told_apart_holds_nobody_up() {
+    // As long as it could be the beginning of a hello in SSL 2.0 form it is held, and not a byte longer.
+    for (first, second) in
+        [(&[0x80_u8][..], &[0_u8, 5][..]), (&[0xb3, 0x10], b"x"), (&[0xc0], b"\xff\xff"), (&[0x9a, 0, 1], b"\x01")]
+    {
+        let mut b = bench();
+        b.client_syn(&SynOptions::default());
+        let (out, v) = b.client_sends(seg(ACK, 1, 1, first));
+        assert!(v == Verdict::Hold && out.is_empty(), "{first:x?}");
+        let (out, _) = b.client_sends(seg(ACK, 1 + first.len() as u32, 1, second));
+        assert!(out.iter().any(|o| o.tcp().is_bare_syn()), "{first:x?} {second:x?}");
+        assert_eq!(b.engine.counters().non_secure, 1);
+    }
+    // And when no more comes the server is asked, as with a client that is silent.
+    for first in [&[0x80][..], &[0xb3, 0x10], &[0xc0, 0, 1], &[22], &[22, 3, 1, 0, 200]] {
+        let mut b = bench();
+        b.client_syn(&SynOptions::default());
+        b.client_sends(seg(ACK, 1, 1, first));
+        let before = b.wait(b.config.hello_timeout - ms(100));
+        assert!(before.iter().all(|o| !o.tcp().is_bare_syn()), "{first:x?}");
+        let after = b.wait(ms(200));
+        assert!(after.iter().any(|o| o.tcp().is_bare_syn()), "{first:x?}");
+        let (out, _) = b.server_sends(Seg { window: 60000, ..seg(SYN_ACK, 0, 1, &[]) });
+        assert_eq!(out.iter().flat_map(|o| o.payload().to_vec()).collect::<Vec<_>>(), first);
+    }
+}
+
+/// OpenSSL 4.0 with ECH and a session: the outer hello has one binder of length 0. Its identities are looked up.
+#[test]
+fn identities_whose_binder_is_empty_are_read_and_the_hello_goes_on() {
+    let psk = vec![vec![7; 100]];
+    let mut hello = Hello { tls13: true, psk, session_id: vec![1; 32], ..Hello::default() }.bytes();
+    // The binder is the last of all: 33 bytes with its length, in a list of its own length.
+    let end = hello.len() - 33;
+    assert_eq!(hello[end - 2..=end], [0, 33, 32]);
+    hello.truncate(end + 1);
+    hello[end - 2..].copy_from_slice(&[0, 1, 0]);
+    let shorter = |hello: &mut [u8], at: usize| {
+        let n = u16::from_be_bytes([hello[at], hello[at + 1]]) - 32;
+        hello[at..at + 2].copy_from_slice(&n.to_be_bytes());
+    };
+    let psk_at = (0..end).rfind(|i| hello[*i..].starts_with(&[0, 41])).unwrap();
+    let block_at = 5 + 4 + 2 + 32 + 33;
+    let suites = usize::from(hello[block_at + 1]);
+    let block_at = block_at + 2 + suites + 2;
+    for at in [3, 7, block_at, psk_at + 2] {
+        shorter(&mut hello, at);
+    }
+    let mut b = bench();
+    b.dial_with(&linux(), &hello);
+    let (out, _) = b.server_sends(Seg { options: &written(&linux()), window: 60000, ..seg(SYN_ACK, 0, 1, &[]) });
+    assert_eq!(out.iter().flat_map(|o| o.payload().to_vec()).collect::<Vec<_>>(), hello);
+    let c = b.engine.counters();
+    assert_eq!((c.secure, c.hellos_unread), (1, 0), "{c:?}");
 }

@@ -391,13 +391,11 @@ impl Storm<'_> {
                     && self.w.engine.counters().refused[DropReason::NoLocalPort as usize] > 0);
         // Leaps may make it seem that nothing was said for long.
         let idle = told.iter().any(|t| t.end == End::Idle);
-        // Who loses so many SYNs that it waits half a minute before it repeats anything, has no time left for its hello.
-        let slow = c.received.is_empty() && told.iter().any(|t| t.end == End::BadHello);
         if c.outcome == Ended::Reset && self.w.struck(g.local) {
             self.guests[guest].excused = true;
             return;
         }
-        if g.excused || g.cut || refused || evil_dialled || has(Kind::Leap) && idle || slow {
+        if g.excused || g.cut || refused || evil_dialled || has(Kind::Leap) && idle {
             return;
         }
         // Our SYN-ACK came twice: doubled on the way, or because SYNs repeated meanwhile were all answered after a stall.

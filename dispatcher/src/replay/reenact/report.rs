@@ -91,6 +91,7 @@ struct Summary<'a> {
     frames_in: u64,
     frames_out: u64,
     drops: BTreeMap<&'static str, u64>,
+    hellos_unread: u64,
     refused: BTreeMap<&'static str, u64>,
     decided: u64,
     reasons: &'a BTreeMap<&'static str, u64>,
@@ -198,6 +199,7 @@ impl Totals {
             frames_in: self.counters.frames_in,
             frames_out: self.counters.frames_out,
             drops: self.drops(),
+            hellos_unread: self.counters.hellos_unread,
             refused: self.segments_refused(),
             decided: self.decided,
             reasons: &self.reasons,
@@ -278,6 +280,9 @@ impl Totals {
             "{} dials, {} redispatches, {} retransmissions of the dispatcher's, {} of the ends'",
             c.dials, c.redispatches, c.retransmits, self.repeats
         )?;
+        if c.hellos_unread > 0 {
+            writeln!(out, "{} hellos could not be read, or not to their end", c.hellos_unread)?;
+        }
         let drops = self.drops();
         if drops.is_empty() {
             writeln!(out, "No frame was dropped.")?;
