@@ -197,7 +197,7 @@ impl Parts {
             12..=17 => {
                 let kind = [16, 42, 44, 51, 45, 0xfe0d][usize::from(oddity) - 12];
                 match at(kind, &self.extensions) {
-                    Some(i) if junk[0] % 2 == 0 => drop(self.extensions.remove(i)),
+                    Some(i) if junk[0].is_multiple_of(2) => drop(self.extensions.remove(i)),
                     Some(i) => self.extensions[i].1 = junk.to_vec(),
                     None => self.extensions.insert(0, (kind, junk.to_vec())),
                 }
