@@ -62,7 +62,15 @@ pub fn choose(
     eligible: impl Fn(BackendId) -> bool,
 ) -> Option<BackendId> {
     if let Some(decision) = &found.decision {
-        let among = balancer.pick_among(pool, &decision.backends, hints.hash, hints.entropy, &eligible);
+        // One of several, and nobody knows which: perhaps where the client was before.
+        let blind = !decision.proven && hints.fallback == ResumeFallback::SourceIp;
+        let by_address = if blind && decision.backends.single().is_none() {
+            balancer.pick_by_hash(pool, hints.address_hash, |b| decision.backends.contains(b) && eligible(b))
+        } else {
+            None
+        };
+        let among =
+            by_address.or_else(|| balancer.pick_among(pool, &decision.backends, hints.hash, hints.entropy, &eligible));
         if among.is_some() {
             return among;
         }

@@ -24,6 +24,10 @@ pub struct Config {
     pub secret: [u8; 16],
     /// Key names told in advance (`--ticket-key NAME=HEX16`). They neither expire nor are retired.
     pub ticket_keys: Vec<(BackendId, KeyName)>,
+    /// A backend that refused an unknown key name once is not asked again by anybody. Right where a client's address says nothing about its
+    /// server; a client can then lead those who share its key's name around their server, once for each other server. Else a refusal
+    /// counts for the client that was refused, and for others after refusals in [`VOTES`](super::VOTES) networks.
+    pub one_refusal_counts: bool,
     /// Backends of which no key name is learned beyond those told in advance (`--ticket-key NAME=unknown`): their
     /// tickets are followed exactly, their unknown PSK identities balanced.
     pub no_key_names: BackendSet,
@@ -41,6 +45,7 @@ impl Config {
             refusal_ttl: Duration::from_secs(3600),
             secret: [0; 16],
             ticket_keys: Vec::new(),
+            one_refusal_counts: true,
             no_key_names: BackendSet::EMPTY,
         }
     }

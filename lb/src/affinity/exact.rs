@@ -1,23 +1,27 @@
 //! Exact rows: one for a session ID or ticket, naming the backend that issued it or resumed it.
 //!
-//! Bounded by `--session-capacity`; when a bucket is full its least recently used row goes.
+//! Bounded by `--session-capacity`; when a bucket is full the client that holds most gives way, see [`fair`](super::fair).
 
+use super::fair::{FairWriter, maker};
 use super::key::Key;
 use super::metrics::TableCounters;
-use super::table::{HASH, Inserted, META, STAMP, Table, WAYS, Writer};
+use super::table::{HASH, META, STAMP, Table, WAYS};
 use crate::backend::BackendId;
 use crate::sync::Arc;
 
 /// Hash, stamp, meta, and the key in four words. With the sequence number: one cache line.
 pub(crate) const WORDS: usize = 7;
 
-/// A row goes when its backend refused it so often in a row. One refusal may be about the hello rather than the session
-/// (another cipher suite, SNI or version), and then the server still has the session.
+/// A row goes when its backend refused it so often in a row to the client that made it. One refusal may be about the hello rather than
+/// the session (another cipher suite, SNI or version), and then the server still has the session. What others are refused counts for
+/// nothing: they may have seen the identity on its way, and a row that leads to a session that is gone does no harm.
 pub(crate) const FORGET_AFTER: u64 = 2;
 
-/// Meta word: kind 0..8, length 8..16, refusals in a row 16..24, backend 32..48.
+/// Meta word: kind 0..8, length 8..16, refusals in a row 16..24, backend 32..48, maker 48..64.
 const REFUSALS: u32 = 16;
 const BACKEND: u32 = 32;
+/// All but the maker.
+const UNMADE: u64 = (1 << 48) - 1;
 
 /// A decoded row.
 pub(crate) struct ExactRow {
@@ -56,18 +60,18 @@ pub(crate) fn find(
 
 /// One shard's writer.
 pub(crate) struct ExactShard {
-    writer: Writer<WORDS>,
+    writer: FairWriter<WORDS>,
     ttl: u64,
     cursor: usize,
 }
 
 impl ExactShard {
     pub fn new(capacity: usize, ttl: u64) -> ExactShard {
-        ExactShard { writer: Table::new(capacity, WAYS), ttl, cursor: 0 }
+        ExactShard { writer: FairWriter::new(capacity, WAYS), ttl, cursor: 0 }
     }
 
     pub const fn bytes_for(capacity: usize) -> usize {
-        Table::<WORDS>::bytes_for(capacity, WAYS)
+        FairWriter::<WORDS>::bytes_for(capacity, WAYS)
     }
 
     pub fn table(&self) -> Arc<Table<WORDS>> {
@@ -75,10 +79,18 @@ impl ExactShard {
     }
 
     /// The backend has this session: it issued it, or resumed it.
-    pub fn has(&mut self, key: &Key, hash: u64, backend: BackendId, now: u64, counters: &mut TableCounters) {
+    pub fn has(
+        &mut self,
+        key: &Key,
+        hash: u64,
+        backend: BackendId,
+        client: u16,
+        now: u64,
+        counters: &mut TableCounters,
+    ) {
         let fresh = encode(key, hash, backend, now, 0);
         if let Some(at) = self.writer.position(hash, |words| is(key, words)) {
-            if self.writer.get(at)[META] == fresh[META] {
+            if self.writer.get(at)[META] & UNMADE == fresh[META] {
                 self.writer.touch(at, now);
             } else {
                 // Another backend resumed it (a shared cache), or refusals have to be forgotten.
@@ -86,20 +98,16 @@ impl ExactShard {
             }
             return;
         }
-        counters.inserted += 1;
-        match self.writer.insert(&fresh, now.saturating_sub(self.ttl), |words| words[STAMP]) {
-            Inserted::Free | Inserted::Refused => {}
-            Inserted::Expired => counters.expired += 1,
-            Inserted::Evicted => counters.evicted += 1,
-        }
+        let (done, _) = self.writer.insert(fresh, client, now.saturating_sub(self.ttl), |words| words[STAMP]);
+        counters.count(done);
     }
 
     /// The backend was offered this session and did not resume it.
-    pub fn refused(&mut self, key: &Key, hash: u64, backend: BackendId, counters: &mut TableCounters) {
+    pub fn refused(&mut self, key: &Key, hash: u64, backend: BackendId, client: u16, counters: &mut TableCounters) {
         let Some(at) = self.writer.position(hash, |words| is(key, words)) else { return };
         let mut words = self.writer.get(at);
-        if (words[META] >> BACKEND) as u16 != backend.0 {
-            return; // It never promised that.
+        if (words[META] >> BACKEND) as u16 != backend.0 || maker(words[META]) != client {
+            return; // It never promised that, or not to this client.
         }
         let refusals = (words[META] >> REFUSALS & 0xff) + 1;
         if refusals >= FORGET_AFTER {
@@ -117,7 +125,7 @@ impl ExactShard {
         let gone = self.writer.sweep(self.cursor..self.cursor + rows, |words| words[STAMP] < expired_before);
         counters.expired += gone as u64;
         self.cursor += rows;
-        if self.cursor >= self.writer.table().capacity() {
+        if self.cursor >= self.writer.capacity() {
             self.cursor = 0;
         }
     }

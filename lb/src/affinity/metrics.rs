@@ -1,6 +1,7 @@
 //! What the operator sees: does affinity work, and why not.
 
 use super::key::IdentityKind;
+use super::table::Inserted;
 use crate::backend::BackendId;
 use core::ops::AddAssign;
 
@@ -39,16 +40,29 @@ pub struct TableCounters {
     pub inserted: u64,
     /// Live rows that gave way to new ones: the table is too small.
     pub evicted: u64,
+    /// New rows that got no place, because the client that made them holds more than any whose row could go for them.
+    pub crowded: u64,
     /// Rows that outlived their time-to-live.
     pub expired: u64,
-    /// Rows whose backend refused what they promised.
+    /// Rows whose backend no longer does what they promised.
     pub retired: u64,
+}
+
+impl TableCounters {
+    /// A new row, and what went for it.
+    pub(crate) fn count(&mut self, done: Inserted) {
+        self.inserted += u64::from(done != Inserted::Refused);
+        self.crowded += u64::from(done == Inserted::Refused);
+        self.expired += u64::from(done == Inserted::Expired);
+        self.evicted += u64::from(done == Inserted::Evicted);
+    }
 }
 
 impl AddAssign for TableCounters {
     fn add_assign(&mut self, other: TableCounters) {
         self.inserted += other.inserted;
         self.evicted += other.evicted;
+        self.crowded += other.crowded;
         self.expired += other.expired;
         self.retired += other.retired;
     }

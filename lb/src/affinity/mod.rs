@@ -27,6 +27,7 @@
 
 mod config;
 mod exact;
+mod fair;
 mod key;
 mod metrics;
 mod names;
@@ -36,7 +37,7 @@ pub mod table;
 pub use config::Config;
 pub use key::{Identity, IdentityKind, Key, KeyKind, KeyName, Offered, Reason, TicketDigest, key_name};
 pub use metrics::{Census, KindCounters, Metrics, TableCounters};
-pub use names::RETIRE_AFTER;
+pub use names::VOTES;
 pub use rows::{Row, RowClass};
 
 use crate::backend::{BackendId, BackendSet};
@@ -93,7 +94,8 @@ pub struct Decision {
     pub reason: Reason,
     /// The row's key: session ID, SHA-256 of ticket or identity, or key name.
     pub key: Key,
-    /// False for a key name that was seen with a single ticket so far: a good guess.
+    /// False for a key name that was seen with a single ticket so far, a good guess; and for one whose backends refuse each
+    /// other's tickets, so that one of them can resume, and nobody knows which.
     pub proven: bool,
 }
 
@@ -119,8 +121,8 @@ impl Lookup {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Change {
-    ExactHas { key: Key, hash: u64, backend: BackendId, now: u64 },
-    ExactRefused { key: Key, hash: u64, backend: BackendId },
+    ExactHas { key: Key, hash: u64, backend: BackendId, client: u16, now: u64 },
+    ExactRefused { key: Key, hash: u64, backend: BackendId, client: u16 },
     NameOpens(NameEvent),
     NameRefused(NameEvent),
 }
@@ -167,7 +169,7 @@ impl Shared {
         self.hasher.hash(&bytes[..=key.as_bytes().len()])
     }
 
-    fn openers(&self, name: &KeyName, hash: u64, now: u64, busy: &mut u64) -> Option<BackendSet> {
+    fn openers(&self, name: &KeyName, hash: u64, now: u64, busy: &mut u64) -> Option<(BackendSet, bool)> {
         self.shards[self.shard(hash)].names.openers(name, hash, now, self.ttl, busy)
     }
 
@@ -246,20 +248,38 @@ impl Affinity {
     /// PSK identities count in the order given, up to [`MAX_OFFERED`]. Writes nothing: a client's claim refreshes no
     /// row.
     pub fn lookup(&self, offered: &[Identity], now: Millis, eligible: impl Fn(BackendId) -> bool) -> Lookup {
+        self.lookup_of(None, offered, now, eligible)
+    }
+
+    /// The same for a client that is known (see [`Sighting::client`]): what it was refused itself counts, too.
+    pub fn lookup_of(
+        &self,
+        client: Option<u64>,
+        offered: &[Identity],
+        now: Millis,
+        eligible: impl Fn(BackendId) -> bool,
+    ) -> Lookup {
         let mut busy = 0;
-        let found = self.look_up(offered, now.0, &eligible, &mut busy);
+        let found = self.look_up(client, offered, now.0, &eligible, &mut busy);
         self.busy.set(self.busy.get() + busy);
         found
     }
 
-    fn look_up(&self, offered: &[Identity], now: u64, eligible: &impl Fn(BackendId) -> bool, busy: &mut u64) -> Lookup {
+    fn look_up(
+        &self,
+        client: Option<u64>,
+        offered: &[Identity],
+        now: u64,
+        eligible: &impl Fn(BackendId) -> bool,
+        busy: &mut u64,
+    ) -> Lookup {
         let mut avoid = BackendSet::EMPTY;
         let of = |kind| offered.iter().filter(move |i| i.kind() == kind).take(MAX_OFFERED);
         for kind in [IdentityKind::Psk, IdentityKind::Ticket, IdentityKind::SessionId] {
             for identity in of(kind) {
                 let decision = match kind {
                     IdentityKind::SessionId => self.session(identity.key(), now, eligible, busy),
-                    _ => self.sealed(identity, now, eligible, &mut avoid, busy),
+                    _ => self.sealed(client, identity, now, eligible, &mut avoid, busy),
                 };
                 if decision.is_some() {
                     return Lookup { decision, avoid: BackendSet::EMPTY, kind: Some(kind) };
@@ -280,6 +300,7 @@ impl Affinity {
     /// A ticket or PSK identity.
     fn sealed(
         &self,
+        client: Option<u64>,
         identity: &Identity,
         now: u64,
         eligible: &impl Fn(BackendId) -> bool,
@@ -302,9 +323,9 @@ impl Affinity {
         let hash = hash_name(&shared.hasher, name);
         let tables = &shared.shards[shared.shard(hash)].names;
         let by_name = if psk { Reason::PskKey } else { Reason::TicketKey };
-        if let Some(openers) = tables.openers(name, hash, now, shared.ttl, busy) {
+        if let Some((openers, doubted)) = tables.openers(name, hash, now, shared.ttl, busy) {
             // A known key is never among the refused ones.
-            return decide(openers, by_name, Key::name(name), true);
+            return decide(openers, by_name, Key::name(name), !doubted);
         }
         let this = shared.hash_key(identity.key());
         let (exact, candidates) = tables.candidates(name, hash, this, now, shared.ttl, busy);
@@ -319,7 +340,7 @@ impl Affinity {
             return guess;
         }
         // The first identities weigh most: what the later ones add must leave a backend to choose.
-        let more = avoid.union(&tables.refused_by(name, hash, now, shared.ttl, busy).filter(eligible));
+        let more = avoid.union(&tables.refused_by(name, hash, client, now, shared.ttl, busy).filter(eligible));
         if (0..shared.backends).map(BackendId).any(|b| eligible(b) && !more.contains(b)) {
             *avoid = more;
         }
@@ -407,12 +428,13 @@ impl Affinity {
 
     fn exact_has(&mut self, key: Key, seen: Sighting) {
         let hash = self.shared.hash_key(&key);
-        self.learn(hash, Change::ExactHas { key, hash, backend: seen.backend, now: seen.now.0 });
+        let client = host_tag(seen.client);
+        self.learn(hash, Change::ExactHas { key, hash, backend: seen.backend, client, now: seen.now.0 });
     }
 
     fn exact_refused(&mut self, key: Key, seen: Sighting) {
         let hash = self.shared.hash_key(&key);
-        self.learn(hash, Change::ExactRefused { key, hash, backend: seen.backend });
+        self.learn(hash, Change::ExactRefused { key, hash, backend: seen.backend, client: host_tag(seen.client) });
     }
 
     fn name_event(&self, identity: &Identity, seen: Sighting) -> Option<NameEvent> {
@@ -427,17 +449,18 @@ impl Affinity {
         })
     }
 
-    /// True when the prefix is a proved key name, so that no exact row is needed.
+    /// True when the prefix is a proved key name and not in doubt, so that no exact row is needed.
     fn name_opens(&mut self, identity: &Identity, seen: Sighting) -> bool {
         let Some(event) = self.name_event(identity, seen) else { return false };
-        let openers = self.shared.openers(&event.name, event.hash, event.now, &mut 0);
+        let known = |me: &Affinity| me.shared.openers(&event.name, event.hash, event.now, &mut 0);
+        let openers = known(self);
         if self.shared.no_key_names.contains(seen.backend)
-            && !openers.is_some_and(|openers| openers.contains(seen.backend))
+            && !openers.is_some_and(|(openers, _)| openers.contains(seen.backend))
         {
             return false;
         }
         self.learn(event.hash, Change::NameOpens(event));
-        openers.is_some() || self.shared.openers(&event.name, event.hash, event.now, &mut 0).is_some()
+        openers.or_else(|| known(self)).is_some_and(|(_, doubted)| !doubted)
     }
 
     fn name_refused(&mut self, identity: &Identity, seen: Sighting) {
@@ -452,7 +475,7 @@ impl Affinity {
         let tables = &self.shared.shards[self.shared.shard(event.hash)].names;
         let ttl = self.shared.ttl;
         match tables.openers(&event.name, event.hash, event.now, ttl, &mut 0) {
-            Some(openers) => openers.contains(seen.backend),
+            Some((openers, _)) => openers.contains(seen.backend),
             None => {
                 let (_, all) = tables.candidates(&event.name, event.hash, event.identity, event.now, ttl, &mut 0);
                 all.contains(seen.backend)
@@ -484,14 +507,19 @@ impl Affinity {
             return;
         }
         match update.change {
-            Change::ExactHas { key, hash, backend, now } => {
-                self.exact.has(&key, hash, backend, now, &mut self.metrics.exact);
+            Change::ExactHas { key, hash, backend, client, now } => {
+                self.exact.has(&key, hash, backend, client, now, &mut self.metrics.exact);
             }
-            Change::ExactRefused { key, hash, backend } => {
-                self.exact.refused(&key, hash, backend, &mut self.metrics.exact);
+            Change::ExactRefused { key, hash, backend, client } => {
+                self.exact.refused(&key, hash, backend, client, &mut self.metrics.exact);
             }
             Change::NameOpens(event) => self.names.opens(&event, &mut self.metrics),
-            Change::NameRefused(event) => self.names.refused(&event, &mut self.metrics),
+            Change::NameRefused(event) => {
+                let Affinity { shared, names, metrics, .. } = self;
+                // Its names are in all shards.
+                let began = || shared.shards.iter().map(|s| s.names.began(event.backend)).max().unwrap_or(0);
+                names.refused(&event, began, metrics);
+            }
         }
     }
 

@@ -2,9 +2,9 @@
 //!
 //! Three small tables, kept apart so that what fills one cannot evict from another:
 //!
-//! | table | a row is | made by | when full |
+//! | table | a row is | made by | when full, of what the heaviest maker in the bucket holds (see [`fair`](super::fair)) |
 //! |---|---|---|---|
-//! | names | a proved key name and the set of backends that open it | servers | the longest unused of the bucket goes, never one told in advance |
+//! | names | a proved key name and the set of backends that open it | servers | the longest unused goes, never one told in advance |
 //! | candidates | a prefix, a backend, and the one identity seen with it | servers | of the backend that holds most of the bucket, the longest unused |
 //! | refusals | an unknown prefix and the backends that refused it | clients | the least often refused, of these the longest unused |
 //!
@@ -21,42 +21,81 @@
 //! would be a table that only holds the past; the candidates keep the last few for clients that come back with the same
 //! one.
 //!
-//! **Refusals.** An unknown key name is not sent again to a backend that refused it while others remain, so with N
-//! backends it costs at most N-1 refusals. When the key's backend is found the row goes.
+//! **Refusals.** Anybody can be refused who has seen a ticket with a live key's name: he puts garbage behind it. So a refusal counts
+//! for the client that was refused: its unknown key name is not sent again to a backend that refused it while others remain, and costs it at
+//! most N-1 refusals with N backends. For all clients a refusal counts once [`VOTES`] networks were refused; or at once, where a
+//! client's address says nothing about its server ([`Config::one_refusal_counts`]): then a new key costs N-1 refusals in all, and a forger
+//! can make it cost others as much. When the key's backend is found the row goes.
 //!
-//! **Retirement.** A backend leaves a key name's set when it refused [`RETIRE_AFTER`] times in a row, and not all of
-//! these refusals came to one client. A key that is gone would be refused anywhere else too, so a dead row costs only
-//! an uneven spread, while a row retired by mistake costs refusals: hence neither a single expired ticket nor one
-//! client's forgeries (its own valid ticket gives it a live key name to put in front of garbage) may retire a row. A
-//! backend that was retired is not among the refusals, so if it was a mistake the key is learned anew like any other.
+//! **Retirement.** A backend leaves a key name's set by refusals only if (1) it has begun to use another key name since it last used this one, which
+//! no client can make it do and which the current key of a server never sees, and (2) since then it has refused clients of at least
+//! [`VOTES`] networks, and accepted none. That is slow, and may be: a key that is gone would be refused anywhere else too, so a dead
+//! row costs only an uneven spread, while a row retired by mistake costs refusals. A backend that was retired is not among the refusals,
+//! so if it was a mistake the key is learned anew like any other.
+//!
+//! **Doubt.** Servers whose tickets all begin alike (a magic number, a version, zeros) seem to share a key. Real sharers open each other's
+//! tickets; of these each refuses what the others issued. A backend of a shared name that refuses more than a quarter of what it is
+//! offered makes the name doubtful for as long as its row lives: its tickets get exact rows again, and what has none goes by the
+//! client's address to one of the name's backends. A client that forges refusals gets that much and no more: where the key is really shared,
+//! all of these open its tickets.
 
 use super::config::Config;
+use super::fair::{FairWriter, Held, MOST_WORTH};
+use super::host_tag;
 use super::key::KeyName;
-use super::metrics::{Metrics, TableCounters};
-use super::table::{Inserted, META, STAMP, Table, WAYS, Writer};
+use super::metrics::Metrics;
+use super::table::{Inserted, META, STAMP, Table, WAYS};
 use crate::backend::{BackendId, BackendSet, SET_WORDS};
-use crate::sync::Arc;
+use crate::sync::{Arc, AtomicU64, Ordering::Relaxed};
 use crate::time::millis;
 use siphasher::sip::SipHasher13;
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 
-/// Refusals in a row, to at least two clients, after which a backend is held not to have the key any more.
-pub const RETIRE_AFTER: u8 = 3;
+/// Clients of so many networks must have been refused before that counts for others.
+pub const VOTES: u32 = 8;
 
-/// Rows of names and refusals: hash, stamp, meta, name in two words, set of backends.
+/// Rows of names: hash, stamp, meta, name in two words, set of backends.
 pub(crate) const SET_ROW: usize = 5 + SET_WORDS;
-/// Rows of candidates: hash, stamp, meta, name in two words, hash of the identity, first client that was refused.
+/// Rows of candidates: hash, stamp, meta, name in two words, hash of the identity, votes against it.
 pub(crate) const CANDIDATE_ROW: usize = 7;
+/// Rows of refusals: as of names, then votes against backends that are not in the set yet, or the client.
+pub(crate) const REFUSAL_ROW: usize = SET_ROW + PENDING;
+/// Backends of one unknown key name about which votes are counted at the same time.
+const PENDING: usize = 8;
 
 /// Meta word of a name: told in advance, at least for one backend.
 const TOLD: u64 = 1 << 8;
-/// Meta word of a candidate: refusals in a row, whether to several clients, backend.
-const RUN: u32 = 8;
-const SEVERAL: u64 = 1 << 16;
+/// Meta word of a name: its backends refuse each other's tickets.
+const DOUBTED: u64 = 1 << 9;
+/// Meta word of refusals: those of one client.
+const OWN: u64 = 1 << 9;
+/// Meta word of a candidate: its backend.
 const BACKEND: u32 = 32;
 /// Meta word of refusals: how many there were, at most 255.
-const TIMES: u32 = 8;
+const TIMES: u32 = 16;
+/// A backend's hits and misses are halved at so many.
+const MEMORY: u8 = 64;
+/// Fewer misses raise no doubt.
+const MISSES: u8 = 4;
+
+/// Votes: one of 48 bits for each network. Two networks may have the same one, so there are never more votes than networks.
+const VOTE_BITS: u64 = 48;
+
+/// The vote of a client's network.
+fn vote(client: u64) -> u64 {
+    1 << ((client >> 32) % VOTE_BITS)
+}
+
+fn enough(votes: u64) -> bool {
+    votes.count_ones() >= VOTES
+}
+
+/// The bucket of what one client was refused: in the name's own shard.
+fn own_hash(hash: u64, client: u64) -> u64 {
+    let mixed = (hash ^ client.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    (mixed ^ mixed >> 29) & !0xffff_ffff | hash & 0xffff_ffff
+}
 
 fn name_words(name: &KeyName) -> [u64; 2] {
     let whole = u128::from_le_bytes(*name);
@@ -71,16 +110,31 @@ fn is(name: &KeyName, words: &[u64]) -> bool {
     words[3..5] == name_words(name)
 }
 
-fn set_of(words: &[u64; SET_ROW]) -> BackendSet {
+fn set_of(words: &[u64]) -> BackendSet {
     BackendSet(core::array::from_fn(|i| words[5 + i]))
 }
 
-fn set_row(hash: u64, now: u64, meta: u64, name: &KeyName, set: &BackendSet) -> [u64; SET_ROW] {
+fn put_set(words: &mut [u64], set: &BackendSet) {
+    words[5..SET_ROW].copy_from_slice(&set.0);
+}
+
+/// A row of names, or of refusals.
+fn set_row<const W: usize>(hash: u64, now: u64, meta: u64, name: &KeyName, set: &BackendSet) -> [u64; W] {
     let [low, high] = name_words(name);
-    let mut words = [0; SET_ROW];
+    let mut words = [0; W];
     words[..5].copy_from_slice(&[hash, now, meta, low, high]);
-    words[5..].copy_from_slice(&set.0);
+    put_set(&mut words, set);
     words
+}
+
+/// The row in which one client's refusals of a name are.
+fn is_own(name: &KeyName, client: u64, words: &[u64]) -> bool {
+    words[META] & OWN != 0 && words[SET_ROW] == client && is(name, words)
+}
+
+/// The row in which everybody's are.
+fn is_common(name: &KeyName, words: &[u64]) -> bool {
+    words[META] & OWN == 0 && is(name, words)
 }
 
 /// What readers see of one shard.
@@ -88,7 +142,9 @@ fn set_row(hash: u64, now: u64, meta: u64, name: &KeyName, set: &BackendSet) -> 
 pub(crate) struct NameTables {
     pub names: Arc<Table<SET_ROW>>,
     pub candidates: Arc<Table<CANDIDATE_ROW>>,
-    pub refusals: Arc<Table<SET_ROW>>,
+    pub refusals: Arc<Table<REFUSAL_ROW>>,
+    /// By backend: when it last began to use a key name of this shard. Stored by the shard's writer alone; each is a fact of its own.
+    began: Arc<Box<[AtomicU64]>>,
 }
 
 /// Lifetimes, milliseconds.
@@ -118,11 +174,23 @@ pub(crate) struct Candidate {
 }
 
 impl NameTables {
-    /// The backends that open a proved key name, if it is one.
-    pub fn openers(&self, name: &KeyName, hash: u64, now: u64, ttl: Lifetimes, busy: &mut u64) -> Option<BackendSet> {
+    /// When the backend last began to use a key name of this shard; zero for never.
+    pub fn began(&self, backend: BackendId) -> u64 {
+        self.began.get(backend.index()).map_or(0, |at| at.load(Relaxed))
+    }
+
+    /// The backends that open a proved key name, if it is one, and whether that is in doubt.
+    pub fn openers(
+        &self,
+        name: &KeyName,
+        hash: u64,
+        now: u64,
+        ttl: Lifetimes,
+        busy: &mut u64,
+    ) -> Option<(BackendSet, bool)> {
         self.names.find(hash, busy, |words| {
             let live = words[META] & TOLD != 0 || now.saturating_sub(words[STAMP]) <= ttl.key;
-            (is(name, words) && live).then(|| set_of(words))
+            (is(name, words) && live).then(|| (set_of(words), words[META] & DOUBTED != 0))
         })
     }
 
@@ -151,14 +219,26 @@ impl NameTables {
         (exact, all)
     }
 
-    /// The backends that refused this unknown key name.
-    pub fn refused_by(&self, name: &KeyName, hash: u64, now: u64, ttl: Lifetimes, busy: &mut u64) -> BackendSet {
-        self.refusals
-            .find(hash, busy, |words| {
-                let live = now.saturating_sub(words[STAMP]) <= ttl.refusal;
-                (is(name, words) && live).then(|| set_of(words))
-            })
-            .unwrap_or_default()
+    /// The backends that refused this unknown key name, as far as it counts for this client.
+    pub fn refused_by(
+        &self,
+        name: &KeyName,
+        hash: u64,
+        client: Option<u64>,
+        now: u64,
+        ttl: Lifetimes,
+        busy: &mut u64,
+    ) -> BackendSet {
+        let mut find = |hash, is: &dyn Fn(&[u64]) -> bool| {
+            let live = |words: &[u64]| now.saturating_sub(words[STAMP]) <= ttl.refusal;
+            let found = self.refusals.find(hash, busy, |words| (is(words) && live(words)).then(|| set_of(words)));
+            found.unwrap_or_default()
+        };
+        let common = find(hash, &|words| is_common(name, words));
+        match client {
+            Some(client) => common.union(&find(own_hash(hash, client), &|words| is_own(name, client, words))),
+            None => common,
+        }
     }
 }
 
@@ -179,7 +259,7 @@ pub(crate) struct NameRow {
     pub told: bool,
 }
 
-pub(crate) fn decode(words: &[u64; SET_ROW]) -> NameRow {
+pub(crate) fn decode(words: &[u64]) -> NameRow {
     NameRow { name: name_of(words), backends: set_of(words), used: words[STAMP], told: words[META] & TOLD != 0 }
 }
 
@@ -190,26 +270,27 @@ struct Opener {
     used: u64,
     /// Told in advance: stays.
     told: bool,
-    run: Run,
+    /// Whose connection showed it.
+    maker: u16,
+    /// Networks that it has refused since it began to use another name.
+    votes: u64,
+    /// What it opened and what it refused, lately.
+    hits: u8,
+    misses: u8,
 }
 
-/// Refusals in a row.
-#[derive(Clone, Copy, Debug, Default)]
-struct Run {
-    length: u8,
-    first_client: u64,
-    several: bool,
-}
-
-impl Run {
-    /// One more; true when that is enough to give up.
-    fn refused(&mut self, client: u64) -> bool {
-        if self.length == 0 {
-            self.first_client = client;
+impl Opener {
+    fn remember(&mut self, hit: bool) {
+        let count = if hit { &mut self.hits } else { &mut self.misses };
+        *count += 1;
+        if *count >= MEMORY {
+            (self.hits, self.misses) = (self.hits / 2, self.misses / 2);
         }
-        self.several |= client != self.first_client;
-        self.length = self.length.saturating_add(1);
-        self.length >= RETIRE_AFTER && self.several
+    }
+
+    /// It refuses more than a quarter.
+    fn is_doubtful(&self) -> bool {
+        self.misses >= MISSES && u32::from(self.misses) * 3 > u32::from(self.hits)
     }
 }
 
@@ -222,6 +303,14 @@ impl BuildHasher for Keyed {
     fn build_hasher(&self) -> SipHasher13 {
         self.0
     }
+}
+
+/// How a name was seen to be used.
+#[derive(Clone, Copy)]
+struct Seen {
+    now: u64,
+    told: bool,
+    maker: u16,
 }
 
 /// A sighting of a prefix at a backend.
@@ -237,14 +326,24 @@ pub(crate) struct NameEvent {
     pub now: u64,
 }
 
+impl NameEvent {
+    fn seen(&self, now: u64) -> Seen {
+        Seen { now, told: false, maker: host_tag(self.client) }
+    }
+}
+
 /// One shard's writer.
 pub(crate) struct NameShard {
-    names: Writer<SET_ROW>,
-    candidates: Writer<CANDIDATE_ROW>,
-    refusals: Writer<SET_ROW>,
+    names: FairWriter<SET_ROW>,
+    candidates: FairWriter<CANDIDATE_ROW>,
+    refusals: FairWriter<REFUSAL_ROW>,
+    began: Arc<Box<[AtomicU64]>>,
     /// Exactly one entry for each member of each set in `names`. Allocated once, never above `opener_bound`.
     openers: HashMap<(KeyName, BackendId), Opener, Keyed>,
     opener_bound: usize,
+    /// By whom they were shown.
+    shown: Held,
+    one_refusal_counts: bool,
     ttl: Lifetimes,
     cursor: usize,
 }
@@ -253,15 +352,18 @@ impl NameShard {
     pub fn new(config: &Config, shards: usize) -> NameShard {
         let opener_bound = NameShard::opener_bound(config, shards);
         NameShard {
-            names: Table::new(config.name_rows(shards), WAYS),
-            candidates: Table::new(config.candidate_rows(shards), WAYS),
-            refusals: Table::new(config.refusal_rows(shards), WAYS),
+            names: FairWriter::new(config.name_rows(shards), WAYS),
+            candidates: FairWriter::new(config.candidate_rows(shards), WAYS),
+            refusals: FairWriter::new(config.refusal_rows(shards), WAYS),
+            began: Arc::new((0..config.backends).map(|_| AtomicU64::new(0)).collect()),
             // Twice the bound: a map that is at most half full makes room in place and never allocates again.
             openers: HashMap::with_capacity_and_hasher(
                 2 * opener_bound,
                 Keyed(SipHasher13::new_with_key(&config.secret)),
             ),
             opener_bound,
+            shown: Held::new(),
+            one_refusal_counts: config.one_refusal_counts,
             ttl: Lifetimes::of(config),
             cursor: 0,
         }
@@ -275,19 +377,26 @@ impl NameShard {
     pub fn bytes_for(config: &Config, shards: usize) -> usize {
         // The standard map keeps one entry in eight free, rounds up to a power of two, and needs a byte for each.
         let slots = (2 * NameShard::opener_bound(config, shards) * 8 / 7 + 1).next_power_of_two();
-        Table::<SET_ROW>::bytes_for(config.name_rows(shards), WAYS)
-            + Table::<CANDIDATE_ROW>::bytes_for(config.candidate_rows(shards), WAYS)
-            + Table::<SET_ROW>::bytes_for(config.refusal_rows(shards), WAYS)
+        FairWriter::<SET_ROW>::bytes_for(config.name_rows(shards), WAYS)
+            + FairWriter::<CANDIDATE_ROW>::bytes_for(config.candidate_rows(shards), WAYS)
+            + FairWriter::<REFUSAL_ROW>::bytes_for(config.refusal_rows(shards), WAYS)
+            + config.backends * size_of::<AtomicU64>()
+            + Held::BYTES
             + slots * (size_of::<((KeyName, BackendId), Opener)>() + 1)
     }
 
     pub fn tables(&self) -> NameTables {
-        NameTables { names: self.names.table(), candidates: self.candidates.table(), refusals: self.refusals.table() }
+        NameTables {
+            names: self.names.table(),
+            candidates: self.candidates.table(),
+            refusals: self.refusals.table(),
+            began: self.began.clone(),
+        }
     }
 
     /// A key name told in advance.
     pub fn tell(&mut self, name: &KeyName, hash: u64, backend: BackendId, metrics: &mut Metrics) {
-        self.add(name, hash, backend, 0, true, metrics);
+        self.add(name, hash, backend, Seen { now: 0, told: true, maker: 0 }, metrics);
     }
 
     /// The backend sealed or opened a ticket or identity with this prefix.
@@ -295,7 +404,7 @@ impl NameShard {
         let NameEvent { name, hash, identity, backend, now, .. } = event;
         self.expire(name, *hash, *now, metrics);
         if self.names.position(*hash, |words| is(name, words)).is_some() {
-            return self.add(name, *hash, *backend, *now, false, metrics);
+            return self.add(name, *hash, *backend, event.seen(*now), metrics);
         }
         let mine = |words: &[u64; CANDIDATE_ROW]| {
             let candidate = candidate(words);
@@ -324,11 +433,11 @@ impl NameShard {
             let row = candidate(&self.candidates.get(at));
             self.candidates.remove(at);
             if row.used >= oldest {
-                self.add(name, *hash, row.backend, row.used, false, metrics);
+                self.add(name, *hash, row.backend, event.seen(row.used), metrics);
             }
         }
-        self.add(name, *hash, *backend, *now, false, metrics);
-        if let Some(at) = self.refusals.position(*hash, |words| is(name, words)) {
+        self.add(name, *hash, *backend, event.seen(*now), metrics);
+        if let Some(at) = self.refusals.position(*hash, |words| is_common(name, words)) {
             self.refusals.remove(at);
         }
     }
@@ -341,38 +450,48 @@ impl NameShard {
         let worth = |words: &[u64; CANDIDATE_ROW]| {
             let backend = candidate(words).backend.0;
             let rows: u64 = held.iter().filter(|(b, _)| *b == backend).map(|(_, n)| n).sum();
-            (WAYS as u64 - rows) << 56 | words[STAMP] & (u64::MAX >> 8)
+            (WAYS as u64 - rows) << 40 | words[STAMP] & (MOST_WORTH >> 4)
         };
         let oldest = event.now.saturating_sub(self.ttl.candidate);
-        let done = self.candidates.insert(&candidate_row(event), oldest, worth);
-        count(&mut metrics.candidates, done);
+        let (done, _) = self.candidates.insert(candidate_row(event), host_tag(event.client), oldest, worth);
+        metrics.candidates.count(done);
     }
 
     /// Puts a backend into a key name's set, or notes that it used the name again.
-    fn add(&mut self, name: &KeyName, hash: u64, backend: BackendId, now: u64, told: bool, metrics: &mut Metrics) {
+    fn add(&mut self, name: &KeyName, hash: u64, backend: BackendId, seen: Seen, metrics: &mut Metrics) {
+        let Seen { now, told, maker } = seen;
         let flag = if told { TOLD } else { 0 };
         let key = (*name, backend);
         if let Some(opener) = self.openers.get_mut(&key) {
             opener.used = opener.used.max(now);
-            opener.run = Run::default();
+            opener.votes = 0;
             opener.told |= told;
+            opener.remember(true);
         } else {
-            if self.openers.len() >= self.opener_bound && !self.drop_oldest_opener(metrics) {
+            if self.openers.len() >= self.opener_bound && !self.drop_oldest_opener(maker, metrics) {
+                metrics.names.crowded += 1;
                 return;
             }
             metrics.names.inserted += 1;
-            self.openers.insert(key, Opener { used: now, told, run: Run::default() });
+            self.shown.more(maker);
+            self.openers.insert(key, Opener { used: now, told, maker, votes: 0, hits: 1, misses: 0 });
+            if let Some(began) = self.began.get(backend.index()).filter(|_| !told) {
+                began.store(now.max(began.load(Relaxed)), Relaxed);
+            }
         }
         // Only now: making room may have removed this very name.
         let Some(at) = self.names.position(hash, |words| is(name, words)) else {
             let row = set_row(hash, now, 1 | flag, name, &BackendSet::one(backend));
-            // The row that has to go for this one takes its openers with it.
-            let doomed = self.doomed(hash, now);
-            let done = self.names.insert(&row, now.saturating_sub(self.ttl.key), name_worth);
-            match (done, doomed) {
-                (Inserted::Refused, _) => drop(self.openers.remove(&key)),
-                (Inserted::Expired | Inserted::Evicted, Some(gone)) => self.openers.retain(|(of, _), _| *of != gone),
-                _ => {}
+            let (done, gone) = self.names.insert(row, maker, now.saturating_sub(self.ttl.key), name_worth);
+            if done == Inserted::Refused {
+                self.remove_opener(name, backend);
+                metrics.names.inserted -= 1;
+                metrics.names.crowded += 1;
+            }
+            // The row that had to go for this one takes its openers with it.
+            if let Some(row) = gone {
+                let gone = name_of(&row);
+                set_of(&row).iter().for_each(|b| self.remove_opener(&gone, b));
             }
             metrics.names.expired += u64::from(done == Inserted::Expired);
             metrics.names.evicted += u64::from(done == Inserted::Evicted);
@@ -382,7 +501,7 @@ impl NameShard {
         let mut set = set_of(&words);
         if set.insert(backend) || words[META] & flag != flag {
             words[META] |= flag;
-            words[5..].copy_from_slice(&set.0);
+            put_set(&mut words, &set);
             words[STAMP] = words[STAMP].max(now);
             self.names.replace(at, &words);
         } else if words[STAMP] < now {
@@ -390,30 +509,29 @@ impl NameShard {
         }
     }
 
-    /// Whose row an insertion into this full bucket would replace: the same choice as [`Writer::insert`]'s.
-    fn doomed(&self, hash: u64, now: u64) -> Option<KeyName> {
-        let rows = || self.names.bucket(hash).map(|(_, words)| words);
-        let oldest = now.saturating_sub(self.ttl.key);
-        if rows().count() < WAYS {
-            return None;
+    /// Makes room for one that `maker` shows, as in a full bucket: the longest unused of the heaviest maker goes. False when that is
+    /// `maker` himself, or nobody.
+    fn drop_oldest_opener(&mut self, maker: u16, metrics: &mut Metrics) -> bool {
+        let rank = |o: &Opener| (core::cmp::Reverse(self.shown.of(o.maker)), o.used);
+        let oldest = self.openers.iter().filter(|(_, o)| !o.told).min_by_key(|(_, o)| rank(o));
+        let Some((&(name, backend), opener)) = oldest else { return false };
+        if self.shown.of(maker) > self.shown.of(opener.maker) {
+            return false;
         }
-        rows()
-            .filter(|words| name_worth(words) != u64::MAX)
-            .min_by_key(|words| (u8::from(words[STAMP] >= oldest), words[STAMP]))
-            .map(|words| name_of(&words))
-    }
-
-    fn drop_oldest_opener(&mut self, metrics: &mut Metrics) -> bool {
-        let oldest = self.openers.iter().filter(|(_, opener)| !opener.told).min_by_key(|(_, opener)| opener.used);
-        let Some((&(name, backend), _)) = oldest else { return false };
         metrics.names.evicted += 1;
         self.drop_opener(&name, backend);
         true
     }
 
+    fn remove_opener(&mut self, name: &KeyName, backend: BackendId) {
+        if let Some(opener) = self.openers.remove(&(*name, backend)) {
+            self.shown.less(opener.maker);
+        }
+    }
+
     /// Takes a backend out of a name's set, and the row away when it was the last.
     fn drop_opener(&mut self, name: &KeyName, backend: BackendId) {
-        self.openers.remove(&(*name, backend));
+        self.remove_opener(name, backend);
         let hash = self.hash(name);
         let Some(at) = self.names.position(hash, |words| is(name, words)) else { return };
         let mut words = self.names.get(at);
@@ -422,7 +540,7 @@ impl NameShard {
         if set.is_empty() {
             self.names.remove(at);
         } else {
-            words[5..].copy_from_slice(&set.0);
+            put_set(&mut words, &set);
             self.names.replace(at, &words);
         }
     }
@@ -431,16 +549,26 @@ impl NameShard {
         super::hash_name(&self.openers.hasher().0, name)
     }
 
-    /// The backend was offered an identity with this prefix and did not resume.
-    pub fn refused(&mut self, event: &NameEvent, metrics: &mut Metrics) {
+    /// The backend was offered an identity with this prefix and did not resume. `began` says when it last began to use a key name.
+    pub fn refused(&mut self, event: &NameEvent, began: impl Fn() -> u64, metrics: &mut Metrics) {
         let NameEvent { name, hash, backend, client, now, .. } = event;
         self.expire(name, *hash, *now, metrics);
-        if self.names.position(*hash, |words| is(name, words)).is_some() {
+        if let Some(at) = self.names.position(*hash, |words| is(name, words)) {
             // A known key: either this backend promised to open it, or nothing is learned.
-            let Some(opener) = self.openers.get_mut(&(*name, *backend)) else { return };
-            if opener.run.refused(*client) && !opener.told {
-                metrics.names.retired += 1;
-                self.drop_opener(name, *backend);
+            let Some(opener) = self.openers.get_mut(&(*name, *backend)).filter(|o| !o.told) else { return };
+            opener.remember(false);
+            let doubtful = opener.is_doubtful();
+            if began() > opener.used {
+                opener.votes |= vote(*client);
+                if enough(opener.votes) {
+                    metrics.names.retired += 1;
+                    return self.drop_opener(name, *backend);
+                }
+            }
+            let mut words = self.names.get(at);
+            if doubtful && words[META] & (DOUBTED | TOLD) == 0 && set_of(&words).single().is_none() {
+                words[META] |= DOUBTED;
+                self.names.replace(at, &words);
             }
             return;
         }
@@ -450,33 +578,59 @@ impl NameShard {
         };
         if let Some(at) = self.candidates.position(*hash, mine) {
             let mut words = self.candidates.get(at);
-            let mut run =
-                Run { length: (words[META] >> RUN) as u8, first_client: words[6], several: words[META] & SEVERAL != 0 };
-            if run.refused(*client) {
+            if began() <= words[STAMP] {
+                return;
+            }
+            words[6] |= vote(*client);
+            if enough(words[6]) {
                 self.candidates.remove(at);
                 metrics.candidates.retired += 1;
             } else {
-                let several = if run.several { SEVERAL } else { 0 };
-                words[META] = words[META] & !(0xff << RUN) | u64::from(run.length) << RUN | several;
-                words[6] = run.first_client;
                 self.candidates.replace(at, &words);
             }
             return;
         }
+        if !self.one_refusal_counts {
+            let own = own_hash(*hash, *client);
+            self.refuse(event, own, OWN, |words| is_own(name, *client, words), metrics);
+        }
+        self.refuse(event, *hash, 0, |words| is_common(name, words), metrics);
+    }
+
+    /// Notes it in the row of one client, or in everybody's.
+    fn refuse(
+        &mut self,
+        event: &NameEvent,
+        hash: u64,
+        own: u64,
+        mine: impl Fn(&[u64; REFUSAL_ROW]) -> bool,
+        metrics: &mut Metrics,
+    ) {
+        let NameEvent { name, backend, client, now, .. } = event;
         let oldest = now.saturating_sub(self.ttl.refusal);
-        if let Some(at) = self.refusals.position(*hash, |words| is(name, words)) {
-            let words = self.refusals.get(at);
-            let fresh = words[STAMP] >= oldest;
-            let mut set = if fresh { set_of(&words) } else { BackendSet::EMPTY };
-            let times = if fresh { ((words[META] >> TIMES & 0xff) + 1).min(255) } else { 1 };
+        let at = self.refusals.position(hash, mine);
+        let before = at.map(|at| self.refusals.get(at)).filter(|words| words[STAMP] >= oldest);
+        let times = before.map_or(0, |words| words[META] >> TIMES & 0xff) + 1;
+        let mut words = before.unwrap_or_else(|| set_row(hash, *now, 0, name, &BackendSet::EMPTY));
+        words[STAMP] = *now;
+        words[META] = 1 | own | times.min(255) << TIMES;
+        let mut set = set_of(&words);
+        if own != 0 {
+            words[SET_ROW] = *client;
+        }
+        if own != 0 || self.one_refusal_counts || (!set.contains(*backend) && accuse(&mut words, *backend, *client)) {
             set.insert(*backend);
-            self.refusals.replace(at, &set_row(*hash, *now, 1 | times << TIMES, name, &set));
-        } else {
-            let row = set_row(*hash, *now, 1 | 1 << TIMES, name, &BackendSet::one(*backend));
-            // Names refused once go before those refused again: a flood of inventions evicts itself.
-            let worth = |words: &[u64; SET_ROW]| (words[META] >> TIMES & 0xff) << 48 | words[STAMP] & (u64::MAX >> 16);
-            let done = self.refusals.insert(&row, oldest, worth);
-            count(&mut metrics.refusals, done);
+            put_set(&mut words, &set);
+        }
+        match at {
+            Some(at) => self.refusals.replace(at, &words),
+            None => {
+                // Names refused once go before those refused again: a flood of inventions evicts itself.
+                let worth =
+                    |words: &[u64; REFUSAL_ROW]| (words[META] >> TIMES & 0xff) << 36 | words[STAMP] & (MOST_WORTH >> 8);
+                let (done, _) = self.refusals.insert(words, host_tag(*client), oldest, worth);
+                metrics.refusals.count(done);
+            }
         }
     }
 
@@ -496,7 +650,7 @@ impl NameShard {
     pub fn sweep(&mut self, now: u64, rows: usize, metrics: &mut Metrics) {
         let places = self.cursor..self.cursor + rows;
         let ttl = self.ttl;
-        let capacity = self.names.table().capacity();
+        let capacity = self.names.capacity();
         for at in places.start..places.end.min(capacity) {
             let words = self.names.get(at);
             if words[META] != 0 {
@@ -508,7 +662,7 @@ impl NameShard {
             self.candidates.sweep(places.clone(), |words| words[STAMP] < old(ttl.candidate)) as u64;
         metrics.refusals.expired += self.refusals.sweep(places, |words| words[STAMP] < old(ttl.refusal)) as u64;
         self.cursor += rows;
-        let longest = capacity.max(self.candidates.table().capacity()).max(self.refusals.table().capacity());
+        let longest = capacity.max(self.candidates.capacity()).max(self.refusals.capacity());
         if self.cursor >= longest {
             self.cursor = 0;
         }
@@ -516,18 +670,18 @@ impl NameShard {
 
     /// Clears everything about a backend, what was told in advance included.
     pub fn forget(&mut self, backend: BackendId) {
-        for at in 0..self.names.table().capacity() {
+        for at in 0..self.names.capacity() {
             let words = self.names.get(at);
             if words[META] != 0 && set_of(&words).contains(backend) {
                 self.drop_opener(&name_of(&words), backend);
             }
         }
         self.candidates.sweep(0..usize::MAX, |words| candidate(words).backend == backend);
-        for at in 0..self.refusals.table().capacity() {
+        for at in 0..self.refusals.capacity() {
             let mut words = self.refusals.get(at);
             let mut set = set_of(&words);
-            if words[META] != 0 && set.remove(backend) {
-                words[5..].copy_from_slice(&set.0);
+            if words[META] != 0 && (acquit(&mut words, backend) | set.remove(backend)) {
+                put_set(&mut words, &set);
                 if set.is_empty() { self.refusals.remove(at) } else { self.refusals.replace(at, &words) }
             }
         }
@@ -535,7 +689,7 @@ impl NameShard {
 }
 
 fn name_worth(words: &[u64; SET_ROW]) -> u64 {
-    if words[META] & TOLD != 0 { u64::MAX } else { words[STAMP] }
+    if words[META] & TOLD != 0 { u64::MAX } else { words[STAMP].min(MOST_WORTH) }
 }
 
 fn candidate_row(event: &NameEvent) -> [u64; CANDIDATE_ROW] {
@@ -543,8 +697,30 @@ fn candidate_row(event: &NameEvent) -> [u64; CANDIDATE_ROW] {
     [event.hash, event.now, 1 | u64::from(event.backend.0) << BACKEND, low, high, event.identity, 0]
 }
 
-fn count(counters: &mut TableCounters, done: Inserted) {
-    counters.inserted += u64::from(done != Inserted::Refused);
-    counters.expired += u64::from(done == Inserted::Expired);
-    counters.evicted += u64::from(done == Inserted::Evicted);
+/// Forgets the votes against a backend in everybody's row; true when there were some.
+fn acquit(words: &mut [u64; REFUSAL_ROW], backend: BackendId) -> bool {
+    let own = words[META] & OWN != 0;
+    let mine = |word: &&mut u64| !own && **word >> VOTE_BITS == u64::from(backend.0) + 1;
+    words[SET_ROW..].iter_mut().find(mine).is_some_and(|word| core::mem::take(word) != 0)
+}
+
+/// One more vote of the client's network against a backend; true when that is enough. Of more backends than are kept apart, the one with
+/// the fewest votes gives way.
+fn accuse(words: &mut [u64; REFUSAL_ROW], backend: BackendId, client: u64) -> bool {
+    // Backend + 1 in the upper 16 bits, votes below.
+    let of = |backend: BackendId| (u64::from(backend.0) + 1) << VOTE_BITS;
+    let votes = |word: u64| word & ((1 << VOTE_BITS) - 1);
+    let pending = &mut words[SET_ROW..];
+    let mine = pending.iter().position(|word| *word >> VOTE_BITS == u64::from(backend.0) + 1);
+    let fewest = || (0..PENDING).min_by_key(|&i| votes(pending[i]).count_ones()).unwrap_or(0);
+    let slot = mine.unwrap_or_else(fewest);
+    let word = if mine.is_some() { pending[slot] } else { of(backend) } | vote(client);
+    let done = enough(votes(word));
+    pending[slot] = if done { 0 } else { word };
+    done
+}
+
+/// A row of refusals that is not about one client alone.
+pub(crate) fn is_for_all(words: &[u64; REFUSAL_ROW]) -> bool {
+    words[META] & OWN == 0
 }

@@ -28,7 +28,7 @@ pub enum RowClass {
     Told,
     /// A prefix seen once.
     Candidate,
-    /// An unknown key name that was refused.
+    /// An unknown key name that was refused; the backends are those that everybody avoids by now.
     Refused,
 }
 
@@ -73,7 +73,7 @@ impl Affinity {
                     each(Row { key, backends, class: RowClass::Candidate, used: Millis(row.used) });
                 }
             }
-            for row in shard.names.refusals.snapshots().map(|words| names::decode(&words)) {
+            for row in shard.names.refusals.snapshots().filter(names::is_for_all).map(|words| names::decode(&words)) {
                 if live(row.used, ttl.refusal) {
                     let key = Key::name(&row.name);
                     each(Row { key, backends: row.backends, class: RowClass::Refused, used: Millis(row.used) });

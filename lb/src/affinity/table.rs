@@ -178,6 +178,17 @@ pub enum Inserted {
     Refused,
 }
 
+/// Where a new row would go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The row.
+    pub at: usize,
+    /// What would become of what is there.
+    pub how: Inserted,
+    /// What that is worth, if it has not expired.
+    pub worth: u64,
+}
+
 /// The writers' side: one for each table, and it alone changes rows.
 pub struct Writer<const W: usize> {
     table: Arc<Table<W>>,
@@ -213,31 +224,48 @@ impl<const W: usize> Writer<W> {
         self.table.range(hash).map(|at| (at, self.get(at))).filter(|(_, words)| words[META] != 0)
     }
 
-    /// Writes a new row: into a free one, over one last used before `expired_before`, or over that of least `worth`.
-    /// Does not look whether the key is there already.
-    pub fn insert(&mut self, words: &[u64; W], expired_before: u64, worth: impl Fn(&[u64; W]) -> u64) -> Inserted {
-        debug_assert!(words[META] != 0, "an empty row is written by `remove`");
-        let mut victim = None;
-        for at in self.table.range(words[HASH]) {
+    /// Rows, used or not.
+    pub fn capacity(&self) -> usize {
+        self.table.capacity()
+    }
+
+    /// Where a new row of this hash would go: a free row, one last used before `expired_before`, or that of least `worth`. `None` when
+    /// every row of the bucket is worth `u64::MAX`.
+    pub fn place(&self, hash: u64, expired_before: u64, worth: impl Fn(&[u64; W]) -> u64) -> Option<Place> {
+        let mut least: Option<(bool, u64, usize)> = None;
+        for at in self.table.range(hash) {
             let row = self.get(at);
             if row[META] == 0 {
-                self.table.rows[at].publish(words);
-                self.used += 1;
-                return Inserted::Free;
+                return Some(Place { at, how: Inserted::Free, worth: 0 });
             }
             let worth = worth(&row);
             if worth == u64::MAX {
                 continue;
             }
             // An expired row is worth less than any other, and the longest expired the least.
-            let rank = if row[STAMP] < expired_before { (0, row[STAMP]) } else { (1, worth) };
-            if victim.is_none_or(|(_, least)| rank < least) {
-                victim = Some((at, rank));
+            let lives = row[STAMP] >= expired_before;
+            let rank = (lives, if lives { worth } else { row[STAMP] }, at);
+            if least.is_none_or(|least| rank < least) {
+                least = Some(rank);
             }
         }
-        let Some((at, (class, _))) = victim else { return Inserted::Refused };
-        self.table.rows[at].publish(words);
-        if class == 0 { Inserted::Expired } else { Inserted::Evicted }
+        let (lives, worth, at) = least?;
+        Some(Place { at, how: if lives { Inserted::Evicted } else { Inserted::Expired }, worth })
+    }
+
+    /// Writes a new row where [`Writer::place`] has said, with nothing changed since.
+    pub fn put(&mut self, place: &Place, words: &[u64; W]) {
+        debug_assert!(words[META] != 0, "an empty row is written by `remove`");
+        self.table.rows[place.at].publish(words);
+        self.used += usize::from(place.how == Inserted::Free);
+    }
+
+    /// Writes a new row: into a free one, over one last used before `expired_before`, or over that of least `worth`.
+    /// Does not look whether the key is there already.
+    pub fn insert(&mut self, words: &[u64; W], expired_before: u64, worth: impl Fn(&[u64; W]) -> u64) -> Inserted {
+        let Some(place) = self.place(words[HASH], expired_before, worth) else { return Inserted::Refused };
+        self.put(&place, words);
+        place.how
     }
 
     /// Replaces the used row at a place.
@@ -257,17 +285,5 @@ impl<const W: usize> Writer<W> {
             self.table.rows[at].publish(&[0; W]);
             self.used -= 1;
         }
-    }
-
-    /// Empties the rows in `places` (cut to the table) that `drop` names; returns how many.
-    pub fn sweep(&mut self, places: core::ops::Range<usize>, drop: impl Fn(&[u64; W]) -> bool) -> usize {
-        let before = self.used;
-        for at in places.start..places.end.min(self.table.rows.len()) {
-            let row = self.get(at);
-            if row[META] != 0 && drop(&row) {
-                self.remove(at);
-            }
-        }
-        before - self.used
     }
 }
