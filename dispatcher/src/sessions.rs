@@ -69,11 +69,9 @@ impl Sessions {
                 census.shared_key_names
             ));
         }
-        if metrics.exact.evicted > 0 {
-            notes.push(format!(
-                "{} live sessions gave way to new ones: the table is too small (--session-capacity)",
-                metrics.exact.evicted
-            ));
+        let lost = metrics.exact.evicted + metrics.exact.crowded;
+        if lost > 0 {
+            notes.push(format!("{lost} live sessions gave way to others: the table is too small (--session-capacity)"));
         }
         let broken: u64 = KINDS.iter().map(|k| metrics.kind(*k).broken).sum();
         if broken > 0 {

@@ -4,6 +4,7 @@ use core::time::Duration;
 use dispatcher::engine::session::{Offer, Watch};
 use dispatcher::engine::{Config, Limits};
 use dispatcher::wire::options::SynOptions;
+use dispatcher::wire::packet::Flags;
 use lb::affinity::Census;
 use lb::{Affinity, BackendId, Identity, IdentityKind, Millis, Offered, Reason, Sighting};
 use sha2::{Digest, Sha256};
@@ -152,4 +153,148 @@ fn a_stalled_handshake_loses_its_watch_after_ten_seconds_without_anybody_asking(
     assert_eq!(b.engine.watched(), 4);
     b.wait(Duration::from_secs(2));
     assert_eq!((b.engine.watched(), b.engine.counters().unwatched), (0, 4));
+}
+
+fn hello_13(key: u8) -> Vec<u8> {
+    Hello { tls13: true, psk: vec![sealed(key, 1)], session_id: vec![1; 32], ..Hello::default() }.bytes()
+}
+
+/// A client whose hello was passed on, and a server that has not acknowledged it yet.
+fn spliced(hello: &[u8]) -> Bench {
+    let mut b = Bench::new(two_armed(2, false), false);
+    let mss = written(&SynOptions { mss: Some(1460), ..SynOptions::default() });
+    b.dial(hello);
+    b.server_sends(Seg { options: &mss, window: 60000, ..seg(SYN_ACK, 0, 1, &[]) });
+    b
+}
+
+/// The server asks for another hello, the client sends what it likes behind the first, and the server takes a PSK. What was learned.
+fn after_retry(first: &[u8], client: impl Fn(&mut Bench, u32)) -> Option<(BackendId, Reason)> {
+    let mut b = spliced(first);
+    let n = 1 + first.len() as u32;
+    let asked = retry();
+    b.server_sends(Seg { window: 60000, ..seg(ACK, 1, n, &asked) });
+    client(&mut b, n);
+    // It acknowledges all that it got with its answer: far enough for each case.
+    let answer = &flight_13(true)[..300];
+    b.server_sends(Seg { window: 60000, ..seg(ACK, 1 + asked.len() as u32, n, answer) });
+    assert_eq!(leads(b.engine.affinity(), IdentityKind::Psk, &sealed(7, 1)), None, "of the first hello");
+    leads(b.engine.affinity(), IdentityKind::Psk, &sealed(8, 1))
+}
+
+const CHANGE_CIPHER_SPEC: [u8; 6] = [20, 3, 3, 0, 1, 1];
+
+fn say(b: &mut Bench, at: u32, bytes: &[u8]) {
+    b.client_sends(Seg { window: 60000, ..seg(ACK, at, 1, bytes) });
+}
+
+#[test]
+fn after_a_retry_the_second_hello_is_learned_from() {
+    let second = hello_13(8);
+    assert!(after_retry(&hello_13(7), |b, n| say(b, n, &second)).is_some());
+    // Behind a ChangeCipherSpec, and in pieces.
+    let whole = [&CHANGE_CIPHER_SPEC[..], &second].concat();
+    for piece in [1, 7, 100] {
+        let learned = after_retry(&hello_13(7), |b, n| {
+            whole.chunks(piece).enumerate().for_each(|(i, part)| say(b, n + (i * piece) as u32, part));
+        });
+        assert!(learned.is_some(), "in pieces of {piece}");
+    }
+    // The ChangeCipherSpec came with the first hello, and was held with it.
+    let mut first = hello_13(7);
+    first.extend(CHANGE_CIPHER_SPEC);
+    assert!(after_retry(&first, |b, n| say(b, n, &second)).is_some());
+}
+
+#[test]
+fn a_second_hello_of_which_the_server_may_have_got_another_one_explains_nothing() {
+    let (true_one, other) = (hello_13(9), hello_13(8));
+    let (half, len) = (other.len() / 2, other.len() as u32);
+    type Lie<'a> = &'a dyn Fn(&mut Bench, u32);
+    let cases: [(&str, Lie<'_>); 8] = [
+        ("said twice", &|b, n| [&other, &true_one].map(|h| say(b, n, h)).into_iter().collect()),
+        ("its end said twice", &|b, n| {
+            say(b, n, &other);
+            say(b, n + half as u32, &true_one[half..]);
+        }),
+        ("its last byte said twice", &|b, n| {
+            say(b, n, &other);
+            say(b, n + len - 1, &[0, 1, 2]);
+        }),
+        ("in disorder", &|b, n| {
+            say(b, n + half as u32, &other[half..]);
+            say(b, n, &other[..half]);
+        }),
+        ("damaged", &|b, n| {
+            let mut frame = b.client_frame(&Seg { window: 60000, ..seg(ACK, n, 1, &other) });
+            *frame.last_mut().unwrap() ^= 1;
+            b.hand_in(0, &frame);
+            say(b, n, &other);
+        }),
+        ("with urgent data", &|b, n| {
+            // The pointer may come before what it points to.
+            b.client_sends(Seg { window: 60000, ..seg(Flags(ACK.0 | Flags::URG.0), n, 1, &[]) });
+            say(b, n, &other);
+        }),
+        ("after the first hello again", &|b, n| {
+            say(b, n - 1, &true_one[..1]);
+            say(b, n, &other);
+        }),
+        ("never", &|_, _| {}),
+    ];
+    for (what, client) in cases {
+        let learned = after_retry(&hello_13(7), client);
+        // The server has acknowledged the first hello: its bytes said again change nothing.
+        assert_eq!(learned.is_some(), what == "after the first hello again", "{what}");
+    }
+}
+
+#[test]
+fn a_second_hello_that_nobody_asked_for_explains_nothing() {
+    let first = hello_13(7);
+    let mut b = spliced(&first);
+    let n = 1 + first.len() as u32;
+    say(&mut b, n, &hello_13(8));
+    let asked = retry();
+    b.server_sends(Seg { window: 60000, ..seg(ACK, 1, n, &asked) });
+    b.server_sends(Seg { window: 60000, ..seg(ACK, 1 + asked.len() as u32, n, &flight_13(true)[..300]) });
+    assert_eq!(b.engine.sessions(b.now).census.rows(), 0);
+}
+
+#[test]
+fn a_hello_that_its_client_says_again_before_the_server_has_it_explains_nothing() {
+    for (repeats, acknowledged, learned) in [(false, false, true), (true, false, false), (true, true, true)] {
+        let first = hello_13(8);
+        let mut b = spliced(&first);
+        let n = 1 + first.len() as u32;
+        if acknowledged {
+            b.server_sends(Seg { window: 60000, ..seg(ACK, 1, n, &[]) });
+        }
+        if repeats {
+            say(&mut b, 1, &hello_13(7));
+        }
+        b.server_sends(Seg { window: 60000, ..seg(ACK, 1, n, &flight_13(true)[..300]) });
+        assert_eq!(b.engine.sessions(b.now).census.rows() > 0, learned, "{repeats} {acknowledged}");
+    }
+}
+
+#[test]
+fn a_key_is_not_retired_by_the_addresses_of_one_ipv6_host() {
+    let mut b = Bench::new(two_armed(1, true), true);
+    let mut port = 50_000;
+    let mut go = |b: &mut Bench, from: &str, serial: u8, accepted: bool| {
+        port += 1;
+        b.client = std::net::SocketAddr::new(from.parse().unwrap(), port);
+        let hello = Hello { tls13: true, psk: vec![sealed(7, serial)], session_id: vec![1; 32], ..Hello::default() };
+        let hello = hello.bytes();
+        let mss = written(&SynOptions { mss: Some(1460), ..SynOptions::default() });
+        b.dial(&hello);
+        b.server_sends(Seg { options: &mss, window: 60000, ..seg(SYN_ACK, 0, 1, &[]) });
+        let answer = &flight_13(accepted)[..300];
+        b.server_sends(Seg { window: 60000, ..seg(ACK, 1, 1 + hello.len() as u32, answer) });
+    };
+    go(&mut b, "fd01::10", 1, true);
+    go(&mut b, "fd01::11", 2, true);
+    (0..100).for_each(|n| go(&mut b, &format!("fd01:0:0:1::{n:x}"), 3 + n, false));
+    assert_eq!(b.engine.sessions(b.now).census.key_names, 1);
 }

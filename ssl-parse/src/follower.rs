@@ -99,6 +99,19 @@ enum Message {
 
 const MESSAGE_NONE: Message = Message::Head { bytes: [0; MESSAGE_HEAD], have: 0 };
 
+/// What has to be known of a client's first hello in order to follow its stream from there on: see [`Follower::behind`].
+#[derive(Clone, Copy, Debug)]
+pub struct AfterHello(Progress);
+
+impl AfterHello {
+    /// Of this hello.
+    pub fn new(hello: &ClientHello<'_>) -> AfterHello {
+        let mut progress = Progress::NONE;
+        progress.client_hello(hello);
+        AfterHello(progress)
+    }
+}
+
 /// What the messages so far mean for those to come.
 #[derive(Clone, Copy, Debug)]
 struct Progress {
@@ -152,18 +165,15 @@ impl<const N: usize> Follower<N> {
             record_left: 0,
             message: MESSAGE_NONE,
             message_version: ProtocolVersion(0),
-            progress: Progress {
-                hellos: 0,
-                beyond_hello: false,
-                may_repeat: false,
-                perhaps_1_3: false,
-                early_data: false,
-                probing: false,
-                first: None,
-                resumed: None,
-            },
+            progress: Progress::NONE,
             body: [0; N],
         }
+    }
+
+    /// A follower of a client's stream from behind its first hello, to read the second one that a HelloRetryRequest asks for. The first
+    /// must have ended with its record: what stands behind it in the same record is not seen.
+    pub fn behind(first: AfterHello) -> Self {
+        Self { progress: first.0, ..Self::new(Side::Client) }
     }
 
     /// The side it follows.
@@ -587,6 +597,17 @@ impl<const N: usize> Follower<N> {
 }
 
 impl Progress {
+    const NONE: Progress = Progress {
+        hellos: 0,
+        beyond_hello: false,
+        may_repeat: false,
+        perhaps_1_3: false,
+        early_data: false,
+        probing: false,
+        first: None,
+        resumed: None,
+    };
+
     fn client_hello(&mut self, hello: &ClientHello<'_>) {
         // A third hello has no place, nor early data behind the second (RFC 8446, 4.2.10).
         let second = self.hellos > 0;

@@ -46,7 +46,7 @@ pub use codepoint::{
     AlertDescription, AlertLevel, CipherSuite, ContentType, ExtensionType, HandshakeType, NamedGroup, ProtocolVersion,
 };
 pub use event::{Event, Side};
-pub use follower::Follower;
+pub use follower::{AfterHello, Follower};
 pub use hello::{
     CipherSuites, ClientHello, Extension, Extensions, Framing, HELLO_RETRY_RANDOM, KeyShares, OfferedPsks,
     ProtocolNames, PskIdentities, PskIdentity, ServerHello, Versions,

@@ -406,12 +406,12 @@ impl Engine {
         let State::AwaitHello(waiting) = &flows.get(id).state else { return };
         let stream = waiting.held.stream.contiguous(buffers);
         let complete = match ssl_parse::client_hello(stream, joined) {
-            Outcome::Complete(hello) => Some(read_offer(&hello, config.keep_names)),
+            Outcome::Complete(hello) => Some(read_offer(stream, &hello, config.keep_names)),
             _ => None,
         };
         let read = complete.or_else(|| {
             counters.hellos_unread += 1;
-            ssl_parse::client_hello_so_far(stream, joined).map(|hello| read_offer(&hello, config.keep_names))
+            ssl_parse::client_hello_so_far(stream, joined).map(|hello| read_offer(stream, &hello, config.keep_names))
         });
         match read {
             Some((offer, name)) => self.choose_for_hello(id, offer, name, now, fx),
@@ -476,10 +476,10 @@ impl Engine {
 }
 
 /// What a hello offers, and its server name if somebody wants to know it.
-fn read_offer(hello: &ClientHello<'_>, keep_name: bool) -> (Offer, Option<Box<str>>) {
+fn read_offer(stream: &[u8], hello: &ClientHello<'_>, keep_name: bool) -> (Offer, Option<Box<str>>) {
     let name = hello.sni.filter(|_| keep_name);
     let name = name.map(|n| String::from_utf8_lossy(&n[..n.len().min(255)]).into_owned().into_boxed_str());
-    (Offer::new(hello), name)
+    (Offer::at_head_of(stream, hello), name)
 }
 
 fn stream_len(c: &Connection) -> usize {

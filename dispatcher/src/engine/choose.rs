@@ -29,7 +29,8 @@ impl Engine {
         };
         let mut found = Lookup::default();
         if self.config.affinity {
-            found = self.affinity.lookup(offer.identities(), millis(now), may_resume);
+            let client = Some(self.client_identity(&tuple));
+            found = self.affinity.lookup_of(client, offer.identities(), millis(now), may_resume);
             if found.decision.is_none() && !offer.is_unknown(&found) {
                 // Nothing is asked for: a session ID that nobody knows, of a client that would send a random one.
                 found = Lookup::default();

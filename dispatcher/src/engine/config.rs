@@ -100,9 +100,9 @@ pub struct Limits {
     pub hellos: usize,
     /// Longest hello with its record headers that is read whole, bytes. Of a longer one so much is read.
     pub hello_bytes: usize,
-    /// Connections whose server's answer is being read at once. Full: nothing is learned from that connection.
+    /// Connections whose server's answer is being read at once. Full: the client that holds most loses its oldest.
     pub watches: usize,
-    /// Session rows in the affinity table. Full: the least recently used of the bucket goes.
+    /// Session rows in the affinity table. Full: of the bucket's rows the oldest of the client that holds most goes.
     pub sessions: usize,
 }
 
@@ -196,3 +196,13 @@ impl Default for Config {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
+
+impl Config {
+    /// A client's address leads to its server: new sessions are placed by it, and so are those that no row knows.
+    pub(super) fn address_finds_server(&self) -> bool {
+        matches!(
+            (self.balance, self.hash_on, self.resume_fallback),
+            (Balance::Maglev, HashOn::SourceIp, lb::ResumeFallback::SourceIp)
+        )
+    }
+}

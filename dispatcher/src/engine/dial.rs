@@ -264,6 +264,7 @@ impl Engine {
         self.wheel.arm(id.0, idle);
         self.health.heard(backend, seg.now);
         self.health.answered(backend, &offered, &got, ecn, seg.tcp.window);
+        self.watch_released(id, seg.now);
         let segment = usize::from(mss_said(got.mss, seg.ip.family).min(mss));
         self.release(id, segment, room as usize, seg, fx);
     }

@@ -39,6 +39,10 @@ impl Engine {
         if tcp.flags.has(Flags::SYN.with(Flags::RST)) {
             return self.forward_rare(id, side, seg, frame, fx);
         }
+        let says = tcp.payload_len() > 0 || tcp.flags.has(Flags::URG);
+        if side == Side::Client && says && self.flows.get(id).watch.is_some() {
+            self.watch_client(id, seg, frame);
+        }
         let c = self.flows.get_mut(id);
         if side == Side::Server
             && matches!(c.state, State::Spliced(Some(_)))
@@ -305,6 +309,31 @@ impl Engine {
             (c.renewed, c.former) = (renewed, former);
         }
         Some(step)
+    }
+
+    /// Reads in passing what a client sends while its server's answer is awaited: whatever is passed on, plausible or not.
+    #[cold]
+    fn watch_client(&mut self, id: FlowId, seg: &Arrived, frame: &Frame<'_>) {
+        let Engine { flows, watches, .. } = self;
+        let c = flows.get(id);
+        let Some(watched) = c.watch.and_then(|w| watches.get_mut(w)) else { return };
+        let plain = !seg.tcp.flags.has(Flags::URG) && tcp_checksum_ok(frame.bytes(), &seg.ip);
+        let payload = &frame.bytes()[seg.tcp.payload..seg.tcp.end];
+        watched.client_sends(seg.tcp.seq, payload, c.directions[Side::Client as usize].acked, plain);
+    }
+
+    /// What was held is given to the backend: from now on its answer is awaited.
+    pub(super) fn watch_released(&mut self, id: FlowId, now: Time) {
+        let Engine { flows, watches, buffers, .. } = self;
+        let c = flows.get(id);
+        let (Some(watch), State::Spliced(Some(ours))) = (c.watch, &c.state) else { return };
+        let Some(watched) = watches.heard(watch, now) else { return };
+        let len = watched.watch.offer().wire_len();
+        let held = ours.stream.contiguous(buffers).get(len..).unwrap_or_default();
+        if ours.urgent.is_some() {
+            watched.watch.distrust();
+        }
+        watched.released(ours.stream.base() + len as u32, held);
     }
 
     /// Reads the server's answer in passing.

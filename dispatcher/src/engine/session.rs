@@ -24,7 +24,7 @@
 
 use arrayvec::ArrayVec;
 use lb::{Affinity, Identity, IdentityKind, Lookup, Offered, Sighting, TicketDigest};
-use ssl_parse::{ClientHello, Event, Follower, HandshakeType, ServerHello, Side};
+use ssl_parse::{AfterHello, ClientHello, Event, Follower, HandshakeType, ServerHello, Side};
 
 /// PSK identities looked at in one hello. Clients send one or two; those beyond are not followed.
 pub const MAX_PSKS: usize = 6;
@@ -32,6 +32,18 @@ pub const MAX_PSKS: usize = 6;
 /// Largest message of a server that is held whole, bytes: a ServerHello with a post-quantum share has 1.2 kB. Longer tickets
 /// are digested as they pass.
 pub const MESSAGE_BYTES: usize = 2048;
+
+/// Largest second hello of a client that is read, bytes.
+pub const SECOND_HELLO_BYTES: usize = 4096;
+
+type Psks = ArrayVec<Identity, MAX_PSKS>;
+
+/// The PSK identities of a hello, up to the first that is none: the server names one by its place. Before TLS 1.3 no server looks at
+/// them.
+fn psks_of(hello: &ClientHello<'_>) -> Psks {
+    let of = |bytes| Identity::new(&Offered { kind: IdentityKind::Psk, bytes });
+    hello.psk_identities().filter(|_| hello.offers_1_3()).map_while(|p| of(p.identity)).take(MAX_PSKS).collect()
+}
 
 /// What a ClientHello offers to resume, in bounded form.
 #[derive(Clone, Debug, Default)]
@@ -43,28 +55,54 @@ pub struct Offer {
     id_may_be_random: bool,
     /// The session ID is the digest of the ticket beside it.
     id_is_of_ticket: bool,
+    /// What the server reads in the hello may be something else.
+    unsure: bool,
+    /// Bytes of the hello on the wire.
+    len: usize,
+    /// To follow the client's stream from there on, when a second hello may come that matters.
+    after: Option<AfterHello>,
 }
 
 impl Offer {
     /// What this hello offers.
     pub fn new(hello: &ClientHello<'_>) -> Offer {
         let mut offer = Offer::default();
-        // Up to the first that is none: the server names one by its place. Before TLS 1.3 no server looks at them.
-        let psks = hello
-            .psk_identities()
-            .filter(|_| hello.offers_1_3())
-            .map_while(|p| Identity::new(&Offered { kind: IdentityKind::Psk, bytes: p.identity }));
-        offer.identities.extend(psks.take(MAX_PSKS));
+        offer.identities.extend(psks_of(hello));
         let rest =
             [(IdentityKind::Ticket, hello.ticket.unwrap_or_default()), (IdentityKind::SessionId, hello.session_id)];
         let found = rest.into_iter().filter_map(|(kind, bytes)| Identity::new(&Offered { kind, bytes }));
         offer.identities.extend(found);
         offer.session_id.extend(hello.session_id.iter().copied().take(32));
         offer.id_may_be_random = hello.offers_1_3();
+        offer.unsure = hello.is_ambiguous();
+        offer.len = hello.consumed;
         // The key of a ticket's row is its SHA-256.
         let ticket = offer.of(IdentityKind::Ticket).next();
         offer.id_is_of_ticket = ticket.is_some_and(|t| t.key().as_bytes() == offer.session_id.as_slice());
         offer
+    }
+
+    /// What this hello offers, which was read from the beginning of `stream`: a second one behind it can be read too.
+    pub fn at_head_of(stream: &[u8], hello: &ClientHello<'_>) -> Offer {
+        let mut offer = Offer::new(hello);
+        // Of which only a part could be read.
+        offer.unsure |= offer.len == 0;
+        // Records in front of the hello's end. What stands behind it in the last one is part of the next message, unseen.
+        let mut at = 0;
+        while at < offer.len
+            && let Some(&[_, _, _, a, b]) = stream.get(at..).and_then(|rest| rest.first_chunk())
+        {
+            at += 5 + usize::from(u16::from_be_bytes([a, b]));
+        }
+        if at == offer.len && hello.offers_1_3() && offer.has(IdentityKind::Psk) {
+            offer.after = Some(AfterHello::new(hello));
+        }
+        offer
+    }
+
+    /// Bytes of the hello on the wire; 0 when it was not read from a stream.
+    pub fn wire_len(&self) -> usize {
+        self.len
     }
 
     /// All identities, as the affinity table wants them.
@@ -129,23 +167,44 @@ pub struct Watch {
     /// The ID the server chose. A session by that ID begins once the client has finished its part: a client that goes away
     /// before, as one does that only invents hellos, must not make rows.
     new_id: Option<Identity>,
-    retried: bool,
+    /// The client's stream behind its first hello, as long as a second one may come.
+    client: Option<Follower<SECOND_HELLO_BYTES>>,
+    retry: Retry,
+    /// The server may have got another hello than the one that was read.
+    distrusted: bool,
     /// Up to TLS 1.2: a ticket was offered without an ID to be echoed, so only the end of the flight tells.
     undecided: bool,
     version: Option<u16>,
     resumed: Option<bool>,
 }
 
+/// What is known of a client's second hello.
+#[expect(clippy::large_enum_variant, reason = "it lies in a pool that is allocated at start")]
+#[derive(Debug)]
+enum Retry {
+    /// None was asked for.
+    No,
+    /// The server has sent a HelloRetryRequest.
+    Asked,
+    /// And this is what the second hello offers.
+    Answered(Psks),
+    /// What the second hello offers cannot be said.
+    Unclear,
+}
+
 impl Watch {
     /// For a server that is about to answer this offer. `id_known`: a row for its session ID decided.
     pub fn new(offer: Offer, id_known: bool) -> Watch {
+        let offer_after = offer.after;
         Watch {
             offer,
             id_known,
             follower: Follower::new(Side::Server),
             long_ticket: None,
             new_id: None,
-            retried: false,
+            client: offer_after.map(Follower::behind),
+            retry: Retry::No,
+            distrusted: false,
             undecided: false,
             version: None,
             resumed: None,
@@ -167,15 +226,66 @@ impl Watch {
         self.resumed
     }
 
+    /// The client's stream is still of interest.
+    pub fn reads_client(&self) -> bool {
+        self.client.is_some()
+    }
+
+    /// The next bytes of the client's stream behind its first hello, in order, of which the server gets no others.
+    pub fn feed_client(&mut self, mut bytes: &[u8]) {
+        let Some(mut follower) = self.client.take() else { return };
+        let over = loop {
+            match follower.next_event(&mut bytes) {
+                // Early data, and a ChangeCipherSpec that means nothing, may stand before it.
+                Some(Event::ChangeCipherSpec) => {}
+                Some(Event::ClientHello(hello)) => {
+                    self.second_hello(&hello);
+                    break true;
+                }
+                Some(_) => {
+                    self.second_is_unclear();
+                    break true;
+                }
+                None => break follower.is_done(),
+            }
+        };
+        if !over {
+            self.client = Some(follower);
+        }
+    }
+
+    /// The client has sent this hello, its second. Not to be called beside [`Watch::feed_client`].
+    pub fn second_hello(&mut self, hello: &ClientHello<'_>) {
+        self.retry = match self.retry {
+            Retry::Asked if !hello.is_ambiguous() => Retry::Answered(psks_of(hello)),
+            // Unasked, or a third.
+            _ => Retry::Unclear,
+        };
+    }
+
+    /// The server may get another second hello than the one that is read here, or none can be read.
+    pub fn second_is_unclear(&mut self) {
+        self.client = None;
+        self.retry = Retry::Unclear;
+    }
+
+    /// The server may have got another first hello than the one that was read: nothing is learned any more.
+    pub fn distrust(&mut self) {
+        self.distrusted = true;
+        self.second_is_unclear();
+    }
+
     /// The next bytes of the server's stream, in order. False when there is nothing more to learn.
     pub fn feed(&mut self, mut bytes: &[u8], affinity: &mut Affinity, seen: Sighting) -> bool {
-        let Watch { offer, id_known, follower, long_ticket, new_id, retried, undecided, version, resumed } = self;
+        let Watch { offer, id_known, follower, long_ticket, new_id, retry, undecided, version, resumed, .. } = self;
+        let sure = !self.distrusted && !offer.unsure;
+        let trusted = !self.distrusted;
         loop {
             // What the event borrows ends with this block, so that the follower can be asked again.
             let ended = match follower.next_event(&mut bytes) {
                 None => break,
                 Some(Event::ServerHello(hello)) if hello.hello_retry => {
-                    *retried = true;
+                    *retry = if matches!(retry, Retry::No) { Retry::Asked } else { Retry::Unclear };
                     *version = Some(hello.version.0);
                     false
                 }
@@ -183,18 +293,20 @@ impl Watch {
                     *version = Some(hello.version.0);
                     if hello.version.is_1_3_or_later() {
                         *resumed = Some(hello.psk_selected.is_some());
-                        if !*retried {
-                            learn_1_3(offer, &hello, affinity, seen);
+                        match retry {
+                            Retry::No if sure => learn_1_3(offer.of(IdentityKind::Psk), &hello, affinity, seen),
+                            Retry::Answered(psks) if sure => learn_1_3(psks.iter(), &hello, affinity, seen),
+                            _ => {}
                         }
                     } else {
-                        (*resumed, *undecided) = learn_1_2(offer, *id_known, &hello, affinity, seen);
+                        (*resumed, *undecided) = learn_1_2(offer, *id_known, &hello, affinity, seen, sure);
                         *new_id = chosen_id(offer, &hello).filter(|_| !*undecided);
                     }
                     false
                 }
                 Some(Event::NewSessionTicket(ticket)) => {
                     let offered = Offered { kind: IdentityKind::Ticket, bytes: ticket.ticket };
-                    if let Some(identity) = Identity::new(&offered) {
+                    if let Some(identity) = Identity::new(&offered).filter(|_| trusted) {
                         affinity.issued(&identity, seen);
                     }
                     false
@@ -210,14 +322,14 @@ impl Watch {
                     false
                 }
                 Some(Event::LongTicketEnd) => {
-                    if let Some(identity) = long_ticket.take().and_then(TicketDigest::finish) {
+                    if let Some(identity) = long_ticket.take().and_then(TicketDigest::finish).filter(|_| trusted) {
                         affinity.issued(&identity, seen);
                     }
                     false
                 }
                 Some(Event::Handshake { kind: HandshakeType::CERTIFICATE, .. }) => *undecided,
                 Some(Event::Encrypted) => {
-                    if let Some(identity) = new_id.take() {
+                    if let Some(identity) = new_id.take().filter(|_| trusted) {
                         affinity.issued(&identity, seen);
                     }
                     true
@@ -228,7 +340,7 @@ impl Watch {
                 *undecided = false;
                 if let Some(it_did) = follower.resumed() {
                     *resumed = Some(it_did);
-                    offer.of(IdentityKind::Ticket).for_each(|i| tell(affinity, i, it_did, seen));
+                    offer.of(IdentityKind::Ticket).filter(|_| sure).for_each(|i| tell(affinity, i, it_did, seen));
                 }
             }
         }
@@ -244,15 +356,19 @@ fn tell(affinity: &mut Affinity, identity: &Identity, accepted: bool, seen: Sigh
     }
 }
 
-fn learn_1_3(offer: &Offer, hello: &ServerHello<'_>, affinity: &mut Affinity, seen: Sighting) {
-    let psks = || offer.of(IdentityKind::Psk);
+fn learn_1_3<'i>(
+    mut psks: impl Iterator<Item = &'i Identity>,
+    hello: &ServerHello<'_>,
+    affinity: &mut Affinity,
+    seen: Sighting,
+) {
     match hello.psk_selected {
         Some(i) => {
-            if let Some(identity) = psks().nth(usize::from(i)) {
+            if let Some(identity) = psks.nth(usize::from(i)) {
                 affinity.accepted(identity, seen);
             }
         }
-        None => psks().for_each(|identity| affinity.refused(identity, seen)),
+        None => psks.for_each(|identity| affinity.refused(identity, seen)),
     }
 }
 
@@ -263,6 +379,7 @@ fn learn_1_2(
     hello: &ServerHello<'_>,
     affinity: &mut Affinity,
     seen: Sighting,
+    sure: bool,
 ) -> (Option<bool>, bool) {
     let echoed = !hello.session_id.is_empty() && hello.session_id == offer.session_id.as_slice();
     if let Some(ticket) = offer.of(IdentityKind::Ticket).next() {
@@ -271,11 +388,13 @@ fn learn_1_2(
             return (None, true);
         }
         match echoed {
+            _ if !sure => {}
             // By the ID, perhaps, and the ticket is an invention.
             true if !offer.id_is_of_ticket => affinity.resumed_unclear(IdentityKind::Ticket, seen),
             _ => tell(affinity, ticket, echoed, seen),
         }
     } else if let Some(id) = offer.of(IdentityKind::SessionId).next()
+        && sure
         && (echoed || id_known || offer.id_is_meant())
     {
         tell(affinity, id, echoed, seen);

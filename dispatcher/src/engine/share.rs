@@ -45,6 +45,8 @@ impl Share {
         let pool = Arc::new(Pool::new(backends).map_err(|e| ConfigError(e.to_string()))?);
         let mut affinity =
             lb::Config { secret: derived(secret, 1), ..config.limits.affinity(pool.len()) }.lives(config.session_ttl);
+        // Else a client whose address leads to its server would be led away from it by the refusals of others.
+        affinity.one_refusal_counts = !config.address_finds_server();
         for key in &config.ticket_keys {
             let (TicketKey::Name { backend, .. } | TicketKey::Unknown { backend }) = key;
             let id =

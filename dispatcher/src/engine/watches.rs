@@ -28,6 +28,42 @@ pub struct Watched {
     pub watch: Watch,
     /// The server's stream, in the client's numbers. Takes a buffer only behind a gap.
     pub stream: Assembler,
+    /// Behind the client's first hello.
+    hello_end: Seq,
+    /// Up to here the client's stream was read.
+    read_to: Seq,
+}
+
+impl Watched {
+    /// The backend has answered and is given what was held: `held` lies behind the client's first hello, which ends at `hello_end`.
+    pub fn released(&mut self, hello_end: Seq, held: &[u8]) {
+        (self.hello_end, self.read_to) = (hello_end, hello_end);
+        if self.watch.reads_client() {
+            self.read_to = hello_end + held.len() as u32;
+            self.watch.feed_client(held);
+        }
+    }
+
+    /// A segment of the client's on its way to the server, which has everything before `acked`. What the server has not acknowledged
+    /// it may get as this segment says it, not as the one before did: then nobody knows what it reads. The same of one that is not
+    /// `plain`: damaged, or with urgent data, which TCP may take out of the stream.
+    pub fn client_sends(&mut self, seq: Seq, payload: &[u8], acked: Seq, plain: bool) {
+        if plain && !(seq + payload.len() as u32).is_after(acked) {
+            return;
+        }
+        // Urgent data may lie anywhere in what the server has not got yet.
+        let first = if plain { seq } else { acked };
+        if first.is_before(self.hello_end) {
+            return self.watch.distrust();
+        }
+        let reads = self.watch.reads_client();
+        if reads && plain && seq == self.read_to {
+            self.watch.feed_client(payload);
+            self.read_to += payload.len() as u32;
+        } else if reads || !plain || seq.is_before(self.read_to) {
+            self.watch.second_is_unclear();
+        }
+    }
 }
 
 /// Who has a place, and since when. Apart from the readers, which are large: it is walked.
@@ -91,7 +127,8 @@ impl Watches {
     /// when all places are taken: nothing will be learned from this connection.
     pub fn open(&mut self, flow: FlowId, client: u16, watch: Watch, start: Seq, now: Time) -> Option<WatchId> {
         let i = self.free.pop()?;
-        self.places[i as usize] = Some(Watched { watch, stream: Assembler::lazy(start, 0) });
+        self.places[i as usize] =
+            Some(Watched { watch, stream: Assembler::lazy(start, 0), hello_end: Seq(0), read_to: Seq(0) });
         self.holders[i as usize] = Some(Holder { flow, client, opened: now, heard: now });
         self.held[usize::from(client)] += 1;
         Some(WatchId(i))
@@ -104,6 +141,11 @@ impl Watches {
             holder.heard = now;
         }
         self.places[i].as_mut()
+    }
+
+    /// A watch that is open.
+    pub fn get_mut(&mut self, id: WatchId) -> Option<&mut Watched> {
+        self.places[id.0 as usize].as_mut()
     }
 
     /// Done: the place is free again.

@@ -27,7 +27,7 @@ use lb::{Affinity, BackendId, Decision, IdentityKind, Key, Lookup, Millis, Reaso
 use ssl_parse::Event;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// What became of a prediction.
@@ -343,6 +343,19 @@ impl<'l> Replay<'l> {
     }
 }
 
+/// Who a client is, as live: an IPv4 address or an IPv6 /64, in its /24 or /48.
+fn identity_of(client: IpAddr) -> u64 {
+    let hash = |bytes: &[u8]| {
+        let mut hasher = DefaultHasher::new();
+        bytes.hash(&mut hasher);
+        hasher.finish() as u32
+    };
+    match client {
+        IpAddr::V4(ip) => lb::affinity::client(hash(&ip.octets()[..3]), hash(&ip.octets())),
+        IpAddr::V6(ip) => lb::affinity::client(hash(&ip.octets()[..6]), hash(&ip.octets()[..8])),
+    }
+}
+
 fn millis(time: Time) -> Millis {
     Millis(time.as_millis())
 }
@@ -362,7 +375,7 @@ impl Handler for Learner<'_> {
         match &state.live {
             None => false,
             Some(live) => match &live.hello {
-                Some(hello) => way == Way::ToClient && hello.reading(),
+                Some(hello) => hello.reading() && (way == Way::ToClient || live.dialogue.wants(way)),
                 None => live.dialogue.wants(way),
             },
         }
@@ -370,8 +383,19 @@ impl Handler for Learner<'_> {
 
     fn data(&mut self, connection: &mut Connection, state: &mut State, way: Way, bytes: &[u8], at: At) -> Turn {
         let Some(live) = &mut state.live else { return Turn::Keep };
-        if let Some(hello) = &mut live.hello {
-            self.answer(connection, hello, way, bytes, at);
+        let Live { dialogue, hello, .. } = live.as_mut();
+        if let Some(hello) = hello {
+            match (way, &mut hello.answer) {
+                // A second hello, after a HelloRetryRequest.
+                (Way::ToServer, Answer::Reading(watch)) => {
+                    dialogue.data(connection, way, bytes, &mut |_, event| {
+                        if let Event::ClientHello(hello) = event {
+                            watch.second_hello(hello);
+                        }
+                    });
+                }
+                _ => self.answer(connection, hello, way, bytes, at),
+            }
             return Turn::Keep;
         }
         let before = live.said;
@@ -407,7 +431,12 @@ impl Handler for Learner<'_> {
                 hello.hole |= hello.reading();
                 hello.settle();
             }
-            Some(_) => {}
+            Some(hello) => {
+                live.dialogue.gap(way);
+                if let Answer::Reading(watch) = &mut hello.answer {
+                    watch.second_is_unclear();
+                }
+            }
             None => live.dialogue.gap(way),
         }
     }
@@ -476,9 +505,7 @@ impl Learner<'_> {
         let (Way::ToClient, Some(backend), Answer::Reading(watch)) = (way, hello.backend, &mut hello.answer) else {
             return;
         };
-        let mut hasher = DefaultHasher::new();
-        connection.client.ip().hash(&mut hasher);
-        let seen = Sighting { backend, client: hasher.finish(), now: millis(at.time) };
+        let seen = Sighting { backend, client: identity_of(connection.client.ip()), now: millis(at.time) };
         let before = watch.resumed();
         let more = watch.feed(bytes, &mut self.affinity, seen);
         if before.is_none()
