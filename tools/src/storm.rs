@@ -25,14 +25,14 @@ pub struct StormArgs {
     /// Begin with this seed (default: the time of day)
     #[arg(long, value_name = "S", conflicts_with = "seed")]
     first_seed: Option<u64>,
-    /// Connections in one world
-    #[arg(long, value_name = "N", default_value = "30", value_parser = clap::value_parser!(u64).range(1..=100_000))]
-    connections: u64,
+    /// Connections in one world (default: 30; with `--only liar` 20000)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    connections: Option<u64>,
     /// A set of kinds of trouble
     #[arg(long, value_enum, default_value = "all")]
     preset: Preset,
     /// Exactly these kinds of trouble in every world, separated by commas: loss, duplication, reordering, corruption, delay, full, crash,
-    /// stall, leap, mtu, ports, tables, forgery, past, reuse, evil-clients, evil-server, workers; or none
+    /// stall, leap, mtu, ports, tables, forgery, past, reuse, evil-clients, evil-server, workers, liar; or none
     #[arg(long, value_name = "KIND,...", value_parser = kinds)]
     only: Option<Kinds>,
     /// Never these kinds of trouble
@@ -85,8 +85,9 @@ fn per_mille(text: &str) -> Result<u32, String> {
 pub fn main(args: &StormArgs) -> ExitCode {
     let rough = [Kind::Loss, Kind::Duplication, Kind::Reordering].into_iter().collect();
     let kinds = args.only.or((args.preset == Preset::Rough).then_some(rough));
+    let only_liar = kinds == Some(Kinds::NONE.with(Kind::Liar));
     let wish = Wish {
-        connections: args.connections as usize,
+        connections: args.connections.unwrap_or(if only_liar { 20_000 } else { 30 }) as usize,
         kinds,
         among: args.without.iter().fold(Kinds::ALL, Kinds::without),
         faults: Faults {
@@ -176,6 +177,14 @@ fn print_sum(sum: &Sum) {
         "{} worlds, {} connections ({} had an excuse, {} were taken for strangers, {} were promised a server), {} frames in, {} dropped by name",
         sum.worlds, sum.connections, sum.excused, sum.strangers, sum.promised, sum.frames, sum.dropped
     );
+    if sum.lies > 0 {
+        println!(
+            "{} honest returns among {} connections of liars: 0 misled, {} resumed thanks to them",
+            sum.returns, sum.lies, sum.helped
+        );
+        println!("rows with liars: {}", sum.rows);
+        println!("rows without:    {}", sum.rows_without);
+    }
 }
 
 fn style(template: &str) -> ProgressStyle {

@@ -7,6 +7,7 @@
 //! * [`crew`]: several workers in the engine's place.
 //! * [`check`]: the engine's books. [`pairs`]: who is led where.
 //! * [`storm`]: all of it at once, by a seed.
+//! * [`liar`]: an adversary that knows how sessions are learned, among honest clients that come back.
 //! * [`script`]: the bench; one segment in, what leaves because of it.
 //! * [`tls`]: hellos and flights made by hand. [`rng`]: numbers from a seed. [`pcap`]: what a failure leaves behind.
 //!
@@ -18,6 +19,7 @@ pub mod config;
 pub mod crew;
 pub mod host;
 pub mod hostile;
+pub mod liar;
 pub mod links;
 pub mod pairs;
 pub mod pcap;

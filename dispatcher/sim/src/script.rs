@@ -156,6 +156,32 @@ pub fn written(o: &SynOptions) -> Vec<u8> {
     b[..n].to_vec()
 }
 
+/// What the servers answer when the engine asks for their Ethernet addresses: a port and a frame for each backend.
+pub(crate) fn introductions(config: &Config) -> Vec<(usize, Vec<u8>)> {
+    let port = config.ports.len() - 1;
+    let ours = config.ports[port].mac;
+    let link = Link { dst: ours, src: SERVER_MAC, vlans: Vlans::from_ids(&config.ports[port].vlans) };
+    let answer = |addr: Addr| {
+        let mut buf = [0; 128];
+        let n = match addr.family() {
+            Family::V4 => Arp {
+                op: arp_op::REPLY,
+                sender_mac: SERVER_MAC,
+                sender: addr,
+                target_mac: ours,
+                target: Addr::from(crate::config::ip("10.2.0.1")),
+            }
+            .write(&mut buf, &link),
+            Family::V6 => {
+                let ndp = Ndp { kind: ndp_type::ADVERTISEMENT, flags: 0x60, target: addr, mac: Some(SERVER_MAC) };
+                ndp.write(&mut buf, &link, addr, Addr::from(crate::config::ip("fd02::1")))
+            }
+        };
+        (port, buf[..n].to_vec())
+    };
+    config.backends.iter().map(|b| answer(Addr::from(b.addr.ip()))).collect()
+}
+
 /// The engine, one client and up to some servers, all by hand.
 pub struct Bench {
     /// What is tested.
@@ -223,27 +249,8 @@ impl Bench {
 
     /// Answers for every backend's address.
     fn introduce_servers(&mut self) {
-        let port = self.server_port();
-        for spec in self.config.backends.clone() {
-            let addr = Addr::from(spec.addr.ip());
-            let ours = self.config.ports[port].mac;
-            let link = Link { dst: ours, src: SERVER_MAC, vlans: Vlans::from_ids(&self.config.ports[port].vlans) };
-            let mut buf = [0; 128];
-            let n = match addr.family() {
-                Family::V4 => Arp {
-                    op: arp_op::REPLY,
-                    sender_mac: SERVER_MAC,
-                    sender: addr,
-                    target_mac: ours,
-                    target: Addr::from(crate::config::ip("10.2.0.1")),
-                }
-                .write(&mut buf, &link),
-                Family::V6 => {
-                    let ndp = Ndp { kind: ndp_type::ADVERTISEMENT, flags: 0x60, target: addr, mac: Some(SERVER_MAC) };
-                    ndp.write(&mut buf, &link, addr, Addr::from(crate::config::ip("fd02::1")))
-                }
-            };
-            assert_eq!(self.hand_in(port, &buf[..n]).1, Verdict::Hold);
+        for (port, frame) in introductions(&self.config) {
+            assert_eq!(self.hand_in(port, &frame).1, Verdict::Hold);
         }
     }
 

@@ -17,23 +17,23 @@ pub struct Hello {
     pub random: [u8; 32],
 }
 
-fn vec8(b: &[u8]) -> Vec<u8> {
+pub(crate) fn vec8(b: &[u8]) -> Vec<u8> {
     [&[b.len() as u8][..], b].concat()
 }
 
-fn vec16(b: &[u8]) -> Vec<u8> {
+pub(crate) fn vec16(b: &[u8]) -> Vec<u8> {
     [&(b.len() as u16).to_be_bytes()[..], b].concat()
 }
 
-fn extension(kind: u16, body: &[u8]) -> Vec<u8> {
+pub(crate) fn extension(kind: u16, body: &[u8]) -> Vec<u8> {
     [&kind.to_be_bytes()[..], &vec16(body)].concat()
 }
 
-fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+pub(crate) fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     [&[kind][..], &(body.len() as u32).to_be_bytes()[1..], body].concat()
 }
 
-fn record(kind: u8, body: &[u8]) -> Vec<u8> {
+pub(crate) fn record(kind: u8, body: &[u8]) -> Vec<u8> {
     [&[kind, 3, 3][..], &vec16(body)].concat()
 }
 

@@ -40,11 +40,13 @@ pub enum Kind {
     EvilServer,
     /// Several workers.
     Workers,
+    /// An adversary that knows how sessions are learned: a world of its own ([`crate::liar`]), with nothing else in it.
+    Liar,
 }
 
 impl Kind {
     /// All.
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 19] = [
         Kind::Loss,
         Kind::Duplication,
         Kind::Reordering,
@@ -63,6 +65,7 @@ impl Kind {
         Kind::EvilClients,
         Kind::EvilServer,
         Kind::Workers,
+        Kind::Liar,
     ];
 
     /// The word of the command line.
@@ -86,6 +89,7 @@ impl Kind {
             Kind::EvilClients => "evil-clients",
             Kind::EvilServer => "evil-server",
             Kind::Workers => "workers",
+            Kind::Liar => "liar",
         }
     }
 

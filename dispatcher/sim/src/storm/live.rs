@@ -4,6 +4,7 @@ use super::{Kind, Scenario};
 use crate::apps::{Closing, Ended, Expect, Plan, Write, get_and_reset, pattern};
 use crate::config::{one_armed, server_name, two_armed, vip};
 use crate::host::Stack;
+use crate::liar::{self, Rows};
 use crate::links::Faults;
 use crate::tls::Hello;
 use crate::world::World;
@@ -39,6 +40,16 @@ pub struct Sum {
     pub frames: u64,
     /// Frames it dropped.
     pub dropped: u64,
+    /// Of honest clients among liars: returns with a session.
+    pub returns: u64,
+    /// Of these, resumed only because the liar taught the tables something true.
+    pub helped: u64,
+    /// Connections of liars, among the connections.
+    pub lies: u64,
+    /// Rows of the tables in the end, with liars.
+    pub rows: Rows,
+    /// The same without.
+    pub rows_without: Rows,
 }
 
 impl core::ops::AddAssign for Sum {
@@ -50,6 +61,11 @@ impl core::ops::AddAssign for Sum {
         self.promised += other.promised;
         self.frames += other.frames;
         self.dropped += other.dropped;
+        self.returns += other.returns;
+        self.helped += other.helped;
+        self.lies += other.lies;
+        self.rows += other.rows;
+        self.rows_without += other.rows_without;
     }
 }
 
@@ -84,6 +100,9 @@ struct Storm<'a> {
 /// # Panics
 /// When something does not hold. With `capture`, a pcapng is left in that folder then.
 pub fn run(s: &Scenario, capture: Option<&Path>) -> Sum {
+    if s.kinds.has(Kind::Liar) {
+        return among_liars(s);
+    }
     let mut storm = Storm::new(s, capture);
     for _ in 0..s.connections {
         storm.connect();
@@ -93,6 +112,34 @@ pub fn run(s: &Scenario, capture: Option<&Path>) -> Sum {
         storm.take_down_sessions();
     }
     storm.end()
+}
+
+/// The liar's world.
+fn among_liars(s: &Scenario) -> Sum {
+    let r = liar::play(s.seed, s.connections as u64);
+    let wrong = (r.misled, r.lost, r.invented);
+    let first = r.first.as_deref().unwrap_or("an invention");
+    assert!(
+        wrong == (0, 0, 0),
+        "{} of {} honest returns misled, {} sessions lost, {} inventions became rows, of {} lies; first: {first}",
+        r.misled,
+        r.returns,
+        r.lost,
+        r.invented,
+        r.lies
+    );
+    Sum {
+        worlds: 1,
+        connections: r.honest + r.lies,
+        frames: r.frames,
+        promised: r.resumed,
+        returns: r.returns,
+        helped: r.helped,
+        lies: r.lies,
+        rows: r.rows,
+        rows_without: r.rows_without,
+        ..Sum::default()
+    }
 }
 
 fn config(s: &Scenario) -> Config {

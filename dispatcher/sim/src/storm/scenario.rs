@@ -66,6 +66,7 @@ impl Scenario {
                 let often = match k {
                     Kind::Loss | Kind::Duplication | Kind::Reordering => 600,
                     Kind::Workers => 60,
+                    Kind::Liar => 15,
                     _ => 180,
                 };
                 rng.per_mille(often)
@@ -89,6 +90,9 @@ impl Scenario {
 
     /// Without what cannot be together.
     fn possible(mut self) -> Scenario {
+        if self.kinds.has(Kind::Liar) {
+            self.kinds = Kinds::NONE.with(Kind::Liar);
+        }
         if self.kinds.has(Kind::Workers) {
             let with_workers = [Kind::Loss, Kind::Duplication, Kind::Reordering, Kind::Corruption, Kind::Delay];
             self.kinds = self.kinds.and(with_workers.into_iter().collect()).with(Kind::Workers);
