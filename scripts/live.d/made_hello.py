@@ -18,11 +18,12 @@ def record(payload, kind=22):
     return bytes([kind, 3, 1]) + vec(2, payload)
 
 
-def hello(session_id=b"", ticket=None, psk=None):
-    """A ClientHello as real ones are, TLS 1.3 if it has a PSK identity."""
+def hello(session_id=b"", ticket=None, psk=None, more=b""):
+    """A ClientHello as real ones are, TLS 1.3 if it has a PSK identity; `more`: extensions."""
     exts = extension(0, vec(2, b"\0" + vec(2, clients.NAME.encode())))
     exts += extension(10, vec(2, bytes.fromhex("001d0017"))) + extension(11, vec(1, b"\0"))
     exts += extension(13, vec(2, bytes.fromhex("080404010403")))
+    exts += more
     if ticket is not None:
         exts += extension(35, ticket)
     if psk is not None:
