@@ -117,6 +117,12 @@ fn an_acceptance_in_between_clears_the_account_and_asks_for_a_newer_key_again() 
     }
     refused_in(&mut affinity, 7, A, 1000, 60);
     assert_eq!(leads(&affinity, psk(&sealed(7, 9)), 60), set(&[A]));
+    // With a newer key still, networks are counted anew from the last acceptance on.
+    proved(&mut affinity, 9, A, 70);
+    for network in VOTES..2 * VOTES - 1 {
+        affinity.psk_refused(&sealed(7, 4), by(A, network, 1, 80));
+    }
+    assert_eq!(leads(&affinity, psk(&sealed(7, 9)), 80), set(&[A]));
 }
 
 #[test]
