@@ -27,6 +27,7 @@ fn each_wrong_flag_is_refused_in_one_line_that_names_it() {
         ("extra", "extra"),
         ("--balance fastest", "fastest"),
         ("--hash-on colour", "colour"),
+        ("--hash-seed red", "red"),
         ("--address-mode bridge", "bridge"),
         ("--proxy-protocol v1", "v1"),
         ("--affinity maybe", "maybe"),
@@ -104,6 +105,16 @@ fn what_is_missing_is_named() {
         ("run", "--port"),
         ("run --port n=af-packet:x", "no --vip"),
         ("run --port n=af-packet:x --vip 10.0.0.1:1", "no --backend"),
+        (
+            "run --port n=af-packet:x --vip 10.0.0.1:1 --backend a=10.0.0.2:1,weight=0",
+            "every IPv4 backend has weight 0: none would take a new session",
+        ),
+        (
+            "run --port n=af-packet:x --vip 10.0.0.1:1 --vip [fd00::1]:1 --backend a=10.0.0.2:1 \
+             --backend b=[fd00::2]:1,weight=0",
+            "every IPv6 backend has weight 0",
+        ),
+        ("replay Cargo.toml --backend a=10.0.0.1:1,weight=0", "every IPv4 backend has weight 0"),
         ("replay", "FILE"),
         ("replay /nonexistent.pcap", "/nonexistent.pcap"),
         ("replay Cargo.toml", "Cargo.toml"),

@@ -39,7 +39,7 @@ pub use affinity::{
     TicketDigest, Update,
 };
 pub use backend::{Backend, BackendId, BackendSet, MAX_BACKENDS, State};
-pub use balance::{Algorithm, Balancer};
+pub use balance::{Algorithm, Balancer, StableHash};
 pub use choose::{Hints, ResumeFallback, choose};
 pub use pool::{Pool, PoolError};
 pub use time::Millis;

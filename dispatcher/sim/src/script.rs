@@ -217,11 +217,16 @@ pub struct Bench {
 impl Bench {
     /// An engine that knows its servers' Ethernet addresses.
     pub fn new(config: Config, v6: bool) -> Bench {
+        Bench::with_secret(config, v6, [7; 32])
+    }
+
+    /// The same with a secret of its own.
+    pub fn with_secret(config: Config, v6: bool, secret: [u8; 32]) -> Bench {
         let now = Time::from_millis(64_000_000);
         let none = SocketAddr::new(client_ip(0, v6), 0);
         let pairs = Pairs::new(&config.vips, config.backends.iter().map(|b| b.addr));
         let mut b = Bench {
-            engine: Engine::new(config.clone(), [7; 32], now).expect("a configuration that works"),
+            engine: Engine::new(config.clone(), secret, now).expect("a configuration that works"),
             config,
             now,
             books: Books::default(),

@@ -148,6 +148,11 @@ pub struct Tuning {
     #[arg(long, value_enum, default_value = "source-ip")]
     pub hash_on: HashOnArg,
 
+    /// Keys the hash by which maglev leads clients: the same on all dispatchers of a service. Keep a large one to yourself if
+    /// clients are not to work out where their address leads
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub hash_seed: u64,
+
     /// Whose address servers see: one of ours (snat), or the client's (dnat; servers then route back through us)
     #[arg(long, value_enum, default_value = "snat")]
     pub address_mode: AddressModeArg,

@@ -39,12 +39,14 @@ fn config(service: &Service, tuning: &Tuning) -> Result<Config, Refusal> {
             return Err(Refusal::new(format!("VIP {vip} has no {} backend", family(vip.ip()))));
         }
     }
+    check_weights(&service.backends)?;
     Ok(Config {
         ports: Vec::new(),
         vips: service.vips.clone(),
         backends: service.backends.clone(),
         balance: tuning.balance.into(),
         hash_on: tuning.hash_on.into(),
+        hash_seed: tuning.hash_seed,
         address_mode: tuning.address_mode.into(),
         proxy_protocol: tuning.proxy_protocol.is_some_and(bool::from),
         hello_timeout: tuning.hello_timeout,
@@ -58,6 +60,20 @@ fn config(service: &Service, tuning: &Tuning) -> Result<Config, Refusal> {
         keep_names: false,
         limits: Limits { flows: tuning.flow_capacity, sessions: tuning.session_capacity, ..Limits::default() },
     })
+}
+
+/// A family of which no server takes new sessions serves nobody.
+fn check_weights(backends: &[BackendSpec]) -> Result<(), Refusal> {
+    for v4 in [true, false] {
+        let mut all = backends.iter().filter(|b| b.addr.is_ipv4() == v4).peekable();
+        if let Some(first) = all.peek().map(|b| b.addr.ip())
+            && all.all(|b| b.weight == 0)
+        {
+            let family = family(first);
+            return Err(Refusal::new(format!("every {family} backend has weight 0: none would take a new session")));
+        }
+    }
+    Ok(())
 }
 
 /// Ticket keys name backends that are there.
@@ -91,6 +107,7 @@ pub fn replay_options(args: &ReplayArgs) -> Result<ReplayOptions, Refusal> {
         if let Some(addr) = twice(args.service.backends.iter().map(|b| b.addr)) {
             return Err(Refusal::new(format!("two backends have the address {addr}")));
         }
+        check_weights(&args.service.backends)?;
         let mut config = config(&stand_in, &args.tuning)?;
         config.backends = args.service.backends.clone();
         config

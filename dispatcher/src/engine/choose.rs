@@ -118,8 +118,8 @@ impl Engine {
     fn pick(&mut self, tuple: &Tuple, found: &Lookup, except: &[BackendId]) -> Option<BackendId> {
         let family = family_of(tuple);
         let hints = Hints {
-            hash: self.hash_of(tuple),
-            address_hash: self.client_hash(tuple),
+            hash: self.balance_hash(tuple),
+            address_hash: self.balance.client(Addr(tuple.src).ip()),
             entropy: self.keyed.hash(&self.serial.to_le_bytes()),
             fallback: self.config.resume_fallback,
         };
@@ -129,10 +129,11 @@ impl Engine {
             .or_else(|| lb::choose(balancer, pool, found, hints, fits))
     }
 
-    fn hash_of(&self, tuple: &Tuple) -> u64 {
+    /// What picks a backend goes by: no secret in it, so that a restarted dispatcher leads as the one before.
+    fn balance_hash(&self, tuple: &Tuple) -> u64 {
         match self.config.hash_on {
-            HashOn::SourceIp => self.keyed.hash(&tuple.src),
-            HashOn::Tuple => self.tuple_hash(tuple),
+            HashOn::SourceIp => self.balance.client(Addr(tuple.src).ip()),
+            HashOn::Tuple => self.balance.tuple(tuple.source(), tuple.destination()),
         }
     }
 

@@ -142,6 +142,8 @@ pub struct Config {
     pub balance: Balance,
     /// For Maglev.
     pub hash_on: HashOn,
+    /// The key of the hash that leads clients, see [`lb::StableHash`]: dispatchers of one service have the same.
+    pub hash_seed: u64,
     /// Whose address backends see.
     pub address_mode: AddressMode,
     /// Begin every connection to a backend with a PROXY protocol v2 header.
@@ -176,6 +178,7 @@ impl Default for Config {
             backends: Vec::new(),
             balance: Balance::default(),
             hash_on: HashOn::default(),
+            hash_seed: 0,
             address_mode: AddressMode::default(),
             proxy_protocol: false,
             hello_timeout: Duration::from_secs(3),

@@ -62,7 +62,7 @@ use core::time::Duration;
 use doubts::Doubts;
 use health::Health;
 use lb::affinity::Update;
-use lb::{Affinity, Algorithm, Balancer, Pool};
+use lb::{Affinity, Algorithm, Balancer, Pool, StableHash};
 use limiter::Limiter;
 use neighbours::Neighbours;
 use routes::Routes;
@@ -147,6 +147,8 @@ pub struct Engine {
     /// Hellos that are spread over several records are joined here.
     joined: Box<[u8]>,
     keyed: SipHasher13,
+    /// Leads clients to backends; keyed by the configuration alone.
+    balance: StableHash,
     /// The number of the last connection less one; also what entropy is drawn from. Engines of several workers count in steps of
     /// their number, each from its own, so that no number comes twice.
     serial: u64,
@@ -274,6 +276,7 @@ impl Engine {
             scratch: vec![0; largest].into_boxed_slice(),
             joined: vec![0; limits.hello_bytes].into_boxed_slice(),
             keyed: SipHasher13::new_with_key(&derive(7)),
+            balance: StableHash::new(config.hash_seed),
             serial: worker as u64,
             step: workers as u64,
             // One says it for all.

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod alive;
+mod backends;
 mod binding;
 mod ending;
 mod handshake;

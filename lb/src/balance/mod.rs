@@ -7,10 +7,12 @@ mod least_conn;
 pub(crate) mod maglev;
 mod random_two;
 mod round_robin;
+mod stable;
 
 pub use least_conn::LeastConn;
 pub use maglev::{Maglev, table_size};
 pub use round_robin::RoundRobin;
+pub use stable::StableHash;
 
 use crate::backend::{BackendId, BackendSet};
 use crate::pool::Pool;
@@ -95,8 +97,8 @@ impl Balancer {
 
     /// A backend for a new flow, or `None` when none may take it.
     ///
-    /// `hash` is what Maglev goes by (of the client's address, or of the tuple), and should be keyed if clients must
-    /// not choose their backend; `entropy` is 64 random bits, used by random-two alone.
+    /// `hash` is what Maglev goes by, of the client's address or of the tuple: as [`StableHash`] makes it, it leads alike in every
+    /// run and on every dispatcher; `entropy` is 64 random bits, used by random-two alone.
     pub fn pick(
         &mut self,
         pool: &Pool,

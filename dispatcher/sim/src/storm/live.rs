@@ -154,6 +154,7 @@ fn config(s: &Scenario) -> Config {
         address_mode: s.mode,
         proxy_protocol: s.proxy,
         balance: s.balance,
+        hash_seed: s.seed,
         probe: s.kinds.has(Kind::Crash),
         flow_idle_timeout: IDLE,
         limits,
