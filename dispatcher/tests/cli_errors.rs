@@ -36,6 +36,7 @@ fn each_wrong_flag_is_refused_in_one_line_that_names_it() {
         ("--ticket-key a=0011", "32 digits"),
         ("--ticket-key b=00112233445566778899aabbccddeeff", "no backend 'b'"),
         ("--idle never", "never"),
+        ("--service-kind smtp", "smtp"),
         ("--hello-timeout 5", "such as 500ms"),
         ("--hello-timeout 0s", "zero"),
         ("--session-ttl soon", "such as 500ms"),

@@ -63,7 +63,7 @@ def backend_never_there(t):
 
 @test
 def no_backend(t):
-    """All servers gone: clients are refused soon, not left hanging; served again later"""
+    """All servers gone: clients are refused soon, and once it is known their connects are; served again later"""
     t.servers.want("nginx,nginx,haproxy")
     d = t.dispatcher()
     load(10)
@@ -79,13 +79,27 @@ def no_backend(t):
             refused += 1
     took = time.monotonic() - begun
     check(refused == 10, f"{refused} of 10 refused")
-    ends = [c["end"] for c in d.await_log(20)][-10:]
-    check(ends == ["no-backend"] * 10, f"ends: {ends}")
+    ends = [c["end"] for c in d.await_log(11)][10:]
+    check(set(ends) == {"no-backend"}, f"ends: {ends}")
+    # By now probes were refused, too: not even the TCP handshake is answered.
+    time.sleep(1)
+    at_once, slowest = 0, 0
+    for i in range(10):
+        begun = time.monotonic()
+        try:
+            clients.fetch(clients.address(i))
+        except ConnectionRefusedError:
+            at_once += 1
+        slowest = max(slowest, time.monotonic() - begun)
+    check(at_once == 10, f"{at_once} of 10 connects refused")
+    check(slowest < 0.5, f"a refusal took {slowest:.2f} s")
     for n in (1, 2, 3):
         t.servers.start(n)
     t.undo.pop()
+    # Asked four times a second while none is up.
+    time.sleep(0.5)
     used_again(0)
-    return f"10 of 10 reset, all within {took:.2f} s; served again when the servers were back"
+    return f"10 of 10 reset, all within {took:.2f} s; then refused, the slowest in {slowest:.3f} s; served again when the servers were back"
 
 
 @test

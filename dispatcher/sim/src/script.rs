@@ -97,12 +97,18 @@ impl Out {
 
 #[derive(Default)]
 struct Sent {
+    full: bool,
+    refused: u64,
     frames: Vec<Out>,
     ended: Vec<(End, u64, u64)>,
 }
 
 impl Effects for Sent {
     fn transmit(&mut self, port: PortId, frame: &[u8]) -> bool {
+        if self.full {
+            self.refused += 1;
+            return false;
+        }
         self.frames.push(Out::new(usize::from(port.0), frame.to_vec()));
         true
     }
@@ -208,6 +214,8 @@ pub struct Bench {
     pub dialled_from: SocketAddr,
     /// See above.
     pub dialled: SocketAddr,
+    /// The transmit rings are full: what the engine makes is not sent.
+    pub full: bool,
     /// Connections that have ended, with bytes to server and client.
     pub ended: Vec<(End, u64, u64)>,
     /// Frames made by the engine and not looked at yet.
@@ -238,6 +246,7 @@ impl Bench {
             our_clock: 0,
             dialled_from: none,
             dialled: none,
+            full: false,
             ended: vec![],
             out: Default::default(),
         };
@@ -296,10 +305,11 @@ impl Bench {
         let mut buffer = vec![0; 256 + bytes.len()];
         buffer[64..64 + bytes.len()].copy_from_slice(bytes);
         let mut frame = Frame::new(&mut buffer, 64, bytes.len());
-        let mut sent = Sent::default();
+        let mut sent = Sent { full: self.full, ..Sent::default() };
         let verdict = self.engine.handle(PortId(port as u8), &mut frame, self.now, &mut sent);
         self.books.note(verdict);
         self.books.transmitted += sent.frames.len() as u64;
+        self.books.refused_by_driver += sent.refused;
         let made = sent.frames.clone();
         self.collect(sent);
         // What a call made is returned, not kept.
@@ -319,9 +329,10 @@ impl Bench {
 
     /// What is due now, done. Returns what was sent.
     pub fn poll(&mut self) -> Vec<Out> {
-        let mut sent = Sent::default();
+        let mut sent = Sent { full: self.full, ..Sent::default() };
         self.engine.poll(self.now, &mut sent);
         self.books.transmitted += sent.frames.len() as u64;
+        self.books.refused_by_driver += sent.refused;
         let made = sent.frames.clone();
         self.collect(sent);
         self.out.truncate(self.out.len() - made.len());

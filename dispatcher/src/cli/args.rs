@@ -2,7 +2,7 @@
 
 use super::name::check_name;
 use super::port::PortArg;
-use crate::engine::{AddressMode, BackendSpec, Balance, HashOn, TicketKey};
+use crate::engine::{AddressMode, BackendSpec, Balance, HashOn, ServiceKind, TicketKey};
 use crate::worker::Idle;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use core::time::Duration;
@@ -179,6 +179,11 @@ pub struct Tuning {
     #[arg(long, value_name = "D", default_value = "3s", value_parser = duration)]
     pub hello_timeout: Duration,
 
+    /// What is served: TLS or anything else (auto), or TLS alone (tls): then up to 30 s are waited for a hello, instead of
+    /// --hello-timeout
+    #[arg(long, value_enum, default_value = "auto")]
+    pub service_kind: ServiceKindArg,
+
     /// Sessions remembered; when full, the least recently used go
     #[arg(long, value_name = "N", default_value_t = crate::engine::Limits::default().sessions, value_parser = capacity)]
     pub session_capacity: usize,
@@ -280,6 +285,15 @@ words! {
         On => true,
         /// No
         Off => false,
+    }
+}
+words! {
+    /// `--service-kind`.
+    ServiceKindArg -> ServiceKind {
+        /// TLS or anything else
+        Auto => ServiceKind::Auto,
+        /// TLS alone
+        Tls => ServiceKind::Tls,
     }
 }
 words! {

@@ -50,6 +50,7 @@ fn config(service: &Service, tuning: &Tuning) -> Result<Config, Refusal> {
         address_mode: tuning.address_mode.into(),
         proxy_protocol: tuning.proxy_protocol.is_some_and(bool::from),
         hello_timeout: tuning.hello_timeout,
+        service_kind: tuning.service_kind.into(),
         flow_idle_timeout: tuning.flow_idle_timeout,
         affinity: tuning.affinity.into(),
         resume_fallback: tuning.resume_fallback,

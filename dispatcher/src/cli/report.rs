@@ -250,6 +250,13 @@ pub fn summary(config: &Config, workers: &[Snapshot], ran: Duration, journal_los
             c.hellos_unread
         );
     }
+    if c.silent > 0 {
+        _ = writeln!(
+            out,
+            "clients that said nothing in time: {}; a hello came too late from {} of them, and from the others never",
+            c.silent, c.late_hellos
+        );
+    }
     let refused = DropReason::ALL.iter().filter(|r| c.refused[**r as usize] > 0);
     let refused: Vec<_> = refused.map(|r| format!("{} {}", r.as_str(), c.refused[*r as usize])).collect();
     if !refused.is_empty() {

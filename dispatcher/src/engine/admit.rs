@@ -10,11 +10,12 @@ use super::connection::{Agreed, Connection, Held, NO_LIMIT, State, Story, Waitin
 use super::dial::proxy_header_len;
 use super::health::OUR_WSCALE;
 use super::keepalive::Asked;
+use super::late::Late;
 use super::neighbours::NextHop;
 use super::record::{Class, End};
 use super::send::Own;
 use super::session::Offer;
-use super::{Arrived, DropReason, Effects, Engine, HEADER_ROOM, Step, Verdict};
+use super::{Arrived, DropReason, Effects, Engine, HEADER_ROOM, ServiceKind, Step, Verdict};
 use crate::flow::{Assembler, ClientOptions, CookieVerified, Direction, FlowId, Side, Splice};
 use crate::time::Time;
 use crate::wire::build::Link;
@@ -24,7 +25,7 @@ use crate::wire::{Family, Frame};
 use core::time::Duration;
 use ssl_parse::{ClientHello, HelloWalk, Outcome};
 
-/// Who has sent part of a hello gets this long for the rest. Then a backend gets what there is.
+/// Who has sent part of a hello gets this long for the rest, and where all is TLS for the whole of it. Then a backend gets what there is.
 const COMPLETE_WITHIN: Duration = Duration::from_secs(30);
 /// A client that has sent part of a hello and nothing more for so long has filled its window, or lost a segment: it is
 /// acknowledged what is in order. As long as a delayed acknowledgement of a host.
@@ -47,7 +48,7 @@ enum Reading {
 }
 
 impl Engine {
-    /// A bare SYN to a VIP: answered with a cookie, and forgotten.
+    /// A bare SYN to a VIP: answered with a cookie, and forgotten. While it is known that no backend is up it is refused.
     pub(super) fn on_syn(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
         if self.stopping {
             // Who comes next may answer it.
@@ -55,6 +56,10 @@ impl Engine {
         }
         if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
             return Err(DropReason::BadChecksum);
+        }
+        if !self.serves(seg.ip.family) {
+            // As the servers would answer; and whoever checks the VIP sees that it serves nobody.
+            return self.refuse(seg, DropReason::NoBackend, frame, fx);
         }
         let asked = SynOptions::parse(&frame.bytes()[seg.tcp.header + 20..seg.tcp.payload]);
         let v4 = seg.ip.family == Family::V4;
@@ -136,7 +141,7 @@ impl Engine {
         let connection = Connection {
             state: State::AwaitHello(Waiting {
                 held: Held { stream: Assembler::lazy(isn + 1, HEADER_ROOM), acked: isn + 1, urgent: None },
-                silent_until: now + self.config.hello_timeout,
+                silent_until: now + self.patience(),
                 complete_until: now + self.config.hello_timeout.max(COMPLETE_WITHIN),
                 ack_at: None,
                 unacked: 0,
@@ -173,16 +178,25 @@ impl Engine {
             client_window,
             path: [NO_LIMIT; 2],
             watch: None,
+            late: Late::No,
             story: Story::new(self.serial + 1),
         };
         let id = self.flows.insert(*proof.tuple(), connection).ok_or(DropReason::FlowTableFull)?;
         self.serial += self.step;
         self.counters.flows_opened += 1;
-        self.wheel.arm(id.0, now + self.config.hello_timeout);
+        self.wheel.arm(id.0, now + self.patience());
         if seg.tcp.seq_len() == 0 {
             return Ok(Verdict::Hold);
         }
         self.read_client(id, seg, frame, fx)
+    }
+
+    /// How long a client may say nothing.
+    fn patience(&self) -> Duration {
+        match self.config.service_kind {
+            ServiceKind::Auto => self.config.hello_timeout,
+            ServiceKind::Tls => self.config.hello_timeout.max(COMPLETE_WITHIN),
+        }
     }
 
     /// Another segment of a client whose hello is not complete.
@@ -457,6 +471,8 @@ impl Engine {
             self.choose_by_hello(id, now, fx);
         } else {
             // Perhaps the server is to speak first, or to answer the few bytes that have come.
+            self.counters.silent += 1;
+            self.flows.get_mut(id).late = Late::Awaited;
             self.choose_without_identity(id, now, fx);
         }
     }
@@ -476,7 +492,7 @@ impl Engine {
 }
 
 /// What a hello offers, and its server name if somebody wants to know it.
-fn read_offer(stream: &[u8], hello: &ClientHello<'_>, keep_name: bool) -> (Offer, Option<Box<str>>) {
+pub(super) fn read_offer(stream: &[u8], hello: &ClientHello<'_>, keep_name: bool) -> (Offer, Option<Box<str>>) {
     let name = hello.sni.filter(|_| keep_name);
     let name = name.map(|n| String::from_utf8_lossy(&n[..n.len().min(255)]).into_owned().into_boxed_str());
     (Offer::at_head_of(stream, hello), name)

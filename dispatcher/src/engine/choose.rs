@@ -1,9 +1,10 @@
 //! Which backend: by identity where the tables know one, else by the balancing algorithm.
 
 use super::connection::State;
+use super::late::Late;
 use super::record::{Class, End};
 use super::session::{Offer, Watch};
-use super::{AddressMode, DropReason, Effects, Engine, HashOn};
+use super::{DropReason, Effects, Engine, HashOn};
 use crate::flow::{FlowId, Side, Tuple};
 use crate::time::Time;
 use crate::wire::{Addr, Family, Seq};
@@ -57,7 +58,7 @@ impl Engine {
     }
 
     /// Reads along what the server is going to answer, from `start` on.
-    fn open_watch(&mut self, id: FlowId, watch: Watch, tuple: &Tuple, start: Seq, now: Time) {
+    pub(super) fn open_watch(&mut self, id: FlowId, watch: Watch, tuple: &Tuple, start: Seq, now: Time) {
         if let Some(flow) = self.watches.to_give_way(now) {
             self.counters.unwatched += 1;
             self.unwatch(flow);
@@ -71,18 +72,22 @@ impl Engine {
     /// It began as a hello, and nothing can be read of it: choose by the algorithm, dial. The server says what is wrong.
     pub(super) fn choose_for_unread_hello(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
         self.counters.secure += 1;
-        self.balance(id, Class::Secure, now, fx);
+        self.flows.get_mut(id).story.class = Some(Class::Secure);
+        self.balance(id, now, fx);
     }
 
     /// Not TLS, or a client that waits for the server to speak: choose by the algorithm, dial.
     pub(super) fn choose_without_identity(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
-        self.counters.non_secure += 1;
-        self.balance(id, Class::NonSecure, now, fx);
+        // Who has said nothing may still say a hello, see `late`.
+        if self.flows.get(id).late == Late::No {
+            self.flows.get_mut(id).story.class = Some(Class::NonSecure);
+            self.counters.non_secure += 1;
+        }
+        self.balance(id, now, fx);
     }
 
-    fn balance(&mut self, id: FlowId, class: Class, now: Time, fx: &mut dyn Effects) {
+    fn balance(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
         let Some(tuple) = self.flows.tuple(id, Side::Client).copied() else { return };
-        self.flows.get_mut(id).story.class = Some(class);
         match self.pick(&tuple, &Lookup::default(), &[]) {
             Some(backend) => self.dial(id, backend, now, fx),
             None => self.give_up(id, now, fx),
@@ -109,12 +114,14 @@ impl Engine {
     /// Nobody left to ask.
     fn give_up(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
         self.counters.refused[DropReason::NoBackend as usize] += 1;
+        // The last one asked was there, and refused nothing but the port.
+        let port_in_use = matches!(&self.flows.get(id).state, State::Dialing(d) if d.challenges > 0);
         self.reset_client(id, fx);
-        self.abandon(id, End::NoBackend, now, fx);
+        self.abandon(id, if port_in_use { End::PortInUse } else { End::NoBackend }, now, fx);
     }
 
-    /// A backend of the client's family, none of `except`. Those held to be down are asked only when no other is left: they
-    /// may have come back, and the client has nothing to lose.
+    /// A backend of the client's family that is up, none of `except`. Those held to be down are not tried, not even as the last
+    /// resort: the probes that said so go on, and find out that one is back sooner than a client would who waits for it.
     fn pick(&mut self, tuple: &Tuple, found: &Lookup, except: &[BackendId]) -> Option<BackendId> {
         let family = family_of(tuple);
         let hints = Hints {
@@ -126,7 +133,12 @@ impl Engine {
         let Engine { routes, health, pool, balancer, .. } = self;
         let fits = |b: BackendId| routes.backends[b.index()].addr.family() == family && !except.contains(&b);
         lb::choose(balancer, pool, found, hints, |b| fits(b) && health.is_up(b))
-            .or_else(|| lb::choose(balancer, pool, found, hints, fits))
+    }
+
+    /// Some backend of the family is up that may take a connection. One that drains may: the client may have a session there.
+    pub(super) fn serves(&mut self, family: Family) -> bool {
+        let Engine { health, pool, .. } = self;
+        health.serves(family, |b| pool.may_resume(b))
     }
 
     /// What picks a backend goes by: no secret in it, so that a restarted dispatcher leads as the one before.
@@ -142,38 +154,11 @@ impl Engine {
         self.keyed.hash(&tuple.to_bytes())
     }
 
-    /// A hash of the client's address alone.
-    fn client_hash(&self, tuple: &Tuple) -> u64 {
-        self.keyed.hash(&tuple.src)
-    }
-
     /// Who the client is, as far as the affinity table cares: see [`lb::Sighting::client`].
     pub(super) fn client_identity(&self, tuple: &Tuple) -> u64 {
         client_identity(&self.keyed, Addr(tuple.src))
     }
-
-    /// The tuple in which a backend's answers will arrive, from a local port that is free. In DNAT mode there is only one.
-    pub(super) fn server_tuple(&mut self, client: &Tuple, backend: BackendId) -> Option<Tuple> {
-        let Engine { routes, flows, local_ports, config, returning, worker, workers, .. } = self;
-        let route = &routes.backends[backend.index()];
-        let tuple = |local: Addr, port| Tuple { src: route.addr.0, sport: route.port, dst: local.0, dport: port };
-        if config.address_mode == AddressMode::Dnat {
-            return Some(tuple(Addr(client.src), client.sport)).filter(|t| !flows.contains(t));
-        }
-        let scattered = returning.knows_cards();
-        // Whose the port is first: it is the cheaper question, and mostly the one that is answered no.
-        let free = |port: u16| {
-            let tuple = tuple(route.source, port);
-            (!scattered || returning.owner(&tuple) == Some(*worker)) && !flows.contains(&tuple)
-        };
-        let tries = if scattered { PORT_TRIES * *workers } else { PORT_TRIES };
-        let port = local_ports.next(backend.index(), free, tries)?;
-        Some(tuple(route.source, port))
-    }
 }
-
-/// Local ports of one's own looked at for one dial.
-const PORT_TRIES: usize = 512;
 
 pub(super) fn millis(now: Time) -> Millis {
     Millis(now.as_millis())

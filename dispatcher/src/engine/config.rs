@@ -89,6 +89,16 @@ impl AddressMode {
     }
 }
 
+/// What a service speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ServiceKind {
+    /// TLS or anything else: who says nothing for the hello timeout may be waiting for the server to speak.
+    #[default]
+    Auto,
+    /// TLS alone: the client speaks first, and half a minute is waited for its hello, so that a slow one is led by its session, too.
+    Tls,
+}
+
 /// Sizes of every table and buffer. What happens when one is full is written at each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
@@ -150,6 +160,8 @@ pub struct Config {
     pub proxy_protocol: bool,
     /// How long a client may stay silent before it is taken for one that waits for the server to speak.
     pub hello_timeout: Duration,
+    /// What is served.
+    pub service_kind: ServiceKind,
     /// A flow without frames for this long is reset on both sides.
     pub flow_idle_timeout: Duration,
     /// Follow identities at all.
@@ -182,6 +194,7 @@ impl Default for Config {
             address_mode: AddressMode::default(),
             proxy_protocol: false,
             hello_timeout: Duration::from_secs(3),
+            service_kind: ServiceKind::default(),
             flow_idle_timeout: Duration::from_secs(300),
             affinity: true,
             resume_fallback: lb::ResumeFallback::default(),

@@ -4,6 +4,7 @@
 
 use super::PortId;
 use super::keepalive::Asked;
+use super::late::Late;
 use super::neighbours::NextHop;
 use super::record::Class;
 use super::watches::WatchId;
@@ -59,8 +60,10 @@ pub struct Dialing {
     pub held: Held,
     /// Bytes of the PROXY header in front of it.
     pub header: u8,
-    /// SYNs sent to this backend.
+    /// SYNs sent to this backend, from the present port.
     pub syns: u8,
+    /// How often it said that it still holds an older connection from our port.
+    pub challenges: u8,
     /// When this backend was chosen.
     pub since: Time,
     /// When to send the next, or to give this backend up.
@@ -260,6 +263,8 @@ pub struct Connection {
     pub path: [u16; 2],
     /// What the server's answer is read into, while it is.
     pub watch: Option<WatchId>,
+    /// Whether a hello may still come, after the backend was chosen.
+    pub late: Late,
     /// What will be told.
     pub story: Story,
 }

@@ -103,6 +103,10 @@ pub struct Counters {
     pub non_secure: u64,
     /// Secure flows whose hello could not be read, or not all of it: balanced, or led by what could be read.
     pub hellos_unread: u64,
+    /// Flows whose client said nothing in its time, so that a backend was chosen without it.
+    pub silent: u64,
+    /// Of these, flows whose stream began with a ClientHello after all: read for learning and statistics.
+    pub late_hellos: u64,
     /// Server answers not followed because no watch was free or too much was out of order.
     pub unwatched: u64,
     /// Segments answered by a reset, by what was wrong with them.
@@ -129,6 +133,8 @@ impl Counters {
             secure,
             non_secure,
             hellos_unread,
+            silent,
+            late_hellos,
             unwatched,
             refused,
             drops,
@@ -148,6 +154,8 @@ impl Counters {
             (secure, other.secure),
             (non_secure, other.non_secure),
             (hellos_unread, other.hellos_unread),
+            (silent, other.silent),
+            (late_hellos, other.late_hellos),
             (unwatched, other.unwatched),
         ] {
             *mine += theirs;

@@ -9,7 +9,7 @@ use super::connection::{Connection, Dialing, Ours, State};
 use super::health::{OUR_WSCALE, mss_said};
 use super::record::End;
 use super::send::Own;
-use super::{Arrived, DropReason, Effects, Engine, HEADER_ROOM, Step, Verdict};
+use super::{AddressMode, Arrived, DropReason, Effects, Engine, HEADER_ROOM, Step, Verdict};
 use crate::flow::{Assembler, Clock, Direction, FlowId, Rescale, Side, Splice, Tuple};
 use crate::time::Time;
 use crate::wire::options::{SynOptions, Timestamps};
@@ -29,7 +29,9 @@ const MOST_SYNS: u8 = 6;
 const SYNS_FOR_A_SESSION: u8 = 5;
 /// But no longer than that: the SYNs are not counted while its next hop's address is lost.
 const LONGEST: Duration = Duration::from_secs(10);
-/// While the next hop's address is not known nothing was sent: try again soon.
+/// Other ports tried at one backend that holds an old connection on each. Where half of all ports are so, one dial in 500 needs more.
+const MOST_PORTS: u8 = 8;
+/// While the next hop's address is not known, or our transmit ring is full, nothing was sent: try again soon.
 const NO_LINK_RETRY: Duration = Duration::from_millis(20);
 
 impl Engine {
@@ -54,9 +56,9 @@ impl Engine {
         };
         tried.push(backend);
         c.story.attempts += 1;
-        c.state = State::Dialing(Dialing { held, header, syns: 0, since: now, retry_at: now, tried });
+        c.state = State::Dialing(Dialing { held, header, syns: 0, challenges: 0, since: now, retry_at: now, tried });
         c.hop = self.routes.backends[backend.index()].hop;
-        let Some(tuple) = self.server_tuple(&client, backend) else {
+        let Some(tuple) = self.server_tuple(&client, backend, now) else {
             self.counters.refused[DropReason::NoLocalPort as usize] += 1;
             return self.redispatch(id, now, fx);
         };
@@ -65,8 +67,11 @@ impl Engine {
             self.reset_client(id, fx);
             return self.abandon(id, End::NoBackend, now, fx);
         }
-        let bound = self.flows.bind(id, tuple);
-        debug_assert!(bound, "the tuple was free a moment ago");
+        if !self.flows.bind(id, tuple) {
+            // Two flows on one tuple would mix their bytes.
+            self.counters.refused[DropReason::NoLocalPort as usize] += 1;
+            return self.redispatch(id, now, fx);
+        }
         self.flows.get_mut(id).story.backend = Some(backend);
         self.pool.opened(backend);
         self.send_syn(id, now, fx);
@@ -128,12 +133,10 @@ impl Engine {
             window: u16::try_from(c.client_window).unwrap_or(u16::MAX),
             options: &options[..n],
         };
-        if known {
-            self.counters.dials += 1;
-            self.send_to_server(id, &own, now, fx);
-        }
+        let sent = known && self.send_to_server(id, &own, now, fx);
         let State::Dialing(dialing) = &mut self.flows.get_mut(id).state else { return };
-        let wait = if known {
+        let wait = if sent {
+            self.counters.dials += 1;
             dialing.syns += 1;
             RETRY[usize::from(dialing.syns - 1).min(RETRY.len() - 1)]
         } else {
@@ -152,6 +155,16 @@ impl Engine {
         let out_of_patience = usize::from(dialing.syns) >= RETRY.len() || now.since(dialing.since) > patience;
         let backend = dialing.tried.last().copied();
         let alive = backend.is_some_and(|b| self.health.heard_since(b, dialing.since));
+        if let Some(backend) = backend
+            && dialing.syns > 0
+            && !alive
+        {
+            self.health.doubt(backend, now);
+            if !self.health.is_up(backend) {
+                // Its silence is known by now: nobody waits for what is known.
+                return self.redispatch(id, now, fx);
+            }
+        }
         let promised = backend.is_some_and(|b| c.story.decided == Some(b) && self.health.is_up(b));
         let most = if alive {
             MOST_SYNS
@@ -162,11 +175,6 @@ impl Engine {
         };
         if !out_of_patience || (dialing.syns < most && now.since(dialing.since) < LONGEST) {
             return self.send_syn(id, now, fx);
-        }
-        if let Some(backend) = backend
-            && !alive
-        {
-            self.health.silent(backend, now);
         }
         self.redispatch(id, now, fx);
     }
@@ -191,7 +199,7 @@ impl Engine {
         let ours = flags.has(Flags::ACK) && seg.tcp.ack == expected;
         match (flags.has(Flags::RST), flags.has(Flags::SYN), ours) {
             (true, _, true) => {
-                self.health.refused(backend, seg.now);
+                self.health.doubt(backend, seg.now);
                 self.redispatch(id, seg.now, fx);
                 Ok(Verdict::Hold)
             }
@@ -201,17 +209,37 @@ impl Engine {
                 Ok(Verdict::Hold)
             }
             _ if flags.has(Flags::ACK) => {
-                // The backend still holds an older connection from this address and port (RFC 9293 section 3.10.7.3): a
-                // reset with the number it expects ends that, and the SYN comes again.
-                let own = Own { seq: seg.tcp.ack, ack: Seq(0), flags: Flags::RST, window: 0, options: &[] };
-                self.send_to_server(id, &own, seg.now, fx);
-                let State::Dialing(dialing) = &self.flows.get(id).state else { return Err(DropReason::NoFlow) };
-                if usize::from(dialing.syns) < RETRY.len() {
-                    self.send_syn(id, seg.now, fx);
-                }
+                self.on_challenge(id, backend, seg, fx);
                 Ok(Verdict::Hold)
             }
             _ => Err(DropReason::OutOfWindow),
+        }
+    }
+
+    /// The backend still holds an older connection from this address and port (RFC 9293 section 3.10.7.3). A reset with the number it
+    /// expects ends that, but not everywhere: Linux with `tcp_rfc1337=1` ignores it in TIME_WAIT, and says nothing more for half a
+    /// second. So the SYN goes from another port at once. With the client's own (`dnat`) there is no other: the SYN is repeated from
+    /// there, and in the end another backend is tried, which holds no such connection.
+    fn on_challenge(&mut self, id: FlowId, backend: BackendId, seg: &Arrived, fx: &mut dyn Effects) {
+        let own = Own { seq: seg.tcp.ack, ack: Seq(0), flags: Flags::RST, window: 0, options: &[] };
+        self.send_to_server(id, &own, seg.now, fx);
+        // Who challenges is alive.
+        self.health.heard(backend, seg.now);
+        let State::Dialing(dialing) = &mut self.flows.get_mut(id).state else { return };
+        dialing.challenges = dialing.challenges.saturating_add(1);
+        let (challenges, syns) = (dialing.challenges, dialing.syns);
+        if self.config.address_mode == AddressMode::Snat
+            && challenges <= MOST_PORTS
+            && let Some(client) = self.flows.tuple(id, Side::Client).copied()
+            && let Some(tuple) = self.server_tuple(&client, backend, seg.now)
+            && self.flows.bind(id, tuple)
+        {
+            if let State::Dialing(dialing) = &mut self.flows.get_mut(id).state {
+                dialing.syns = 0;
+            }
+            self.send_syn(id, seg.now, fx);
+        } else if usize::from(syns) < RETRY.len() {
+            self.send_syn(id, seg.now, fx);
         }
     }
 
@@ -266,6 +294,7 @@ impl Engine {
         self.health.answered(backend, &offered, &got, ecn, seg.tcp.window);
         self.watch_released(id, seg.now);
         let segment = usize::from(mss_said(got.mss, seg.ip.family).min(mss));
+        self.read_late_held(id, seg.now);
         self.release(id, segment, room as usize, seg, fx);
     }
 }

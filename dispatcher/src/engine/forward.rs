@@ -6,6 +6,7 @@
 //! of flows that are over.
 
 use super::connection::{Connection, State};
+use super::late::Late;
 use super::record::End;
 use super::send::Own;
 use super::{Arrived, DropReason, Effects, Engine, Step, Verdict};
@@ -40,8 +41,13 @@ impl Engine {
             return self.forward_rare(id, side, seg, frame, fx);
         }
         let says = tcp.payload_len() > 0 || tcp.flags.has(Flags::URG);
-        if side == Side::Client && says && self.flows.get(id).watch.is_some() {
-            self.watch_client(id, seg, frame);
+        if side == Side::Client && says {
+            let c = self.flows.get(id);
+            if c.watch.is_some() {
+                self.watch_client(id, seg, frame);
+            } else if c.late != Late::No {
+                self.read_late(id, seg, frame);
+            }
         }
         let c = self.flows.get_mut(id);
         if side == Side::Server
@@ -85,8 +91,11 @@ impl Engine {
                         return Ok(Verdict::Hold);
                     }
                 }
-                if len > 0 && self.flows.get(id).watch.is_some() {
+                let c = self.flows.get(id);
+                if len > 0 && c.watch.is_some() {
                     self.watch(id, seq, &frame.bytes()[tcp.payload..tcp.end], seg.now);
+                } else if len > 0 && c.late != Late::No {
+                    self.late_over(id);
                 }
             }
             let c = self.flows.get(id);

@@ -50,7 +50,7 @@ impl Engine {
                     return Err(DropReason::OutOfWindow);
                 }
                 if let Some(&backend) = dialing.tried.last() {
-                    self.health.refused(backend, now);
+                    self.health.doubt(backend, now);
                 }
                 self.redispatch(id, now, fx);
                 Ok(Verdict::Hold)

@@ -209,12 +209,18 @@ impl Engine {
             dst: (route.addr, route.port),
             seq: isn,
             ack: Seq(0),
-            flags: Flags::SYN.with(Flags::ECE).with(Flags::CWR),
+            flags: if self.health.probe_asks_ecn(id) {
+                Flags::SYN.with(Flags::ECE).with(Flags::CWR)
+            } else {
+                Flags::SYN
+            },
             window: u16::MAX,
             options: &options[..n],
             payload: &[],
         };
-        self.emit(port, &segment, fx);
+        if !self.emit(port, &segment, fx) {
+            self.health.unsent(id, now);
+        }
     }
 
     /// Says once, at start, which addresses are here: switches and routers that remember another place learn. Before that it is

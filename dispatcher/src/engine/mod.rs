@@ -28,11 +28,13 @@ mod connection;
 mod counters;
 mod cut;
 mod dial;
+mod dial_from;
 mod doubts;
 mod forward;
 mod health;
 pub(crate) mod icmp;
 mod keepalive;
+mod late;
 mod limiter;
 mod local;
 mod neighbours;
@@ -46,7 +48,9 @@ mod split;
 mod timers;
 mod watches;
 
-pub use config::{AddressMode, BackendSpec, Balance, Config, ConfigError, HashOn, Limits, PortSpec, TicketKey};
+pub use config::{
+    AddressMode, BackendSpec, Balance, Config, ConfigError, HashOn, Limits, PortSpec, ServiceKind, TicketKey,
+};
 pub use conflicts::{Conflict, Conflicts};
 pub use counters::{Counters, DropReason};
 pub use record::{Class, ConnectionRecord, End};
@@ -61,6 +65,7 @@ use connection::Connection;
 use core::time::Duration;
 use doubts::Doubts;
 use health::Health;
+use late::Lates;
 use lb::affinity::Update;
 use lb::{Affinity, Algorithm, Balancer, Pool, StableHash};
 use limiter::Limiter;
@@ -127,6 +132,8 @@ pub struct Engine {
     cookies: CookieJar,
     buffers: BufferPool,
     watches: Watches,
+    /// Hellos that came too late to be asked for.
+    lates: Lates,
     local_ports: LocalPorts,
     /// Whose what returns to them is.
     returning: Arc<Returning>,
@@ -255,13 +262,15 @@ impl Engine {
         let mss = routes.mss();
         Ok(Engine {
             health: Health::new(routes.backends.iter().map(|b| b.addr), mss, config.probe, half(2) as u32, now)
-                .probing_from(share::probe_ports(worker, workers)),
+                .probing_from(share::probe_ports(worker, workers))
+                .with_foreign_dials(config.address_mode == AddressMode::Dnat),
             neighbours,
             flows: FlowTable::new(limits.flows, (half(3), half(4))),
             wheel: Wheel::new(limits.flows, TICK, WHEEL_SLOTS, now),
             cookies: CookieJar::new(derive(5)),
             buffers: BufferPool::new(limits.hellos, HEADER_ROOM + limits.hello_bytes),
             watches: Watches::new(limits.watches),
+            lates: Lates::new(),
             local_ports: LocalPorts::new(first_port, last_port, routes.backends.len(), derive(6)),
             returning,
             worker,

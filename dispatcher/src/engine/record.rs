@@ -36,6 +36,8 @@ pub enum End {
     Idle,
     /// No backend could be reached.
     NoBackend,
+    /// The backends that were asked still hold an older connection from the client's own address and port (`dnat`).
+    PortInUse,
     /// It had kept half a hello for long when another client needed the buffer.
     NoBuffer,
     /// The tuple was used anew by the client before the old connection had ended.
@@ -54,6 +56,7 @@ impl End {
             End::BackendLost => "backend-lost",
             End::Idle => "idle",
             End::NoBackend => "no-backend",
+            End::PortInUse => "port-in-use",
             End::NoBuffer => "no-buffer",
             End::Replaced => "replaced",
             End::Shutdown => "shutdown",

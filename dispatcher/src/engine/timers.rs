@@ -100,6 +100,7 @@ impl Engine {
         if self.flows.get(id).story.told {
             return;
         }
+        self.late_over(id);
         self.unwatch(id);
         self.flows.get_mut(id).story.told = true;
         self.counters.flows_closed += 1;

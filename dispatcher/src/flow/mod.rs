@@ -25,7 +25,7 @@ mod wheel;
 
 pub use assembler::{Assembler, BufferId, BufferPool, Inserted, MAX_RANGES};
 pub use cookie::{ClientOptions, CookieJar, CookieVerified, EPOCH};
-pub use ports::LocalPorts;
+pub use ports::{LocalPorts, PortUse};
 pub use rss::Rss;
 pub use splice::{Clock, Endpoints, Rescale, Splice};
 pub use table::{FlowId, FlowTable, Side, Tuple};

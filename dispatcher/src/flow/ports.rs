@@ -8,7 +8,25 @@
 //! outside the range skipped ("cycle walking", Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). A
 //! slot costs four bytes; no permutation is stored.
 
+//!
+//! Where ports are scarce, late reuse has to give way: when all of the next few ports are those of flows that are over and are only
+//! remembered, the first of them is taken. It was left unused longer than all behind it.
+
 use siphasher::sip::SipHasher13;
+
+/// What a local port is at present.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PortUse {
+    /// Nobody's.
+    Free,
+    /// A flow's that is over, and has been for long enough that it may be forgotten.
+    Over,
+    /// Somebody's.
+    Taken,
+}
+
+/// Ports looked at behind one whose flow is over, for one that is free.
+const LOOK_AHEAD: usize = 8;
 
 /// Cursors over the local ports, one for each slot: a slot is a pair of backend and own address, numbered by the caller.
 pub struct LocalPorts {
@@ -60,19 +78,32 @@ impl LocalPorts {
         (self.first, (u32::from(self.first) + self.count - 1) as u16)
     }
 
-    /// The next port of `slot` that `is_free`; asks about at most `max_tries` of them. `None` when all of those are taken: the
-    /// dial fails as if the backend had refused, and the next attempt goes on behind them.
+    /// The next port of `slot` that is free, or else over, by what `ask` says; asks about at most `max_tries` of them. `None` when all
+    /// of those are taken: the dial fails as if the backend had refused, and the next attempt goes on behind them.
     ///
     /// # Panics
     /// When there is no such slot.
-    pub fn next(&mut self, slot: usize, mut is_free: impl FnMut(u16) -> bool, max_tries: usize) -> Option<u16> {
+    pub fn next(&mut self, slot: usize, mut ask: impl FnMut(u16) -> PortUse, max_tries: usize) -> Option<u16> {
+        // The first that is over, the cursor behind it, and how many are looked at yet.
+        let mut over = None;
         for _ in 0..max_tries.min(self.count as usize) {
             let port = self.advance(slot);
-            if is_free(port) {
-                return Some(port);
+            match ask(port) {
+                PortUse::Free => return Some(port),
+                PortUse::Over if over.is_none() => over = Some((port, self.cursors[slot], LOOK_AHEAD)),
+                PortUse::Over | PortUse::Taken => {}
+            }
+            if let Some((_, _, left)) = &mut over {
+                if *left == 0 {
+                    break;
+                }
+                *left -= 1;
             }
         }
-        None
+        let (port, behind, _) = over?;
+        // What was only looked at keeps its turn.
+        self.cursors[slot] = behind;
+        Some(port)
     }
 
     /// Moves the cursor to the next position that stands for a port in the range. The domain is less than four times the
@@ -119,7 +150,8 @@ mod tests {
             let mut ports = LocalPorts::new(first, last, 3, ENTROPY);
             assert_eq!(ports.range(), (first, last));
             let count = usize::from(last - first) + 1;
-            let mut round = |slot| (0..count).map(|_| ports.next(slot, |_| true, 1).unwrap()).collect::<Vec<_>>();
+            let mut round =
+                |slot| (0..count).map(|_| ports.next(slot, |_| PortUse::Free, 1).unwrap()).collect::<Vec<_>>();
             for slot in [0, 2] {
                 let cycle = round(slot);
                 let seen: BTreeSet<_> = cycle.iter().copied().collect();
@@ -137,7 +169,7 @@ mod tests {
     fn the_order_is_scattered_and_differs_by_slot_and_entropy() {
         let order = |slot, entropy| {
             let mut ports = LocalPorts::new(20_000, 29_999, 2, entropy);
-            (0..2000).map(|_| ports.next(slot, |_| true, 1).unwrap()).collect::<Vec<_>>()
+            (0..2000).map(|_| ports.next(slot, |_| PortUse::Free, 1).unwrap()).collect::<Vec<_>>()
         };
         let one = order(0, ENTROPY);
         assert_eq!(one, order(0, ENTROPY));
@@ -157,12 +189,12 @@ mod tests {
             0,
             |port| {
                 asked.push(port);
-                false
+                PortUse::Taken
             },
             8,
         );
         assert_eq!((none, asked.len()), (None, 8));
-        let next = ports.next(0, |port| !asked.contains(&port), 1);
+        let next = ports.next(0, |port| if asked.contains(&port) { PortUse::Taken } else { PortUse::Free }, 1);
         assert!(next.is_some(), "the next attempt goes on behind the tries that failed");
         let mut tries = 0;
         assert_eq!(
@@ -170,14 +202,35 @@ mod tests {
                 0,
                 |_| {
                     tries += 1;
-                    false
+                    PortUse::Taken
                 },
                 usize::MAX
             ),
             None
         );
         assert_eq!(tries, 50, "no port is asked about twice");
-        assert_eq!(ports.next(0, |port| port == 123, 50), Some(123));
+        let only = |port| if port == 123 { PortUse::Free } else { PortUse::Taken };
+        assert_eq!(ports.next(0, only, 50), Some(123));
+    }
+
+    #[test]
+    fn where_all_are_over_the_one_unused_for_longest_is_taken_and_no_port_loses_its_turn() {
+        let mut ports = LocalPorts::new(100, 149, 1, ENTROPY);
+        let order: Vec<u16> = (0..50).map(|_| ports.next(0, |_| PortUse::Free, 1).unwrap()).collect();
+        // Twice round: each comes in its turn, as if all were free.
+        let again: Vec<u16> = (0..100).map(|_| ports.next(0, |_| PortUse::Over, 512).unwrap()).collect();
+        assert_eq!(again, [&order[..], &order[..]].concat());
+        // One that is free is better, if it is near.
+        let one = |free: u16| move |port| if port == free { PortUse::Free } else { PortUse::Over };
+        assert_eq!(ports.next(0, one(order[8]), 512), Some(order[8]));
+        assert_eq!(ports.next(0, one(order[9 + 10]), 512), Some(order[9]));
+        // Living flows in between are passed over.
+        let taken = |port| if port == order[10] { PortUse::Taken } else { PortUse::Over };
+        assert_eq!(ports.next(0, taken, 512), Some(order[11]));
+        assert_eq!(ports.next(0, taken, 512), Some(order[12]));
+        // Only one that is over, with nothing free near or far.
+        let last = |port| if port == order[40] { PortUse::Over } else { PortUse::Taken };
+        assert_eq!(ports.next(0, last, 512), Some(order[40]));
     }
 
     #[test]

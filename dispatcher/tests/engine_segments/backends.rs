@@ -2,6 +2,7 @@
 
 use super::*;
 use dispatcher::engine::{Balance, HashOn};
+use dispatcher::time::Time;
 
 /// The names of the servers that these clients' connections are dialled to.
 fn led(config: &Config, secret: u8, v6: bool, clients: &[&str]) -> Vec<String> {
@@ -75,4 +76,313 @@ fn the_addresses_of_one_ipv6_network_meet_one_server() {
     let networks: Vec<String> = (0..12).map(|n| format!("[2001:db8:0:{n:x}::1]:50000")).collect();
     let networks: Vec<&str> = networks.iter().map(String::as_str).collect();
     assert!(led(&config, 1, true, &networks).iter().any(|name| *name != met[0]));
+}
+
+/// How a server answers probes: takes them, refuses them, says nothing.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Answer {
+    Takes,
+    Refuses,
+    Silent,
+}
+
+/// Time passes, and probes are answered; the rest of what was sent is returned, and how many probes there were.
+fn live(b: &mut Bench, time: Duration, answer: impl Fn(SocketAddr) -> Answer) -> (Vec<Out>, usize) {
+    let (end, mut rest, mut probes) = (b.now + time, vec![], 0);
+    while b.now < end {
+        let dial = (b.dialled, b.dialled_from);
+        for out in b.wait(ms(10)) {
+            let is_tcp = out.ip().protocol == protocol::TCP;
+            if !is_tcp || !out.tcp().is_bare_syn() || out.tcp().src_port >= 2048 {
+                rest.push(out);
+                continue;
+            }
+            probes += 1;
+            b.dialled = out.ip().dst.socket(out.tcp().dst_port);
+            b.dialled_from = out.ip().src.socket(out.tcp().src_port);
+            let ack = (out.tcp().seq + 1).0.wrapping_sub(CLIENT_ISN);
+            let options = written(&linux());
+            match answer(b.dialled) {
+                Answer::Takes => {
+                    _ = b.server_sends(Seg { options: &options, window: 60000, ..seg(SYN_ACK, 0, ack, &[]) })
+                }
+                Answer::Refuses => _ = b.server_sends(seg(RST_ACK, 0, ack, &[])),
+                Answer::Silent => {}
+            }
+        }
+        // A dial that went out meanwhile is the latest; a probe is none.
+        let last = rest.iter().rev().find(|o: &&Out| o.port == b.server_port() && o.tcp().is_bare_syn());
+        (b.dialled, b.dialled_from) =
+            last.map_or(dial, |o| (o.ip().dst.socket(o.tcp().dst_port), o.ip().src.socket(o.tcp().src_port)));
+    }
+    (rest, probes)
+}
+
+/// Two servers that are probed, and a hello whose session is at the second.
+fn probed(mode: AddressMode) -> (Bench, Vec<u8>) {
+    let key = TicketKey::Name { backend: server_name(1, false), name: [9; 16] };
+    let config = Config { address_mode: mode, probe: true, ticket_keys: vec![key], ..two_armed(2, false) };
+    let mut b = Bench::new(config, false);
+    live(&mut b, ms(300), |_| Answer::Takes);
+    (b, Hello { ticket: Some(vec![9; 100]), ..Hello::default() }.bytes())
+}
+
+/// The client's SYN; returns the verdict, and the answer's flags.
+fn knock(b: &mut Bench) -> (Verdict, Flags) {
+    let (out, v) = b.client_sends(Seg { flags: SYN, ..Seg::default() });
+    (v, out.first().map_or(Flags::default(), Out::flags))
+}
+
+#[test]
+fn a_client_whom_the_servers_refuse_takes_them_from_nobody() {
+    for mode in [AddressMode::Dnat, AddressMode::Snat] {
+        for how in ["reset", "unreachable", "silence"] {
+            let (mut b, session) = probed(mode);
+            let mut probes = 0;
+            for n in 0..8 {
+                // A firewall at the servers that is against this one client.
+                b.client = SocketAddr::new(client_ip(66, false), 51_000 + n);
+                b.client_syn(&SynOptions { mss: Some(1460), ..SynOptions::default() });
+                b.client_sends(seg(ACK, 1, 1, &[]));
+                let (mut out, _) = b.client_sends(seg(ACK, 1, 1, HTTP));
+                for _ in 0..2 {
+                    let syn = out.into_iter().find(|o| o.tcp().is_bare_syn()).expect("a dial");
+                    out = match how {
+                        "reset" => b.server_sends(seg(RST_ACK, 0, 1, &[])).0,
+                        "unreachable" => {
+                            let error = icmp_error(&b, 1, (3, 10, 0), &syn.bytes);
+                            b.hand_in(1, &error).0
+                        }
+                        _ => {
+                            let first = b.dialled;
+                            let mut all = vec![];
+                            while b.dialled == first && b.ended.len() == usize::from(n) {
+                                let (out, more) = live(&mut b, ms(10), |_| Answer::Takes);
+                                probes += more;
+                                all = out;
+                            }
+                            all
+                        }
+                    };
+                }
+                probes += live(&mut b, ms(200), |_| Answer::Takes).1;
+                // Somebody else, with a session at the second server.
+                b.client = SocketAddr::new(client_ip(1, false), 52_000 + n);
+                b.dial(&session);
+                assert_eq!(b.dialled, b.config.backends[1].addr, "{mode:?}, {how}");
+                b.server_sends(Seg { window: 60000, ..seg(SYN_ACK, 0, 1, &[]) });
+            }
+            let seconds = b.now.since(Time::from_millis(64_000_000)).as_secs() as usize + 1;
+            assert!(probes > 0 && probes <= 2 * 4 * seconds, "{mode:?}, {how}: {probes} probes in {seconds} s");
+        }
+    }
+}
+
+#[test]
+fn while_no_server_lives_a_syn_is_refused_at_once_and_answered_as_soon_as_one_is_back() {
+    let (mut b, session) = probed(AddressMode::Snat);
+    let waiting = b.client;
+    b.client_syn(&SynOptions { mss: Some(1460), ..SynOptions::default() });
+    b.client_sends(seg(ACK, 1, 1, &[]));
+    let cookie = b.cookie;
+    // Both stop: the first client to meet that is told soon, and from then on it is known.
+    b.client = SocketAddr::new(client_ip(3, false), 50_000);
+    b.dial(HTTP);
+    b.server_sends(seg(RST_ACK, 0, 1, &[]));
+    let (out, _) = b.server_sends(seg(RST_ACK, 0, 1, &[]));
+    assert!(out.iter().any(|o| o.port == 0 && o.flags().has(RST)), "no server is left for it");
+    live(&mut b, ms(150), |_| Answer::Refuses);
+    b.client.set_port(50_001);
+    let (v, flags) = knock(&mut b);
+    assert!(matches!(v, Verdict::Reply(_)) && flags == RST_ACK, "{v:?} {flags:?}");
+    assert_eq!(b.engine.counters().refused[DropReason::NoBackend as usize], 2);
+    assert_eq!(b.engine.flows(), 1, "nothing is kept for it");
+    // A client whose hello comes now is told at once, too.
+    (b.client, b.cookie) = (waiting, cookie);
+    let (out, _) = b.client_sends(seg(ACK, 1, 1, &session));
+    assert_eq!(out.iter().map(|o| (o.port, o.flags())).collect::<Vec<_>>(), [(0, RST_ACK)]);
+    assert_eq!(b.ended.last().unwrap().0, End::NoBackend);
+    // No faster than resets may be.
+    for port in 1..1500 {
+        b.client.set_port(port);
+        knock(&mut b);
+    }
+    assert!(b.dropped(DropReason::RateLimited) >= 400);
+    // The second server comes back.
+    let second = b.config.backends[1].addr;
+    let back = |server| if server == second { Answer::Takes } else { Answer::Refuses };
+    let (_, probes) = live(&mut b, ms(260), back);
+    assert!((1..=4).contains(&probes), "{probes}");
+    b.client.set_port(50_002);
+    b.dial(HTTP);
+    assert_eq!(b.dialled, second);
+}
+
+#[test]
+fn servers_of_which_nothing_is_known_yet_are_waited_for() {
+    let config = Config { probe: true, ..two_armed(2, false) };
+    let mut b = Bench::new(config, false);
+    assert_eq!(knock(&mut b).1, SYN_ACK);
+    live(&mut b, ms(1000), |_| Answer::Silent);
+    assert_eq!(knock(&mut b).1, SYN_ACK);
+    live(&mut b, ms(3000), |_| Answer::Silent);
+    assert_eq!(knock(&mut b).1, RST_ACK, "now it is known");
+}
+
+#[test]
+fn a_server_that_drains_may_be_connected_to_and_one_that_was_taken_out_may_not() {
+    let mut b = bench();
+    let pool = b.engine.pool().clone();
+    for (state, flags) in [(lb::State::Draining, SYN_ACK), (lb::State::Down, RST_ACK), (lb::State::Up, SYN_ACK)] {
+        pool.set_state(lb::BackendId(0), state).unwrap();
+        assert_eq!(knock(&mut b).1, flags, "{state}");
+    }
+}
+
+#[test]
+fn a_dial_ends_when_its_server_is_known_to_be_down() {
+    let (mut b, session) = probed(AddressMode::Snat);
+    b.dial(&session);
+    let first = b.dialled;
+    assert_eq!(first, b.config.backends[1].addr);
+    // Its next SYN is due after 250 ms; meanwhile another client is refused by it, and so are we.
+    b.client.set_port(50_001);
+    b.dial(&session);
+    b.server_sends(seg(RST_ACK, 0, 1, &[]));
+    b.server_sends(Seg { window: 60000, ..seg(SYN_ACK, 0, 1, &[]) });
+    let gone = |server| if server == first { Answer::Refuses } else { Answer::Takes };
+    let (out, _) = live(&mut b, ms(300), gone);
+    let dials: Vec<_> =
+        out.iter().filter(|o| o.tcp().is_bare_syn()).map(|o| o.ip().dst.socket(o.tcp().dst_port)).collect();
+    assert_eq!(dials, [b.config.backends[0].addr], "not the dead one again");
+}
+
+#[test]
+fn what_our_own_full_ring_did_not_send_is_no_ones_silence() {
+    for probe in [true, false] {
+        let (mut b, session) = probed(AddressMode::Snat);
+        b.client_syn(&SynOptions { mss: Some(1460), ..SynOptions::default() });
+        b.client_sends(seg(ACK, 1, 1, &[]));
+        if probe {
+            // The server is doubted, and the probe is not sent.
+            let waiting = (b.client, b.cookie);
+            b.client.set_port(50_001);
+            b.dial(&session);
+            b.server_sends(seg(RST_ACK, 0, 1, &[]));
+            b.full = true;
+            live(&mut b, ms(5000), |_| Answer::Silent);
+            b.full = false;
+            b.client.set_port(50_002);
+            b.dial(&session);
+            assert_eq!(b.dialled, b.config.backends[1].addr, "it is up");
+            (b.client, b.cookie) = waiting;
+        } else {
+            let dials = b.engine.counters().dials;
+            b.full = true;
+            b.client_sends(seg(ACK, 1, 1, &session));
+            live(&mut b, ms(1000), |_| Answer::Takes);
+            assert_eq!(b.engine.counters().dials, dials, "nothing was sent");
+            b.full = false;
+            let (out, _) = live(&mut b, ms(30), |_| Answer::Takes);
+            assert!(out.iter().any(|o| o.tcp().is_bare_syn()), "sent as soon as there is room");
+            assert_eq!((b.dialled, b.engine.counters().redispatches), (b.config.backends[1].addr, 0));
+        }
+    }
+}
+
+#[test]
+fn a_server_that_ignores_our_reset_is_dialled_from_another_port_at_once() {
+    // Linux with tcp_rfc1337=1: TIME_WAIT outlives the reset, and says nothing for half a second.
+    let (mut b, session) = probed(AddressMode::Snat);
+    b.dial(&session);
+    let server = b.dialled;
+    let mut ports = vec![b.dialled_from.port()];
+    for n in 0..8 {
+        let from = b.dialled_from;
+        let (out, _) = b.server_sends(seg(ACK, 900, 0x4000_0000, &[]));
+        assert_eq!(out.len(), 2);
+        let (rst, syn) = (out[0].tcp(), out[1].tcp());
+        assert_eq!((rst.flags, rst.seq, rst.src_port), (RST, Seq(CLIENT_ISN) + 0x4000_0000, from.port()));
+        assert!(syn.is_bare_syn() && syn.seq == Seq(CLIENT_ISN));
+        assert!(!ports.contains(&b.dialled_from.port()), "{n}");
+        ports.push(b.dialled_from.port());
+        // What comes to the old port is nobody's any more.
+        let now = (b.dialled, b.dialled_from);
+        b.dialled_from = from;
+        let (out, _) = b.server_sends(seg(SYN_ACK, 0, 1, &[]));
+        assert!(out.iter().all(|o| o.flags().has(RST)), "{out:?}");
+        (b.dialled, b.dialled_from) = now;
+    }
+    // An end to it: who forges challenges does not lead us through all ports.
+    let (out, _) = b.server_sends(seg(ACK, 900, 0x4000_0000, &[]));
+    assert!(out.iter().all(|o| o.tcp().src_port == *ports.last().unwrap()));
+    let (out, _) = b.server_sends(Seg { window: 60000, ..seg(SYN_ACK, 0, 1, &[]) });
+    assert_eq!(out.iter().flat_map(|o| o.payload().to_vec()).collect::<Vec<_>>(), session);
+    assert_eq!((b.dialled, b.engine.counters().redispatches), (server, 0), "its session's server");
+}
+
+#[test]
+fn with_the_clients_own_port_the_syn_is_repeated_and_the_end_has_a_name_and_nobody_is_down() {
+    let (mut b, session) = probed(AddressMode::Dnat);
+    b.dial(&session);
+    let mut servers = vec![b.dialled];
+    while b.ended.is_empty() {
+        let (out, _) = live(&mut b, ms(10), |_| Answer::Takes);
+        for _ in out.iter().filter(|o| o.port == 1 && o.tcp().is_bare_syn()) {
+            assert_eq!(b.dialled_from, b.client);
+            if servers.last() != Some(&b.dialled) {
+                servers.push(b.dialled);
+            }
+            // It says so twice a second at most; our reset does not help.
+            b.server_sends(seg(ACK, 900, 0x4000_0000, &[]));
+        }
+        assert!(b.now.since(Time::from_millis(64_000_000)) < Duration::from_secs(30), "for ever");
+    }
+    assert_eq!(b.ended[0].0, End::PortInUse);
+    assert_eq!(servers, [b.config.backends[1].addr, b.config.backends[0].addr], "each was asked");
+    b.client.set_port(50_001);
+    b.dial(&session);
+    assert_eq!(b.dialled, servers[0], "and both are up");
+}
+
+/// A whole connection, closed in order by the client first. True when it got a server.
+fn visit(b: &mut Bench) -> bool {
+    b.client_syn(&SynOptions { mss: Some(1460), ..SynOptions::default() });
+    b.client_sends(seg(ACK, 1, 1, &[]));
+    let (out, _) = b.client_sends(seg(ACK, 1, 1, HTTP));
+    if !out.iter().any(|o| o.tcp().is_bare_syn()) {
+        return false;
+    }
+    let n = 1 + HTTP.len() as u32;
+    b.server_sends(Seg { window: 60000, ..seg(SYN_ACK, 0, 1, &[]) });
+    b.client_sends(seg(FIN_ACK, n, 1, &[]));
+    b.server_sends(Seg { window: 60000, ..seg(FIN_ACK, 1, n + 1, &[]) });
+    b.client_sends(seg(ACK, n + 1, 2, &[]));
+    true
+}
+
+#[test]
+fn local_ports_do_not_run_out_while_closed_connections_are_remembered() {
+    // 100 ports stand for 63,488, of which 15 s of TIME_WAIT would let 4,232 a second go: here 6.7. At 50 a second, for 20 s.
+    let mut b = bench();
+    b.engine.use_local_ports(100);
+    let mut used: Vec<u16> = vec![];
+    for n in 0..1000u16 {
+        b.client.set_port(10_000 + n);
+        assert!(visit(&mut b), "{n}: {:?}", b.engine.counters().refused[DropReason::NoLocalPort as usize]);
+        used.push(b.dialled_from.port());
+        b.wait(ms(20));
+    }
+    assert_eq!(b.engine.counters().refused[DropReason::NoLocalPort as usize], 0);
+    // Each port as late as before: when all others had their turn.
+    assert!(used.windows(100).all(|w| !w[1..].contains(&w[0])));
+    // A second of TIME_WAIT is kept whatever happens.
+    for n in 0..150u16 {
+        b.client.set_port(20_000 + n);
+        if !visit(&mut b) {
+            assert!(n >= 45, "{n}");
+            break;
+        }
+    }
+    assert!(b.engine.counters().refused[DropReason::NoLocalPort as usize] > 0);
 }

@@ -103,7 +103,7 @@ fn congestion_notification_is_agreed_end_to_end_once_the_servers_are_known_to_do
     assert!(!asks(&mut b), "not promised while unknown");
     // A probe learns it.
     let mut b = Bench::new(Config { probe: true, ..two_armed(1, false) }, false);
-    let out = b.wait(ms(1500));
+    let out = b.wait(ms(100));
     let probe = out.iter().rfind(|o| o.tcp().is_bare_syn()).expect("a probe");
     assert!(probe.tcp().flags.has(Flags::ECE) && probe.tcp().flags.has(Flags::CWR));
     let mut answer = Seg { options: &options, window: 60000, ..seg(Flags(SYN_ACK.0 | Flags::ECE.0), 0, 0, &[]) };

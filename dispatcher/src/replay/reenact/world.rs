@@ -300,7 +300,12 @@ impl<'c> World<'c> {
         if lost_by.is_none() && !unwatched {
             return;
         }
-        let ended = self.wire.ended.iter().skip(before.ended).find(|e| matches!(e.end, End::NoBackend | End::NoBuffer));
+        let ended = self
+            .wire
+            .ended
+            .iter()
+            .skip(before.ended)
+            .find(|e| matches!(e.end, End::NoBackend | End::PortInUse | End::NoBuffer));
         let index = match (ended, flight) {
             (Some(ended), _) => self.lines.get(&(ended.client, ended.vip)).and_then(|line| {
                 let untold = |i: &&usize| self.conversations[**i].as_ref().is_some_and(|c| c.told.is_none());
