@@ -82,13 +82,13 @@ impl Engine {
         // What is ours begins before the client's stream when there is a PROXY header.
         let first = match (&c.state, sender) {
             (State::Spliced(Some(ours)), Side::Client) if ours.una.is_before(in_flight.acked) => ours.una,
-            _ => in_flight.acked,
+            _ => in_flight.in_flight_from(),
         };
         if quote.seq.is_before(first) || quote.seq.is_after(in_flight.next) {
             return Err(DropReason::OutOfWindow);
         }
         // To its sender an error is about something that it still has in flight, or it is ignored.
-        let seq = if quote.seq.is_before(in_flight.acked) { in_flight.acked } else { seq };
+        let seq = if quote.seq.is_before(in_flight.in_flight_from()) { in_flight.acked } else { seq };
         if let Some(mtu) = path_mtu(frame.bytes(), ip) {
             if let (Side::Client, State::Spliced(Some(ours))) = (sender, &mut c.state) {
                 // What is ours nobody else can cut smaller.

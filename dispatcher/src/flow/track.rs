@@ -38,6 +38,8 @@ pub struct Direction {
     claim: Option<Claim>,
     /// Behind what was sent furthest beyond the receiver's window; of meaning while it is further than `next`.
     far: Seq,
+    /// Where its sender's last repetition of what was acknowledged began: the acknowledgement was lost behind us. Until it sends anything new.
+    repeated: Option<Seq>,
     /// Bytes by which [`Direction::next`] has grown, FIN not counted.
     pub bytes: u64,
 }
@@ -54,6 +56,7 @@ impl Direction {
             other_fin: None,
             claim: None,
             far: next,
+            repeated: None,
             bytes: 0,
         }
     }
@@ -92,6 +95,9 @@ impl Direction {
             return;
         }
         let end = seq + len;
+        if len > 0 && !end.is_after(self.acked) {
+            self.repeated = Some(seq);
+        }
         if let Some(at) = self.fin
             && end.is_after(at)
         {
@@ -109,6 +115,7 @@ impl Direction {
         if end.is_after(self.next) {
             self.bytes += u64::from(end.0.wrapping_sub(self.next.0));
             self.next = end;
+            self.repeated = None;
         }
         if !fin || end.is_before(self.acked) {
             return;
@@ -164,6 +171,11 @@ impl Direction {
         if self.is_near(ack) {
             self.claim = Some(Claim { ack, window });
         }
+    }
+
+    /// From here on something may be under way: what was not acknowledged, or what its sender repeats all the same.
+    pub fn in_flight_from(&self) -> Seq {
+        self.repeated.filter(|from| from.is_before(self.acked)).unwrap_or(self.acked)
     }
 
     /// There is a claim that the sender's next segment may corroborate.

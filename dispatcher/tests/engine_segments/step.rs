@@ -74,6 +74,41 @@ fn neither_end_alone_moves_a_flow() {
     assert!(matches!(v, Verdict::Forward(_)), "{v:?}");
 }
 
+/// Found by a storm: the client's acknowledgement was lost behind us and its path has become narrow, so the server repeats, in vain, what is
+/// acknowledged here. The router's error about that counts, and about no other byte that was acknowledged.
+#[test]
+fn an_error_about_a_repetition_of_what_was_acknowledged_is_heeded() {
+    for mode in [AddressMode::Snat, AddressMode::Dnat] {
+        let mut b = Bench::new(Config { address_mode: mode, ..two_armed(1, false) }, false);
+        b.splice(HTTP);
+        let n = 1 + HTTP.len() as u32;
+        b.client_sends(Seg { window: 60_000, ..seg(ACK, n, 1, &[]) });
+        b.server_sends(seg(ACK, 1, n, &[b'y'; 1000]));
+        let (last, _) = b.server_sends(seg(ACK, 1001, n, &[b'y'; 1000]));
+        b.client_sends(Seg { window: 60_000, ..seg(ACK, n, 2001, &[]) });
+        let error = icmp_error(&b, 0, (3, 4, 800), &last[0].bytes);
+        assert_eq!(b.hand_in(0, &error).1, Verdict::Drop(DropReason::OutOfWindow), "nothing is under way");
+        let (again, _) = b.server_sends(seg(ACK, 1001, n, &[b'y'; 1000]));
+        let error = icmp_error(&b, 0, (3, 4, 800), &again[0].bytes);
+        let (out, v) = b.hand_in(0, &error);
+        match mode {
+            AddressMode::Snat => {
+                assert_eq!(v, Verdict::Hold);
+                let (out, _) = b.server_sends(seg(ACK, 1001, n, &[b'y'; 1000]));
+                assert!(out.len() == 2 && out.iter().all(|o| o.payload().len() <= 760), "cut to fit");
+            }
+            AddressMode::Dnat => {
+                // The server's own number stands in what it is told.
+                let quoted = &out[0].bytes[14 + 20 + 8 + 20..];
+                assert_eq!(quoted[4..8], (SERVER_ISN.wrapping_add(1001)).to_be_bytes());
+            }
+        }
+        // Something new: what is older is over.
+        b.server_sends(seg(ACK, 2001, n, b"new"));
+        assert_eq!(b.hand_in(0, &error).1, Verdict::Drop(DropReason::OutOfWindow));
+    }
+}
+
 /// Under a flood another worker may have answered the SYN, and this one has not seen it.
 #[test]
 fn a_client_that_begins_anew_while_its_old_connection_says_nothing_is_served_although_its_syn_went_elsewhere() {
