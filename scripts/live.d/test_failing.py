@@ -102,6 +102,77 @@ def no_backend(t):
     return f"10 of 10 reset, all within {took:.2f} s; then refused, the slowest in {slowest:.3f} s; served again when the servers were back"
 
 
+def asked(vip):
+    """What a client meets that asks for an echo: "served", "refused" at its SYN, or an end "afterwards". And how long connecting took."""
+    begun = time.monotonic()
+    try:
+        s = clients.connect(vip)
+    except ConnectionRefusedError:
+        return "refused", time.monotonic() - begun
+    took = time.monotonic() - begun
+    with s:
+        try:
+            s.sendall(b"hello")
+            return "served" if s.recv(100) == b"hello" else "afterwards", took
+        except ConnectionResetError:
+            return "afterwards", took
+
+
+@test
+def vip_without_servers(t):
+    """While no server of its family lives, a VIP refuses at the SYN and at once, as a host without a listener; it serves again when one is back"""
+    def echo(connection, _):
+        while got := connection.recv(100):
+            connection.sendall(got)
+
+    up = lambda *hosts: [t.server(host, 443, echo) for host in hosts]  # noqa: E731
+    ordinary, known, back = [], [], []
+
+    def become(vip, wanted):
+        """Asks until that is what clients meet, and how long it took until then."""
+        begun = time.monotonic()
+        lab.wait_until(lambda: asked(vip)[0] == wanted, 10, f"{vip}: {wanted}")
+        return time.monotonic() - begun
+
+    def all_meet(vip, wanted):
+        seen = [asked(vip) for _ in range(20)]
+        check([what for what, _ in seen] == [wanted] * 20, f"{vip}: {[what for what, _ in seen]}, all were to be {wanted}")
+        # A lost SYN would be repeated after a second: half of the clients cannot have met one.
+        took = sorted(took for _, took in seen)[10]
+        check(took < 0.5, f"{vip}: {wanted} after {took:.2f} s")
+        return took
+
+    for mode in ("snat", "dnat"):
+        one, two = up("10.78.0.14", "10.78.0.15")
+        six, = up("fd78::14")
+        args = lab.base_args([f"{VIP}:443", f"[{lab.VIP6}]:443"], ["e1=10.78.0.14:443", "e2=10.78.0.15:443", "e6=[fd78::14]:443"])
+        d = t.dispatcher("--address-mode", mode, args=args)
+        ordinary += [all_meet(vip, "served") for vip in (VIP, lab.VIP6)]
+        six.close()
+        become(lab.VIP6, "refused")
+        known.append(all_meet(lab.VIP6, "refused"))
+        # The other family's servers live, and one of them is enough.
+        one.close()
+        all_meet(VIP, "served")
+        two.close()
+        become(VIP, "refused")
+        known.append(all_meet(VIP, "refused"))
+        one, six = up("10.78.0.14", "fd78::14")
+        back += [become(VIP, "served"), become(lab.VIP6, "served")]
+        all_meet(VIP, "served")
+        d.stop()
+        # And from the start.
+        one.close()
+        d = t.dispatcher("--address-mode", mode, args=args)
+        become(VIP, "refused")
+        known.append(all_meet(VIP, "refused"))
+        all_meet(lab.VIP6, "served")
+        d.stop()
+        six.close()
+    return (f"20 of 20 refused each time, in {max(known) * 1000:.1f} ms (connecting takes {max(ordinary) * 1000:.1f} ms), "
+            f"served again after {max(back):.1f} s at most, with snat and dnat")
+
+
 @test
 def idle_timeout(t):
     """A connection without frames for --flow-idle-timeout: a reset on both sides"""
