@@ -6,6 +6,7 @@
 //! acknowledged what is in order, and from that moment on those bytes are ours to deliver.
 
 use super::choose::family_of;
+use super::config::COMPLETE_WITHIN;
 use super::connection::{Agreed, Connection, Held, NO_LIMIT, State, Story, Waiting};
 use super::dial::proxy_header_len;
 use super::health::OUR_WSCALE;
@@ -15,7 +16,7 @@ use super::neighbours::NextHop;
 use super::record::{Class, End};
 use super::send::Own;
 use super::session::Offer;
-use super::{Arrived, DropReason, Effects, Engine, HEADER_ROOM, ServiceKind, Step, Verdict};
+use super::{Arrived, DropReason, Effects, Engine, HEADER_ROOM, Step, Verdict};
 use crate::flow::{Assembler, ClientOptions, CookieVerified, Direction, FlowId, Side, Splice};
 use crate::time::Time;
 use crate::wire::build::Link;
@@ -25,8 +26,6 @@ use crate::wire::{Family, Frame};
 use core::time::Duration;
 use ssl_parse::{ClientHello, HelloWalk, Outcome};
 
-/// Who has sent part of a hello gets this long for the rest, and where all is TLS for the whole of it. Then a backend gets what there is.
-const COMPLETE_WITHIN: Duration = Duration::from_secs(30);
 /// A client that has sent part of a hello and nothing more for so long has filled its window, or lost a segment: it is
 /// acknowledged what is in order. As long as a delayed acknowledgement of a host.
 const ACK_AFTER: Duration = Duration::from_millis(40);
@@ -141,7 +140,7 @@ impl Engine {
         let connection = Connection {
             state: State::AwaitHello(Waiting {
                 held: Held { stream: Assembler::lazy(isn + 1, HEADER_ROOM), acked: isn + 1, urgent: None },
-                silent_until: now + self.patience(),
+                silent_until: now + self.config.hello_patience(),
                 complete_until: now + self.config.hello_timeout.max(COMPLETE_WITHIN),
                 ack_at: None,
                 unacked: 0,
@@ -184,19 +183,11 @@ impl Engine {
         let id = self.flows.insert(*proof.tuple(), connection).ok_or(DropReason::FlowTableFull)?;
         self.serial += self.step;
         self.counters.flows_opened += 1;
-        self.wheel.arm(id.0, now + self.patience());
+        self.wheel.arm(id.0, now + self.config.hello_patience());
         if seg.tcp.seq_len() == 0 {
             return Ok(Verdict::Hold);
         }
         self.read_client(id, seg, frame, fx)
-    }
-
-    /// How long a client may say nothing.
-    fn patience(&self) -> Duration {
-        match self.config.service_kind {
-            ServiceKind::Auto => self.config.hello_timeout,
-            ServiceKind::Tls => self.config.hello_timeout.max(COMPLETE_WITHIN),
-        }
     }
 
     /// Another segment of a client whose hello is not complete.

@@ -182,6 +182,19 @@ pub struct Config {
     pub limits: Limits,
 }
 
+/// Who has sent part of a hello gets this long for the rest, and where all is TLS for the whole of it. Then a backend gets what there is.
+pub(super) const COMPLETE_WITHIN: Duration = Duration::from_secs(30);
+
+impl Config {
+    /// How long a client may say nothing.
+    pub fn hello_patience(&self) -> Duration {
+        match self.service_kind {
+            ServiceKind::Auto => self.hello_timeout,
+            ServiceKind::Tls => self.hello_timeout.max(COMPLETE_WITHIN),
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Config {
         Config {

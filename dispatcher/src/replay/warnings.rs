@@ -47,7 +47,7 @@ reasons! {
     HelloUnread = "hello-unread",
     /// Its hello is longer than the dispatcher reads.
     HelloLong = "hello-long",
-    /// Its hello came after --hello-timeout.
+    /// Its hello came after --hello-timeout: learned from, but a server was chosen without it.
     HelloLate = "hello-late",
     /// It went to a server beyond the first 1024.
     Beyond = "too-many-servers",
@@ -74,12 +74,9 @@ pub fn refusal(ended: &Ended, conversation: &Conversation<'_>, intact: bool) -> 
 }
 
 /// Why the session of a connection that was re-enacted could not be followed.
-pub fn not_followed(ended: &Ended, conversation: &Conversation<'_>, hello_timeout: Duration) -> Option<NotFollowed> {
+pub fn not_followed(ended: &Ended, conversation: &Conversation<'_>, hello_patience: Duration) -> Option<NotFollowed> {
     if conversation.unwatched {
         return Some(NotFollowed::Unwatched);
-    }
-    if ended.class == Class::Secure.as_str() {
-        return None;
     }
     let script = &conversation.recorded.scripts[CLIENT];
     let head: Vec<u8> = script.range(0, script.len.min(64)).flatten().copied().collect();
@@ -88,8 +85,13 @@ pub fn not_followed(ended: &Ended, conversation: &Conversation<'_>, hello_timeou
         return None;
     }
     let said = script.steps.iter().find(|s| s.len > 0).map_or(conversation.recorded.begun, |s| s.at);
-    let late = said.since(conversation.recorded.begun) >= hello_timeout;
-    Some(if late { NotFollowed::HelloLate } else { NotFollowed::HelloUnread })
+    let late = said.since(conversation.recorded.begun) >= hello_patience;
+    // A late one is read all the same, but leads nowhere. (Within a tick of the time-out it may still have led.)
+    let read = ended.class == Class::Secure.as_str();
+    match late && ended.decided.is_none() {
+        true => Some(NotFollowed::HelloLate),
+        false => (!read).then_some(NotFollowed::HelloUnread),
+    }
 }
 
 /// A connection's line, and what there is to warn of.

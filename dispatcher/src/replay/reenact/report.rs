@@ -67,7 +67,7 @@ pub struct Totals {
     examples: [Vec<(SocketAddr, SocketAddr, &'static str)>; 2],
     /// What was read of the captures, and what was not.
     pub unread: Unread,
-    hello_timeout: Duration,
+    hello_patience: Duration,
 }
 
 #[derive(Serialize)]
@@ -116,7 +116,7 @@ impl Totals {
     /// Nothing yet.
     pub fn new(config: &Config) -> Totals {
         let backends = config.backends.iter().map(|b| (b.name.clone(), BackendTotals::default())).collect();
-        Totals { backends, hello_timeout: config.hello_timeout, ..Totals::default() }
+        Totals { backends, hello_patience: config.hello_patience(), ..Totals::default() }
     }
 
     /// Whether the engine refused a connection that is over, or did not follow it, and why.
@@ -124,7 +124,7 @@ impl Totals {
         let refused = warnings::refusal(ended, conversation, conversation.intact());
         let not_followed = match refused {
             Some(_) => None,
-            None => warnings::not_followed(ended, conversation, self.hello_timeout),
+            None => warnings::not_followed(ended, conversation, self.hello_patience),
         };
         if let Some(rule) = refused {
             *self.refused.entry(rule).or_default() += 1;

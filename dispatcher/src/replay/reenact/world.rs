@@ -140,7 +140,7 @@ impl<'c> World<'c> {
         // A trace of a host that speaks to itself is as good as any.
         config.loopback_sources = true;
         let (vips, proxy_protocol) = (config.vips.clone(), config.proxy_protocol);
-        let patience = config.hello_timeout + PATIENCE;
+        let patience = config.hello_patience() + PATIENCE;
         let engine = Engine::new(config, SECRET, Time::ZERO)?;
         Ok(World {
             engine,
