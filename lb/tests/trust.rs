@@ -304,3 +304,18 @@ fn servers_that_do_share_a_key_are_not_doubted_for_a_few_expired_tickets() {
     assert_eq!((found.backends, found.proven), (set(&[A, B, C]), true));
     assert_eq!(affinity.census(Millis(1000)).tickets, 0, "no rows of their own");
 }
+
+#[test]
+fn a_session_that_two_backends_have_stays_where_its_owner_was_whoever_else_shows_it() {
+    for kind in [IdentityKind::SessionId, IdentityKind::Ticket] {
+        let mut affinity = Affinity::single(Config::new(2));
+        let session = Offered { kind, bytes: &[9; 32] };
+        let identity = lb::Identity::new(&session).unwrap();
+        affinity.issued(&identity, by(A, 1, 1, 0));
+        affinity.accepted(&identity, by(B, 2, 2, 1));
+        assert_eq!(leads(&affinity, session, 1), set(&[A]), "{kind:?}: moved by somebody else");
+        // His server is down for a while, and the other one has the session, too.
+        affinity.accepted(&identity, by(B, 1, 1, 2));
+        assert_eq!(leads(&affinity, session, 2), set(&[B]), "{kind:?}: not moved by its owner");
+    }
+}

@@ -59,7 +59,7 @@ impl Engine {
 
     /// Reads along what the server is going to answer, from `start` on.
     pub(super) fn open_watch(&mut self, id: FlowId, watch: Watch, tuple: &Tuple, start: Seq, now: Time) {
-        if let Some(flow) = self.watches.to_give_way(now) {
+        if let Some(flow) = self.watches.next_to_yield(now) {
             self.counters.unwatched += 1;
             self.unwatch(flow);
         }

@@ -1,7 +1,7 @@
 //! A bounded pool of [`Watch`]es: server answers that are being read in passing.
 //!
 //! A peer that falls silent in the middle of a handshake keeps its place for [`QUIET`] only, and no handshake keeps one for longer
-//! than [`LONGEST`]. **And when full?** The place of the client that holds most gives way, and of these the oldest: whoever stalls
+//! than [`LONGEST`]. **And when full?** A place of the client that holds most gives way, and of these the oldest: whoever stalls
 //! thousands of handshakes stops learning from his own, not from those of others.
 
 use super::session::Watch;
@@ -16,6 +16,8 @@ pub const QUIET: Duration = Duration::from_secs(10);
 pub const LONGEST: Duration = Duration::from_secs(30);
 /// Places that [`Watches::overdue`] looks at in one call.
 const LOOKS: usize = 256;
+/// Places that [`Watches::next_to_yield`] looks at.
+const GIVERS: usize = 64;
 
 /// A place in the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,6 +94,8 @@ pub struct Watches {
     held: Box<[u32]>,
     /// The place to be looked at next for one that is overdue.
     hand: usize,
+    /// The first place to be looked at when one must give way.
+    giver: usize,
 }
 
 impl Watches {
@@ -104,6 +108,7 @@ impl Watches {
             free: (0..count).rev().collect(),
             held: vec![0; 1 << 16].into_boxed_slice(),
             hand: 0,
+            giver: 0,
         }
     }
 
@@ -113,14 +118,19 @@ impl Watches {
         count * place + (1 << 16) * size_of::<u32>()
     }
 
-    /// Whose watch has to be closed before [`Watches::open`] has a place: the oldest of the client that holds most, and one that is
-    /// overdue before any other. `None` while there is room.
-    pub fn to_give_way(&self, now: Time) -> Option<FlowId> {
-        if !self.free.is_empty() {
+    /// Whose watch has to be closed before [`Watches::open`] has a place: of the next [`GIVERS`] places the oldest of the client that holds
+    /// most, and one that is overdue before any other. `None` while there is room.
+    ///
+    /// Some are looked at, not all: a new connection must not cost a walk over thousands. Whoever holds most is among them.
+    pub fn next_to_yield(&mut self, now: Time) -> Option<FlowId> {
+        if !self.free.is_empty() || self.holders.is_empty() {
             return None;
         }
+        let (first, n) = (self.giver, self.holders.len());
+        self.giver = (first + GIVERS) % n;
         let rank = |h: &&Holder| (!h.is_overdue(now), core::cmp::Reverse(self.held[usize::from(h.client)]), h.opened);
-        self.holders.iter().flatten().min_by_key(rank).map(|h| h.flow)
+        let looked_at = (first..first + GIVERS.min(n)).filter_map(|i| self.holders[i % n].as_ref());
+        looked_at.min_by_key(rank).map(|h| h.flow)
     }
 
     /// Watches a server that is about to answer `offer` of `flow`, its first byte at `start`. `client` is a hash of who it is. `None`
@@ -198,10 +208,10 @@ mod tests {
         for (flow, client) in [(1, 7), (2, 9), (3, 9), (4, 8), (5, 9)] {
             assert!(open(&mut watches, flow, client, at(0) + Duration::from_millis(u64::from(flow))).is_some());
         }
-        assert_eq!(watches.to_give_way(at(1)), None, "there is room");
+        assert_eq!(watches.next_to_yield(at(1)), None, "there is room");
         assert!(open(&mut watches, 6, 8, at(1)).is_some());
         assert!(open(&mut watches, 7, 8, at(1)).is_none());
-        assert_eq!(watches.to_give_way(at(1)), Some(FlowId(2)));
+        assert_eq!(watches.next_to_yield(at(1)), Some(FlowId(2)));
     }
 
     #[test]

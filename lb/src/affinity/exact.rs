@@ -78,7 +78,9 @@ impl ExactShard {
         self.writer.table()
     }
 
-    /// The backend has this session: it issued it, or resumed it.
+    /// The backend has this session: it issued it, or resumed it. A row that names another backend moves only with the client that made it:
+    /// where two backends have the session (a shared cache, one server with an address of each family), somebody who saw the identity on its
+    /// way could otherwise lead its owner to the other one.
     pub fn has(
         &mut self,
         key: &Key,
@@ -90,10 +92,11 @@ impl ExactShard {
     ) {
         let fresh = encode(key, hash, backend, now, 0);
         if let Some(at) = self.writer.position(hash, |words| is(key, words)) {
-            if self.writer.get(at)[META] & UNMADE == fresh[META] {
+            let meta = self.writer.get(at)[META];
+            if meta & UNMADE == fresh[META] {
                 self.writer.touch(at, now);
-            } else {
-                // Another backend resumed it (a shared cache), or refusals have to be forgotten.
+            } else if (meta >> BACKEND) as u16 == backend.0 || maker(meta) == client {
+                // Refusals have to be forgotten, or the row moves.
                 self.writer.replace(at, &fresh);
             }
             return;

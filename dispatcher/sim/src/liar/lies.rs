@@ -68,7 +68,7 @@ pub struct Liar {
     /// Own sessions, by server.
     own: Vec<Vec<Session>>,
     /// Of others, and whether they came by IPv6.
-    seen: Vec<(Session, bool)>,
+    seen: Vec<Session>,
     inventions: Vec<Session>,
     /// A name that he made up, and how often he will still use it.
     name: ([u8; 16], u32),
@@ -92,18 +92,15 @@ impl Liar {
     }
 
     /// An honest client from there offered this: he looks on.
-    pub fn saw(&mut self, session: &Session, from: SocketAddr) {
+    pub fn saw(&mut self, session: &Session) {
         let at = self.rng.below(SEEN);
-        let seen = (session.clone(), from.is_ipv6());
-        if self.seen.len() < SEEN { self.seen.push(seen) } else { self.seen[at] = seen }
+        if self.seen.len() < SEEN { self.seen.push(session.clone()) } else { self.seen[at] = session.clone() }
     }
 
-    /// A session of others, to be offered from here. Of the same family: a server that stands behind a backend of either has the session
-    /// by both, so that the other's row follows whoever shows that, for want of a place for two.
-    fn theirs(&mut self, from: SocketAddr, fits: fn(IdentityKind) -> bool) -> Option<Session> {
-        let fit = |(s, v6): &&(Session, bool)| *v6 == from.is_ipv6() && fits(s.kind);
-        let fit: Vec<_> = self.seen.iter().filter(fit).collect();
-        (!fit.is_empty()).then(|| fit[self.rng.below(fit.len())].0.clone())
+    /// A session of others, to be offered.
+    fn theirs(&mut self, fits: fn(IdentityKind) -> bool) -> Option<Session> {
+        let fit: Vec<_> = self.seen.iter().filter(|s| fits(s.kind)).collect();
+        (!fit.is_empty()).then(|| fit[self.rng.below(fit.len())].clone())
     }
 
     /// Identities that no server ever made, whole and by their names: no row may name them.
@@ -165,7 +162,7 @@ impl Liar {
 
     /// What he would like to see credited or refused: inventions, garbage under names of living keys and of those nobody used yet, and
     /// what others hold.
-    fn poison(&mut self, stage: &Stage, from: SocketAddr, kind: IdentityKind) -> Vec<u8> {
+    fn poison(&mut self, stage: &Stage, kind: IdentityKind) -> Vec<u8> {
         let garbage = self.rng.bytes(76);
         match self.rng.below(8) {
             0..3 => {
@@ -190,7 +187,7 @@ impl Liar {
                 let which = if self.rng.per_mille(800) { 0 } else { names.len() - 1 };
                 [&names[which][..], &garbage].concat()
             }
-            6 => self.theirs(from, |_| true).map_or(garbage, |s| s.bytes),
+            6 => self.theirs(|_| true).map_or(garbage, |s| s.bytes),
             _ => garbage,
         }
     }
@@ -239,7 +236,7 @@ impl Liar {
     /// Another identity in the second hello than in the first; both may be told apart by the network's order only.
     fn swap_over_retry(&mut self, stage: &mut Stage) {
         let (from, random) = (self.from(), self.random());
-        let poison = self.poison(stage, from, IdentityKind::Psk);
+        let poison = self.poison(stage, IdentityKind::Psk);
         let junk = |bytes: Vec<u8>| (bytes, vec![5; 32]);
         let first = Draft {
             random,
@@ -319,10 +316,10 @@ impl Liar {
     /// A ticket that the server does not look at, or cannot open, beside an ID that it resumes; and the other way round.
     fn ticket_beside_id(&mut self, stage: &mut Stage) {
         let (from, random) = (self.from(), self.random());
-        let ticket = self.poison(stage, from, IdentityKind::Ticket);
+        let ticket = self.poison(stage, IdentityKind::Ticket);
         let id = match self.rng.below(6) {
             0 => Sha256::digest(&ticket).to_vec(),
-            1 => self.theirs(from, |_| true).map_or(vec![4; 32], |s| s.bytes),
+            1 => self.theirs(|_| true).map_or(vec![4; 32], |s| s.bytes),
             _ => self.own_anywhere(IdentityKind::SessionId).map_or(vec![4; 32], |s| s.bytes),
         };
         let own = if self.rng.per_mille(150) { self.own_anywhere(IdentityKind::Ticket) } else { None };
@@ -366,7 +363,7 @@ impl Liar {
         let Some(own) = self.own_anywhere(kind) else {
             return self.leave(stage, from, &Draft { random, ..Draft::default() }, 0);
         };
-        let poison = self.poison(stage, from, kind);
+        let poison = self.poison(stage, kind);
         let turned = self.rng.per_mille(500);
         let mut draft = Draft { random, session_id: vec![6; 32], share: true, ..Draft::default() };
         if kind == IdentityKind::Psk {
@@ -430,7 +427,7 @@ impl Liar {
     /// Others' sessions, as they are, without their secrets; where they were issued, or beside one of his own that leads elsewhere.
     fn borrow(&mut self, stage: &mut Stage, fits: fn(IdentityKind) -> bool) {
         let (from, random) = (self.from(), self.random());
-        let Some(theirs) = self.theirs(from, fits) else { return };
+        let Some(theirs) = self.theirs(fits) else { return };
         let mut draft = offering(&[], theirs.kind == IdentityKind::Psk, true, random, vec![9; 32]);
         // So that the very server that issued it refuses it.
         draft.other_name = self.rng.per_mille(300);
@@ -471,14 +468,14 @@ impl Liar {
             let own = self.own_anywhere(IdentityKind::Psk).filter(|_| self.rng.per_mille(500));
             psks.push(match own {
                 Some(own) => (own.bytes.clone(), binder(&own.bytes, &random)),
-                None => (self.poison(stage, from, IdentityKind::Psk), vec![5; 32]),
+                None => (self.poison(stage, IdentityKind::Psk), vec![5; 32]),
             });
         }
         if draft.tls13 && !psks.is_empty() {
             draft.psks.push(psks);
         }
         if self.rng.per_mille(500) {
-            draft.tickets.push(self.poison(stage, from, IdentityKind::Ticket));
+            draft.tickets.push(self.poison(stage, IdentityKind::Ticket));
         }
         if self.rng.per_mille(500) {
             draft.session_id = self.own_anywhere(IdentityKind::SessionId).map_or(vec![], |s| s.bytes);

@@ -297,7 +297,7 @@ impl Play {
             });
         }
         for session in &offered {
-            liar.saw(session, from);
+            liar.saw(session);
         }
         match (here, there) {
             (Some(a), Some(b)) if (a.site, a.resumed) == (b.site, b.resumed) => {
