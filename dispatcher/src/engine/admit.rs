@@ -57,8 +57,10 @@ impl Engine {
             return Err(DropReason::BadChecksum);
         }
         if !self.serves(seg.ip.family) {
-            // As the servers would answer; and whoever checks the VIP sees that it serves nobody.
-            return self.refuse(seg, DropReason::NoBackend, frame, fx);
+            // As the servers would answer; and whoever checks the VIP sees that it serves nobody. As often as there would be a SYN-ACK, which
+            // is larger: by a limit that strangers can exhaust, honest clients would hear nothing.
+            self.count_refusal(DropReason::NoBackend);
+            return self.answer_by_reset(seg, frame, fx);
         }
         let asked = SynOptions::parse(&frame.bytes()[seg.tcp.header + 20..seg.tcp.payload]);
         let v4 = seg.ip.family == Family::V4;

@@ -155,8 +155,10 @@ impl Engine {
         let out_of_patience = usize::from(dialing.syns) >= RETRY.len() || now.since(dialing.since) > patience;
         let backend = dialing.tried.last().copied();
         let alive = backend.is_some_and(|b| self.health.heard_since(b, dialing.since));
+        // Nor can anybody reach it whose address on the link was asked for in vain. Our own full ring is no evidence.
+        let lost = self.neighbours.link(c.hop).1.is_none() && now.since(dialing.since) >= RETRY[0];
         if let Some(backend) = backend
-            && dialing.syns > 0
+            && (dialing.syns > 0 || lost)
             && !alive
         {
             self.health.doubt(backend, now);

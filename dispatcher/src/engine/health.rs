@@ -86,6 +86,8 @@ struct Probe {
     answered: bool,
     /// SYNs sent with this number.
     sent: u8,
+    /// The last one was not sent: that it is not answered says nothing.
+    unsent: bool,
 }
 
 #[derive(Debug)]
@@ -106,7 +108,7 @@ struct Backend {
     postponed: u8,
     /// When it last answered a SYN.
     heard: Time,
-    /// It has answered a probe: they get through to it.
+    /// It has taken a probe: they get through to it.
     reached: bool,
 }
 
@@ -188,7 +190,7 @@ impl Health {
         Health { ports, ..self }
     }
 
-    /// The same, where dials come from the clients' addresses (`dnat`): the silence of a backend that has never answered a probe is no
+    /// The same, where dials come from the clients' addresses (`dnat`): the silence of a backend that has never taken a probe is no
     /// evidence then.
     pub fn with_foreign_dials(self, foreign_dials: bool) -> Health {
         Health { foreign_dials, ..self }
@@ -367,14 +369,14 @@ impl Health {
         let mut found = None;
         if let Some(i) = first {
             let before = self.backends[i].probe.filter(|p| !p.answered);
-            if before.is_some() {
+            if before.is_some_and(|p| !p.unsent) {
                 self.unanswered(i, now);
             }
             let probe = match before {
-                Some(p) if p.sent < SAME_SYN => Probe { sent: p.sent + 1, ..p },
+                Some(p) if p.sent < SAME_SYN => Probe { sent: p.sent + 1, unsent: false, ..p },
                 _ => {
                     self.serial = self.serial.wrapping_mul(0x9e37_79b1).wrapping_add(0x7f4a_7c15);
-                    Probe { isn: Seq(self.serial), answered: false, sent: 1 }
+                    Probe { isn: Seq(self.serial), answered: false, sent: 1, unsent: false }
                 }
             };
             let wait = self.patience(i);
@@ -406,6 +408,7 @@ impl Health {
         let b = &mut self.backends[id.index()];
         if let Some(p) = &mut b.probe {
             p.sent -= 1;
+            p.unsent = true;
             if p.sent == 0 {
                 b.probe = None;
             }
@@ -420,21 +423,28 @@ impl Health {
 
     /// Which backend a segment from `addr` to one of the probes' ports belongs to, if it answers a probe whose SYN had the
     /// sequence number before `ack`.
-    pub fn probe_answer(&mut self, addr: Addr, to_port: u16, ack: Seq) -> Option<BackendId> {
+    pub fn probe_answer(&self, addr: Addr, to_port: u16, ack: Seq) -> Option<BackendId> {
         let first = usize::from(to_port.checked_sub(self.ports.0).filter(|p| *p < self.ports.1)?);
         for i in (first..self.backends.len()).step_by(usize::from(self.ports.1)) {
-            let b = &mut self.backends[i];
-            if let Some(probe) = &mut b.probe
+            let b = &self.backends[i];
+            if let Some(probe) = &b.probe
                 && b.addr == addr
                 && probe.isn + 1 == ack
                 && !probe.answered
             {
-                probe.answered = true;
-                b.reached = true;
                 return Some(BackendId(i as u16));
             }
         }
         None
+    }
+
+    /// The answer to its probe has come, undamaged: a SYN-ACK if it was `taken`.
+    pub fn probe_answered(&mut self, id: BackendId, taken: bool) {
+        let b = &mut self.backends[id.index()];
+        if let Some(probe) = &mut b.probe {
+            probe.answered = true;
+        }
+        b.reached |= taken;
     }
 
     /// Where a probe of this backend comes from.
@@ -545,6 +555,7 @@ mod tests {
                 let (addr, port) = (Addr::v4([10, 0, 0, 1 + id.0 as u8]), h.probe_port(id));
                 assert_eq!(h.probe_answer(addr, port, isn), None, "a guessed number");
                 assert_eq!(h.probe_answer(addr, port, isn + 1), Some(id));
+                h.probe_answered(id, taken);
                 assert_eq!(h.probe_answer(addr, port, isn + 1), None, "an answer counts once");
                 if taken { h.answered(id, &ALL, &ALL, None, 64240) } else { h.refused(id, at) }
             }
@@ -637,6 +648,13 @@ mod tests {
         h.doubt(B, ms(10_000));
         live(&mut h, 20_000, |_, _| None);
         assert!(h.is_up(A) && !h.is_up(B), "this one did answer once");
+    }
+
+    #[test]
+    fn where_dials_come_from_elsewhere_a_reset_shows_that_probes_reach_nobody_behind_it() {
+        let mut h = two().with_foreign_dials(true);
+        live(&mut h, 10_000, |id, t| (id == B || t < 50).then_some(id == B));
+        assert!(h.is_up(A) && h.is_up(B));
     }
 
     #[test]

@@ -168,7 +168,9 @@ impl Engine {
             if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
                 return Err(DropReason::BadChecksum);
             }
-            if flags.has(Flags::RST) || !flags.has(Flags::SYN) {
+            let taken = flags.has(Flags::SYN) && !flags.has(Flags::RST);
+            self.health.probe_answered(id, taken);
+            if !taken {
                 self.health.refused(id, seg.now);
                 return Ok(Verdict::Hold);
             }

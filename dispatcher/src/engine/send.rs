@@ -134,6 +134,11 @@ impl Engine {
         if !self.resets.allow(about, seg.now) {
             return Err(DropReason::RateLimited);
         }
+        self.answer_by_reset(seg, frame, fx)
+    }
+
+    /// The same, whatever was said before, to a segment that is intact and no reset.
+    pub(super) fn answer_by_reset(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
         let own = if seg.tcp.flags.has(Flags::ACK) {
             Own { seq: seg.tcp.ack, ack: Seq(0), flags: Flags::RST, window: 0, options: &[] }
         } else {

@@ -202,12 +202,18 @@ fn while_no_server_lives_a_syn_is_refused_at_once_and_answered_as_soon_as_one_is
     let (out, _) = b.client_sends(seg(ACK, 1, 1, &session));
     assert_eq!(out.iter().map(|o| (o.port, o.flags())).collect::<Vec<_>>(), [(0, RST_ACK)]);
     assert_eq!(b.ended.last().unwrap().0, End::NoBackend);
-    // No faster than resets may be.
+    // Also while strangers use up all resets of unknown connections; and however often.
     for port in 1..1500 {
         b.client.set_port(port);
-        knock(&mut b);
+        b.client_sends(seg(ACK, 5000, 5000, &[]));
     }
-    assert!(b.dropped(DropReason::RateLimited) >= 400);
+    let limited = b.dropped(DropReason::RateLimited);
+    assert!(limited >= 400, "{limited}");
+    for port in 1..1500 {
+        b.client.set_port(port);
+        assert_eq!(knock(&mut b).1, RST_ACK, "{port}");
+    }
+    assert_eq!(b.dropped(DropReason::RateLimited), limited);
     // The second server comes back.
     let second = b.config.backends[1].addr;
     let back = |server| if server == second { Answer::Takes } else { Answer::Refuses };
@@ -259,16 +265,19 @@ fn a_dial_ends_when_its_server_is_known_to_be_down() {
 
 #[test]
 fn what_our_own_full_ring_did_not_send_is_no_ones_silence() {
-    for probe in [true, false] {
+    for what in ["probe", "repetition", "dial"] {
         let (mut b, session) = probed(AddressMode::Snat);
         b.client_syn(&SynOptions { mss: Some(1460), ..SynOptions::default() });
         b.client_sends(seg(ACK, 1, 1, &[]));
-        if probe {
-            // The server is doubted, and the probe is not sent.
+        if what != "dial" {
+            // The server is doubted, and the probe is not sent, or not again.
             let waiting = (b.client, b.cookie);
             b.client.set_port(50_001);
             b.dial(&session);
             b.server_sends(seg(RST_ACK, 0, 1, &[]));
+            if what == "repetition" {
+                assert_eq!(live(&mut b, ms(200), |_| Answer::Silent).1, 1);
+            }
             b.full = true;
             live(&mut b, ms(5000), |_| Answer::Silent);
             b.full = false;
@@ -288,6 +297,59 @@ fn what_our_own_full_ring_did_not_send_is_no_ones_silence() {
             assert_eq!((b.dialled, b.engine.counters().redispatches), (b.config.backends[1].addr, 0));
         }
     }
+}
+
+/// A client whose hello is complete; returns what was sent to servers because of that.
+fn hello(b: &mut Bench, port: u16, bytes: &[u8]) -> Vec<SocketAddr> {
+    b.client.set_port(port);
+    b.client_syn(&SynOptions { mss: Some(1460), ..SynOptions::default() });
+    b.client_sends(seg(ACK, 1, 1, &[]));
+    let (out, _) = b.client_sends(seg(ACK, 1, 1, bytes));
+    out.iter()
+        .filter(|o| o.port == b.server_port() && o.tcp().is_bare_syn())
+        .map(|o| o.ip().dst.socket(o.tcp().dst_port))
+        .collect()
+}
+
+#[test]
+fn a_server_whose_address_on_the_link_was_lost_is_found_down() {
+    for mode in [AddressMode::Snat, AddressMode::Dnat] {
+        for gone in [vec![1], vec![0, 1]] {
+            let (mut b, session) = probed(mode);
+            let (first, second) = (b.config.backends[0].addr, b.config.backends[1].addr);
+            b.gone = gone.clone();
+            // An answer is good for 30 s, and six questions are asked then.
+            live(&mut b, ms(40_000), |_| Answer::Takes);
+            assert_eq!(hello(&mut b, 50_001, &session), [], "no SYN can be sent");
+            live(&mut b, ms(5000), |_| Answer::Takes);
+            if gone.len() == 1 {
+                assert_eq!(b.dialled, first, "the other was asked");
+                assert_eq!(hello(&mut b, 50_002, &session), [first], "{mode:?}: and now at once");
+                assert!(b.dropped(DropReason::NoNeighbour) > 0);
+            } else {
+                live(&mut b, ms(5000), |_| Answer::Takes);
+                assert_eq!(knock(&mut b).1, RST_ACK, "{mode:?}: the VIP refuses");
+            }
+            b.gone.clear();
+            live(&mut b, ms(2500), |_| Answer::Takes);
+            assert_eq!(hello(&mut b, 50_003, &session), [second], "{mode:?}: back");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_answer_to_a_probe_does_not_take_the_true_ones_place() {
+    let config = Config { address_mode: AddressMode::Dnat, probe: true, ..two_armed(1, false) };
+    let mut b = Bench::new(config, false);
+    let probe = b.wait(ms(300)).into_iter().find(|o| o.tcp().is_bare_syn()).expect("a probe");
+    let ack = (probe.tcp().seq + 1).0.wrapping_sub(CLIENT_ISN);
+    let options = written(&linux());
+    let mut frame = b.server_frame(&Seg { options: &options, window: 60000, ..seg(SYN_ACK, 0, ack, &[]) });
+    *frame.last_mut().unwrap() ^= 1;
+    assert_eq!(b.hand_in(1, &frame).1, Verdict::Drop(DropReason::BadChecksum));
+    *frame.last_mut().unwrap() ^= 1;
+    b.hand_in(1, &frame);
+    assert_eq!(live(&mut b, ms(3000), |_| Answer::Silent).1, 0, "it was heard, and nothing is left to ask");
 }
 
 #[test]
