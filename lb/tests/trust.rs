@@ -266,8 +266,10 @@ fn a_prefix_common_to_servers_that_refuse_each_others_tickets_hides_no_ticket() 
         for client in 0..30u32 {
             let now = u64::from(round * 100 + client);
             let server = (client % 3) as u16;
-            let held = ticket(server, round * 30 + client);
-            affinity.ticket_issued(&held, by(server, client, client, now));
+            // Each from another network: what a few networks are refused raises no doubt.
+            let who = round * 30 + client;
+            let held = ticket(server, who);
+            affinity.ticket_issued(&held, by(server, who, who, now));
             // It comes back, and where several could resume a server is picked blindly.
             let offered = Offered { kind: IdentityKind::Ticket, bytes: &held };
             let backends = leads(&affinity, offered, now);
@@ -275,9 +277,9 @@ fn a_prefix_common_to_servers_that_refuse_each_others_tickets_hides_no_ticket() 
             let at = picks[(client as usize / 3) % picks.len()].0;
             if at == server {
                 good += 1;
-                affinity.ticket_accepted(&held, by(at, client, client, now));
+                affinity.ticket_accepted(&held, by(at, who, who, now));
             } else {
-                affinity.ticket_refused(&held, by(at, client, client, now));
+                affinity.ticket_refused(&held, by(at, who, who, now));
             }
         }
         resumed.push(good);
@@ -303,6 +305,36 @@ fn servers_that_do_share_a_key_are_not_doubted_for_a_few_expired_tickets() {
     let found = affinity.find(&[psk(&sealed(7, 9999))], Millis(1000), |_| true).decision.unwrap();
     assert_eq!((found.backends, found.proven), (set(&[A, B, C]), true));
     assert_eq!(affinity.census(Millis(1000)).tickets, 0, "no rows of their own");
+}
+
+/// Whoever has a ticket of a shared key puts garbage behind its name, and is refused by all servers.
+#[test]
+fn a_shared_key_name_is_not_doubted_for_what_fewer_than_eight_networks_forge() {
+    for (networks, doubted) in [(1, false), (VOTES - 1, false), (VOTES, true)] {
+        let mut affinity = Affinity::single(Config::new(2));
+        proved(&mut affinity, 7, A, 0);
+        affinity.psk_accepted(&sealed(7, 3), by(B, 1, 1, 0));
+        for _ in 0..50 {
+            refused_in(&mut affinity, 7, A, networks, 0);
+            refused_in(&mut affinity, 7, B, networks, 0);
+        }
+        let found = affinity.find(&[psk(&sealed(7, 9999))], Millis(0), |_| true).decision.unwrap();
+        assert_eq!((found.backends, found.proven), (set(&[A, B]), !doubted), "{networks} networks");
+        // And honest tickets get rows of their own only in doubt.
+        for n in 0..100 {
+            affinity.ticket_accepted(&sealed(7, 10_000 + n), by(A, n, n, 0));
+        }
+        assert_eq!(affinity.census(Millis(0)).tickets, if doubted { 100 } else { 0 }, "{networks} networks");
+    }
+    // Not in the long run either, with honest clients between.
+    let mut affinity = Affinity::single(Config::new(2));
+    proved(&mut affinity, 7, A, 0);
+    affinity.psk_accepted(&sealed(7, 3), by(B, 1, 1, 0));
+    for n in 0..2000 {
+        affinity.psk_accepted(&sealed(7, 10_000 + n), by(A, n, n, 0));
+        (0..VOTES - 1).for_each(|network| affinity.psk_refused(&sealed(7, 1), by(A, network, 1, 0)));
+    }
+    assert!(affinity.find(&[psk(&sealed(7, 9999))], Millis(0), |_| true).decision.unwrap().proven);
 }
 
 #[test]

@@ -253,7 +253,7 @@ pub fn summary(config: &Config, workers: &[Snapshot], ran: Duration, journal_los
     if c.silent > 0 {
         _ = writeln!(
             out,
-            "clients that said nothing in time: {}; a hello came too late from {} of them, and from the others never",
+            "clients that said nothing in time: {}; a hello came too late from {} of them, and from the others none so far",
             c.silent, c.late_hellos
         );
     }
@@ -327,6 +327,15 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected}: {text}");
         }
+    }
+
+    #[test]
+    fn of_silent_clients_it_is_not_said_that_their_hello_never_comes() {
+        let mut worker = Snapshot::default();
+        (worker.counters.silent, worker.counters.late_hellos) = (5, 2);
+        let text = summary(&Config::default(), &[worker], Duration::from_secs(1), 0);
+        let line = "clients that said nothing in time: 5; a hello came too late from 2 of them, and from the others none so far";
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]

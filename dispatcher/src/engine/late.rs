@@ -5,8 +5,9 @@
 //! answer, and a loss that affinity suffers by it shows in the statistics. A server that speaks first ends the waiting: it speaks no TLS.
 //!
 //! A hello in one segment, as most are, needs no memory. Others are put together in a few places, each with a buffer of the hellos'.
-//! **And when full?** One that has stood for longer than a hello takes gives way; is there none, the newcomer is not followed
-//! (`unwatched`).
+//! A place is taken by the first bytes only: what is damaged or out of order takes none.
+//! **And when full?** The oldest of the client that holds most gives way, if that holds more than the newcomer; else one that has stood for
+//! longer than a hello takes; is there none, the newcomer is not followed (`unwatched`).
 
 use super::admit::read_offer;
 use super::connection::State;
@@ -19,6 +20,7 @@ use crate::wire::packet::{Flags, tcp_checksum_ok};
 use crate::wire::{Frame, Seq};
 use core::time::Duration;
 use lb::IdentityKind;
+use lb::affinity::host_tag;
 use ssl_parse::{HelloWalk, Outcome};
 
 /// Hellos put together at once.
@@ -33,6 +35,8 @@ pub enum Late {
     No,
     /// The client has said nothing yet.
     Awaited,
+    /// Its first bytes have not come, and others have, or damaged ones: the server may get something else than is read here.
+    Unclear,
     /// Part of it has come; the place where it is put together.
     Begun(u8),
 }
@@ -40,6 +44,7 @@ pub enum Late {
 #[derive(Debug)]
 struct Begun {
     flow: FlowId,
+    client: u16,
     since: Time,
     stream: Assembler,
     walk: HelloWalk,
@@ -51,37 +56,50 @@ struct Begun {
 #[derive(Debug)]
 pub struct Lates {
     places: Box<[Option<Begun>]>,
+    /// Places held, by client.
+    held: Box<[u8]>,
 }
 
 impl Lates {
     /// All places free.
     pub fn new() -> Lates {
-        Lates { places: (0..PLACES).map(|_| None).collect() }
+        Lates { places: (0..PLACES).map(|_| None).collect(), held: vec![0; 1 << 16].into_boxed_slice() }
     }
 
-    /// The flow that has to leave its place for another: the one that has it for longest, when that is long enough.
-    fn to_give_way(&self, now: Time) -> Option<FlowId> {
-        if self.places.iter().any(Option::is_none) {
-            return None;
+    fn is_full(&self) -> bool {
+        self.places.iter().all(Option::is_some)
+    }
+
+    /// The flow that has to leave its place for another of `client`: the oldest of who holds most. At once if that would still hold as many
+    /// as `client` does then; otherwise when it has its place for long enough.
+    fn to_give_way(&self, client: u16, now: Time) -> Option<FlowId> {
+        let held = |client: u16| self.held[usize::from(client)];
+        let rank = |b: &&Begun| (core::cmp::Reverse(held(b.client)), b.since);
+        let heaviest = self.places.iter().flatten().min_by_key(rank)?;
+        if held(heaviest.client) > held(client) + 1 {
+            return Some(heaviest.flow);
         }
-        let oldest = self.places.iter().flatten().min_by_key(|b| b.since)?;
-        (now.since(oldest.since) >= KEEP).then_some(oldest.flow)
+        let old = |b: &&Begun| now.since(b.since) >= KEEP;
+        self.places.iter().flatten().filter(old).min_by_key(rank).map(|b| b.flow)
     }
 
-    fn open(&mut self, flow: FlowId, start: Seq, now: Time) -> Option<u8> {
+    fn open(&mut self, flow: FlowId, client: u16, start: Seq, unclear: bool, now: Time) -> Option<u8> {
         let place = self.places.iter().position(Option::is_none)?;
+        self.held[usize::from(client)] += 1;
         self.places[place] = Some(Begun {
             flow,
+            client,
             since: now,
             stream: Assembler::lazy(start, 0),
             walk: HelloWalk::default(),
-            unclear: false,
+            unclear,
         });
         Some(place as u8)
     }
 
     fn close(&mut self, place: u8, buffers: &mut BufferPool) {
         if let Some(mut begun) = self.places[usize::from(place)].take() {
+            self.held[usize::from(begun.client)] -= 1;
             begun.stream.release(buffers);
         }
     }
@@ -109,6 +127,12 @@ fn read(bytes: &[u8], joined: &mut [u8], keep_names: bool) -> Read {
     }
 }
 
+fn begins_a_hello(bytes: &[u8]) -> bool {
+    let mut walk = HelloWalk::default();
+    _ = walk.advance(bytes);
+    walk.is_hello()
+}
+
 impl Engine {
     /// A segment of a client whose hello may still come, on its way to the server, plausible or not. As with every hello nothing is
     /// learned when the server may get another one than is read here: see [`super::watches::Watched::client_sends`].
@@ -123,12 +147,22 @@ impl Engine {
         let plain = whole && !seg.tcp.flags.has(Flags::URG);
         let place = match c.late {
             Late::No => return,
-            Late::Awaited if plain && seq == start => match read(payload, &mut self.joined, self.config.keep_names) {
-                Read::More => self.begin_late(id, start, now),
-                found => return self.late_hello(id, found, payload.len(), false, now),
-            },
-            Late::Awaited => self.begin_late(id, start, now),
             Late::Begun(place) => Some(place),
+            Late::Awaited | Late::Unclear if whole && seq == start && !payload.is_empty() => {
+                let unclear = c.late == Late::Unclear || !plain;
+                match read(payload, &mut self.joined, self.config.keep_names) {
+                    // There is nothing to be learned from it but that it is one.
+                    Read::More if unclear && begins_a_hello(payload) => return self.unread_late(id, Class::Secure),
+                    Read::More => self.begin_late(id, payload, unclear, now),
+                    found => return self.late_hello(id, found, payload.len(), unclear, now),
+                }
+            }
+            Late::Awaited | Late::Unclear => {
+                if !plain || (seq + payload.len() as u32).is_after(acked) {
+                    self.flows.get_mut(id).late = Late::Unclear;
+                }
+                return;
+            }
         };
         let Engine { lates, buffers, joined, config, .. } = self;
         let Some(begun) = place.and_then(|p| lates.places[usize::from(p)].as_mut()) else { return };
@@ -150,7 +184,7 @@ impl Engine {
         match found {
             Read::More if inserted.no_buffer || inserted.gap_full || inserted.overflow => {
                 self.counters.unwatched += 1;
-                self.end_late(id, Class::Secure);
+                self.late_over(id);
             }
             Read::More => {}
             found => self.late_hello(id, found, total, unclear, now),
@@ -174,38 +208,62 @@ impl Engine {
         }
         // It is about to leave its buffer, and goes into another.
         let (start, n) = (c.isn + 1, held.len().min(joined.len()));
+        let mut walk = HelloWalk::default();
+        _ = walk.advance(&held[..n]);
         joined[..n].copy_from_slice(&held[..n]);
-        let Some(place) = self.begin_late(id, start, now) else { return };
+        let Some(place) = self.place_for_late(id, walk.is_hello(), unclear, now) else { return };
         let Engine { lates, buffers, joined, .. } = self;
         if let Some(begun) = &mut lates.places[usize::from(place)] {
-            begun.unclear = unclear;
+            begun.walk = walk;
             begun.stream.insert(buffers, start, &joined[..n]);
         }
     }
 
-    /// A place to put the hello together; none when there is none, and the flow is not followed.
-    fn begin_late(&mut self, id: FlowId, start: Seq, now: Time) -> Option<u8> {
-        if let Some(flow) = self.lates.to_give_way(now) {
-            self.counters.unwatched += 1;
-            self.end_late(flow, Class::Secure);
-        }
+    /// A place to put together the hello that begins with `head`.
+    fn begin_late(&mut self, id: FlowId, head: &[u8], unclear: bool, now: Time) -> Option<u8> {
+        self.place_for_late(id, begins_a_hello(head), unclear, now)
+    }
+
+    /// A place to put the hello together; none when there is none, and the flow is not followed. `hello`: it is known to be one.
+    fn place_for_late(&mut self, id: FlowId, hello: bool, unclear: bool, now: Time) -> Option<u8> {
+        let start = self.flows.get(id).isn + 1;
+        let tuple = *self.flows.tuple(id, Side::Client)?;
+        let client = host_tag(self.client_identity(&tuple));
         // Those who come in time need the buffers more.
-        let spare = self.buffers.available() > self.config.limits.hellos / 2;
-        let place = if spare { self.lates.open(id, start, now) } else { None };
+        let spare = |buffers: &BufferPool, hellos| buffers.available() > hellos / 2;
+        let hellos = self.config.limits.hellos;
+        if (self.lates.is_full() || !spare(&self.buffers, hellos))
+            && let Some(flow) = self.lates.to_give_way(client, now)
+        {
+            self.counters.unwatched += 1;
+            self.late_over(flow);
+        }
+        let spare = spare(&self.buffers, hellos);
+        let place = if spare { self.lates.open(id, client, start, unclear, now) } else { None };
         match place {
             Some(place) => self.flows.get_mut(id).late = Late::Begun(place),
             None => {
                 self.counters.unwatched += 1;
-                self.end_late(id, Class::Secure);
+                self.unread_late(id, if hello { Class::Secure } else { Class::NonSecure });
             }
         }
         place
     }
 
-    /// The flow is over, or its server has spoken: what has not come by now does not come.
+    /// The flow is over, or not followed any more, or its server has spoken: what has not come by now does not come.
     pub(super) fn late_over(&mut self, id: FlowId) {
-        let begun = matches!(self.flows.get(id).late, Late::Begun(_));
-        self.end_late(id, if begun { Class::Secure } else { Class::NonSecure });
+        let hello = match self.flows.get(id).late {
+            Late::Begun(place) => self.lates.places[usize::from(place)].as_ref().is_some_and(|b| b.walk.is_hello()),
+            _ => false,
+        };
+        self.unread_late(id, if hello { Class::Secure } else { Class::NonSecure });
+    }
+
+    /// What has come is not read, or not all of it.
+    fn unread_late(&mut self, id: FlowId, class: Class) {
+        let awaited = self.flows.get(id).late != Late::No;
+        self.counters.hellos_unread += u64::from(awaited && class == Class::Secure);
+        self.end_late(id, class);
     }
 
     /// No hello is waited for any more, for it is known what the stream is.
@@ -233,7 +291,7 @@ impl Engine {
     fn late_hello(&mut self, id: FlowId, read: Read, total: usize, unclear: bool, now: Time) {
         let (offer, name) = match read {
             Read::Hello(offer, name) => (offer, name),
-            Read::Unreadable => return self.end_late(id, Class::Secure),
+            Read::Unreadable => return self.unread_late(id, Class::Secure),
             Read::NotTls | Read::More => return self.end_late(id, Class::NonSecure),
         };
         self.end_late(id, Class::Secure);

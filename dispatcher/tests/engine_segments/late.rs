@@ -2,7 +2,9 @@
 
 use super::*;
 use dispatcher::engine::ServiceKind;
+use dispatcher::wire::Seq;
 use sim::tls::Flight;
+use std::net::SocketAddr;
 
 /// A flow whose client said nothing until its server was chosen, and spliced.
 fn silent(b: &mut Bench) {
@@ -63,8 +65,14 @@ fn a_hello_that_comes_too_late_to_decide_is_learned_from_and_counted() {
             if order == "overtaking each other" {
                 parts.reverse();
             }
-            for (from, to) in parts {
+            for (from, to) in parts.clone() {
                 b.client_sends(seg(ACK, 1 + from as u32, 1, &hello[from..to]));
+            }
+            if order == "overtaking each other" {
+                // What came before the first bytes was not kept. It may come again.
+                for (from, to) in parts.into_iter().rev() {
+                    b.client_sends(seg(ACK, 1 + from as u32, 1, &hello[from..to]));
+                }
             }
             if order == "before the splice" {
                 let sent: Vec<u8> = take(&mut b).iter().flat_map(|o| o.payload().to_vec()).collect();
@@ -178,6 +186,93 @@ fn half_late_hellos_hold_a_bounded_number_of_buffers_and_give_way() {
     assert_eq!(rows(&b), 1);
     b.wait(Duration::from_secs(400));
     b.assert_empty();
+}
+
+/// Silent flows of `ports` of a host, spliced; what its client side needs to go on.
+fn many_silent(b: &mut Bench, host: &str, ports: u16) -> Vec<(SocketAddr, Seq)> {
+    let mut flows = vec![];
+    for port in 0..ports {
+        b.client = SocketAddr::new(host.parse().unwrap(), 1000 + port);
+        b.client_syn(&SynOptions { mss: Some(1460), ..SynOptions::default() });
+        b.client_sends(seg(ACK, 1, 1, &[]));
+        flows.push((b.client, b.cookie));
+    }
+    let syns: Vec<u16> = b.wait(ms(3010)).iter().filter(|o| o.tcp().is_bare_syn()).map(|o| o.tcp().src_port).collect();
+    assert_eq!(syns.len(), flows.len());
+    for port in syns {
+        b.dialled_from.set_port(port);
+        take(b);
+    }
+    flows
+}
+
+#[test]
+fn one_client_with_many_half_late_hellos_gives_way_to_others() {
+    let hello = Hello::default().bytes();
+    // As many as there are places, or as many as may have buffers.
+    for hellos in [1000, 100] {
+        let mut config = two_armed(1, false);
+        config.limits.hellos = hellos;
+        let mut b = Bench::new(config, false);
+        let his = many_silent(&mut b, "192.0.2.1", 70);
+        let (honest, cookie) = many_silent(&mut b, "198.51.100.7", 1)[0];
+        for flow in his {
+            (b.client, b.cookie) = flow;
+            b.client_sends(seg(ACK, 1, 1, &hello[..1]));
+        }
+        let unwatched = b.engine.counters().unwatched;
+        assert!(unwatched > 0, "all places are his, {hellos}");
+        (b.client, b.cookie) = (honest, cookie);
+        b.client_sends(seg(ACK, 1, 1, &hello[..60]));
+        b.client_sends(seg(ACK, 61, 1, &hello[60..]));
+        assert_eq!(b.engine.counters().late_hellos, 1, "one byte is no hello, {hellos}");
+        assert_eq!(b.engine.counters().unwatched, unwatched + 1, "one of his gave way, {hellos}");
+        answer(&mut b, 1 + hello.len() as u32);
+        assert_eq!(rows(&b), 1, "{hellos}");
+    }
+}
+
+#[test]
+fn a_segment_out_of_order_or_damaged_takes_no_place_of_a_late_hello() {
+    let hello = Hello::default().bytes();
+    for damaged in [false, true] {
+        let mut b = bench();
+        let his = many_silent(&mut b, "192.0.2.1", 70);
+        for flow in his {
+            (b.client, b.cookie) = flow;
+            let at = if damaged { 0 } else { 60 };
+            let mut frame = b.client_frame(&seg(ACK, 1 + at as u32, 1, &hello[at..]));
+            if damaged {
+                *frame.last_mut().unwrap() ^= 1;
+            }
+            b.hand_in(0, &frame);
+        }
+        assert_eq!((b.engine.held_hellos(), b.engine.counters().unwatched), (0, 0), "damaged: {damaged}");
+        // And is no hello.
+        b.wait(Duration::from_secs(400));
+        b.assert_empty();
+        let c = b.engine.counters();
+        assert_eq!((c.late_hellos, c.secure, c.non_secure, c.hellos_unread), (0, 0, 70, 0), "damaged: {damaged}");
+    }
+}
+
+#[test]
+fn a_late_hello_that_cannot_be_read_or_not_to_its_end_is_counted_as_unread() {
+    let hello = Hello::default().bytes();
+    let mut bad = hello.clone();
+    // The session ID is longer than any.
+    bad[43] = 255;
+    for (what, bytes, secure) in
+        [("whole", &hello[..], 1), ("unreadable", &bad, 1), ("half", &hello[..60], 1), ("two bytes", &hello[..2], 0)]
+    {
+        let mut b = bench();
+        silent(&mut b);
+        take(&mut b);
+        b.client_sends(seg(ACK, 1, 1, bytes));
+        assert_eq!(counted(&mut b), [1, secure, secure, 1 - secure], "{what}");
+        let unread = u64::from(what == "unreadable" || what == "half");
+        assert_eq!(b.engine.counters().hellos_unread, unread, "{what}");
+    }
 }
 
 #[test]

@@ -34,10 +34,11 @@
 //! so if it was a mistake the key is learned anew like any other.
 //!
 //! **Doubt.** Servers whose tickets all begin alike (a magic number, a version, zeros) seem to share a key. Real sharers open each other's
-//! tickets; of these each refuses what the others issued. A backend of a shared name that refuses more than a quarter of what it is
-//! offered makes the name doubtful for as long as its row lives: its tickets get exact rows again, and what has none goes by the
-//! client's address to one of the name's backends. A client that forges refusals gets that much and no more: where the key is really shared,
-//! all of these open its tickets.
+//! tickets; of these each refuses what the others issued. A backend of a shared name that lately refused clients of at least
+//! [`VOTES`] networks, and more than a quarter of what it was offered, makes the name doubtful for as long as its row lives: its tickets get
+//! exact rows again, and what has none goes by the client's address to one of the name's backends. Of one network's refusals one counts
+//! among so many acceptances, so that no host brings doubt with forged ones. Eight networks that conspire get that much and no more: where
+//! the key is really shared, all of these open its tickets.
 
 use super::config::Config;
 use super::fair::{FairWriter, Held, MOST_WORTH};
@@ -76,8 +77,6 @@ const BACKEND: u32 = 32;
 const TIMES: u32 = 16;
 /// A backend's hits and misses are halved at so many.
 const MEMORY: u8 = 64;
-/// Fewer misses raise no doubt.
-const MISSES: u8 = 4;
 
 /// Votes: one of 48 bits for each network. Two networks may have the same one, so there are never more votes than networks.
 const VOTE_BITS: u64 = 48;
@@ -274,23 +273,37 @@ struct Opener {
     maker: u16,
     /// Networks that it has refused since it began to use another name.
     votes: u64,
-    /// What it opened and what it refused, lately.
+    /// What it opened lately, and what it refused: one for each network until the counts are halved.
     hits: u8,
     misses: u8,
+    /// Networks among the misses since then.
+    missed: u64,
 }
 
 impl Opener {
-    fn remember(&mut self, hit: bool) {
-        let count = if hit { &mut self.hits } else { &mut self.misses };
-        *count += 1;
-        if *count >= MEMORY {
-            (self.hits, self.misses) = (self.hits / 2, self.misses / 2);
+    fn hit(&mut self) {
+        self.hits += 1;
+        self.fade();
+    }
+
+    fn miss(&mut self, client: u64) {
+        let vote = vote(client);
+        if self.missed & vote == 0 {
+            self.missed |= vote;
+            self.misses += 1;
+            self.fade();
         }
     }
 
-    /// It refuses more than a quarter.
+    fn fade(&mut self) {
+        if self.hits.max(self.misses) >= MEMORY {
+            (self.hits, self.misses, self.missed) = (self.hits / 2, self.misses / 2, 0);
+        }
+    }
+
+    /// It refuses more than a quarter, and not a few networks only.
     fn is_doubtful(&self) -> bool {
-        self.misses >= MISSES && u32::from(self.misses) * 3 > u32::from(self.hits)
+        enough(self.missed) && u32::from(self.misses) * 3 > u32::from(self.hits)
     }
 }
 
@@ -466,7 +479,7 @@ impl NameShard {
             opener.used = opener.used.max(now);
             opener.votes = 0;
             opener.told |= told;
-            opener.remember(true);
+            opener.hit();
         } else {
             if self.openers.len() >= self.opener_bound && !self.drop_oldest_opener(maker, metrics) {
                 metrics.names.crowded += 1;
@@ -474,7 +487,7 @@ impl NameShard {
             }
             metrics.names.inserted += 1;
             self.shown.more(maker);
-            self.openers.insert(key, Opener { used: now, told, maker, votes: 0, hits: 1, misses: 0 });
+            self.openers.insert(key, Opener { used: now, told, maker, votes: 0, hits: 1, misses: 0, missed: 0 });
             if let Some(began) = self.began.get(backend.index()).filter(|_| !told) {
                 began.store(now.max(began.load(Relaxed)), Relaxed);
             }
@@ -556,7 +569,7 @@ impl NameShard {
         if let Some(at) = self.names.position(*hash, |words| is(name, words)) {
             // A known key: either this backend promised to open it, or nothing is learned.
             let Some(opener) = self.openers.get_mut(&(*name, *backend)).filter(|o| !o.told) else { return };
-            opener.remember(false);
+            opener.miss(*client);
             let doubtful = opener.is_doubtful();
             if began() > opener.used {
                 opener.votes |= vote(*client);
