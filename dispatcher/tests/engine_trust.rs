@@ -298,3 +298,40 @@ fn a_key_is_not_retired_by_the_addresses_of_one_ipv6_host() {
     (0..100).for_each(|n| go(&mut b, &format!("fd01:0:0:1::{n:x}"), 3 + n, false));
     assert_eq!(b.engine.sessions(b.now).census.key_names, 1);
 }
+
+/// The same hello with an `encrypted_client_hello` in front of its other extensions (RFC 9849 section 5).
+fn with_ech(hello: &[u8]) -> Vec<u8> {
+    let mut at = 5 + 4 + 2 + 32;
+    at += 1 + usize::from(hello[at]);
+    at += 2 + usize::from(u16::from_be_bytes([hello[at], hello[at + 1]]));
+    at += 1 + usize::from(hello[at]);
+    let ech = [&[0xfe, 0x0d, 0, 40, 0][..], &[7; 39]].concat();
+    let longer = |b: &[u8]| (u16::from_be_bytes([b[0], b[1]]) + ech.len() as u16).to_be_bytes();
+    let mut out = [&hello[..at + 2], &ech, &hello[at + 2..]].concat();
+    for length in [3, 7, at] {
+        let new = longer(&out[length..]);
+        out[length..length + 2].copy_from_slice(&new);
+    }
+    out
+}
+
+#[test]
+fn nothing_is_learned_from_the_outer_hello_where_servers_have_ech() {
+    for (have, learned) in [(false, 1), (true, 0)] {
+        let mut affinity = Affinity::single(lb::Config::new(2));
+        for serial in 0..2 {
+            let plain = Hello { tls13: true, psk: vec![sealed(7, serial)], ..Hello::default() }.bytes();
+            let bytes = with_ech(&plain);
+            let mut scratch = vec![0; 20_000];
+            let hello = ssl_parse::client_hello(&bytes, &mut scratch).complete().unwrap();
+            assert!(hello.ech && !hello.is_ambiguous());
+            let mut watch = Watch::new(Offer::new(&hello), false);
+            if have {
+                watch.servers_have_ech();
+            }
+            watch.feed(&flight_13(true), &mut affinity, seen());
+            assert_eq!(watch.resumed(), Some(true));
+        }
+        assert_eq!(rows(&affinity).key_names, learned);
+    }
+}

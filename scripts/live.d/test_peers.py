@@ -163,7 +163,12 @@ def forget_access():
 def ipv6(t):
     """IPv6 clients to IPv6 servers, with IPv4 beside them"""
     t.servers.want("nginx,haproxy,nginx")
+    # All clients are of one /64, which the default leads to one server.
     d = t.dispatcher()
+    names = {clients.fetch(clients.address6(i), vip=VIP6)[0].split()[0] for i in range(6)}
+    check(len(names) == 1, f"one /64 was led to {names}")
+    d.stop()
+    d = t.dispatcher("--balance", "round-robin")
     names = set()
     for i in range(20):
         names.add(clients.fetch(clients.address6(i), vip=VIP6)[0].split()[0])

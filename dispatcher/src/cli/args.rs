@@ -43,7 +43,7 @@ Examples:
         --vip 10.0.0.80:443 --backend a=10.0.0.11:443 \\
         --vip [fd00::80]:443 --backend a6=[fd00::11]:443
 
-The interfaces should have no IP addresses of the kernel's in the same networks, and no merging of received segments: ethtool -K DEVICE gro off lro off
+The kernel must not have the addresses of `ip=` and `--vip`, and the interfaces must not merge received segments: ethtool -K DEVICE gro off lro off
 
 Needs CAP_NET_RAW and CAP_NET_ADMIN; af-xdp also CAP_BPF. docs/operating.md says what cards and DPDK need.
 
@@ -148,8 +148,8 @@ pub struct Tuning {
     #[arg(long, value_enum, default_value = "source-ip")]
     pub hash_on: HashOnArg,
 
-    /// Keys the hash by which maglev leads clients: the same on all dispatchers of a service. Keep a large one to yourself if
-    /// clients are not to work out where their address leads
+    /// Seed of the client hash of maglev and of --resume-fallback source-ip: the same on all dispatchers of a service. A large secret
+    /// one keeps clients from working out where their address leads
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub hash_seed: u64,
 
@@ -184,7 +184,12 @@ pub struct Tuning {
     #[arg(long, value_enum, default_value = "auto")]
     pub service_kind: ServiceKindArg,
 
-    /// Sessions remembered; when full, the least recently used go
+    /// The servers hold keys for Encrypted Client Hello (ECH). What they answer to a hello with ECH is then about its hidden part, so
+    /// nothing is learned from the PSK identities that can be read in it
+    #[arg(long)]
+    pub servers_have_ech: bool,
+
+    /// Sessions remembered; when full, the client that has most of them loses its least recently used one
     #[arg(long, value_name = "N", default_value_t = crate::engine::Limits::default().sessions, value_parser = capacity)]
     pub session_capacity: usize,
 

@@ -51,6 +51,7 @@ fn config(service: &Service, tuning: &Tuning) -> Result<Config, Refusal> {
         proxy_protocol: tuning.proxy_protocol.is_some_and(bool::from),
         hello_timeout: tuning.hello_timeout,
         service_kind: tuning.service_kind.into(),
+        servers_have_ech: tuning.servers_have_ech,
         flow_idle_timeout: tuning.flow_idle_timeout,
         affinity: tuning.affinity.into(),
         resume_fallback: tuning.resume_fallback,

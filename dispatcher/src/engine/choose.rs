@@ -58,7 +58,10 @@ impl Engine {
     }
 
     /// Reads along what the server is going to answer, from `start` on.
-    pub(super) fn open_watch(&mut self, id: FlowId, watch: Watch, tuple: &Tuple, start: Seq, now: Time) {
+    pub(super) fn open_watch(&mut self, id: FlowId, mut watch: Watch, tuple: &Tuple, start: Seq, now: Time) {
+        if self.config.servers_have_ech {
+            watch.servers_have_ech();
+        }
         if let Some(flow) = self.watches.next_to_yield(now) {
             self.counters.unwatched += 1;
             self.unwatch(flow);

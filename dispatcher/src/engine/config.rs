@@ -162,7 +162,9 @@ pub struct Config {
     pub hello_timeout: Duration,
     /// What is served.
     pub service_kind: ServiceKind,
-    /// A flow without frames for this long is reset on both sides.
+    /// The servers hold keys for Encrypted Client Hello: a hello with it proves nothing about the identities that can be read in it.
+    pub servers_have_ech: bool,
+    /// After this long without frames both ends of a flow are asked whether they are there; it is reset when one does not answer.
     pub flow_idle_timeout: Duration,
     /// Follow identities at all.
     pub affinity: bool,
@@ -208,6 +210,7 @@ impl Default for Config {
             proxy_protocol: false,
             hello_timeout: Duration::from_secs(3),
             service_kind: ServiceKind::default(),
+            servers_have_ech: false,
             flow_idle_timeout: Duration::from_secs(300),
             affinity: true,
             resume_fallback: lb::ResumeFallback::default(),

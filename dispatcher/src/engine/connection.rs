@@ -254,7 +254,7 @@ pub struct Connection {
     pub cookie: Seq,
     /// The client's latest clock value.
     pub client_clock: u32,
-    /// The clock value of ours that the client echoes.
+    /// The clock value of ours that the client echoes; behind the splice, the backend's latest as the client sees it.
     pub our_clock: u32,
     /// The client's latest window, bytes.
     pub client_window: u32,

@@ -25,6 +25,15 @@ const TIME_WAIT_SHORT: Duration = Duration::from_secs(1);
 /// How long a flow is kept after a reset.
 const RESET_WAIT: Duration = Duration::from_secs(2);
 
+/// How a segment is passed on.
+#[derive(Clone, Copy, Default)]
+struct Passing {
+    /// What it acknowledges is raised to this: see [`Splice::translate`](crate::flow::Splice::translate).
+    floor: Option<Seq>,
+    /// It could be meant seriously, and what it says was noted.
+    noted: bool,
+}
+
 impl Engine {
     /// A segment of a spliced flow.
     #[inline]
@@ -67,7 +76,7 @@ impl Engine {
         }
         let direction = &c.directions[side as usize];
         let closing = fin || (len > 0 && direction.fin.is_some());
-        let mut floor = None;
+        let mut passing = Passing::default();
         let plausible = direction.plausible(seq, len);
         if !plausible
             && side == Side::Client
@@ -83,10 +92,11 @@ impl Engine {
             }
             c.note(side, tcp, seq, ack);
             c.heard(side, seg.now);
+            passing.noted = true;
             if side == Side::Server {
                 if matches!(c.state, State::Spliced(Some(_))) {
-                    floor = self.ours_acknowledged(id, ack);
-                    if floor.is_some() && len == 0 && !fin {
+                    passing.floor = self.ours_acknowledged(id, ack);
+                    if passing.floor.is_some() && len == 0 && !fin {
                         // Acknowledges only what the client was told already.
                         return Ok(Verdict::Hold);
                     }
@@ -106,7 +116,7 @@ impl Engine {
         if !plausible {
             self.flows.get_mut(id).directions[side as usize].overshot(seq, len);
         }
-        self.pass_on(id, side, seg, frame, floor, fx)
+        self.pass_on(id, side, seg, frame, passing, fx)
     }
 
     /// Translates the frame and says where it goes.
@@ -117,7 +127,7 @@ impl Engine {
         side: Side,
         seg: &Arrived,
         frame: &mut Frame<'_>,
-        floor: Option<Seq>,
+        passing: Passing,
         fx: &mut dyn Effects,
     ) -> Step {
         let (c, client, server) = self.flows.get_with_tuples(id);
@@ -132,7 +142,12 @@ impl Engine {
         // What follows the IP packet is padding.
         let cut = frame.set_len(seg.ip.end);
         debug_assert!(cut, "shorter is always possible");
-        c.splice.translate(side, frame.bytes_mut(), &seg.ip, &seg.tcp, &to, floor);
+        let clock = c.splice.translate(side, frame.bytes_mut(), &seg.ip, &seg.tcp, &to, passing.floor);
+        if let Some(clock) = clock
+            && passing.noted
+        {
+            c.shows_clock(side, clock);
+        }
         let limit = usize::from(c.path[side as usize]);
         relink(frame, seg.eth.payload, seg.ip.family, &link)?;
         if seg.ip.end - seg.ip.header > limit {
@@ -170,7 +185,7 @@ impl Engine {
                 self.on_reset(id, side, certain, seg.now, fx);
             }
             // In the window but not at its edge: the receiver will ask, and the true sender answer.
-            return self.pass_on(id, side, seg, frame, None, fx);
+            return self.pass_on(id, side, seg, frame, Passing::default(), fx);
         }
         match side {
             // Our acknowledgement was lost, and the backend says its SYN-ACK again.
@@ -272,7 +287,7 @@ impl Engine {
         if seg.tcp.flags.has(Flags::SYN) || !of_this {
             return Err(DropReason::FlowClosed);
         }
-        self.pass_on(id, side, seg, frame, None, fx)
+        self.pass_on(id, side, seg, frame, Passing::default(), fx)
     }
 
     /// Perhaps a client uses its address and port again for a new connection: a SYN is answered like any other, and leaves

@@ -15,7 +15,7 @@ use core::time::Duration;
 
 /// Probes before a side that has not answered is held to be gone.
 const TIMES: u8 = 3;
-/// Between them.
+/// Between them, or the idle timeout where that is shorter.
 const EVERY: Duration = Duration::from_secs(5);
 
 /// Whom a silent flow's probes have reached.
@@ -34,6 +34,19 @@ impl Connection {
         if self.asked.times == 0 { self.last_seen = now } else { self.answered(side, now) }
     }
 
+    /// A side's clock, in the client's view. Segments of ours show the latest: a receiver does not hear what is older than what it has seen
+    /// (RFC 7323 section 5.3), a keepalive least of all.
+    #[inline]
+    pub(super) fn shows_clock(&mut self, side: Side, clock: u32) {
+        let latest = match side {
+            Side::Client => &mut self.client_clock,
+            Side::Server => &mut self.our_clock,
+        };
+        if (clock.wrapping_sub(*latest) as i32) > 0 {
+            *latest = clock;
+        }
+    }
+
     #[cold]
     fn answered(&mut self, side: Side, now: Time) {
         self.asked.heard[side as usize] = true;
@@ -45,7 +58,7 @@ impl Connection {
 
     /// When it is to be asked, or given up, if nothing is heard.
     pub(super) fn idle_at(&self, timeout: Duration) -> Time {
-        self.last_seen + timeout + EVERY * u32::from(self.asked.times)
+        self.last_seen + timeout + EVERY.min(timeout) * u32::from(self.asked.times)
     }
 }
 

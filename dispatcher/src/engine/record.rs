@@ -32,7 +32,7 @@ pub enum End {
     BackendReset,
     /// The backend acknowledged nothing of what was ours to deliver.
     BackendLost,
-    /// No frames for the idle timeout.
+    /// No frames for the idle timeout, and no answer to keepalive probes.
     Idle,
     /// No backend could be reached.
     NoBackend,

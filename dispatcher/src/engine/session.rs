@@ -57,6 +57,8 @@ pub struct Offer {
     id_is_of_ticket: bool,
     /// What the server reads in the hello may be something else.
     unsure: bool,
+    /// It has ECH: to a server that holds the keys another hello is meant, hidden in it, with identities of its own.
+    ech: bool,
     /// Bytes of the hello on the wire.
     len: usize,
     /// To follow the client's stream from there on, when a second hello may come that matters.
@@ -75,6 +77,7 @@ impl Offer {
         offer.session_id.extend(hello.session_id.iter().copied().take(32));
         offer.id_may_be_random = hello.offers_1_3();
         offer.unsure = hello.is_ambiguous();
+        offer.ech = hello.ech;
         offer.len = hello.consumed;
         // The key of a ticket's row is its SHA-256.
         let ticket = offer.of(IdentityKind::Ticket).next();
@@ -273,6 +276,12 @@ impl Watch {
     pub fn distrust(&mut self) {
         self.distrusted = true;
         self.second_is_unclear();
+    }
+
+    /// The servers hold ECH keys: what they say of the identities in a hello with ECH is perhaps about the hidden one (RFC 9849
+    /// section 7), whose client could have written any others into this one.
+    pub fn servers_have_ech(&mut self) {
+        self.offer.unsure |= self.offer.ech;
     }
 
     /// The next bytes of the server's stream, in order. False when there is nothing more to learn.

@@ -118,18 +118,20 @@ impl Watches {
         count * place + (1 << 16) * size_of::<u32>()
     }
 
-    /// Whose watch has to be closed before [`Watches::open`] has a place: of the next [`GIVERS`] places the oldest of the client that holds
-    /// most, and one that is overdue before any other. `None` while there is room.
+    /// Whose watch has to be closed before [`Watches::open`] has a place: of [`GIVERS`] places the oldest of the client that holds most, and
+    /// one that is overdue before any other. `None` while there is room.
     ///
-    /// Some are looked at, not all: a new connection must not cost a walk over thousands. Whoever holds most is among them.
+    /// Some are looked at, not all: a new connection must not cost a walk over thousands. They are spread evenly over all, other ones each
+    /// time, so that whoever holds many is among them.
     pub fn next_to_yield(&mut self, now: Time) -> Option<FlowId> {
         if !self.free.is_empty() || self.holders.is_empty() {
             return None;
         }
         let (first, n) = (self.giver, self.holders.len());
-        self.giver = (first + GIVERS) % n;
+        self.giver = (first + 1) % n;
+        let apart = (n / GIVERS).max(1);
         let rank = |h: &&Holder| (!h.is_overdue(now), core::cmp::Reverse(self.held[usize::from(h.client)]), h.opened);
-        let looked_at = (first..first + GIVERS.min(n)).filter_map(|i| self.holders[i % n].as_ref());
+        let looked_at = (0..GIVERS.min(n)).filter_map(|i| self.holders[(first + i * apart) % n].as_ref());
         looked_at.min_by_key(rank).map(|h| h.flow)
     }
 

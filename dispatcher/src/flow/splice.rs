@@ -108,9 +108,17 @@ impl Splice {
     }
 
     /// Rewrites an IP packet with its TCP segment for the other side. `ack_floor` raises acknowledgements that lie before
-    /// it (bytes that we have acknowledged ourselves already).
+    /// it (bytes that we have acknowledged ourselves already). Returns the sender's clock (TSval) in the client's view, if it shows one.
     #[inline]
-    pub fn translate(&self, from: Side, frame: &mut [u8], ip: &Ip, tcp: &Tcp, to: &Endpoints, ack_floor: Option<Seq>) {
+    pub fn translate(
+        &self,
+        from: Side,
+        frame: &mut [u8],
+        ip: &Ip,
+        tcp: &Tcp,
+        to: &Endpoints,
+        ack_floor: Option<Seq>,
+    ) -> Option<u32> {
         let mut sum = Change::default();
         rewrite_addresses(frame, ip, to, &mut sum);
         let (seq, mut ack) = match from {
@@ -124,9 +132,7 @@ impl Splice {
         }
         let window = self.rescale(from).apply(tcp.window);
         let options = tcp.header + 20..tcp.payload;
-        if !options.is_empty() {
-            self.translate_options(from, &mut frame[options], &mut sum);
-        }
+        let clock = if options.is_empty() { None } else { self.translate_options(from, &mut frame[options], &mut sum) };
         let t = &mut frame[tcp.header..tcp.header + 20];
         sum.word(tcp.src_port, to.src.1);
         sum.word(tcp.dst_port, to.dst.1);
@@ -140,16 +146,23 @@ impl Splice {
         t[14..16].copy_from_slice(&window.to_be_bytes());
         let new = sum.apply(u16::from_be_bytes([t[16], t[17]]));
         t[16..18].copy_from_slice(&new.to_be_bytes());
+        clock
     }
 
     /// Timestamps and SACK blocks. Options begin at an even offset of the segment, so offsets within them have the
     /// parity that the checksum sees.
     #[inline]
-    fn translate_options(&self, from: Side, options: &mut [u8], sum: &mut Change) {
+    fn translate_options(&self, from: Side, options: &mut [u8], sum: &mut Change) -> Option<u32> {
         let found = SegmentOptions::parse(options);
+        let mut clock = None;
         if let Some((at, ts)) = found.timestamps {
+            clock = Some(ts.val);
             match (self.clock, from) {
-                (Clock::Shift(d), Side::Server) => put(options, at, ts.val, ts.val.wrapping_add(d), sum),
+                (Clock::Shift(d), Side::Server) => {
+                    let val = ts.val.wrapping_add(d);
+                    put(options, at, ts.val, val, sum);
+                    clock = Some(val);
+                }
                 // An echo of zero stands in segments that echo nothing (RFC 7323 section 3.2): those without ACK.
                 (Clock::Shift(d), Side::Client) => put(options, at + 4, ts.ecr, ts.ecr.wrapping_sub(d), sum),
                 (Clock::Erase, Side::Client) => erase(options, at - 2, 10, sum),
@@ -164,6 +177,7 @@ impl Splice {
                 put(options, at, old, (Seq(old) + -self.seq).0, sum);
             }
         }
+        clock
     }
 }
 

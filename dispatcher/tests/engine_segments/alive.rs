@@ -66,3 +66,37 @@ fn an_end_that_knows_nothing_of_the_connection_ends_it() {
     assert_eq!((out[0].port, out[0].flags()), (1, RST), "the server hears of it");
     assert_eq!(b.ended[0].0, End::ClientReset);
 }
+
+/// A receiver drops what shows an older clock than it has seen (RFC 7323 section 5.3), Linux a pure acknowledgement without a word.
+#[test]
+fn probes_show_the_latest_clocks_of_both_ends() {
+    for mut b in all_worlds() {
+        b.dial_with(&linux(), HTTP);
+        let n = 1 + HTTP.len() as u32;
+        let stamped = |val, ecr| write_timestamps(Timestamps { val, ecr });
+        let syn_ack = written(&SynOptions { timestamps: Some(Timestamps { val: 77, ecr: 5001 }), ..linux() });
+        let first = if !b.config.proxy_protocol {
+            0
+        } else if b.v6 {
+            52
+        } else {
+            28
+        };
+        b.server_sends(Seg { options: &syn_ack, window: 60000, ..seg(SYN_ACK, 0, 1u32.wrapping_sub(first), &[]) });
+        let theirs = b.our_clock;
+        // An hour of clocks later, on either side; then a segment that was overtaken, and one with numbers of nobody's.
+        for (val, at) in [(3_600_077, 1), (3_599_000, 1)] {
+            b.server_sends(Seg { options: &stamped(val, 5001), window: 60000, ..seg(ACK, at, n, b"answer") });
+        }
+        b.client_sends(Seg { options: &stamped(4_000_000, theirs), window: 60000, ..seg(ACK, n, 7, &[]) });
+        b.client_sends(Seg { options: &stamped(2_000_000_000, theirs), ..seg(ACK, n + 0x4000_0000, 7, &[]) });
+        // Neighbours are asked meanwhile, and answer.
+        let probes: Vec<_> =
+            (0..301).flat_map(|_| b.wait(Duration::from_secs(1))).filter(|o| o.flags() == ACK).collect();
+        let clocks = |o: &Out| SegmentOptions::parse(o.option_bytes()).timestamps.expect("a clock").1;
+        let (to_client, to_server): (Vec<_>, Vec<_>) = probes.iter().partition(|o| o.eth.dst == CLIENT_MAC);
+        let (client, server) = (clocks(to_client[0]), clocks(to_server[0]));
+        assert_eq!((client.val, client.ecr), (theirs + 3_600_000, 4_000_000));
+        assert_eq!((server.val, server.ecr), (4_000_000, 3_600_077));
+    }
+}
