@@ -335,3 +335,16 @@ fn nothing_is_learned_from_the_outer_hello_where_servers_have_ech() {
         assert_eq!(rows(&affinity).key_names, learned);
     }
 }
+
+#[test]
+fn a_refusal_counts_although_the_client_said_its_hello_again() {
+    for repeats in [false, true] {
+        let first = hello_13(8);
+        let mut b = spliced(&first);
+        if repeats {
+            say(&mut b, 1, &first);
+        }
+        b.server_sends(Seg { window: 60000, ..seg(ACK, 1, 1 + first.len() as u32, &flight_13(false)[..300]) });
+        assert_eq!(b.engine.sessions(b.now).census.refusals, 1, "{repeats}");
+    }
+}

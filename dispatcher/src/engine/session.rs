@@ -305,6 +305,11 @@ impl Watch {
                         match retry {
                             Retry::No if sure => learn_1_3(offer.of(IdentityKind::Psk), &hello, affinity, seen),
                             Retry::Answered(psks) if sure => learn_1_3(psks.iter(), &hello, affinity, seen),
+                            // The client said some of its hello again before the server had it, as on a busy machine or a bad link. That it
+                            // was refused counts all the same: whoever wants a refusal has one by garbage behind a key's name.
+                            _ if !trusted && !offer.unsure && hello.psk_selected.is_none() => {
+                                learn_1_3(offer.of(IdentityKind::Psk), &hello, affinity, seen);
+                            }
                             _ => {}
                         }
                     } else {
