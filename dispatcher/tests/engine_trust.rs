@@ -263,18 +263,21 @@ fn a_second_hello_that_nobody_asked_for_explains_nothing() {
 
 #[test]
 fn a_hello_that_its_client_says_again_before_the_server_has_it_explains_nothing() {
-    for (repeats, acknowledged, learned) in [(false, false, true), (true, false, false), (true, true, true)] {
-        let first = hello_13(8);
+    // Another hello; the same, as a client does that probes for the tail of what it sent (RFC 8985).
+    let (first, other) = (hello_13(8), hello_13(7));
+    for (repeats, acknowledged, learned) in
+        [(None, false, true), (Some(&other), false, false), (Some(&other), true, true), (Some(&first), false, true)]
+    {
         let mut b = spliced(&first);
         let n = 1 + first.len() as u32;
         if acknowledged {
             b.server_sends(Seg { window: 60000, ..seg(ACK, 1, n, &[]) });
         }
-        if repeats {
-            say(&mut b, 1, &hello_13(7));
+        if let Some(again) = repeats {
+            say(&mut b, 1, again);
         }
         b.server_sends(Seg { window: 60000, ..seg(ACK, 1, n, &flight_13(true)[..300]) });
-        assert_eq!(b.engine.sessions(b.now).census.rows() > 0, learned, "{repeats} {acknowledged}");
+        assert_eq!(b.engine.sessions(b.now).census.rows() > 0, learned, "{} {acknowledged}", repeats == Some(&first));
     }
 }
 
@@ -342,7 +345,7 @@ fn a_refusal_counts_although_the_client_said_its_hello_again() {
         let first = hello_13(8);
         let mut b = spliced(&first);
         if repeats {
-            say(&mut b, 1, &first);
+            say(&mut b, 1, &hello_13(7));
         }
         b.server_sends(Seg { window: 60000, ..seg(ACK, 1, 1 + first.len() as u32, &flight_13(false)[..300]) });
         assert_eq!(b.engine.sessions(b.now).census.refusals, 1, "{repeats}");

@@ -353,10 +353,12 @@ impl Engine {
         let (Some(watch), State::Spliced(Some(ours))) = (c.watch, &c.state) else { return };
         let Some(watched) = watches.heard(watch, now) else { return };
         let len = watched.watch.offer().wire_len();
-        let held = ours.stream.contiguous(buffers).get(len..).unwrap_or_default();
+        let all = ours.stream.contiguous(buffers);
+        let held = all.get(len..).unwrap_or_default();
         if ours.urgent.is_some() {
             watched.watch.distrust();
         }
+        watched.remember(ours.stream.base(), all);
         watched.released(ours.stream.base() + len as u32, held);
     }
 

@@ -8,6 +8,7 @@ use super::session::Watch;
 use crate::flow::{Assembler, BufferPool, FlowId};
 use crate::time::Time;
 use crate::wire::Seq;
+use arrayvec::ArrayVec;
 use core::time::Duration;
 
 /// A handshake in which the server has said nothing for so long is not followed any further.
@@ -18,6 +19,8 @@ pub const LONGEST: Duration = Duration::from_secs(30);
 const LOOKS: usize = 256;
 /// Places that [`Watches::next_to_yield`] looks at.
 const GIVERS: usize = 64;
+/// Bytes of a client's stream that are remembered to know them again: a hello with post-quantum shares and a ticket, as a rule.
+const REMEMBERED: usize = 2048;
 
 /// A place in the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,9 +37,28 @@ pub struct Watched {
     hello_end: Seq,
     /// Up to here the client's stream was read.
     read_to: Seq,
+    /// What the backend was given of it: the first [`REMEMBERED`] bytes, and where they begin.
+    given: (Seq, ArrayVec<u8, REMEMBERED>),
 }
 
 impl Watched {
+    /// The backend is given `held`, from `begin` on.
+    pub fn remember(&mut self, begin: Seq, held: &[u8]) {
+        let (at, given) = &mut self.given;
+        *at = begin;
+        given.clear();
+        given.extend(held.iter().copied().take(REMEMBERED));
+    }
+
+    /// These bytes are at their place what the backend was given.
+    fn were_given(&self, seq: Seq, payload: &[u8]) -> bool {
+        let (begin, given) = &self.given;
+        usize::try_from(begin.distance_to(seq))
+            .ok()
+            .and_then(|at| given.get(at..at + payload.len()))
+            .is_some_and(|same| same == payload)
+    }
+
     /// The backend has answered and is given what was held: `held` lies behind the client's first hello, which ends at `hello_end`.
     pub fn released(&mut self, hello_end: Seq, held: &[u8]) {
         (self.hello_end, self.read_to) = (hello_end, hello_end);
@@ -51,6 +73,10 @@ impl Watched {
     /// `plain`: damaged, or with urgent data, which TCP may take out of the stream.
     pub fn client_sends(&mut self, seq: Seq, payload: &[u8], acked: Seq, plain: bool) {
         if plain && !(seq + payload.len() as u32).is_after(acked) {
+            return;
+        }
+        // A client that does not hear from the server at once says its last segment again (RFC 8985): the same.
+        if plain && self.were_given(seq, payload) {
             return;
         }
         // Urgent data may lie anywhere in what the server has not got yet.
@@ -139,8 +165,13 @@ impl Watches {
     /// when all places are taken: nothing will be learned from this connection.
     pub fn open(&mut self, flow: FlowId, client: u16, watch: Watch, start: Seq, now: Time) -> Option<WatchId> {
         let i = self.free.pop()?;
-        self.places[i as usize] =
-            Some(Watched { watch, stream: Assembler::lazy(start, 0), hello_end: Seq(0), read_to: Seq(0) });
+        self.places[i as usize] = Some(Watched {
+            watch,
+            stream: Assembler::lazy(start, 0),
+            hello_end: Seq(0),
+            read_to: Seq(0),
+            given: (Seq(0), ArrayVec::new()),
+        });
         self.holders[i as usize] = Some(Holder { flow, client, opened: now, heard: now });
         self.held[usize::from(client)] += 1;
         Some(WatchId(i))
