@@ -84,12 +84,12 @@ fn finish(b: &mut [u8], ip: &Ip, tcp: &Tcp, n: usize, skip: usize, last: bool) {
         // Said once (RFC 3168 section 6.1.2).
         flags &= !Flags::CWR.0;
     }
-    if flags & URG != 0 {
+    if flags & Flags::URG.0 != 0 {
         // The pointer counts from the piece's own number.
         let left = urgent.saturating_sub(skip) as u16;
         t[18..20].copy_from_slice(&left.to_be_bytes());
         if left == 0 {
-            flags &= !URG;
+            flags &= !Flags::URG.0;
         }
     }
     t[4..8].copy_from_slice(&(tcp.seq + skip as u32).0.to_be_bytes());
@@ -98,6 +98,3 @@ fn finish(b: &mut [u8], ip: &Ip, tcp: &Tcp, n: usize, skip: usize, last: bool) {
     let sum = transport(ip.src.octets(), ip.dst.octets(), protocol::TCP, t);
     t[16..18].copy_from_slice(&sum.to_be_bytes());
 }
-
-/// The urgent pointer counts.
-const URG: u8 = 0x20;
