@@ -9,7 +9,7 @@ use dispatcher::io::{self, Burst, Census, Filter, Loss, Port, af_packet};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use veth::{QUIET, bridge_once, in_namespace, ip, packet_port, pair, pair_of, receive_all};
+use veth::{QUIET, bridge_once, gone, in_namespace, ip, packet_port, pair, pair_of, receive_all};
 
 const OWN: [u8; 4] = [10, 9, 0, 2];
 
@@ -357,7 +357,7 @@ fn several_workers_have_one_program_and_all_queues_between_them() {
         drop(a);
         assert!(ip("-d link show dev t1").contains("prog/xdp"));
         drop(b);
-        assert!(!ip("-d link show dev t1").contains("prog/xdp"));
+        gone("prog/xdp", "-d link show dev t1");
     });
 }
 
@@ -484,11 +484,7 @@ fn nothing_of_a_killed_process_stays_and_its_successor_starts_at_once() {
             child.kill().unwrap();
             child.wait().unwrap();
         }
-        let until = Instant::now() + Duration::from_secs(10);
-        while ip("-d link show dev t1").contains("prog/xdp") {
-            assert!(Instant::now() < until, "the program stays");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        gone("prog/xdp", "-d link show dev t1");
         // The interface works as before.
         let (mut a, mut b) = (packet_port("t0"), packet_port("t1"));
         send_all(&mut a, &[numbered(1, 60)]);
@@ -574,7 +570,8 @@ fn a_second_user_of_a_device_is_refused_in_words_and_a_successor_is_not() {
             assert!(ip("-d link show dev t1").contains("prog/xdp"), "attached while open");
             assert!(ip("maddr show dev t1").contains("33:33:ff:01:23:45"), "neighbours' questions reach us");
             drop(ports);
-            assert!(!ip("maddr show dev t1").contains("33:33:ff:01:23:45"));
+            gone("33:33:ff:01:23:45", "maddr show dev t1");
+            gone("prog/xdp", "-d link show dev t1");
         }
         let (_ports, _account) = open(&["t1"]);
         let Err(e) = try_open(&["t1"], Mode::Auto) else { panic!("opened twice") };

@@ -37,6 +37,20 @@ pub fn ip(arguments: &str) -> String {
     String::from_utf8(done.stdout).unwrap()
 }
 
+/// Waits until `ip` with these words no longer says `what`: a process that another test starts at the same time has copies of our
+/// files until it runs its program, so that what we closed can live a moment longer.
+///
+/// # Panics
+///
+/// When it still says so after ten seconds.
+pub fn gone(what: &str, arguments: &str) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while ip(arguments).contains(what) {
+        assert!(Instant::now() < until, "ip {arguments} still says {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// A virtual pair with so many queues, up, on which the kernel itself says nothing.
 pub fn pair_of(a: &str, b: &str, queues: u32) {
     let q = format!("numtxqueues {queues} numrxqueues {queues}");
