@@ -278,6 +278,20 @@ fn an_address_that_the_kernel_gets_meanwhile_is_told() {
 }
 
 #[test]
+fn an_address_that_a_local_route_gives_to_the_kernel_is_told_while_it_runs_and_refused_at_the_start() {
+    in_namespace(|| {
+        ip("link set lo up");
+        let (child, _out, _) = started("");
+        // As a transparent proxy adds it: no interface has the address.
+        ip("route add local 10.77.0.96/28 dev lo");
+        warned(child, "the kernel takes 10.77.0.100 (VIP 10.77.0.100:443) for its own by a local route");
+        let mut command = Command::new(program());
+        command.args(RUN.split_whitespace());
+        assert_refused(command, "ip route del local PREFIX");
+    });
+}
+
+#[test]
 fn a_frame_of_an_offload_is_told_with_what_to_type() {
     in_namespace(|| {
         let (child, _out, _) = started("");

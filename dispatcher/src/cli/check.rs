@@ -234,9 +234,13 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
 /// The kernel has none of our addresses. Where it cannot be asked, the signs will show.
 fn check_kernel(ours: &[Own]) -> Result<(), Refusal> {
     let kernel = io::kernel::addresses().unwrap_or_default();
-    match own::held(ours, &kernel).as_slice() {
+    let held = own::held(ours, &kernel);
+    if !held.is_empty() {
+        return Err(Refusal::new(own::explain(&held)));
+    }
+    match own::routed(ours, &held, io::kernel::takes).as_slice() {
         [] => Ok(()),
-        held => Err(Refusal::new(own::explain(held))),
+        routed => Err(Refusal::new(own::explain_routed(routed))),
     }
 }
 

@@ -52,6 +52,22 @@ pub fn held<'a>(ours: &'a [Own], kernel: &'a [KernelAddress]) -> Vec<(&'a Own, &
     ours.iter().flat_map(theirs).collect()
 }
 
+/// Which of ours the kernel takes by a route, though no interface has them.
+pub fn routed<'a>(ours: &'a [Own], held: &[(&Own, &KernelAddress)], takes: impl Fn(IpAddr) -> bool) -> Vec<&'a Own> {
+    ours.iter().filter(|own| held.iter().all(|(o, _)| o.ip != own.ip) && takes(own.ip)).collect()
+}
+
+/// What to say of those, in one line that ends with what to type.
+pub fn explain_routed(routed: &[&Own]) -> String {
+    let what: Vec<_> = routed.iter().map(|own| format!("{} ({})", own.ip, own.what)).collect();
+    let family = if routed.iter().all(|own| own.ip.is_ipv6()) { " -6" } else { "" };
+    format!(
+        "the kernel takes {} for its own by a local route, and each of us would reset the other's connections: to see \
+         which: ip{family} route show table all type local; then: ip{family} route del local PREFIX",
+        what.join(" and ")
+    )
+}
+
 /// What to say of them, in one line that ends with what to type.
 pub fn explain(held: &[(&Own, &KernelAddress)]) -> String {
     let what: Vec<_> = held.iter().map(|(own, a)| format!("{} ({}, on {})", a.ip, own.what, a.interface)).collect();
@@ -140,6 +156,16 @@ mod tests {
         }
         assert!(line.ends_with("ip addr del fd01::1/64 dev br0; ip addr del 10.0.0.100/32 dev lo"), "{line}");
         assert!(!line.contains("10.0.0.7"), "{line}");
+    }
+
+    #[test]
+    fn an_address_that_a_local_route_takes_is_told_and_one_that_an_interface_has_is_not_told_again() {
+        let ours = shared(&ports(&["wan=af-packet:eth0,ip=10.0.0.1/24"]), &vips(&["10.0.0.100:443", "10.0.0.101:443"]));
+        let theirs = [kernel("lo", "10.0.0.100", 32)];
+        let by_route = routed(&ours, &held(&ours, &theirs), |ip| ip != ours[0].ip);
+        let line = explain_routed(&by_route);
+        assert!(line.contains("takes 10.0.0.101 (VIP 10.0.0.101:443) for its own by a local route"), "{line}");
+        assert!(!line.contains("10.0.0.100 ") && line.ends_with("ip route del local PREFIX"), "{line}");
     }
 
     #[test]

@@ -88,7 +88,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         if Instant::now() >= next_look {
             let all: Vec<_> = workers.iter().map(|w| w.shared.snapshot()).collect();
             let kernel = kernel::addresses().ok();
-            signs.look(&all, kernel.as_deref()).iter().for_each(|line| eprintln!("dispatcher: warning: {line}"));
+            let lines = signs.look(&all, kernel.as_deref(), kernel::takes);
+            lines.iter().for_each(|line| eprintln!("dispatcher: warning: {line}"));
             next_look = Instant::now() + WATCH;
         }
         std::thread::sleep(LOOK);

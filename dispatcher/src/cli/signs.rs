@@ -32,8 +32,13 @@ impl Signs {
         Signs { ports, oversized, ours, held, claimed, said: 0 }
     }
 
-    /// What is new. `kernel`: its addresses now, if they could be read.
-    pub fn look(&mut self, workers: &[Snapshot], kernel: Option<&[KernelAddress]>) -> Vec<String> {
+    /// What is new. `kernel`: its addresses now, if they could be read; `takes`: which others it takes for its own.
+    pub fn look(
+        &mut self,
+        workers: &[Snapshot],
+        kernel: Option<&[KernelAddress]>,
+        takes: impl Fn(IpAddr) -> bool,
+    ) -> Vec<String> {
         let mut lines = Vec::new();
         let all = Snapshot::fold(workers);
         self.look_for_offloads(&all.received, &mut lines);
@@ -48,7 +53,7 @@ impl Signs {
             }
         }
         if let Some(kernel) = kernel {
-            self.look_for_kernel(kernel, &mut lines);
+            self.look_for_kernel(kernel, takes, &mut lines);
         }
         lines
     }
@@ -66,15 +71,24 @@ impl Signs {
         }
     }
 
-    /// An address that somebody gives the kernel while we run.
-    fn look_for_kernel(&mut self, kernel: &[KernelAddress], lines: &mut Vec<String>) {
+    /// An address, or a route to one, that somebody gives the kernel while we run.
+    fn look_for_kernel(&mut self, kernel: &[KernelAddress], takes: impl Fn(IpAddr) -> bool, lines: &mut Vec<String>) {
         let held = own::held(&self.ours, kernel);
-        let new: Vec<_> = held.iter().filter(|(own, _)| !self.held.contains(&own.ip)).copied().collect();
-        if !new.is_empty() && self.said < MOST {
-            self.said += 1;
-            lines.push(own::explain(&new));
+        let routed = own::routed(&self.ours, &held, takes);
+        let before = &self.held;
+        let new: Vec<_> = held.iter().filter(|(own, _)| !before.contains(&own.ip)).copied().collect();
+        let new_routed: Vec<_> = routed.iter().filter(|own| !before.contains(&own.ip)).copied().collect();
+        let said = [
+            (!new.is_empty()).then(|| own::explain(&new)),
+            (!new_routed.is_empty()).then(|| own::explain_routed(&new_routed)),
+        ];
+        for line in said.into_iter().flatten() {
+            if self.said < MOST {
+                self.said += 1;
+                lines.push(line);
+            }
         }
-        self.held = held.iter().map(|(own, _)| own.ip).collect();
+        self.held = held.iter().map(|(own, _)| own.ip).chain(routed.iter().map(|own| own.ip)).collect();
     }
 }
 
@@ -102,29 +116,38 @@ mod tests {
     fn offloads_are_told_at_the_first_oversized_frame_once_a_port() {
         let mut signs = signs();
         let mut workers = vec![Snapshot { received: vec![Traffic::default(); 2], ..Snapshot::default() }; 2];
-        assert_eq!(signs.look(&workers, None), [""; 0]);
+        assert_eq!(signs.look(&workers, None, |_| false), [""; 0]);
         // By any worker's queue. What no interface is behind is no matter of ethtool's.
         workers[1].received[0].losses[Loss::RxOversized as usize] += 1;
         workers[1].received[1].losses[Loss::RxOversized as usize] += 1;
-        let lines = signs.look(&workers, None);
+        let lines = signs.look(&workers, None, |_| false);
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert!(lines[0].contains("port 'wan'"), "{lines:?}");
         assert!(lines[0].contains("ethtool -K eth0 gro off lro off tso off gso off"), "{lines:?}");
         workers[0].received[0].losses[Loss::RxOversized as usize] += 9;
-        assert_eq!(signs.look(&workers, None), [""; 0]);
+        assert_eq!(signs.look(&workers, None, |_| false), [""; 0]);
     }
 
     #[test]
     fn an_address_that_the_kernel_gets_meanwhile_is_told_when_it_comes_and_when_it_comes_again() {
         let mut signs = signs();
         let with = [KernelAddress { interface: "eth0".into(), ip: "10.0.0.100".parse().unwrap(), prefix: 24 }];
-        let mut look = |kernel: Option<&[KernelAddress]>| signs.look(&[], kernel);
+        let mut look = |kernel: Option<&[KernelAddress]>| signs.look(&[], kernel, |_| false);
         assert_eq!(look(Some(&[])).len(), 0);
         assert!(look(Some(&with))[0].ends_with("ip addr del 10.0.0.100/24 dev eth0"));
         assert_eq!((look(Some(&with)).len(), look(None).len(), look(Some(&with)).len()), (0, 0, 0));
         // However often it comes and goes, the lines have a bound.
         let lines: usize = (0..100).map(|_| look(Some(&[])).len() + look(Some(&with)).len()).sum();
         assert_eq!(lines as u32, MOST - 1);
+    }
+
+    #[test]
+    fn a_local_route_that_takes_an_address_of_ours_meanwhile_is_told_once() {
+        let mut signs = signs();
+        let mut look = |takes: bool| signs.look(&[], Some(&[]), |_| takes);
+        assert_eq!(look(false).len(), 0);
+        assert!(look(true)[0].contains("takes 10.0.0.100 (VIP 10.0.0.100:443) for its own by a local route"));
+        assert_eq!((look(true).len(), look(false).len(), look(true).len()), (0, 0, 1));
     }
 
     #[test]
@@ -135,11 +158,11 @@ mod tests {
         let mut workers = vec![Snapshot::default(); 2];
         workers[0].conflicts.push(conflict(100, 7));
         workers[1].conflicts.push(conflict(100, 8));
-        let lines = signs.look(&workers, None);
+        let lines = signs.look(&workers, None, |_| false);
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert!(lines[0].contains("02:00:00:00:00:07, says that it has 10.0.0.100"), "{lines:?}");
         workers[1].conflicts.push(conflict(1, 9));
-        assert_eq!(signs.look(&workers, None).len(), 1);
-        assert_eq!(signs.look(&workers, None), [""; 0]);
+        assert_eq!(signs.look(&workers, None, |_| false).len(), 1);
+        assert_eq!(signs.look(&workers, None, |_| false), [""; 0]);
     }
 }

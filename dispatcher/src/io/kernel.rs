@@ -5,7 +5,7 @@
 
 use super::sys;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 /// An address of the kernel's.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,6 +21,19 @@ pub struct KernelAddress {
 /// All addresses of the calling thread's network namespace.
 pub fn addresses() -> io::Result<Vec<KernelAddress>> {
     sys::interface_addresses()
+}
+
+/// Whether the kernel takes packets to this address for its own: one of its addresses, or of a local route (`ip route add local`),
+/// which no interface's list shows. A packet to such an address has it as its source, too; none is sent.
+pub fn takes(ip: IpAddr) -> bool {
+    let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let source = || {
+        let socket = UdpSocket::bind((any, 0))?;
+        // Any port will do: 9 throws away what comes (RFC 863).
+        socket.connect((ip, 9))?;
+        socket.local_addr()
+    };
+    source().is_ok_and(|source| source.ip() == ip)
 }
 
 /// Where TCP sockets of the calling thread's network namespace listen; an unspecified address stands for all. What
@@ -92,5 +105,11 @@ mod tests {
             let ours = addresses().unwrap().into_iter().find(|a| a.ip == local.ip()).unwrap();
             assert_eq!((ours.interface.as_str(), ours.prefix), ("lo", if local.is_ipv4() { 8 } else { 128 }));
         }
+    }
+
+    #[test]
+    fn the_loopback_address_is_taken_and_nobody_elses_is() {
+        assert!(takes([127, 0, 0, 1].into()));
+        assert!(!takes([192, 0, 2, 1].into()) && !takes("2001:db8::1".parse().unwrap()));
     }
 }
