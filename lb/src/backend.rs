@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-/// Most backends in one pool. It bounds [`BackendSet`], which is a plain bit per backend.
+/// Most backends in one pool or directory. It bounds [`BackendSet`], which is a plain bit per backend.
 pub const MAX_BACKENDS: usize = 1024;
 
 /// A backend's number: its place in the [`Pool`](crate::Pool), below [`MAX_BACKENDS`].

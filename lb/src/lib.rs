@@ -6,6 +6,7 @@
 //! * [`backend`]: what a backend is called, [`BackendId`] and sets of them.
 //! * [`pool`]: weights, states and live connection counts, shared by all workers.
 //! * [`balance`]: Maglev, least connections, round robin, random two.
+//! * [`service`]: services, routes and pools as somebody wants them, and what can be wrong with them.
 //! * [`affinity`]: who can resume which TLS session, learned from what the servers say in clear.
 //!
 //! A new connection goes through both, in this order:
@@ -31,6 +32,7 @@ pub mod backend;
 pub mod balance;
 pub mod choose;
 pub mod pool;
+pub mod service;
 mod sync;
 pub mod time;
 
@@ -42,4 +44,8 @@ pub use backend::{Backend, BackendId, BackendSet, MAX_BACKENDS, State};
 pub use balance::{Algorithm, Balancer, StableHash};
 pub use choose::{Hints, ResumeFallback, choose};
 pub use pool::{Pool, PoolError};
+pub use service::{
+    Fault, FaultKind, HashOn, MemberSpec, Place, Policy, PoolSpec, RouteSpec, ServiceKind, ServiceSpec, SniPattern,
+    Wanted,
+};
 pub use time::Millis;

@@ -1,0 +1,420 @@
+//! Services and pools as somebody wants them: plain data, checked by [`Wanted::faults`], made into a
+//! [`Directory`](crate::Directory).
+//!
+//! A *service* is where clients connect to, and how they are treated; a *pool* is a set of backends and how one of them
+//! is chosen; a *route* of a service sends what it matches to another pool than the service's own.
+
+use crate::backend::{MAX_BACKENDS, MAX_WEIGHT, State};
+use crate::balance::Algorithm;
+use crate::choose::ResumeFallback;
+use core::fmt;
+use core::str::FromStr;
+use core::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+
+/// Most services in one directory.
+pub const MAX_SERVICES: usize = 1024;
+
+/// Most pools in one directory.
+pub const MAX_POOLS: usize = 1024;
+
+/// Most different ALPN protocols in the routes of one service: a hello is matched against all of them in one pass, with
+/// a bit for each.
+pub const MAX_ALPN: usize = 64;
+
+/// Everything that is wanted: the services, and the pools they name.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Wanted {
+    /// In the order of the file.
+    pub services: Vec<ServiceSpec>,
+    /// In the order of the file. One that no service names is allowed.
+    pub pools: Vec<PoolSpec>,
+}
+
+/// A service: listeners, routes, policy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServiceSpec {
+    /// Unique among services.
+    pub name: String,
+    /// Where clients connect to. No two services share one.
+    pub listen: Vec<SocketAddr>,
+    /// The pool of what no route matches.
+    pub pool: String,
+    /// Tried as [`Directory::pool_for`](crate::Directory::pool_for) says.
+    pub routes: Vec<RouteSpec>,
+    /// How its connections are treated.
+    pub policy: Policy,
+}
+
+/// Which hellos go to another pool. Of each list any entry may match; where both lists are given, both must.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RouteSpec {
+    /// Server names.
+    pub sni: Vec<SniPattern>,
+    /// Protocols of application-layer protocol negotiation (RFC 7301), as bytes.
+    pub alpn: Vec<Vec<u8>>,
+    /// The pool they go to.
+    pub pool: String,
+}
+
+/// A server name, or all names one label below it. Lower case; hellos are compared without regard to case.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum SniPattern {
+    /// `www.example.com`.
+    Exact(String),
+    /// `*.example.com`: what follows the `*.`. It matches `www.example.com`, and neither `example.com` nor
+    /// `a.b.example.com`, as the names of certificates do (RFC 6125 section 6.4.3).
+    Wildcard(String),
+}
+
+impl FromStr for SniPattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<SniPattern, String> {
+        let (name, wildcard) = match text.strip_prefix("*.") {
+            Some(rest) => (rest, true),
+            None => (text, false),
+        };
+        let label_ok = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        };
+        if name.contains('*') {
+            return Err(format!("{text:?}: a wildcard is the whole first label, as in *.example.com"));
+        }
+        if name.len() > 253 || !name.split('.').all(label_ok) {
+            return Err(format!("{text:?} is no server name: labels of letters, digits and hyphens, divided by dots"));
+        }
+        let name = name.to_ascii_lowercase();
+        Ok(if wildcard { SniPattern::Wildcard(name) } else { SniPattern::Exact(name) })
+    }
+}
+
+impl fmt::Display for SniPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SniPattern::Exact(name) => f.write_str(name),
+            SniPattern::Wildcard(rest) => write!(f, "*.{rest}"),
+        }
+    }
+}
+
+/// What a service speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ServiceKind {
+    /// TLS or anything else: who says nothing for the hello timeout may be waiting for the server to speak.
+    #[default]
+    Auto,
+    /// TLS alone: the client speaks first, and half a minute is waited for its hello, so that a slow one is led by its session, too.
+    Tls,
+}
+
+/// How a service treats its connections.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Policy {
+    /// Follow identities at all.
+    pub affinity: bool,
+    /// Begin every connection to a backend with a PROXY protocol v2 header.
+    pub proxy_protocol: bool,
+    /// How long a client may stay silent before it is taken for one that waits for the server to speak.
+    pub hello_timeout: Duration,
+    /// What is served.
+    pub kind: ServiceKind,
+    /// The servers hold keys for Encrypted Client Hello: a hello with it proves nothing about the identities that can be read in it.
+    pub servers_have_ech: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy {
+            affinity: true,
+            proxy_protocol: false,
+            hello_timeout: Duration::from_secs(3),
+            kind: ServiceKind::default(),
+            servers_have_ech: false,
+        }
+    }
+}
+
+/// What Maglev hashes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum HashOn {
+    /// The client's address: all its connections meet one backend.
+    #[default]
+    SourceIp,
+    /// Addresses and ports: connections of one client spread.
+    Tuple,
+}
+
+/// A pool: backends, and how one is chosen when no identity decides.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PoolSpec {
+    /// Unique among pools.
+    pub name: String,
+    /// Without an identity.
+    pub balance: Algorithm,
+    /// For Maglev.
+    pub hash_on: HashOn,
+    /// Where a client goes whose identity no row knows.
+    pub resume_fallback: ResumeFallback,
+    /// At least one.
+    pub backends: Vec<MemberSpec>,
+}
+
+/// A backend in a pool. The same name in two pools is the same backend: of one address and one state, and perhaps of two
+/// weights.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MemberSpec {
+    /// Unique in its pool. Maglev hashes it, so equal pools give equal tables whatever the order of their members.
+    pub name: String,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Share of new connections relative to the pool's others, at most [`MAX_WEIGHT`]. Zero: none, it only resumes.
+    pub weight: u16,
+    /// What it may be given.
+    pub state: State,
+}
+
+impl MemberSpec {
+    /// A backend of weight 1 that is up.
+    pub fn new(name: impl Into<String>, addr: SocketAddr) -> MemberSpec {
+        MemberSpec { name: name.into(), addr, weight: 1, state: State::Up }
+    }
+}
+
+/// Why something wanted cannot be. Places are numbers in the lists of [`Wanted`], so that whoever has read them from a
+/// file can say where they stand.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// Where.
+    pub place: Place,
+    /// What is wrong.
+    pub what: FaultKind,
+}
+
+/// Where a fault is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// All of it.
+    Whole,
+    /// A service.
+    Service(usize),
+    /// A listener of a service.
+    Listener(usize, usize),
+    /// A route of a service.
+    Route(usize, usize),
+    /// A pool.
+    Pool(usize),
+    /// A backend of a pool.
+    Backend(usize, usize),
+}
+
+/// What is wrong.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FaultKind {
+    /// More than [`MAX_SERVICES`].
+    TooManyServices(usize),
+    /// More than [`MAX_POOLS`].
+    TooManyPools(usize),
+    /// More different backends than there are places, together with those that are leaving and still in use.
+    TooManyBackends {
+        /// So many are wanted.
+        wanted: usize,
+        /// So many are leaving.
+        leaving: usize,
+    },
+    /// A name must have a letter at least.
+    NoName,
+    /// Two services of this name.
+    ServiceTwice(String),
+    /// Two pools of this name.
+    PoolTwice(String),
+    /// Nobody could connect to the service.
+    NoListener(String),
+    /// A listener of this service and of that one.
+    ListenerTwice(SocketAddr, String),
+    /// No such pool.
+    NoSuchPool(String),
+    /// A route that says nothing of what it matches.
+    EmptyRoute,
+    /// An ALPN protocol has 1 to 255 bytes.
+    AlpnLength(usize),
+    /// More than [`MAX_ALPN`] different ALPN protocols in the routes of a service.
+    TooManyAlpn(usize),
+    /// A pool without backends.
+    EmptyPool(String),
+    /// A backend is twice in the same pool.
+    BackendTwice(String),
+    /// A backend has this address here and that one elsewhere.
+    TwoAddresses(String, SocketAddr, SocketAddr),
+    /// A backend has this state here and that one elsewhere.
+    TwoStates(String, State, State),
+    /// Port 0 is none.
+    NoPort(SocketAddr),
+    /// Above [`MAX_WEIGHT`].
+    WeightTooLarge(String, u16),
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FaultKind::TooManyServices(n) => write!(f, "{n} services, at most {MAX_SERVICES} are possible"),
+            FaultKind::TooManyPools(n) => write!(f, "{n} pools, at most {MAX_POOLS} are possible"),
+            FaultKind::TooManyBackends { wanted, leaving: 0 } => {
+                write!(f, "{wanted} backends, at most {MAX_BACKENDS} are possible")
+            }
+            FaultKind::TooManyBackends { wanted, leaving } => {
+                write!(
+                    f,
+                    "{wanted} backends and {leaving} that were removed and still have connections or sessions, at most \
+                     {MAX_BACKENDS} are possible together"
+                )
+            }
+            FaultKind::NoName => f.write_str("the name is empty"),
+            FaultKind::ServiceTwice(name) => write!(f, "service {name} is given twice"),
+            FaultKind::PoolTwice(name) => write!(f, "pool {name} is given twice"),
+            FaultKind::NoListener(name) => write!(f, "service {name} has no listener"),
+            FaultKind::ListenerTwice(listener, other) => write!(f, "service {other} listens at {listener} already"),
+            FaultKind::NoSuchPool(name) => write!(f, "there is no pool {name}"),
+            FaultKind::EmptyRoute => f.write_str("a route needs server names, ALPN protocols or both"),
+            FaultKind::AlpnLength(n) => write!(f, "an ALPN protocol has 1 to 255 bytes, not {n}"),
+            FaultKind::TooManyAlpn(n) => {
+                write!(f, "{n} ALPN protocols in the routes of one service, at most {MAX_ALPN} are possible")
+            }
+            FaultKind::EmptyPool(name) => write!(f, "pool {name} has no backend"),
+            FaultKind::BackendTwice(name) => write!(f, "backend {name} is given twice"),
+            FaultKind::TwoAddresses(name, here, there) => {
+                write!(f, "backend {name} has the address {here} here and {there} elsewhere")
+            }
+            FaultKind::TwoStates(name, here, there) => write!(f, "backend {name} is {here} here and {there} elsewhere"),
+            FaultKind::NoPort(addr) => write!(f, "{addr} has no port"),
+            FaultKind::WeightTooLarge(name, weight) => {
+                write!(f, "backend {name} has weight {weight}, at most {MAX_WEIGHT} is possible")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.what.fmt(f)
+    }
+}
+
+impl core::error::Error for Fault {}
+
+impl Wanted {
+    /// One service and one pool, both of the name `default`.
+    pub fn single(listen: Vec<SocketAddr>, policy: Policy, pool: PoolSpec) -> Wanted {
+        let name = String::from("default");
+        let service = ServiceSpec { name: name.clone(), listen, pool: name.clone(), routes: Vec::new(), policy };
+        Wanted { services: vec![service], pools: vec![PoolSpec { name, ..pool }] }
+    }
+
+    /// All that is wrong with it, in the order of its lists: services first.
+    pub fn faults(&self) -> Vec<Fault> {
+        let mut found = Vec::new();
+        if self.services.len() > MAX_SERVICES {
+            found.push(Fault { place: Place::Whole, what: FaultKind::TooManyServices(self.services.len()) });
+        }
+        if self.pools.len() > MAX_POOLS {
+            found.push(Fault { place: Place::Whole, what: FaultKind::TooManyPools(self.pools.len()) });
+        }
+        self.service_faults(&mut found);
+        self.pool_faults(&mut found);
+        found
+    }
+
+    fn service_faults(&self, found: &mut Vec<Fault>) {
+        let pools: HashSet<&str> = self.pools.iter().map(|p| p.name.as_str()).collect();
+        let mut names = HashSet::new();
+        let mut listeners: HashMap<SocketAddr, &str> = HashMap::new();
+        for (s, service) in self.services.iter().enumerate() {
+            let mut fault = |place, what| found.push(Fault { place, what });
+            if service.name.is_empty() {
+                fault(Place::Service(s), FaultKind::NoName);
+            } else if !names.insert(service.name.as_str()) {
+                fault(Place::Service(s), FaultKind::ServiceTwice(service.name.clone()));
+            }
+            if service.listen.is_empty() {
+                fault(Place::Service(s), FaultKind::NoListener(service.name.clone()));
+            }
+            for (l, listener) in service.listen.iter().enumerate() {
+                if listener.port() == 0 {
+                    fault(Place::Listener(s, l), FaultKind::NoPort(*listener));
+                } else if let Some(other) = listeners.insert(plain(*listener), &service.name) {
+                    fault(Place::Listener(s, l), FaultKind::ListenerTwice(*listener, other.to_owned()));
+                }
+            }
+            if !pools.contains(service.pool.as_str()) {
+                fault(Place::Service(s), FaultKind::NoSuchPool(service.pool.clone()));
+            }
+            for (r, route) in service.routes.iter().enumerate() {
+                if route.sni.is_empty() && route.alpn.is_empty() {
+                    fault(Place::Route(s, r), FaultKind::EmptyRoute);
+                }
+                if let Some(odd) = route.alpn.iter().find(|p| !(1..=255).contains(&p.len())) {
+                    fault(Place::Route(s, r), FaultKind::AlpnLength(odd.len()));
+                }
+                if !pools.contains(route.pool.as_str()) {
+                    fault(Place::Route(s, r), FaultKind::NoSuchPool(route.pool.clone()));
+                }
+            }
+            let protocols: HashSet<&[u8]> = service.routes.iter().flat_map(|r| &r.alpn).map(Vec::as_slice).collect();
+            if protocols.len() > MAX_ALPN {
+                fault(Place::Service(s), FaultKind::TooManyAlpn(protocols.len()));
+            }
+        }
+    }
+
+    fn pool_faults(&self, found: &mut Vec<Fault>) {
+        let mut names = HashSet::new();
+        let mut backends: HashMap<&str, &MemberSpec> = HashMap::new();
+        for (p, pool) in self.pools.iter().enumerate() {
+            let mut fault = |place, what| found.push(Fault { place, what });
+            if pool.name.is_empty() {
+                fault(Place::Pool(p), FaultKind::NoName);
+            } else if !names.insert(pool.name.as_str()) {
+                fault(Place::Pool(p), FaultKind::PoolTwice(pool.name.clone()));
+            }
+            if pool.backends.is_empty() {
+                fault(Place::Pool(p), FaultKind::EmptyPool(pool.name.clone()));
+            }
+            let mut here = HashSet::new();
+            for (b, backend) in pool.backends.iter().enumerate() {
+                let name = || backend.name.clone();
+                if backend.name.is_empty() {
+                    fault(Place::Backend(p, b), FaultKind::NoName);
+                } else if !here.insert(backend.name.as_str()) {
+                    fault(Place::Backend(p, b), FaultKind::BackendTwice(name()));
+                } else {
+                    let first = *backends.entry(&backend.name).or_insert(backend);
+                    if plain(first.addr) != plain(backend.addr) {
+                        fault(Place::Backend(p, b), FaultKind::TwoAddresses(name(), backend.addr, first.addr));
+                    } else if first.state != backend.state {
+                        fault(Place::Backend(p, b), FaultKind::TwoStates(name(), backend.state, first.state));
+                    }
+                }
+                if backend.addr.port() == 0 {
+                    fault(Place::Backend(p, b), FaultKind::NoPort(backend.addr));
+                }
+                if backend.weight > MAX_WEIGHT {
+                    fault(Place::Backend(p, b), FaultKind::WeightTooLarge(name(), backend.weight));
+                }
+            }
+        }
+        if backends.len() > MAX_BACKENDS {
+            found.push(Fault {
+                place: Place::Whole,
+                what: FaultKind::TooManyBackends { wanted: backends.len(), leaving: 0 },
+            });
+        }
+    }
+}
+
+/// What an address means on the wire: an IPv4 address that is written as an IPv6 one is an IPv4 address; scope and flow
+/// label are no part of it.
+pub(crate) fn plain(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
