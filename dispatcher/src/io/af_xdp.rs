@@ -21,7 +21,8 @@
 //! link is back, long after the peers have given up on it. Without a copy, the device has it all and keeps it.
 //!
 //! **Several workers** have one program at each device in common ([`Common`]), and each a UMEM and queues of its own: an AF_XDP socket
-//! gets frames of the queue only that it is bound to, so every queue of the device is some worker's.
+//! gets frames of the queue only that it is bound to, so every queue of the device is some worker's. What the program takes can be
+//! [changed](Common::set_filter) from outside while they run.
 //!
 //! **A link that goes down** is told by netlink and counted; the sockets stay bound and work again when the link does. A device that
 //! is removed takes its sockets with it; when one of the same name is there again, it is opened anew (`reopened`).
@@ -30,24 +31,23 @@
 //! peer left to its card (`ethtool -K PEER tx off`), VLAN tags that the card has taken off (`ethtool -K DEV rxvlan off`).
 
 mod announcements;
+mod attached;
 mod receiver;
 mod transmitter;
 
-use super::bpf::{Hook, Map, Program};
+use super::bpf::Hook;
 use super::umem::{self, Census, Umem};
-use super::xdp_program::{self, Maps};
 use super::xsk::{Sizes, Transmitting, Xsk};
 use super::{BURST, DeviceInfo, Filter, MAX_LINK_HEADER, OpenError, Port, device_info, sys};
-use announcements::{Announcements, Families};
+use attached::Attached;
+pub use attached::{Common, fits};
 use core::cell::Cell;
 use core::time::Duration;
 use receiver::{Queue, XdpReceiver};
-use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::Instant;
 use transmitter::XdpTransmitter;
 
@@ -157,11 +157,6 @@ impl Account {
     }
 }
 
-/// What the workers of a process have in common at one device: the program that is attached to it, and the map by which it finds
-/// their sockets. Attached by whoever comes first, until all of them have let go.
-#[derive(Debug, Default)]
-pub struct Common(Mutex<Weak<Attached>>);
-
 /// Opens all queues of each of `devices`, for the only worker. They share one region.
 pub fn open(devices: &[Device], filter: &Filter) -> Result<Vec<Port>, OpenError> {
     open_accounted(devices, filter).map(|(ports, _)| ports)
@@ -204,13 +199,11 @@ pub fn open_part(
     for ((device, common), port) in devices.iter().zip(common).zip(0..) {
         let attached = Attached::shared(device, filter, common)?;
         // How it works is known once its sockets are open.
-        let groups = multicast_groups(filter);
-        let families = Families::of(filter);
-        seats.push(Seat { device: device.clone(), attached, part, port, zero_copy: false, groups, families });
+        seats.push(Seat { device: device.clone(), attached, part, port, zero_copy: false });
     }
 
     let wanted = |mode| devices.iter().find(|d| d.mode == mode);
-    let any_generic = seats.iter().any(|seat| seat.attached.hook == Hook::Generic);
+    let any_generic = seats.iter().any(|seat| seat.attached.hook() == Hook::Generic);
     let attempts: &[u16] = match (wanted(Mode::ZeroCopy), any_generic || wanted(Mode::Copy).is_some()) {
         (Some(device), true) => {
             return Err(OpenError(format!(
@@ -250,20 +243,18 @@ pub fn open_part(
         seat.zero_copy = works_without_copy(&sockets).map_err(failed)?;
         let description = format!(
             "af-xdp, {}, {}, {} queue{}{}, UMEM of {mib} MiB for {total} port{}",
-            if seat.attached.hook == Hook::Native { "native" } else { "generic" },
+            if seat.attached.hook() == Hook::Native { "native" } else { "generic" },
             if seat.zero_copy { "zero-copy" } else { "copy" },
             sockets.len(),
             if sockets.len() == 1 { "" } else { "s" },
             if part.workers == 1 { "" } else { " of each worker" },
             if total == 1 { "" } else { "s" },
         );
-        let groups = join_groups(seat.device.info.index, &seat.groups).map_err(failed)?;
-        let announcements = seat.announcements(seat.device.info.index).map_err(failed)?;
         let (queues, sending) = divide(&seat, sockets).map_err(failed)?;
         let renewal = Rc::new(Cell::new(None));
         let tx = XdpTransmitter::new(&seat.device, seat.port, umem.clone(), sending, renewal.clone());
         let tx = tx.map_err(failed)?;
-        let rx = XdpReceiver::new(seat, umem.clone(), queues, (groups, announcements), renewal).map_err(failed)?;
+        let rx = XdpReceiver::new(seat, umem.clone(), queues, renewal).map_err(failed)?;
         ports.push(Port { description, rx: Box::new(rx), tx: Box::new(tx) });
     }
     Ok((ports, Account(umem)))
@@ -323,68 +314,6 @@ fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Our program, attached to a device until this is dropped.
-#[derive(Debug)]
-struct Attached {
-    program: Program,
-    sockets: Map,
-    hook: Hook,
-    /// The device's number, and what keeps the program there. Locked at the start and when the device was made anew only.
-    link: Mutex<(u32, OwnedFd)>,
-}
-
-impl Attached {
-    /// The one that there is at this device, or a new one.
-    fn shared(device: &Device, filter: &Filter, common: &Common) -> Result<Arc<Attached>, OpenError> {
-        let mut common = common.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(attached) = common.upgrade() {
-            return Ok(attached);
-        }
-        let attached = Arc::new(Attached::new(device, filter)?);
-        *common = Arc::downgrade(&attached);
-        Ok(attached)
-    }
-
-    fn new(device: &Device, filter: &Filter) -> Result<Attached, OpenError> {
-        let told = |e: io::Error| refused(&device.name, "program", &e);
-        let maps = Maps::new(filter).map_err(|e| refused(&device.name, "filter map", &e))?;
-        let sockets = xdp_program::sockets(device.info.queues.into()).map_err(told)?;
-        let program = xdp_program::load(&maps, &sockets).map_err(told)?;
-        let index = device.info.index;
-        let native_only = matches!(device.mode, Mode::ZeroCopy | Mode::Copy);
-        if device.mode != Mode::Generic {
-            match patiently(|| program.attach(index, Hook::Native)) {
-                Ok(link) => {
-                    return Ok(Attached { program, sockets, hook: Hook::Native, link: Mutex::new((index, link)) });
-                }
-                // Nothing that another hook would change.
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::EBUSY | libc::EEXIST)) => {
-                    return Err(told(e));
-                }
-                Err(e) if native_only => {
-                    return Err(OpenError(format!(
-                        "af-xdp:{}: its driver cannot run an XDP program (MTU {}: {e}): mode=generic, or leave mode= \
-                         away",
-                        device.name, device.info.mtu
-                    )));
-                }
-                Err(_) => {}
-            }
-        }
-        let link = patiently(|| program.attach(index, Hook::Generic)).map_err(told)?;
-        Ok(Attached { program, sockets, hook: Hook::Generic, link: Mutex::new((index, link)) })
-    }
-
-    /// The device has another number now: it was made anew.
-    fn follow(&self, index: u32) -> io::Result<()> {
-        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
-        if link.0 != index {
-            *link = (index, self.program.attach(index, self.hook)?);
-        }
-        Ok(())
-    }
-}
-
 /// A worker's place at a device.
 struct Seat {
     device: Device,
@@ -393,16 +322,6 @@ struct Seat {
     /// Among the worker's ports of this driver.
     port: u8,
     zero_copy: bool,
-    /// Multicast groups to be in: the last three bytes of their addresses.
-    groups: BTreeSet<[u8; 3]>,
-    families: Families,
-}
-
-impl Seat {
-    /// The device's announcements, for the first worker, who hands them to the others; the device has this number.
-    fn announcements(&self, index: u32) -> io::Result<Option<Announcements>> {
-        (self.part.worker == 0).then(|| Announcements::open(index, self.families)).transpose()
-    }
 }
 
 /// A socket for every queue of this worker's of every device, bound. On failure: which device, and why.
@@ -431,7 +350,7 @@ fn sockets_at(seat: &Seat, umem: &Umem, flags: u16, first: Option<&Xsk>, patient
         sockets.push(xsk);
     }
     for (queue, xsk) in seat.part.queues(device).zip(&sockets) {
-        seat.attached.sockets.set(&u32::from(queue).to_ne_bytes(), xsk.fd.as_raw_fd() as u32)?;
+        seat.attached.give_socket(queue, &xsk.fd)?;
     }
     Ok(sockets)
 }
@@ -440,34 +359,6 @@ fn works_without_copy(sockets: &[Xsk]) -> io::Result<bool> {
     let first = sockets.first().ok_or(io::ErrorKind::InvalidInput)?;
     let options: libc::xdp_options = sys::get_option(&first.fd, libc::SOL_XDP, libc::XDP_OPTIONS)?;
     Ok(options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0)
-}
-
-/// The groups in which neighbours ask for our IPv6 addresses (RFC 4291 section 2.7.1).
-fn multicast_groups(filter: &Filter) -> BTreeSet<[u8; 3]> {
-    let addresses = filter.addresses.iter().copied().chain(filter.services.iter().map(|s| s.ip()));
-    addresses
-        .filter_map(|ip| match ip {
-            IpAddr::V6(ip) => Some([ip.octets()[13], ip.octets()[14], ip.octets()[15]]),
-            IpAddr::V4(_) => None,
-        })
-        .collect()
-}
-
-/// Has the card let these groups through, for as long as the descriptor is open. The kernel, which does not have our addresses,
-/// has not joined them.
-fn join_groups(index: u32, groups: &BTreeSet<[u8; 3]>) -> io::Result<OwnedFd> {
-    // Of no protocol: it receives nothing.
-    let fd = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
-    for [a, b, c] in groups {
-        let membership = libc::packet_mreq {
-            mr_ifindex: index as i32,
-            mr_type: libc::PACKET_MR_MULTICAST as u16,
-            mr_alen: 6,
-            mr_address: [0x33, 0x33, 0xff, *a, *b, *c, 0, 0],
-        };
-        sys::set_option(&fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, membership)?;
-    }
-    Ok(fd)
 }
 
 /// What a transmitter sends by.
@@ -503,8 +394,6 @@ struct Opened {
     index: u32,
     queues: Vec<Queue>,
     sending: Sending,
-    groups: OwnedFd,
-    announcements: Option<Announcements>,
 }
 
 /// Opens a device that was removed, and is there again: in the mode that it had, with as many queues and no longer frames. The UMEM
@@ -517,13 +406,11 @@ fn opened(seat: &Seat, umem: &Umem) -> io::Result<Opened> {
     let index = info.index;
     seat.attached.follow(index)?;
     let device = Device { info: DeviceInfo { mtu: seat.device.info.mtu, ..info }, ..seat.device.clone() };
-    let anew = Seat { device, attached: seat.attached.clone(), groups: seat.groups.clone(), ..*seat };
+    let anew = Seat { device, attached: seat.attached.clone(), ..*seat };
     let flags = if seat.zero_copy { libc::XDP_ZEROCOPY } else { libc::XDP_COPY };
     let sockets = sockets_at(&anew, umem, flags, None, false)?;
-    let groups = join_groups(index, &seat.groups)?;
-    let announcements = seat.announcements(index)?;
     let (queues, sending) = divide(&anew, sockets)?;
-    Ok(Opened { index, queues, sending, groups, announcements })
+    Ok(Opened { index, queues, sending })
 }
 
 #[cfg(test)]

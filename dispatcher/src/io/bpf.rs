@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 mod command {
     pub const MAP_CREATE: libc::c_long = 0;
     pub const MAP_UPDATE_ELEM: libc::c_long = 2;
+    pub const MAP_DELETE_ELEM: libc::c_long = 3;
     pub const PROG_LOAD: libc::c_long = 5;
     #[cfg(test)]
     pub const PROG_TEST_RUN: libc::c_long = 10;
@@ -74,26 +75,43 @@ impl Map {
 
     /// Sets the value of a key.
     pub(super) fn set(&self, key: &[u8], value: u32) -> io::Result<()> {
-        #[repr(C)]
-        struct Attributes {
-            map: u32,
-            _pad: u32,
-            key: u64,
-            value: u64,
-            flags: u64,
+        let mut entry = self.entry(key, Some(&value));
+        // SAFETY: the kernel reads as many bytes of the key as the map was made for (`entry` has checked), and four of
+        // the value; both outlive the call.
+        unsafe { bpf(command::MAP_UPDATE_ELEM, &mut entry) }.map(|_| ())
+    }
+
+    /// Takes a key out. That it is not there is no fault.
+    pub(super) fn remove(&self, key: &[u8]) -> io::Result<()> {
+        let mut entry = self.entry(key, None);
+        // SAFETY: the kernel reads as many bytes of the key as the map was made for (`entry` has checked); it outlives
+        // the call. No value is looked at.
+        match unsafe { bpf(command::MAP_DELETE_ELEM, &mut entry) } {
+            Err(e) if e.raw_os_error() != Some(libc::ENOENT) => Err(e),
+            _ => Ok(()),
         }
+    }
+
+    fn entry(&self, key: &[u8], value: Option<&u32>) -> MapEntry {
         assert_eq!(key.len(), self.key, "key of another size");
-        let mut attributes = Attributes {
+        MapEntry {
             map: self.fd.as_raw_fd() as u32,
             _pad: 0,
             key: key.as_ptr() as u64,
-            value: (&raw const value) as u64,
+            value: value.map_or(0, |value| core::ptr::from_ref(value) as u64),
             flags: 0,
-        };
-        // SAFETY: the kernel reads as many bytes of the key as the map was made for (just checked), and four of the
-        // value; both outlive the call.
-        unsafe { bpf(command::MAP_UPDATE_ELEM, &mut attributes) }.map(|_| ())
+        }
     }
+}
+
+/// The attributes of the commands about one entry of a map.
+#[repr(C)]
+struct MapEntry {
+    map: u32,
+    _pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 /// A program that the kernel has verified.

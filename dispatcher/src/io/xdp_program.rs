@@ -14,8 +14,8 @@
 //! With up to two VLAN tags. Whatever is cut short or unknown is the kernel's.
 //!
 //! **Maps:** `addresses`, 16 bytes (IPv4 mapped, `::ffff:a.b.c.d`) -> [`VIP`] or [`OWN`]; `services`, address and port
-//! (network order) and two zeros -> [`VIP`] or [`SERVER`]. Both are filled before the program is attached and never
-//! written again. `sockets`: queue -> socket; a queue without one passes its frames on.
+//! (network order) and two zeros -> [`VIP`] or [`SERVER`]. Both are filled before the program is attached, and written
+//! entry by entry when the filter changes; whether servers are looked at (dnat) is in the program. `sockets`: queue -> socket; a queue without one passes its frames on.
 //!
 //! **Registers:** r6 the context, r7 the packet's beginning and later the address's value, r8 its end, r9 the IP (or ARP)
 //! header. The key of a look-up lies at the end of the stack: address from fp-24, port at fp-8, zeros at fp-6.
@@ -25,7 +25,7 @@ use super::bpf::{Assembler, FP, Helper, Label, Map, MapKind, Program, Register, 
 use crate::wire::packet::{MAX_TAGS, ethertype};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 const VIP: u32 = 1;
 const OWN: u32 = 2;
@@ -37,11 +37,60 @@ const PASS: i32 = 2;
 const KEY: i16 = -24;
 const KEY_PORT: i16 = -8;
 
-/// What is ours, in the kernel's maps. One for all devices of a worker.
+/// Most addresses: own ones, and those of VIPs.
+pub(super) const MOST_ADDRESSES: usize = 2048;
+
+/// Most services: VIPs with their ports and, with dnat, servers with theirs. Both maps are the kernel's memory at full size, less than
+/// 1 MiB a device.
+pub(super) const MOST_SERVICES: usize = 6144;
+
+/// What is ours, in the kernel's maps.
+#[derive(Debug)]
 pub(super) struct Maps {
     addresses: Map,
     services: Map,
     dnat: bool,
+}
+
+/// What is in the maps, or is to be.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Entries {
+    addresses: BTreeMap<[u8; 16], u32>,
+    services: BTreeMap<[u8; 20], u32>,
+}
+
+impl Entries {
+    pub(super) fn of(filter: &Filter) -> Entries {
+        let mut addresses: BTreeMap<_, _> = filter.services.iter().map(|s| (address_key(s.ip()), VIP)).collect();
+        // An address that is both takes all that comes to an own one.
+        addresses.extend(filter.addresses.iter().map(|ip| (address_key(*ip), OWN)));
+        let servers = filter.backends.iter().filter(|_| filter.dnat).map(|b| (service_key(*b), SERVER));
+        let services = servers.chain(filter.services.iter().map(|s| (service_key(*s), VIP))).collect();
+        Entries { addresses, services }
+    }
+
+    /// Says what is too many.
+    pub(super) fn fit(&self) -> Result<(), String> {
+        for (what, count, most) in [
+            ("addresses of its own and of VIPs", self.addresses.len(), MOST_ADDRESSES),
+            ("VIPs and, with dnat, backends", self.services.len(), MOST_SERVICES),
+        ] {
+            if count > most {
+                return Err(format!("{count} {what}: at most {most} are possible"));
+            }
+        }
+        Ok(())
+    }
+
+    /// There is an IPv4 address of ours.
+    pub(super) fn has_v4(&self) -> bool {
+        self.addresses.keys().any(|key| Ipv6Addr::from(*key).to_ipv4_mapped().is_some())
+    }
+
+    /// The IPv6 addresses of ours.
+    pub(super) fn v6(&self) -> impl Iterator<Item = Ipv6Addr> {
+        self.addresses.keys().map(|key| Ipv6Addr::from(*key)).filter(|ip| ip.to_ipv4_mapped().is_none())
+    }
 }
 
 fn address_key(ip: IpAddr) -> [u8; 16] {
@@ -59,21 +108,54 @@ fn service_key(service: SocketAddr) -> [u8; 20] {
 }
 
 impl Maps {
-    pub(super) fn new(filter: &Filter) -> io::Result<Maps> {
-        let mut addresses: BTreeMap<_, _> = filter.services.iter().map(|s| (address_key(s.ip()), VIP)).collect();
-        // An address that is both takes all that comes to an own one.
-        addresses.extend(filter.addresses.iter().map(|ip| (address_key(*ip), OWN)));
-        let servers = filter.backends.iter().filter(|_| filter.dnat).map(|b| (service_key(*b), SERVER));
-        let services: BTreeMap<_, _> = servers.chain(filter.services.iter().map(|s| (service_key(*s), VIP))).collect();
-        let maps = Maps {
-            addresses: Map::new(MapKind::Hash, 16, addresses.len())?,
-            services: Map::new(MapKind::Hash, 20, services.len())?,
-            dnat: filter.dnat,
-        };
-        addresses.iter().try_for_each(|(key, value)| maps.addresses.set(key, *value))?;
-        services.iter().try_for_each(|(key, value)| maps.services.set(key, *value))?;
-        Ok(maps)
+    /// Empty ones.
+    pub(super) fn new(dnat: bool) -> io::Result<Maps> {
+        Ok(Maps {
+            addresses: Map::new(MapKind::Hash, 16, MOST_ADDRESSES)?,
+            services: Map::new(MapKind::Hash, 20, MOST_SERVICES)?,
+            dnat,
+        })
     }
+
+    /// Puts in what is wanted and not there; `there` says at any time what is.
+    pub(super) fn add(&self, wanted: &Entries, there: &mut Entries) -> io::Result<()> {
+        // A port before its address: who finds the address in the map looks for the port.
+        add(&self.services, &wanted.services, &mut there.services)?;
+        add(&self.addresses, &wanted.addresses, &mut there.addresses)
+    }
+
+    /// Takes out what is not wanted; `there` says at any time what is there.
+    pub(super) fn keep(&self, wanted: &Entries, there: &mut Entries) -> io::Result<()> {
+        keep(&self.addresses, &wanted.addresses, &mut there.addresses)?;
+        keep(&self.services, &wanted.services, &mut there.services)
+    }
+}
+
+fn add<const N: usize>(
+    map: &Map,
+    wanted: &BTreeMap<[u8; N], u32>,
+    there: &mut BTreeMap<[u8; N], u32>,
+) -> io::Result<()> {
+    for (key, value) in wanted {
+        if there.get(key) != Some(value) {
+            map.set(key, *value)?;
+            there.insert(*key, *value);
+        }
+    }
+    Ok(())
+}
+
+fn keep<const N: usize>(
+    map: &Map,
+    wanted: &BTreeMap<[u8; N], u32>,
+    there: &mut BTreeMap<[u8; N], u32>,
+) -> io::Result<()> {
+    let unwanted: Vec<_> = there.keys().filter(|key| !wanted.contains_key(*key)).copied().collect();
+    unwanted.iter().try_for_each(|key| {
+        map.remove(key)?;
+        there.remove(key);
+        Ok(())
+    })
 }
 
 /// The sockets of one device, by queue.
@@ -346,16 +428,18 @@ mod tests {
     const TAKEN: u32 = 4;
 
     /// The program, without sockets: it only says what it would take. None without the privilege to load it.
-    fn program(filter: &Filter) -> Option<Program> {
-        let maps = match Maps::new(filter) {
+    fn program(filter: &Filter) -> Option<(Program, Maps, Entries)> {
+        let maps = match Maps::new(filter.dnat) {
             Ok(maps) => maps,
             Err(e) => {
                 eprintln!("skipped: loading a BPF program needs root ({e})");
                 return None;
             }
         };
+        let mut there = Entries::default();
+        maps.add(&Entries::of(filter), &mut there).unwrap();
         let code = assemble(&maps, |a| a.set(0, TAKEN as i32));
-        Some(Program::load("test", &code).unwrap_or_else(|e| panic!("{e}")))
+        Some((Program::load("test", &code).unwrap_or_else(|e| panic!("{e}")), maps, there))
     }
 
     fn filter(dnat: bool) -> Filter {
@@ -529,18 +613,77 @@ mod tests {
         fn the_program_takes_what_the_filter_says(frames in prop::collection::vec(frame(), 200)) {
             for dnat in [false, true] {
                 let filter = filter(dnat);
-                let Some(program) = program(&filter) else { return Ok(()) };
+                let Some((program, ..)) = program(&filter) else { return Ok(()) };
                 for frame in &frames {
                     let expected = if wanted(&filter, frame) == Some(true) { TAKEN } else { PASS as u32 };
                     prop_assert_eq!(program.run(frame).unwrap(), expected, "dnat {} {:x?}", dnat, frame);
                 }
             }
         }
+
+        /// The same program, loaded once, after changes; and what is taken before and after a change is taken in the midst of it.
+        #[test]
+        fn a_filter_that_changes_is_followed_without_a_gap(
+            frames in prop::collection::vec(frame(), 60),
+            parts in prop::collection::vec((any::<u8>(), any::<u8>(), any::<u8>()), 1..6),
+        ) {
+            for dnat in [false, true] {
+                let whole = filter(dnat);
+                let mut now = whole.clone();
+                let Some((program, maps, mut there)) = program(&now) else { return Ok(()) };
+                let taken = |frame: &Vec<u8>| program.run(frame).unwrap() == TAKEN;
+                for (a, b, c) in &parts {
+                    fn some<T: Clone>(all: &[T], mask: u8) -> Vec<T> {
+                        all.iter().enumerate().filter(|(i, _)| mask >> i & 1 == 1).map(|(_, x)| x.clone()).collect()
+                    }
+                    let next = Filter {
+                        addresses: some(&whole.addresses, *a),
+                        services: some(&whole.services, *b),
+                        backends: some(&whole.backends, *c),
+                        dnat,
+                    };
+                    maps.add(&Entries::of(&next), &mut there).unwrap();
+                    for frame in frames.iter().filter(|f| wanted(&now, f) == Some(true) && wanted(&next, f) == Some(true)) {
+                        prop_assert!(taken(frame), "a gap for {:x?}", frame);
+                    }
+                    maps.keep(&Entries::of(&next), &mut there).unwrap();
+                    prop_assert_eq!(&there, &Entries::of(&next));
+                    for frame in &frames {
+                        prop_assert_eq!(taken(frame), wanted(&next, frame) == Some(true), "{:?} {:x?}", next, frame);
+                    }
+                    now = next;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_thousand_backends_and_a_hundred_services_fit_and_beyond_the_bounds_it_is_said_what_is_too_many() {
+        let endpoint = |net: u8, n: usize| SocketAddr::new([10, net, (n >> 8) as u8, n as u8].into(), 443);
+        let many = |services: usize, backends: usize| Filter {
+            addresses: vec!["10.0.0.1".parse().unwrap()],
+            services: (0..services).map(|n| endpoint(1, n)).collect(),
+            backends: (0..backends).map(|n| endpoint(2, n)).collect(),
+            dnat: true,
+        };
+        let full = many(MOST_ADDRESSES - 1, MOST_SERVICES - MOST_ADDRESSES + 1);
+        for fits in [many(100, 1000), full.clone()] {
+            let entries = Entries::of(&fits);
+            assert_eq!(entries.fit(), Ok(()));
+            // The kernel's maps hold them, too.
+            if let Some((_, _, there)) = program(&fits) {
+                assert_eq!(there, entries);
+            }
+        }
+        let too_many = Entries::of(&many(MOST_ADDRESSES, 0)).fit().unwrap_err();
+        assert!(too_many.contains("2049 addresses") && too_many.contains("2048"), "{too_many}");
+        let too_many = Entries::of(&Filter { backends: (0..5000).map(|n| endpoint(2, n)).collect(), ..full });
+        assert!(too_many.fit().unwrap_err().contains("VIPs and, with dnat, backends"));
     }
 
     #[test]
     fn the_verifier_accepts_the_program_with_nothing_to_filter() {
-        let Some(program) = program(&Filter::default()) else { return };
+        let Some((program, ..)) = program(&Filter::default()) else { return };
         assert_eq!(program.run(&[0; 60]).unwrap(), PASS as u32);
     }
 }

@@ -274,6 +274,19 @@ impl Sharing {
             xdp: xdp.iter().map(|_| Arc::default()).collect(),
         }
     }
+
+    /// Has the drivers take exactly this from now on, while the workers run; what stays is taken without a gap. Other drivers than af-xdp
+    /// take all frames, and leave it to the engine to tell. For any thread but the workers': it asks the kernel for a lot.
+    ///
+    /// What is to be served must be taken first, and what is no longer served may be left to the kernel afterwards only. When it fails,
+    /// more may be taken than was before, and nothing less.
+    pub fn set_filter(&self, filter: &Filter) -> Result<(), OpenError> {
+        if self.xdp.is_empty() {
+            return Ok(());
+        }
+        af_xdp::fits(filter)?;
+        self.xdp.iter().try_for_each(|common| common.set_filter(filter))
+    }
 }
 
 /// Opens one worker's queues of every port, in their order. What shares memory is opened together. `opened` are the ports of drivers

@@ -5,7 +5,8 @@
 //! to our question whether an address is taken goes to nobody's address), and neighbour advertisements to a group. They are
 //! looked at as often as the device is asked for its counts, every 100 ms: no frame pays for it.
 
-use crate::io::{Filter, sys};
+use crate::io::sys;
+use crate::io::xdp_program::Entries;
 use arrayvec::ArrayVec;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -55,27 +56,36 @@ const NDP: [libc::sock_filter; 8] = [
 ];
 
 /// The sockets of one device.
-pub(super) struct Announcements(ArrayVec<OwnedFd, 2>);
+#[derive(Debug)]
+pub(super) struct Announcements {
+    families: Families,
+    sockets: ArrayVec<OwnedFd, 2>,
+}
 
 impl Announcements {
-    /// Of the device with this number, for the families that the filter has addresses of.
-    pub(super) fn open(index: u32, filter: Families) -> io::Result<Announcements> {
+    /// Of the device with this number, for these families.
+    pub(super) fn open(index: u32, families: Families) -> io::Result<Announcements> {
         let mut sockets = ArrayVec::new();
-        if filter.v4 {
+        if families.v4 {
             sockets.push(socket(index, libc::ETH_P_ARP, &ARP)?);
         }
-        if filter.v6 {
+        if families.v6 {
             let fd = socket(index, libc::ETH_P_IPV6, &NDP)?;
             sys::set_option(&fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, all_nodes(index))?;
             sockets.push(fd);
         }
-        Ok(Announcements(sockets))
+        Ok(Announcements { families, sockets })
+    }
+
+    /// Those that are listened to.
+    pub(super) fn families(&self) -> Families {
+        self.families
     }
 
     /// What was told since the last time. VLAN tags are gone.
     pub(super) fn take(&self, mut each: impl FnMut(&[u8])) {
         let mut buffer = [0; 512];
-        for fd in &self.0 {
+        for fd in &self.sockets {
             for _ in 0..MOST {
                 match sys::receive_now(fd, &mut buffer) {
                     Ok(len @ 1..) => each(&buffer[..len]),
@@ -87,16 +97,15 @@ impl Announcements {
 }
 
 /// Families that there are addresses of.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Families {
     v4: bool,
     v6: bool,
 }
 
 impl Families {
-    pub(super) fn of(filter: &Filter) -> Families {
-        let addresses = || filter.addresses.iter().copied().chain(filter.services.iter().map(|s| s.ip()));
-        Families { v4: addresses().any(|ip| ip.is_ipv4()), v6: addresses().any(|ip| ip.is_ipv6()) }
+    pub(super) fn of(entries: &Entries) -> Families {
+        Families { v4: entries.has_v4(), v6: entries.v6().next().is_some() }
     }
 }
 

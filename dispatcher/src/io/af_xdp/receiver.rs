@@ -1,6 +1,5 @@
 //! The receiving half of a port: all queues that its worker has of the device.
 
-use super::announcements::Announcements;
 use super::{Opened, Seat, Sending, max_frame, opened, wait_on};
 use crate::io::link_watch::LinkWatch;
 use crate::io::umem::Umem;
@@ -50,17 +49,13 @@ impl Queue {
 
 pub(super) struct XdpReceiver {
     seat: Seat,
-    /// Keeps the card's multicast filter open.
-    _groups: OwnedFd,
     umem: Rc<Umem>,
     queues: Vec<Queue>,
     /// The queue that is looked at first.
     next: usize,
     /// For several queues.
     wait: Option<OwnedFd>,
-    /// What neighbours tell all: the first worker's.
-    announcements: Option<Announcements>,
-    /// Of it, what was not received yet.
+    /// Of what neighbours tell all, what was not received yet.
     told: Burst,
     link: LinkWatch,
     max_frame: usize,
@@ -74,13 +69,10 @@ impl XdpReceiver {
         seat: Seat,
         umem: Rc<Umem>,
         queues: Vec<Queue>,
-        (groups, announcements): (OwnedFd, Option<Announcements>),
         to_transmitter: Rc<Cell<Option<Box<Sending>>>>,
     ) -> io::Result<XdpReceiver> {
         let mut rx = XdpReceiver {
-            _groups: groups,
             wait: wait_on(&queues)?,
-            announcements,
             told: Burst::new(),
             link: LinkWatch::new(&seat.device.name, seat.device.info.index)?,
             max_frame: max_frame(&seat.device),
@@ -131,14 +123,13 @@ impl XdpReceiver {
     /// Takes up a device that was removed, and is there again under its name: with new sockets, since those that have lost their
     /// device are of no use any more. False while that cannot be.
     fn take_up_again(&mut self) -> bool {
-        let Ok(Opened { index, queues, sending, groups, announcements }) = opened(&self.seat, &self.umem) else {
+        let Ok(Opened { index, queues, sending }) = opened(&self.seat, &self.umem) else {
             return false;
         };
         let Ok(wait) = wait_on(&queues) else { return false };
         let Ok(link) = LinkWatch::new(&self.seat.device.name, index) else { return false };
         // The old ones are closed before their chunks are lent to the new ones.
-        (self.queues, self.wait, self.link, self._groups, self.next) = (queues, wait, link, groups, 0);
-        self.announcements = announcements;
+        (self.queues, self.wait, self.link, self.next) = (queues, wait, link, 0);
         self.umem.reclaim_receiving(self.seat.port);
         self.seat.device.info.index = index;
         self.to_transmitter.set(Some(Box::new(sending)));
@@ -179,9 +170,10 @@ impl Receiver for XdpReceiver {
         if self.link.is_gone() && self.take_up_again() {
             self.traffic.reopened += 1;
         }
-        if let Some(announcements) = &self.announcements {
+        // The first worker has them, and hands them to the others.
+        if self.seat.part.worker == 0 {
             let (told, umem) = (&mut self.told, &self.umem);
-            announcements.take(|frame| {
+            self.seat.attached.take_announcements(|frame| {
                 if !told.is_full()
                     && let Some(slot) = umem.copy_in(frame)
                 {
