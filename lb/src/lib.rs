@@ -7,6 +7,7 @@
 //! * [`pool`]: weights, states and live connection counts, shared by all workers.
 //! * [`balance`]: Maglev, least connections, round robin, random two.
 //! * [`service`]: services, routes and pools as somebody wants them, and what can be wrong with them.
+//! * [`directory`]: the same made into numbers that stay from change to change, with routing by server name and ALPN.
 //! * [`affinity`]: who can resume which TLS session, learned from what the servers say in clear.
 //!
 //! A new connection goes through both, in this order:
@@ -31,7 +32,9 @@ pub mod affinity;
 pub mod backend;
 pub mod balance;
 pub mod choose;
+pub mod directory;
 pub mod pool;
+mod routes;
 pub mod service;
 mod sync;
 pub mod time;
@@ -43,6 +46,7 @@ pub use affinity::{
 pub use backend::{Backend, BackendId, BackendSet, MAX_BACKENDS, State};
 pub use balance::{Algorithm, Balancer, StableHash};
 pub use choose::{Hints, ResumeFallback, choose};
+pub use directory::{Directory, PoolId, ServiceId};
 pub use pool::{Pool, PoolError};
 pub use service::{
     Fault, FaultKind, HashOn, MemberSpec, Place, Policy, PoolSpec, RouteSpec, ServiceKind, ServiceSpec, SniPattern,
