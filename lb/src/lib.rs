@@ -8,6 +8,7 @@
 //! * [`balance`]: Maglev, least connections, round robin, random two.
 //! * [`service`]: services, routes and pools as somebody wants them, and what can be wrong with them.
 //! * [`directory`]: the same made into numbers that stay from change to change, with routing by server name and ALPN.
+//! * [`released`]: which slots may be given to other backends.
 //! * [`affinity`]: who can resume which TLS session, learned from what the servers say in clear.
 //!
 //! A new connection goes through both, in this order:
@@ -34,6 +35,7 @@ pub mod balance;
 pub mod choose;
 pub mod directory;
 pub mod pool;
+pub mod released;
 mod routes;
 pub mod service;
 mod sync;
@@ -48,6 +50,7 @@ pub use balance::{Algorithm, Balancer, StableHash};
 pub use choose::{Hints, ResumeFallback, choose};
 pub use directory::{Directory, PoolId, ServiceId};
 pub use pool::{Pool, PoolError};
+pub use released::Released;
 pub use service::{
     Fault, FaultKind, HashOn, MemberSpec, Place, Policy, PoolSpec, RouteSpec, ServiceKind, ServiceSpec, SniPattern,
     Wanted,

@@ -6,8 +6,9 @@ use super::fair::{FairWriter, maker};
 use super::key::Key;
 use super::metrics::TableCounters;
 use super::table::{HASH, META, STAMP, Table, WAYS};
-use crate::backend::BackendId;
+use crate::backend::{BackendId, BackendSet};
 use crate::sync::Arc;
+use core::ops::Range;
 
 /// Hash, stamp, meta, and the key in four words. With the sequence number: one cache line.
 pub(crate) const WORDS: usize = 7;
@@ -133,9 +134,13 @@ impl ExactShard {
         }
     }
 
-    /// Clears all rows of a backend.
-    pub fn forget(&mut self, backend: BackendId) {
-        self.writer.sweep(0..usize::MAX, |words| (words[META] >> BACKEND) as u16 == backend.0);
+    pub fn capacity(&self) -> usize {
+        self.writer.capacity()
+    }
+
+    /// Clears the rows of backends among those in `places`.
+    pub fn forget(&mut self, backends: &BackendSet, places: Range<usize>) {
+        self.writer.sweep(places, |words| backends.contains(BackendId((words[META] >> BACKEND) as u16)));
     }
 }
 

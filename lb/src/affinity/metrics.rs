@@ -103,6 +103,13 @@ impl Metrics {
         self.by_backend.get_mut(backend.index()).map(|kinds| &mut kinds[kind as usize])
     }
 
+    /// Another backend has the slot: it begins at zero.
+    pub(crate) fn clear(&mut self, backend: BackendId) {
+        if let Some(kinds) = self.by_backend.get_mut(backend.index()) {
+            *kinds = Default::default();
+        }
+    }
+
     /// One kind of identity at one backend.
     pub fn of(&self, backend: BackendId, kind: IdentityKind) -> KindCounters {
         self.by_backend.get(backend.index()).map_or_else(KindCounters::default, |kinds| kinds[kind as usize])

@@ -24,10 +24,18 @@
 //! [`Affinity::next_update`], carries it to the worker [`Update::owner`] names through a bounded queue, and gives it
 //! to [`Affinity::apply`] there. With one worker the same code runs and the outbox stays empty. An update that finds a
 //! queue full is lost and counted; a lost row costs one full handshake.
+//!
+//! # Backends that come and go
+//!
+//! Rows name backends by slot, and a slot may be given to another backend. So each worker is told who has it: [`Affinity::admit`],
+//! [`Affinity::dismiss`]. Nothing is learned of a slot that nobody has, and an update says which holder it means, so that one that was under
+//! way meanwhile is nobody's. Rows of those that were dismissed are cleared in portions: [`Affinity::forget_some`].
 
 mod config;
 mod exact;
 mod fair;
+mod forget;
+mod holders;
 mod key;
 mod metrics;
 mod names;
@@ -35,6 +43,7 @@ mod rows;
 pub mod table;
 
 pub use config::Config;
+pub use forget::Forgetting;
 pub use key::{Identity, IdentityKind, Key, KeyKind, KeyName, Offered, Reason, TicketDigest, key_name};
 pub use metrics::{Census, KindCounters, Metrics, TableCounters};
 pub use names::VOTES;
@@ -45,6 +54,7 @@ use crate::sync::Arc;
 use crate::time::{Millis, millis};
 use core::cell::Cell;
 use exact::ExactShard;
+use holders::Holders;
 use names::{Lifetimes, NameEvent, NameShard, NameTables};
 use siphasher::sip::SipHasher13;
 use std::collections::VecDeque;
@@ -127,10 +137,22 @@ enum Change {
     NameRefused(NameEvent),
 }
 
+impl Change {
+    /// Whom it is about.
+    fn backend(&self) -> BackendId {
+        match self {
+            Change::ExactHas { backend, .. } | Change::ExactRefused { backend, .. } => *backend,
+            Change::NameOpens(event) | Change::NameRefused(event) => event.backend,
+        }
+    }
+}
+
 /// Something learned about a key of another worker's shard. `Copy`, owns no memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Update {
     owner: u16,
+    /// Of the backend that it is about.
+    generation: u32,
     change: Change,
 }
 
@@ -153,7 +175,6 @@ struct Shared {
     session_ttl: u64,
     ttl: Lifetimes,
     hasher: SipHasher13,
-    no_key_names: BackendSet,
 }
 
 impl Shared {
@@ -193,6 +214,10 @@ pub struct Affinity {
     names: NameShard,
     outbox: VecDeque<Update>,
     metrics: Metrics,
+    /// Who has the slots, as far as this worker has been told.
+    holders: Holders,
+    /// Backends of which no key name is learned.
+    no_key_names: BackendSet,
     /// Raised by lookups, which take `&self`.
     busy: Cell<u64>,
 }
@@ -219,7 +244,6 @@ impl Affinity {
             session_ttl,
             ttl: Lifetimes::of(&config),
             hasher: SipHasher13::new_with_key(&config.secret),
-            no_key_names: config.no_key_names,
         });
         let mut all: Vec<Affinity> = writers
             .into_iter()
@@ -231,13 +255,13 @@ impl Affinity {
                 names,
                 outbox: VecDeque::with_capacity(if workers > 1 { OUTBOX } else { 0 }),
                 metrics: Metrics::new(config.backends),
+                holders: Holders::new(config.backends),
+                no_key_names: config.no_key_names,
                 busy: Cell::new(0),
             })
             .collect();
         for (backend, name) in &config.ticket_keys {
-            let hash = hash_name(&shared.hasher, name);
-            let owner = &mut all[shared.shard(hash)];
-            owner.names.tell(name, hash, *backend, &mut owner.metrics);
+            all.iter_mut().for_each(|worker| worker.tell_name(*backend, name));
         }
         all
     }
@@ -454,7 +478,7 @@ impl Affinity {
         let Some(event) = self.name_event(identity, seen) else { return false };
         let known = |me: &Affinity| me.shared.openers(&event.name, event.hash, event.now, &mut 0);
         let openers = known(self);
-        if self.shared.no_key_names.contains(seen.backend)
+        if self.no_key_names.contains(seen.backend)
             && !openers.is_some_and(|(openers, _)| openers.contains(seen.backend))
         {
             return false;
@@ -485,7 +509,9 @@ impl Affinity {
 
     fn learn(&mut self, hash: u64, change: Change) {
         let owner = self.shared.shard(hash) as u16;
-        let update = Update { owner, change };
+        // Of one that has left: its rows are being cleared.
+        let Some(generation) = self.holders.generation(change.backend()) else { return };
+        let update = Update { owner, generation, change };
         if owner == self.me {
             self.apply(update);
         } else if self.outbox.len() < OUTBOX {
@@ -500,10 +526,13 @@ impl Affinity {
         self.outbox.pop_front()
     }
 
-    /// Takes in what another worker learned. One for another shard is ignored.
+    /// Takes in what another worker learned. One for another shard is ignored, and one about a backend that has left.
     pub fn apply(&mut self, update: Update) {
         if update.owner != self.me {
             debug_assert!(false, "an update for worker {} came to {}", update.owner, self.me);
+            return;
+        }
+        if self.holders.generation(update.change.backend()) != Some(update.generation) {
             return;
         }
         match update.change {
@@ -528,13 +557,6 @@ impl Affinity {
     pub fn tick(&mut self, now: Millis) {
         self.exact.sweep(now.0, SWEEP, &mut self.metrics.exact);
         self.names.sweep(now.0, SWEEP, &mut self.metrics);
-    }
-
-    /// Forgets all of this worker's rows about a backend. Walks the tables: when a server is replaced, not in passing.
-    /// Each worker has to.
-    pub fn forget(&mut self, backend: BackendId) {
-        self.exact.forget(backend);
-        self.names.forget(backend);
     }
 
     /// This worker's counters.

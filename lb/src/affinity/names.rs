@@ -49,6 +49,7 @@ use super::table::{Inserted, META, STAMP, Table, WAYS};
 use crate::backend::{BackendId, BackendSet, SET_WORDS};
 use crate::sync::{Arc, AtomicU64, Ordering::Relaxed};
 use crate::time::millis;
+use core::ops::Range;
 use siphasher::sip::SipHasher13;
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -675,28 +676,51 @@ impl NameShard {
             self.candidates.sweep(places.clone(), |words| words[STAMP] < old(ttl.candidate)) as u64;
         metrics.refusals.expired += self.refusals.sweep(places, |words| words[STAMP] < old(ttl.refusal)) as u64;
         self.cursor += rows;
-        let longest = capacity.max(self.candidates.capacity()).max(self.refusals.capacity());
-        if self.cursor >= longest {
+        if self.cursor >= self.longest() {
             self.cursor = 0;
         }
     }
 
-    /// Clears everything about a backend, what was told in advance included.
-    pub fn forget(&mut self, backend: BackendId) {
-        for at in 0..self.names.capacity() {
+    /// Places of the longest table.
+    pub fn longest(&self) -> usize {
+        self.names.capacity().max(self.candidates.capacity()).max(self.refusals.capacity())
+    }
+
+    /// Takes backends out of the names in `places`, those told in advance included.
+    pub fn forget_names(&mut self, backends: &BackendSet, places: Range<usize>) {
+        for at in places.start..places.end.min(self.names.capacity()) {
             let words = self.names.get(at);
-            if words[META] != 0 && set_of(&words).contains(backend) {
-                self.drop_opener(&name_of(&words), backend);
+            if words[META] != 0 {
+                let name = name_of(&words);
+                set_of(&words).filter(|b| backends.contains(b)).iter().for_each(|b| self.drop_opener(&name, b));
             }
         }
-        self.candidates.sweep(0..usize::MAX, |words| candidate(words).backend == backend);
-        for at in 0..self.refusals.capacity() {
+    }
+
+    /// Clears what candidates and refusals in `places` say of backends.
+    pub fn forget_hints(&mut self, backends: &BackendSet, places: Range<usize>) {
+        self.candidates.sweep(places.clone(), |words| backends.contains(candidate(words).backend));
+        for at in places.start..places.end.min(self.refusals.capacity()) {
             let mut words = self.refusals.get(at);
+            if words[META] == 0 {
+                continue;
+            }
             let mut set = set_of(&words);
-            if words[META] != 0 && (acquit(&mut words, backend) | set.remove(backend)) {
+            let mut changed = false;
+            for backend in backends.iter() {
+                changed |= acquit(&mut words, backend) | set.remove(backend);
+            }
+            if changed {
                 put_set(&mut words, &set);
                 if set.is_empty() { self.refusals.remove(at) } else { self.refusals.replace(at, &words) }
             }
+        }
+    }
+
+    /// Forgets when a backend began to use its latest name.
+    pub fn forget_beginning(&mut self, backend: BackendId) {
+        if let Some(began) = self.began.get(backend.index()) {
+            began.store(0, Relaxed);
         }
     }
 }
