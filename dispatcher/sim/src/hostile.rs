@@ -84,8 +84,9 @@ fn written(segment: &Segment<'_>) -> Vec<u8> {
 
 /// A reset as [`World::forge`] makes it.
 pub(crate) fn is_forged_reset(frame: &[u8]) -> bool {
-    let reset =
-        |p: &Packet| p.ip.protocol == protocol::TCP && Tcp::parse(frame, &p.ip).is_ok_and(|t| t.flags.has(Flags::RST));
+    let reset = |p: &Packet| {
+        p.ip.protocol == protocol::TCP && Tcp::parse(frame, &p.ip).is_ok_and(|t| t.flags.contains(Flags::RST))
+    };
     frame[6..12] == STRANGER_MAC.0 && Packet::parse(frame).is_ok_and(|p| reset(&p))
 }
 
@@ -131,7 +132,7 @@ impl World {
             _ => (client, vip, 0),
         };
         let flags = [Flags::RST, Flags::SYN, Flags::ACK, Flags(0x11), Flags(0x12), Flags(0x14)][self.rng.below(6)];
-        let len = if flags.has(Flags::ACK) { self.rng.below(200) } else { 0 };
+        let len = if flags.contains(Flags::ACK) { self.rng.below(200) } else { 0 };
         let payload = self.rng.bytes(len);
         let segment = Segment {
             link: Link {

@@ -45,11 +45,11 @@ impl Strict {
     pub(crate) fn sends(&mut self, frame: &[u8]) {
         let Some((p, t)) = segment(frame) else { return };
         let ends = ((p.ip.src, t.src_port), (p.ip.dst, t.dst_port));
-        if t.flags.has(Flags::SYN) {
+        if t.flags.contains(Flags::SYN) {
             let options = SynOptions::parse(&frame[t.header + 20..t.payload]);
             let scale = options.wscale.unwrap_or(0);
             self.said.insert(ends, Said { next: t.seq_end(), acked: t.ack, window: 0, scale, challenged: None });
-        } else if let Some(said) = self.said.get_mut(&ends).filter(|_| t.flags.has(Flags::ACK)) {
+        } else if let Some(said) = self.said.get_mut(&ends).filter(|_| t.flags.contains(Flags::ACK)) {
             said.next = said.next.later_of(t.seq_end());
             said.acked = t.ack;
             said.window = u32::from(t.window) << said.scale;
@@ -58,7 +58,7 @@ impl Strict {
 
     /// A frame comes.
     pub(crate) fn judge(&mut self, frame: &[u8], now: Time) -> Judged {
-        let Some((p, t)) = segment(frame).filter(|(_, t)| t.flags.has(Flags::RST)) else { return Judged::Fine };
+        let Some((p, t)) = segment(frame).filter(|(_, t)| t.flags.contains(Flags::RST)) else { return Judged::Fine };
         let ends = ((p.ip.dst, t.dst_port), (p.ip.src, t.src_port));
         let Some(said) = self.said.get_mut(&ends).filter(|s| s.window > 0) else { return Judged::Fine };
         if t.seq == said.acked {

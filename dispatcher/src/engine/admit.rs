@@ -111,10 +111,10 @@ impl Engine {
     /// A segment to a VIP that belongs to no flow and is no SYN: perhaps a cookie comes back.
     pub(super) fn on_cookie(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
         let flags = seg.tcp.flags;
-        if flags.has(Flags::RST) {
+        if flags.contains(Flags::RST) {
             return Err(DropReason::NoFlow);
         }
-        if !flags.has(Flags::ACK) || flags.has(Flags::SYN) {
+        if !flags.contains(Flags::ACK) || flags.contains(Flags::SYN) {
             return self.refuse(seg, DropReason::NoFlow, frame, fx);
         }
         if self.stopping {
@@ -215,7 +215,7 @@ impl Engine {
     fn on_old(&mut self, id: FlowId, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Option<Step> {
         let tcp = &seg.tcp;
         let c = self.flows.get(id);
-        let plain = tcp.flags.has(Flags::ACK) && !tcp.flags.has(Flags::SYN.with(Flags::RST));
+        let plain = tcp.flags.contains(Flags::ACK) && !tcp.flags.intersects(Flags::SYN.with(Flags::RST));
         if !plain || tcp.ack != c.cookie + 1 || !tcp.seq_end().is_before(c.isn + 1) {
             return None;
         }
@@ -252,7 +252,7 @@ impl Engine {
         };
         let window = self.config.limits.hello_bytes as u32;
         let expected = held.stream.next_seq();
-        if tcp.flags.has(Flags::RST) {
+        if tcp.flags.contains(Flags::RST) {
             // Anything from what we acknowledged to what has arrived may be the sender's next number.
             if tcp.seq.is_before(held.acked) || tcp.seq.is_after(expected) {
                 return Err(DropReason::OutOfWindow);
@@ -263,7 +263,7 @@ impl Engine {
             self.abandon(id, End::ClientReset, seg.now, fx);
             return Err(DropReason::FlowClosed);
         }
-        if tcp.flags.has(Flags::SYN) || !tcp.flags.has(Flags::ACK) {
+        if tcp.flags.contains(Flags::SYN) || !tcp.flags.contains(Flags::ACK) {
             return Err(DropReason::OutOfWindow);
         }
         if tcp.ack != c.cookie + 1 || !tcp.seq_end().in_window(c.isn + 1, window + 2) {
@@ -341,7 +341,7 @@ impl Engine {
             State::Dialing(d) => &mut d.held,
             _ => return Err(DropReason::FlowClosed),
         };
-        if seg.tcp.flags.has(Flags::URG) {
+        if seg.tcp.flags.contains(Flags::URG) {
             let points_to = seg.tcp.seq + u32::from(urgent_pointer(frame.bytes(), &seg.tcp));
             held.urgent = Some(held.urgent.map_or(points_to, |before| before.later_of(points_to)));
         }
@@ -362,7 +362,7 @@ impl Engine {
                 return Ok(());
             }
         }
-        if seg.tcp.flags.has(Flags::FIN) {
+        if seg.tcp.flags.contains(Flags::FIN) {
             stream.fin(seg.tcp.seq + payload.len() as u32);
         }
         Ok(())

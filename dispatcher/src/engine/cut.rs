@@ -147,14 +147,14 @@ impl Engine {
         let plausible = c.directions[side as usize].plausible(seq, seg.tcp.payload_len() as u32);
         let State::Cut(cut) = &mut c.state else { return Err(DropReason::FlowClosed) };
         let told = &mut cut.told[side as usize];
-        if flags.has(Flags::RST) {
+        if flags.contains(Flags::RST) {
             if plausible {
                 // It is gone already.
                 *told = None;
             }
             return Err(DropReason::FlowClosed);
         }
-        if !flags.has(Flags::ACK) {
+        if !flags.contains(Flags::ACK) {
             return Err(DropReason::FlowClosed);
         }
         if plausible && let Some(told) = told {

@@ -198,8 +198,8 @@ impl Engine {
         let backend = *dialing.tried.last().ok_or(DropReason::NoFlow)?;
         let expected = c.isn - u32::from(dialing.header) + 1;
         let flags = seg.tcp.flags;
-        let ours = flags.has(Flags::ACK) && seg.tcp.ack == expected;
-        match (flags.has(Flags::RST), flags.has(Flags::SYN), ours) {
+        let ours = flags.contains(Flags::ACK) && seg.tcp.ack == expected;
+        match (flags.contains(Flags::RST), flags.contains(Flags::SYN), ours) {
             (true, _, true) => {
                 self.health.doubt(backend, seg.now);
                 self.redispatch(id, seg.now, fx);
@@ -210,7 +210,7 @@ impl Engine {
                 self.splice(id, backend, seg, frame, fx);
                 Ok(Verdict::Hold)
             }
-            _ if flags.has(Flags::ACK) => {
+            _ if flags.contains(Flags::ACK) => {
                 self.on_challenge(id, backend, seg, fx);
                 Ok(Verdict::Hold)
             }
@@ -251,7 +251,7 @@ impl Engine {
         let mss = self.mss_for_backend(id);
         let c = self.flows.get_mut(id);
         let offered = offered_to_backend(c, mss);
-        let ecn = c.agreed.ecn.then(|| seg.tcp.flags.has(Flags::ECE));
+        let ecn = c.agreed.ecn.then(|| seg.tcp.flags.contains(Flags::ECE));
         let State::Dialing(Dialing { held, header, .. }) =
             core::mem::replace(&mut c.state, State::TimeWait { until: seg.now })
         else {

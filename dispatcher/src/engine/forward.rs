@@ -46,10 +46,10 @@ impl Engine {
         fx: &mut dyn Effects,
     ) -> Step {
         let tcp = &seg.tcp;
-        if tcp.flags.has(Flags::SYN.with(Flags::RST)) {
+        if tcp.flags.intersects(Flags::SYN.with(Flags::RST)) {
             return self.forward_rare(id, side, seg, frame, fx);
         }
-        let says = tcp.payload_len() > 0 || tcp.flags.has(Flags::URG);
+        let says = tcp.payload_len() > 0 || tcp.flags.contains(Flags::URG);
         if side == Side::Client && says {
             let c = self.flows.get(id);
             if c.watch.is_some() {
@@ -70,7 +70,7 @@ impl Engine {
         let len = tcp.payload_len() as u32;
         // A FIN changes what is kept for the rest of the flow's life, and so does what comes behind one: damaged frames are left
         // to their receiver. Once or twice a flow and direction, that costs nothing.
-        let fin = tcp.flags.has(Flags::FIN);
+        let fin = tcp.flags.contains(Flags::FIN);
         if c.directions[side as usize].is_in_doubt() && tcp_checksum_ok(frame.bytes(), &seg.ip) {
             regain(c, side, tcp, seq, ack);
         }
@@ -169,7 +169,7 @@ impl Engine {
     ) -> Step {
         let c = self.flows.get(id);
         let (seq, _) = c.splice.client_view(side, &seg.tcp);
-        if seg.tcp.flags.has(Flags::RST) {
+        if seg.tcp.flags.contains(Flags::RST) {
             if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
                 return Err(DropReason::BadChecksum);
             }
@@ -255,7 +255,7 @@ impl Engine {
         let of_this = c.directions[side as usize].is_of_this(seq);
         // Sends, or takes what the other side sent.
         let other = &c.directions[side.other() as usize];
-        let takes = seg.tcp.flags.has(Flags::ACK) && ack.is_after(other.acked) && !ack.is_after(other.next);
+        let takes = seg.tcp.flags.contains(Flags::ACK) && ack.is_after(other.acked) && !ack.is_after(other.next);
         let len = seg.tcp.payload_len() as u32;
         let plausible = c.directions[side as usize].plausible(seq, len);
         let alive = (len > 0 || takes) && plausible;
@@ -265,7 +265,7 @@ impl Engine {
         // If the reset was forged both sides go on, and must not be out of step when the flow is taken up again.
         if plausible
             && matches!(c.state, State::Reset { .. })
-            && !seg.tcp.flags.has(Flags::RST.with(Flags::SYN))
+            && !seg.tcp.flags.intersects(Flags::RST.with(Flags::SYN))
             && tcp_checksum_ok(frame.bytes(), &seg.ip)
         {
             c.note(side, &seg.tcp, seq, ack);
@@ -274,7 +274,7 @@ impl Engine {
             && by == side
             && alive
             && !c.story.told
-            && !seg.tcp.flags.has(Flags::RST)
+            && !seg.tcp.flags.contains(Flags::RST)
         {
             // Who goes on sending has not sent that reset.
             c.state = State::Spliced(None);
@@ -284,7 +284,7 @@ impl Engine {
         }
         // What is of no use to the old connection may be the second segment of a new one, overtaking the first. The other side knows
         // only the old one, and its reset would end the new one.
-        if seg.tcp.flags.has(Flags::SYN) || !of_this {
+        if seg.tcp.flags.contains(Flags::SYN) || !of_this {
             return Err(DropReason::FlowClosed);
         }
         self.pass_on(id, side, seg, frame, Passing::default(), fx)
@@ -341,7 +341,7 @@ impl Engine {
         let Engine { flows, watches, .. } = self;
         let c = flows.get(id);
         let Some(watched) = c.watch.and_then(|w| watches.get_mut(w)) else { return };
-        let plain = !seg.tcp.flags.has(Flags::URG) && tcp_checksum_ok(frame.bytes(), &seg.ip);
+        let plain = !seg.tcp.flags.contains(Flags::URG) && tcp_checksum_ok(frame.bytes(), &seg.ip);
         let payload = &frame.bytes()[seg.tcp.payload..seg.tcp.end];
         watched.client_sends(seg.tcp.seq, payload, c.directions[Side::Client as usize].acked, plain);
     }
@@ -410,8 +410,8 @@ impl Connection {
     #[inline]
     fn note(&mut self, side: Side, tcp: &Tcp, seq: Seq, ack: Seq) {
         let window = self.splice.rescale(side).bytes(tcp.window);
-        self.directions[side as usize].sent(seq, tcp.payload_len() as u32, tcp.flags.has(Flags::FIN));
-        if tcp.flags.has(Flags::ACK) {
+        self.directions[side as usize].sent(seq, tcp.payload_len() as u32, tcp.flags.contains(Flags::FIN));
+        if tcp.flags.contains(Flags::ACK) {
             self.directions[side.other() as usize].acknowledged(ack, window);
         }
     }
@@ -438,7 +438,7 @@ fn follow(c: &mut Connection, seg: &Arrived, (seq, ack): (Seq, Seq), mac: Mac, f
     let [sent, received] = &c.directions;
     // One before: a keepalive.
     let current = !(seq + 1).is_before(sent.acked) && !ack.is_before(received.acked) && !ack.is_after(received.next);
-    if seg.tcp.flags.has(Flags::ACK) && current && tcp_checksum_ok(frame.bytes(), &seg.ip) {
+    if seg.tcp.flags.contains(Flags::ACK) && current && tcp_checksum_ok(frame.bytes(), &seg.ip) {
         c.answer_to(seg, mac);
     }
 }
@@ -448,7 +448,7 @@ fn follow(c: &mut Connection, seg: &Arrived, (seq, ack): (Seq, Seq), mac: Mac, f
 #[cold]
 fn regain(c: &mut Connection, side: Side, tcp: &Tcp, seq: Seq, ack: Seq) {
     let other = &c.directions[side.other() as usize];
-    if tcp.flags.has(Flags::ACK) && !ack.is_before(other.acked) && !ack.is_after(other.next) {
+    if tcp.flags.contains(Flags::ACK) && !ack.is_before(other.acked) && !ack.is_after(other.next) {
         c.directions[side as usize].corroborated(seq);
     }
 }

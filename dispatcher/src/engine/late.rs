@@ -144,7 +144,7 @@ impl Engine {
         let direction = &c.directions[Side::Client as usize];
         let (start, acked) = (c.isn + 1, direction.acked);
         let whole = tcp_checksum_ok(frame.bytes(), &seg.ip) && direction.plausible(seq, payload.len() as u32);
-        let plain = whole && !seg.tcp.flags.has(Flags::URG);
+        let plain = whole && !seg.tcp.flags.contains(Flags::URG);
         let place = match c.late {
             Late::No => return,
             Late::Begun(place) => Some(place),

@@ -162,20 +162,20 @@ impl Engine {
     /// A TCP segment to one of our own addresses, of no flow: the answer to a probe, or nothing of ours.
     pub(super) fn on_own_address(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
         let flags = seg.tcp.flags;
-        if flags.has(Flags::ACK)
+        if flags.contains(Flags::ACK)
             && let Some(id) = self.health.probe_answer(seg.ip.src, seg.tcp.dst_port, seg.tcp.ack)
         {
             if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
                 return Err(DropReason::BadChecksum);
             }
-            let taken = flags.has(Flags::SYN) && !flags.has(Flags::RST);
+            let taken = flags.contains(Flags::SYN) && !flags.contains(Flags::RST);
             self.health.probe_answered(id, taken);
             if !taken {
                 self.health.refused(id, seg.now);
                 return Ok(Verdict::Hold);
             }
             let got = SynOptions::parse(&frame.bytes()[seg.tcp.header + 20..seg.tcp.payload]);
-            let ecn = Some(flags.has(Flags::ECE));
+            let ecn = Some(flags.contains(Flags::ECE));
             self.health.heard(id, seg.now);
             self.health.answered(id, &self.probe_options(seg.ip.family, seg.now), &got, ecn, seg.tcp.window);
             let own = Own { seq: seg.tcp.ack, ack: Seq(0), flags: Flags::RST, window: 0, options: &[] };

@@ -119,7 +119,7 @@ impl Engine {
         frame: &mut Frame<'_>,
         fx: &mut dyn Effects,
     ) -> Step {
-        if seg.tcp.flags.has(Flags::RST) {
+        if seg.tcp.flags.contains(Flags::RST) {
             return Err(why);
         }
         // A damaged frame belongs to no flow because of the damage, perhaps, and what it says a reset would hit.
@@ -129,7 +129,7 @@ impl Engine {
         self.count_refusal(why);
         // What the answer depends on.
         let (kind, number) =
-            if seg.tcp.flags.has(Flags::ACK) { (0, seg.tcp.ack) } else { (1 << 32, seg.tcp.seq_end()) };
+            if seg.tcp.flags.contains(Flags::ACK) { (0, seg.tcp.ack) } else { (1 << 32, seg.tcp.seq_end()) };
         let about = self.tuple_hash(&seg.tuple()) ^ kind ^ u64::from(number.0);
         if !self.resets.allow(about, seg.now) {
             return Err(DropReason::RateLimited);
@@ -139,7 +139,7 @@ impl Engine {
 
     /// The same, whatever was said before, to a segment that is intact and no reset.
     pub(super) fn answer_by_reset(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
-        let own = if seg.tcp.flags.has(Flags::ACK) {
+        let own = if seg.tcp.flags.contains(Flags::ACK) {
             Own { seq: seg.tcp.ack, ack: Seq(0), flags: Flags::RST, window: 0, options: &[] }
         } else {
             Own { seq: Seq(0), ack: seg.tcp.seq_end(), flags: Flags::RST.with(Flags::ACK), window: 0, options: &[] }

@@ -26,7 +26,7 @@ impl Engine {
         let room = limit.saturating_sub(headers).min(self.scratch.len().saturating_sub(tcp.payload));
         let len = tcp.payload_len();
         // A reset's payload is of no use to its receiver, and headers cannot be cut.
-        if room == 0 || len <= room || tcp.flags.has(Flags::RST) {
+        if room == 0 || len <= room || tcp.flags.contains(Flags::RST) {
             return Ok(());
         }
         // The pieces get checksums of their own, which must not make damaged bytes good.

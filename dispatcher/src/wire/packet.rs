@@ -260,9 +260,15 @@ impl Flags {
     /// Congestion window reduced.
     pub const CWR: Flags = Flags(0x80);
 
+    /// All of `other`'s flags are set.
+    #[inline]
+    pub const fn contains(self, other: Flags) -> bool {
+        self.0 & other.0 == other.0
+    }
+
     /// Any of `other`'s flags is set.
     #[inline]
-    pub const fn has(self, other: Flags) -> bool {
+    pub const fn intersects(self, other: Flags) -> bool {
         self.0 & other.0 != 0
     }
 
@@ -352,7 +358,9 @@ impl Tcp {
     /// Sequence space taken: payload, and one each for SYN and FIN.
     #[inline]
     pub fn seq_len(&self) -> u32 {
-        self.payload_len() as u32 + u32::from(self.flags.has(Flags::SYN)) + u32::from(self.flags.has(Flags::FIN))
+        self.payload_len() as u32
+            + u32::from(self.flags.contains(Flags::SYN))
+            + u32::from(self.flags.contains(Flags::FIN))
     }
 
     /// The sequence number behind this segment.

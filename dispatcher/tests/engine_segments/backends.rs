@@ -190,7 +190,7 @@ fn while_no_server_lives_a_syn_is_refused_at_once_and_answered_as_soon_as_one_is
     b.dial(HTTP);
     b.server_sends(seg(RST_ACK, 0, 1, &[]));
     let (out, _) = b.server_sends(seg(RST_ACK, 0, 1, &[]));
-    assert!(out.iter().any(|o| o.port == 0 && o.flags().has(RST)), "no server is left for it");
+    assert!(out.iter().any(|o| o.port == 0 && o.flags().contains(RST)), "no server is left for it");
     live(&mut b, ms(150), |_| Answer::Refuses);
     b.client.set_port(50_001);
     let (v, flags) = knock(&mut b);
@@ -372,7 +372,7 @@ fn a_server_that_ignores_our_reset_is_dialled_from_another_port_at_once() {
         let now = (b.dialled, b.dialled_from);
         b.dialled_from = from;
         let (out, _) = b.server_sends(seg(SYN_ACK, 0, 1, &[]));
-        assert!(out.iter().all(|o| o.flags().has(RST)), "{out:?}");
+        assert!(out.iter().all(|o| o.flags().contains(RST)), "{out:?}");
         (b.dialled, b.dialled_from) = now;
     }
     // An end to it: who forges challenges does not lead us through all ports.

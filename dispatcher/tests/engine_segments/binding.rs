@@ -101,7 +101,7 @@ fn a_server_that_never_acknowledges_what_is_ours_is_lost_and_both_sides_hear_it(
     let header = 28;
     b.server_sends(Seg { window: 60000, ..seg(SYN_ACK, 0, 1u32.wrapping_sub(header), &[]) });
     let out = b.wait(Duration::from_secs(60));
-    let resets: Vec<_> = out.iter().filter(|o| o.flags().has(RST)).collect();
+    let resets: Vec<_> = out.iter().filter(|o| o.flags().contains(RST)).collect();
     assert_eq!(resets.iter().map(|o| o.port).collect::<Vec<_>>()[..2], [0, 1]);
     assert_eq!(b.ended[0].0, End::BackendLost);
     assert_eq!(out.len() - resets.len(), 10, "ten tries");

@@ -91,7 +91,7 @@ fn a_client_of_two_vips_keeps_its_connections_apart_in_dnat_mode() {
     fix(&mut first, 444);
     let (out, v) = b.hand_in(0, &first);
     assert_eq!(v, Verdict::Hold);
-    assert!(out.iter().all(|o| o.port == 0 && o.flags().has(RST)), "{out:?}");
+    assert!(out.iter().all(|o| o.port == 0 && o.flags().contains(RST)), "{out:?}");
     assert_eq!(b.engine.counters().refused[DropReason::NoLocalPort as usize], 1);
     b.cookie = kept;
     let n = 1 + HTTP.len() as u32;

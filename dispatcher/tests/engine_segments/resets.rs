@@ -118,7 +118,7 @@ fn play(
     let mut late = false;
     for now in (0..1000).step_by(10) {
         while let Some(out) = queue.pop_front() {
-            if !out.flags().has(RST) || lose(now) {
+            if !out.flags().contains(RST) || lose(now) {
                 continue;
             }
             let side = usize::from(out.eth.dst != CLIENT_MAC);
@@ -224,7 +224,7 @@ fn a_flow_that_was_cut_answers_challenges_and_data_by_resets_at_their_acknowledg
         }
         // A reset is answered by nothing (RFC 9293), and its sender is told nothing more.
         b.client_sends(seg(RST, n, 0, &[]));
-        assert!(b.wait(ms(2000)).iter().all(|o| o.port == b.server_port() && o.flags().has(RST)));
+        assert!(b.wait(ms(2000)).iter().all(|o| o.port == b.server_port() && o.flags().contains(RST)));
         b.assert_empty();
     }
 }
@@ -291,7 +291,8 @@ fn a_full_table_keeps_no_dead_flows() {
     let n = 1 + HTTP.len() as u32;
     b.server_sends(seg(ACK, 1, n, b"12345"));
     let out = b.wait(Duration::from_secs(316));
-    let to_client: Vec<_> = out.iter().filter(|o| o.port == 0 && o.flags().has(RST)).map(|o| o.tcp().seq).collect();
+    let to_client: Vec<_> =
+        out.iter().filter(|o| o.port == 0 && o.flags().contains(RST)).map(|o| o.tcp().seq).collect();
     assert_eq!(to_client, [b.cookie + 6, b.cookie + 6, b.cookie + 1]);
     b.assert_empty();
 }

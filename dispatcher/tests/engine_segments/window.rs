@@ -95,7 +95,7 @@ fn urgent_data_in_the_first_segments_stay_urgent() {
         let (out, _) = b.server_sends(Seg { window: 60000, ..seg(SYN_ACK, 0, 1u32.wrapping_sub(header), &[]) });
         // The checksum is looked at by `tcp`.
         let t = out[0].tcp();
-        assert!(t.flags.has(Flags::URG) && out[0].payload().ends_with(b"ABOR!rest"));
+        assert!(t.flags.contains(Flags::URG) && out[0].payload().ends_with(b"ABOR!rest"));
         let pointer = dispatcher::wire::packet::urgent_pointer(&out[0].bytes, &t);
         assert_eq!(t.seq + u32::from(pointer), Seq(CLIENT_ISN) + 6, "the same byte");
     }

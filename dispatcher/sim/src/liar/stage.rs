@@ -366,7 +366,7 @@ impl Stage {
         assert!(tcp_checksum_ok(frame, &p.ip), "what clients get is whole");
         let from = p.ip.dst.socket(t.dst_port);
         let Some(c) = self.clients.get_mut(&from) else { return };
-        if t.flags.has(RST) {
+        if t.flags.contains(RST) {
             c.over = true;
             return;
         }
@@ -374,7 +374,7 @@ impl Stage {
         if let Some(ts) = options.timestamps {
             c.clock = ts.val;
         }
-        if t.flags.has(SYN) {
+        if t.flags.contains(SYN) {
             c.next = Some(t.seq + 1);
             return self.answer(from, 1);
         }
@@ -384,7 +384,7 @@ impl Stage {
             c.acked = c.acked.max(acked);
         }
         let at = c.at();
-        if t.payload_len() == 0 && !t.flags.has(Flags::FIN) || c.deaf {
+        if t.payload_len() == 0 && !t.flags.contains(Flags::FIN) || c.deaf {
             return;
         }
         if t.seq == next {
@@ -420,13 +420,13 @@ impl Stage {
         let Some(c) = self.peers.get_mut(&(peer, own)) else { return };
         c.used = self.now;
         let seq = t.seq.0.wrapping_sub(c.irs.0);
-        if t.flags.has(RST) {
+        if t.flags.contains(RST) {
             if seq == c.rcv {
                 self.peers.remove(&(peer, own));
             }
             return;
         }
-        let (payload, fin) = (&frame[t.payload..t.end], t.flags.has(Flags::FIN));
+        let (payload, fin) = (&frame[t.payload..t.end], t.flags.contains(Flags::FIN));
         let ack = t.ack.0.wrapping_sub(c.isn.0);
         let old = match (c.stamps, stamp.timestamps) {
             (Some(recent), Some(ts)) => (ts.val.wrapping_sub(recent) as i32) < 0,
@@ -435,13 +435,13 @@ impl Stage {
         let behind = seq.wrapping_sub(c.rcv) as i32;
         let end = behind.saturating_add(payload.len() as i32);
         let empty = payload.is_empty() && !fin;
-        if !t.flags.has(ACK) {
+        if !t.flags.contains(ACK) {
             return;
         }
         // What is not acceptable is answered by where we are.
         let ahead = ack.wrapping_sub(c.snd) as i32 > 0;
         let outside = behind > WINDOW as i32 || !empty && end <= 0 && !fin;
-        if t.flags.has(SYN) || old || ahead || outside {
+        if t.flags.contains(SYN) || old || ahead || outside {
             return self.serve(peer, own, !empty);
         }
         if let (Some(_), Some(ts)) = (c.stamps, stamp.timestamps)

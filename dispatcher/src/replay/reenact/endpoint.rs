@@ -254,7 +254,7 @@ impl Endpoint {
         });
         let shift = able.wscale.filter(|_| asked.wscale.is_some());
         self.edge = u32::from(seg.tcp.window);
-        let wants_ecn = seg.tcp.flags.has(Flags::ECE) && seg.tcp.flags.has(Flags::CWR);
+        let wants_ecn = seg.tcp.flags.contains(Flags::ECE) && seg.tcp.flags.contains(Flags::CWR);
         let ecn = if wants_ecn { answer.flags & Flags::ECE.0 } else { 0 };
         self.answer = Answer { mss: able.mss, wscale: shift, ecn, window: answer.window };
         self.send_syn_ack(now, wire);
@@ -287,7 +287,7 @@ impl Endpoint {
             Phase::SynReceived | Phase::Open => {}
         }
         let place = (self.irs + 1).distance_to(seg.tcp.seq);
-        if flags.has(Flags::RST) {
+        if flags.contains(Flags::RST) {
             // RFC 5961 section 3.2: only the exact number counts.
             if place == self.rcv as i32 {
                 self.phase = Phase::Reset;
@@ -296,11 +296,11 @@ impl Endpoint {
             }
             return;
         }
-        if flags.has(Flags::SYN) {
+        if flags.contains(Flags::SYN) {
             // The peer has not heard our acknowledgement.
             return self.acknowledge(now, wire);
         }
-        if !flags.has(Flags::ACK) {
+        if !flags.contains(Flags::ACK) {
             self.faults.add(true, "neither ACK nor SYN nor RST");
             return;
         }
@@ -317,12 +317,12 @@ impl Endpoint {
 
     fn on_syn_ack(&mut self, seg: &Heard<'_>, syn: &Syn<'_>, now: Time, wire: &mut Wire) {
         let flags = seg.tcp.flags;
-        let fits = flags.has(Flags::ACK) && seg.tcp.ack == self.iss + 1;
-        if flags.has(Flags::RST) {
+        let fits = flags.contains(Flags::ACK) && seg.tcp.ack == self.iss + 1;
+        if flags.contains(Flags::RST) {
             if fits {
                 self.phase = Phase::Reset;
             }
-        } else if flags.has(Flags::SYN) && fits {
+        } else if flags.contains(Flags::SYN) && fits {
             let got = SynOptions::parse(seg.options());
             let asked = SynOptions::parse(syn.options);
             self.phase = Phase::Open;
@@ -346,7 +346,7 @@ impl Endpoint {
             self.edge = u32::from(seg.tcp.window);
             (self.retry_at, self.tries) = (None, 0);
             self.acknowledge(now, wire);
-        } else if flags.has(Flags::ACK) && !fits {
+        } else if flags.contains(Flags::ACK) && !fits {
             // The peer still has an older connection (RFC 9293 section 3.10.7.3): end that, and try again.
             self.emit(seg.tcp.ack, Seq(0), Flags::RST, 0, &[], now, wire);
             self.send_syn(syn, now, wire);
@@ -416,7 +416,7 @@ impl Endpoint {
         let (payload, start) = (&payload[before..], place.max(0) as u32);
         let end = start + payload.len() as u32;
         self.compare(start, payload, theirs);
-        if seg.tcp.flags.has(Flags::FIN) {
+        if seg.tcp.flags.contains(Flags::FIN) {
             let at = (i64::from(place) + seg.tcp.payload_len() as i64) as u32;
             self.differs |= self.fin_at.is_some_and(|fin| fin != at);
             self.fin_at = Some(at);
@@ -566,7 +566,7 @@ impl Endpoint {
 
     /// The dispatcher asks whether this end is still there: a segment without content, from before what is expected.
     pub fn is_asked(&self, seg: &Heard<'_>) -> bool {
-        let plain = seg.tcp.flags.has(Flags::ACK) && seg.tcp.seq_len() == 0 && !seg.tcp.flags.has(Flags::RST);
+        let plain = seg.tcp.flags.contains(Flags::ACK) && seg.tcp.seq_len() == 0 && !seg.tcp.flags.contains(Flags::RST);
         self.phase == Phase::Open && plain && (self.irs + 1).distance_to(seg.tcp.seq) < self.rcv as i32
     }
 
