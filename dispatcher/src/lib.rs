@@ -11,10 +11,12 @@
 //! * [`io`]: one trait, one file per driver.
 //! * [`replay`]: captures, and the engine driven by them.
 //! * [`journal`]: ended connections as JSON lines.
+//! * [`control`]: what is wanted of the dispatcher, as it was written.
 //! * [`cli`]: the command line.
 
 pub mod capture;
 pub mod cli;
+pub mod control;
 pub mod engine;
 pub mod flow;
 pub mod io;

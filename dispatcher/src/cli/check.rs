@@ -3,7 +3,7 @@
 use super::Refusal;
 use super::args::{ReplayArgs, RunArgs, Service, Tuning};
 use super::own::{self, Own};
-use super::port::{Driver, PortArg};
+use crate::control::port::{Driver, PortArg};
 use crate::engine::{AddressMode, BackendSpec, Config, Limits, PortSpec, TicketKey};
 use crate::io::{self, DeviceInfo};
 use crate::replay::ReplayOptions;

@@ -1,16 +1,13 @@
 //! The command line: what is written there becomes a [`crate::engine::Config`] and ports, or one clear line and exit
 //! status 2.
 //!
-//! * [`args`]: flags and their values.
-//! * [`port`]: the little language of `--port`.
+//! * [`args`]: flags.
 //! * [`check`]: what is wrong with values that are each right; [`own`]: addresses of ours that others have, too.
 //! * [`run`]: `dispatcher run`; [`report`]: what it prints; [`signs`]: what it warns of.
 
 pub mod args;
 pub mod check;
-mod name;
 pub mod own;
-pub mod port;
 pub mod report;
 pub mod run;
 pub mod signs;

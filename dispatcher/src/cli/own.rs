@@ -4,7 +4,7 @@
 //! our addresses, on whatever interface, it resets what servers answer to us; over AF_XDP we reset what is answered to it.
 //! That is looked for at the start, and again and again ([`super::signs`]).
 
-use super::port::{Driver, PortArg};
+use crate::control::port::{Driver, PortArg};
 use crate::io::kernel::KernelAddress;
 use std::net::{IpAddr, SocketAddr};
 

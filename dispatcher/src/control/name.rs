@@ -3,7 +3,7 @@
 use crate::journal::MAX_NAME;
 
 /// Names of ports and backends stand in reports and logs.
-pub(super) fn check_name(name: &str) -> Result<(), String> {
+pub fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > MAX_NAME {
         return Err(format!("a name has 1 to {MAX_NAME} characters"));
     }

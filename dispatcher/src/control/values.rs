@@ -1,0 +1,241 @@
+//! Words, numbers and addresses as people write them. A flag and the key of the same name are read by the same function.
+
+use super::name::check_name;
+use crate::engine::{AddressMode, BackendSpec, Balance, HashOn, ServiceKind, TicketKey};
+use crate::worker::Idle;
+use clap::ValueEnum;
+use core::time::Duration;
+use std::net::SocketAddr;
+
+/// Declares a flag's words and what each means to the engine.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident -> $target:ty { $($(#[$vdoc:meta])* $word:ident => $value:expr,)* }) => {
+        $(#[$doc])*
+        #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum $name { $($(#[$vdoc])* $word,)* }
+
+        impl From<$name> for $target {
+            fn from(word: $name) -> $target {
+                match word { $($name::$word => $value,)* }
+            }
+        }
+    };
+}
+
+words! {
+    /// `--balance`.
+    BalanceArg -> Balance {
+        /// Consistent hashing, weighted
+        Maglev => Balance::Maglev,
+        /// Fewest open connections for its weight
+        LeastConn => Balance::LeastConn,
+        /// In turn
+        RoundRobin => Balance::RoundRobin,
+        /// The less loaded of two drawn at random
+        RandomTwo => Balance::RandomTwo,
+    }
+}
+words! {
+    /// `--hash-on`.
+    HashOnArg -> HashOn {
+        /// The client's address
+        SourceIp => HashOn::SourceIp,
+        /// Addresses and ports
+        Tuple => HashOn::Tuple,
+    }
+}
+words! {
+    /// `--address-mode`.
+    AddressModeArg -> AddressMode {
+        /// One of our own addresses
+        Snat => AddressMode::Snat,
+        /// The client's address
+        Dnat => AddressMode::Dnat,
+    }
+}
+words! {
+    /// `--proxy-protocol`.
+    ProxyArg -> bool {
+        /// Version 2, binary
+        V2 => true,
+    }
+}
+words! {
+    /// `on` or `off`.
+    OnOff -> bool {
+        /// Yes
+        On => true,
+        /// No
+        Off => false,
+    }
+}
+words! {
+    /// `--service-kind`.
+    ServiceKindArg -> ServiceKind {
+        /// TLS or anything else
+        Auto => ServiceKind::Auto,
+        /// TLS alone
+        Tls => ServiceKind::Tls,
+    }
+}
+words! {
+    /// `--idle`.
+    IdleArg -> Idle {
+        /// Look again at once
+        Spin => Idle::Spin,
+        /// Let others run in between
+        Yield => Idle::Yield,
+        /// Sleep until something arrives or is due
+        Sleep => Idle::Sleep,
+    }
+}
+
+/// `ADDR:PORT`, IPv6 in brackets.
+pub fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() == 0 => Err("port 0 cannot be connected to".into()),
+        Ok(address) if address.ip().is_unspecified() => Err("the unspecified address cannot be connected to".into()),
+        Ok(address) if address.ip().is_multicast() => Err("a multicast address cannot be connected to".into()),
+        Ok(address) => Ok(address),
+        Err(_) if text.matches(':').count() > 1 && !text.starts_with('[') => {
+            Err("an IPv6 address with a port needs brackets: [ADDR]:PORT".into())
+        }
+        Err(_) => Err("expected ADDR:PORT with a numeric address, IPv6 in brackets".into()),
+    }
+}
+
+/// `NAME=ADDR:PORT[,weight=N]`.
+pub fn backend(text: &str) -> Result<BackendSpec, String> {
+    let (name, rest) = text.split_once('=').ok_or("expected NAME=ADDR:PORT[,weight=N]")?;
+    check_name(name)?;
+    let mut parts = rest.split(',');
+    let addr = socket_address(parts.next().unwrap_or(""))?;
+    let mut weight = None;
+    for part in parts {
+        match part.split_once('=') {
+            Some(("weight", _)) if weight.is_some() => return Err("weight given twice".into()),
+            Some(("weight", n)) => {
+                let n = n.parse::<u32>().ok().filter(|n| *n <= MAX_WEIGHT);
+                weight = Some(n.ok_or(format!("weight is a number from 0 to {MAX_WEIGHT}"))?);
+            }
+            _ => return Err(format!("unknown option '{part}' (there is weight=N)")),
+        }
+    }
+    Ok(BackendSpec { name: name.to_string(), addr, weight: weight.unwrap_or(1) })
+}
+
+/// `source-ip` or `balance`.
+pub fn resume_fallback(text: &str) -> Result<lb::ResumeFallback, String> {
+    text.parse()
+}
+
+/// `NAME=HEX16`, 32 hex digits for 16 bytes, or `NAME=unknown`.
+pub fn ticket_key(text: &str) -> Result<TicketKey, String> {
+    let (name, key) = text.split_once('=').ok_or("expected NAME=HEX16 or NAME=unknown")?;
+    check_name(name)?;
+    let backend = name.to_string();
+    if key == "unknown" {
+        return Ok(TicketKey::Unknown { backend });
+    }
+    match u128::from_str_radix(key, 16) {
+        Ok(n) if key.len() == 32 && !key.starts_with('+') => Ok(TicketKey::Name { backend, name: n.to_be_bytes() }),
+        _ => Err("a key name is 16 bytes in hex: 32 digits".into()),
+    }
+}
+
+/// Largest weight: beyond it, tables would have to grow for differences nobody sees.
+pub const MAX_WEIGHT: u32 = 1000;
+
+/// `500ms`, `30s`, `1h`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(d) if d.is_zero() => Err("a duration of zero makes no sense here".into()),
+        Ok(d) if d > Duration::from_secs(366 * 24 * 3600) => Err("longer than a year".into()),
+        Ok(d) => Ok(d),
+        Err(_) => Err("expected a duration such as 500ms, 30s or 1h".into()),
+    }
+}
+
+/// Rows of a table.
+pub fn capacity(text: &str) -> Result<usize, String> {
+    const MOST: usize = 1 << 28;
+    match text.parse() {
+        Ok(n @ 1..=MOST) => Ok(n),
+        _ => Err(format!("expected a number from 1 to {MOST}")),
+    }
+}
+
+/// Threads.
+pub fn workers(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 1..=1024) => Ok(n),
+        _ => Err("expected a number from 1 to 1024".into()),
+    }
+}
+
+/// Cores, in the order given.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cores(pub Vec<usize>);
+
+impl Cores {
+    /// `0,2-3`.
+    pub fn parse(text: &str) -> Result<Cores, String> {
+        let wrong = || "expected core numbers such as 2 or 0,2-3".to_string();
+        let number = |t: &str| t.parse::<usize>().ok().filter(|n| *n < 1024).ok_or_else(wrong);
+        let mut cores = Vec::new();
+        for part in text.split(',') {
+            let (first, last) = match part.split_once('-') {
+                Some((a, b)) => (number(a)?, number(b)?),
+                None => (number(part)?, number(part)?),
+            };
+            if first > last {
+                return Err(wrong());
+            }
+            for core in first..=last {
+                if cores.contains(&core) {
+                    return Err(format!("core {core} given twice"));
+                }
+                cores.push(core);
+            }
+        }
+        Ok(Cores(cores))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_read_as_the_contract_writes_them() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
+        for wrong in ["", "30", "-1s", "0s", "1x", "9999999999999999999999s", "1000d"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(Cores::parse("0,2-4"), Ok(Cores(vec![0, 2, 3, 4])));
+        for wrong in ["", "a", "3-1", "1,1", "0-2,2", "1-", "99999"] {
+            assert!(Cores::parse(wrong).is_err(), "{wrong}");
+        }
+        let b = backend("web=[fd00::1]:443,weight=3").unwrap();
+        assert_eq!((b.name.as_str(), b.addr, b.weight), ("web", "[fd00::1]:443".parse().unwrap(), 3));
+        assert_eq!(backend("w=10.0.0.1:1").unwrap().weight, 1);
+        for wrong in [
+            "",
+            "web",
+            "=1.1.1.1:1",
+            "w=1.1.1.1",
+            "w=fd00::1:443",
+            "w=1.1.1.1:0",
+            "w=1.1.1.1:1,weight=x",
+            "w=1.1.1.1:1,weight=1,weight=1",
+            "w=1.1.1.1:1,colour=red",
+            "w=host:80",
+            "a b=1.1.1.1:1",
+            "w=0.0.0.0:1",
+        ] {
+            assert!(backend(wrong).is_err(), "{wrong}");
+        }
+    }
+}
