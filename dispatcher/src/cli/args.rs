@@ -2,8 +2,8 @@
 
 use crate::control::port::PortArg;
 use crate::control::values::{
-    AddressModeArg, BalanceArg, Cores, HashOnArg, IdleArg, OnOff, ProxyArg, ServiceKindArg, backend, capacity, duration,
-    resume_fallback, socket_address, ticket_key, workers,
+    AddressModeArg, BalanceArg, Cores, HashOnArg, IdleArg, OnOff, ProxyArg, ServiceKindArg, backend, capacity,
+    duration, resume_fallback, socket_address, ticket_key, workers,
 };
 use crate::engine::{BackendSpec, TicketKey};
 use clap::{Args, Parser, Subcommand};

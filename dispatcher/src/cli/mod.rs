@@ -1,7 +1,7 @@
 //! The command line: what is written there becomes a [`crate::engine::Config`] and ports, or one clear line and exit
 //! status 2.
 //!
-//! * [`args`]: flags.
+//! * [`args`] has the flags.
 //! * [`check`]: what is wrong with values that are each right; [`own`]: addresses of ours that others have, too.
 //! * [`run`]: `dispatcher run`; [`report`]: what it prints; [`signs`]: what it warns of.
 
