@@ -81,14 +81,16 @@ def in_servers(*command):
 
 
 def wait_until(condition, seconds, what):
-    """Waits for something that will be; fails when it is not, and at once when a dispatcher has ended by itself meanwhile."""
+    """Waits for something that will be; fails when it is not, and at once when a dispatcher has ended by itself meanwhile. `what`: in words, or what
+    says them then."""
+    said = what if callable(what) else lambda: what
     end = time.monotonic() + seconds
     while not condition():
         for d in list(RUNNING):
             if d.process.poll() is not None:
-                raise Failure(f"while waiting for {what}: {d.ending()}")
+                raise Failure(f"while waiting for {said()}: {d.ending()}")
         if time.monotonic() > end:
-            raise Failure(f"not within {seconds} s: {what}")
+            raise Failure(f"not within {seconds} s: {said()}")
         time.sleep(0.02)
 
 
@@ -215,7 +217,7 @@ class Dispatcher:
 
     def await_log(self, wanted, seconds=10):
         """The log, once it has so many connections."""
-        wait_until(lambda: len(self.log()) >= wanted, seconds, f"{wanted} connections in the log, {len(self.log())} are there")
+        wait_until(lambda: len(self.log()) >= wanted, seconds, lambda: f"{wanted} connections in the log, {len(self.log())} are there")
         return self.log()
 
     def memory(self):

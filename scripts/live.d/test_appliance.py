@@ -56,7 +56,7 @@ def appliance_cables(t):
         for times, name in enumerate(("lan", "wan"), 1):
             cable(name, "off")
             try:
-                lab.wait_until(lambda: downs() >= times, 10, f"link-downs {times}, {downs()} were counted")
+                lab.wait_until(lambda: downs() >= times, 10, lambda: f"link-downs {times}, {downs()} were counted")
                 # What is sent meanwhile has nowhere to go.
                 old.sendall(b"meanwhile")
                 time.sleep(0.5)

@@ -45,7 +45,7 @@ def dpdk_killed(t):
     d.process.wait(5)
     d.kill()
     t.dispatchers.remove(d)
-    lab.wait_until(lambda: traces() == before, 1, f"what was there before: {before}, and is there: {traces()}")
+    lab.wait_until(lambda: traces() == before, 1, lambda: f"what was there before: {before}, and is there: {traces()}")
     sockets = in_dispatcher("cat", "/proc/net/packet").stdout.splitlines()[1:]
     check(not sockets, f"packet sockets: {sockets}")
     begun = time.monotonic()
@@ -82,7 +82,7 @@ def dpdk_huge_pages(t):
                 d.process.wait(5)
                 d.kill()
                 t.dispatchers.remove(d)
-            lab.wait_until(lambda: traces() == before, 1, f"what was there before: {before}, and is there: {traces()}")
+            lab.wait_until(lambda: traces() == before, 1, lambda: f"what was there before: {before}, and is there: {traces()}")
         return "used; free again after SIGTERM and after SIGKILL"
     finally:
         with open(reserved, "w") as f:

@@ -140,7 +140,7 @@ def killed(t):
         d.process.wait()
         begun = time.monotonic()
         d.kill()
-        wait_until(lambda: programs() == 0 and remains()[:3] == before[:3], 1, f"nothing left of it: {programs()} programs, {remains()}, before {before}")
+        wait_until(lambda: programs() == 0 and remains()[:3] == before[:3], 1, lambda: f"nothing left of it: {programs()} programs, {remains()}, before {before}")
         slowest[1] = max(slowest[1], time.monotonic() - begun)
         check(kernel_answers(), "the interface does not work")
     check(remains() == before, f"left: {remains()}, before: {before}")
@@ -180,7 +180,7 @@ def links_fail(t):
         clients.fetch(timeout=10)
         seen.append(f"{what} {time.monotonic() - begun:.1f} s")
         flow.finish()
-        wait_until(lambda: counted(d, "link-downs") >= n, 3, f"{n} links counted as gone down: {counted(d, 'link-downs')}")
+        wait_until(lambda: counted(d, "link-downs") >= n, 3, lambda: f"{n} links counted as gone down: {counted(d, 'link-downs')}")
     d.await_log(1 + 2 * len(seen))
     d.stop()
     downs = [int(d.find(rf"^port {near}: .*link went down (\d+) times") or 0) for near in ("wan", "lan")]

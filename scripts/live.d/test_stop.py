@@ -69,7 +69,7 @@ class Transfers:
         self.server = Peers(t, "servers", "serve", PORT, *SERVERS)
         lab.wait_until(lambda: self.listening(), 10, "the server")
 
-    def begin(self, t):
+    def begin(self, t, d):
         lines = []
         for i in range(EACH):
             for role in "DU":
@@ -83,7 +83,7 @@ class Transfers:
         self.sides = {"client": self.client, "server": self.server}
         # A receiver that reads nothing has moved nothing.
         lab.wait_until(lambda: all(p.said["begun"] == self.count and p.said["moving"] >= self.count * 9 // 10 for p in self.sides.values()),
-                       30, f"transfers: {self.client.said}, {self.server.said}")
+                       30, lambda: f"transfers: {self.client.said}, {self.server.said}, {len(d.log())} ended: {d.log()[:2]}")
         lab.wait_until(lambda: self.waiting()[1] >= self.count // 10, 20, "closed windows of receivers that read nothing")
 
     @staticmethod
@@ -125,7 +125,7 @@ def cut(t, mode, loss=False, restart=False):
     transfers = Transfers(t)
     d = t.dispatcher("--address-mode", mode, args=args)
     shaped(t)
-    transfers.begin(t)
+    transfers.begin(t, d)
     if loss:
         lossy(t)
         time.sleep(0.5)

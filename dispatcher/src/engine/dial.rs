@@ -201,6 +201,10 @@ impl Engine {
         let ours = flags.contains(Flags::ACK) && seg.tcp.ack == expected;
         match (flags.contains(Flags::RST), flags.contains(Flags::SYN), ours) {
             (true, _, true) => {
+                // Whatever it challenged before, now it refuses.
+                if let State::Dialing(dialing) = &mut self.flows.get_mut(id).state {
+                    dialing.challenges = 0;
+                }
                 self.health.doubt(backend, seg.now);
                 self.redispatch(id, seg.now, fx);
                 Ok(Verdict::Hold)

@@ -407,6 +407,18 @@ fn with_the_clients_own_port_the_syn_is_repeated_and_the_end_has_a_name_and_nobo
     assert_eq!(b.dialled, servers[0], "and both are up");
 }
 
+#[test]
+fn a_server_that_challenges_once_and_then_refuses_has_refused_and_the_end_says_so() {
+    let (mut b, session) = probed(AddressMode::Snat);
+    b.dial(&session);
+    for _ in &b.config.backends.clone() {
+        // An old connection stands in the way; then its process is gone.
+        b.server_sends(seg(ACK, 900, 0x4000_0000, &[]));
+        b.server_sends(seg(RST_ACK, 0, 1, &[]));
+    }
+    assert_eq!(b.ended.iter().map(|e| e.0).collect::<Vec<_>>(), [End::NoBackend]);
+}
+
 /// A whole connection, closed in order by the client first. True when it got a server.
 fn visit(b: &mut Bench) -> bool {
     b.client_syn(&SynOptions { mss: Some(1460), ..SynOptions::default() });
