@@ -2,7 +2,8 @@
 //! way from a worker to the file.
 //!
 //! A worker never waits for a disk: [`Journal::record`] puts a copy of fixed size into a bounded queue, and a thread of
-//! its own writes. A full queue, or a write that fails, costs lines, and each line lost is counted.
+//! its own writes. A full queue, or a write that fails, costs lines, and each line lost is counted. The file can be opened anew under its
+//! name, for who moves it away now and then (logrotate): no line is lost or divided by that.
 
 use crate::engine::ConnectionRecord;
 use arrayvec::{ArrayString, ArrayVec};
@@ -11,9 +12,9 @@ use serde::{Serialize, Serializer};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -223,6 +224,19 @@ struct Shared {
     queue: ArrayQueue<Entry>,
     lost: AtomicU64,
     stop: AtomicBool,
+    /// Somebody who wants the file opened anew, and to know whether it was.
+    reopen: Mutex<Option<mpsc::SyncSender<io::Result<()>>>>,
+}
+
+impl Shared {
+    fn new(queue: usize) -> Shared {
+        Shared {
+            queue: ArrayQueue::new(queue),
+            lost: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            reopen: Mutex::new(None),
+        }
+    }
 }
 
 /// The worker's end.
@@ -243,6 +257,7 @@ impl Journal {
 
 /// The thread that writes the file.
 pub struct JournalWriter {
+    path: PathBuf,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -254,21 +269,32 @@ pub const QUEUE_BYTES: usize = QUEUE * (size_of::<Entry>() + size_of::<usize>())
 
 /// Opens `path` to append to, and starts its writer.
 pub fn open(path: &Path) -> io::Result<(Journal, JournalWriter)> {
-    let file = File::options().append(true).create(true).open(path)?;
-    Ok(start(file, QUEUE))
+    let path = path.to_owned();
+    let again = path.clone();
+    start(path, move || File::options().append(true).create(true).open(&again), QUEUE)
 }
 
-fn start(out: impl Write + Send + 'static, queue: usize) -> (Journal, JournalWriter) {
-    let shared =
-        Arc::new(Shared { queue: ArrayQueue::new(queue), lost: AtomicU64::new(0), stop: AtomicBool::new(false) });
+fn start<W: Write + Send + 'static>(
+    path: PathBuf,
+    mut open: impl FnMut() -> io::Result<W> + Send + 'static,
+    queue: usize,
+) -> io::Result<(Journal, JournalWriter)> {
+    let out = open()?;
+    let shared = Arc::new(Shared::new(queue));
     let for_thread = shared.clone();
-    let thread = std::thread::spawn(move || write_all(&for_thread, out));
-    (Journal { shared: shared.clone() }, JournalWriter { shared, thread: Some(thread) })
+    let thread = std::thread::spawn(move || write_all(&for_thread, out, open));
+    Ok((Journal { shared: shared.clone() }, JournalWriter { path, shared, thread: Some(thread) }))
 }
 
-fn write_all(shared: &Shared, out: impl Write) {
+fn write_all<W: Write>(shared: &Shared, out: W, mut open: impl FnMut() -> io::Result<W>) {
     let mut out = BufWriter::with_capacity(64 * 1024, out);
     loop {
+        // Between two rounds nothing is buffered: what follows is whole lines.
+        if let Some(asker) = shared.reopen.lock().unwrap_or_else(|e| e.into_inner()).take() {
+            let opened = open().map(|file| out = BufWriter::with_capacity(64 * 1024, file));
+            // The asker may have lost its patience.
+            let _ = asker.try_send(opened);
+        }
         // Read before the queue is emptied: what was recorded before the stop is then written. Acquire pairs with the
         // Release of `finish`.
         let last = shared.stop.load(Ordering::Acquire);
@@ -297,7 +323,22 @@ fn write_all(shared: &Shared, out: impl Write) {
     }
 }
 
+/// How long a file that is to be opened anew is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 impl JournalWriter {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens the file anew under its name, and comes back when that is done. What cannot be opened leaves the old one in use.
+    pub fn reopen(&self) -> io::Result<()> {
+        let (tell, told) = mpsc::sync_channel(1);
+        *self.shared.reopen.lock().unwrap_or_else(|e| e.into_inner()) = Some(tell);
+        told.recv_timeout(PATIENCE).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
     /// Lines lost so far.
     pub fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
@@ -357,6 +398,34 @@ mod tests {
         }
     }
 
+    fn started(sink: &Sink, queue: usize) -> (Journal, JournalWriter) {
+        let sink = sink.clone();
+        start(PathBuf::new(), move || Ok(sink.clone()), queue).unwrap()
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_keeps_its_lines_and_a_new_one_gets_the_next() {
+        let folder = std::env::temp_dir().join(format!("dispatcher-journal-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (log, moved) = (folder.join("log"), folder.join("log.1"));
+        let lines = |path: &Path| std::fs::read_to_string(path).unwrap().lines().count();
+        let (journal, writer) = open(&log).unwrap();
+        (0..3).for_each(|_| journal.record(&record()));
+        std::fs::rename(&log, &moved).unwrap();
+        writer.reopen().unwrap();
+        (0..2).for_each(|_| journal.record(&record()));
+        // What cannot be opened (a folder is there now) leaves the one in use.
+        std::fs::rename(&log, folder.join("log.2")).unwrap();
+        std::fs::create_dir(&log).unwrap();
+        assert!(writer.reopen().is_err());
+        journal.record(&record());
+        assert_eq!(writer.path(), log);
+        assert_eq!(writer.finish(), 0);
+        assert_eq!(lines(&moved) + lines(&folder.join("log.2")), 6);
+        assert!(lines(&folder.join("log.2")) >= 1);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
     #[test]
     fn a_line_is_the_contract_to_the_letter() {
         let expected = concat!(
@@ -370,7 +439,7 @@ mod tests {
         ConnectionLine::from(&record()).write(&mut direct).unwrap();
         assert_eq!(String::from_utf8(direct).unwrap(), expected);
         let sink = Sink::default();
-        let (journal, writer) = start(sink.clone(), 4);
+        let (journal, writer) = started(&sink, 4);
         journal.record(&record());
         assert_eq!(writer.finish(), 0);
         assert_eq!(String::from_utf8(sink.0.lock().unwrap().clone()).unwrap(), expected);
@@ -402,7 +471,7 @@ mod tests {
     fn a_full_queue_and_a_full_disk_cost_lines_and_nothing_else() {
         let sink = Sink::default();
         sink.1.store(true, Ordering::Relaxed);
-        let (journal, writer) = start(sink.clone(), 64);
+        let (journal, writer) = started(&sink, 64);
         for _ in 0..64 {
             journal.record(&record());
         }
@@ -413,8 +482,7 @@ mod tests {
         assert_eq!(lost, 64, "and the disk that has room again is written to");
         assert_eq!(sink.0.lock().unwrap().iter().filter(|b| **b == b'\n').count(), 1);
 
-        let shared =
-            Arc::new(Shared { queue: ArrayQueue::new(2), lost: AtomicU64::new(0), stop: AtomicBool::new(true) });
+        let shared = Arc::new(Shared::new(2));
         let journal = Journal { shared: shared.clone() };
         (0..5).for_each(|_| journal.record(&record()));
         assert_eq!(shared.lost.load(Ordering::Relaxed), 3);

@@ -11,7 +11,7 @@
 //! * [`io`]: one trait, one file per driver.
 //! * [`replay`]: captures, and the engine driven by them.
 //! * [`journal`]: ended connections as JSON lines.
-//! * [`control`]: what is wanted of the dispatcher, as it was written.
+//! * [`control`]: what is wanted of the dispatcher, as it was written; the control socket, and what can be asked there.
 //! * [`cli`]: the command line.
 
 pub mod capture;

@@ -14,7 +14,8 @@ pub struct Sessions {
     pub census: Census,
 }
 
-const KINDS: [IdentityKind; 3] = [IdentityKind::SessionId, IdentityKind::Ticket, IdentityKind::Psk];
+/// Kinds of identities, in the order in which they are told.
+pub const KINDS: [IdentityKind; 3] = [IdentityKind::SessionId, IdentityKind::Ticket, IdentityKind::Psk];
 
 impl Sessions {
     /// A table by backend and kind of identity, the rows held, and a line for each thing an operator should know. `names`
@@ -59,7 +60,7 @@ impl Sessions {
     }
 
     /// What an operator should know, in words.
-    fn notes(&self) -> Vec<String> {
+    pub fn notes(&self) -> Vec<String> {
         let Sessions { metrics, census } = self;
         let mut notes = Vec::new();
         let psk = metrics.kind(IdentityKind::Psk);

@@ -144,5 +144,16 @@ fn help_names_every_flag_of_the_contract_and_gives_examples() {
     for flag in ["--json", "--out", "--vip", "--backend", "--affinity", "Examples:"] {
         assert!(help.contains(flag), "{flag}");
     }
+    let help = String::from_utf8(dispatcher(&["ctl", "--help"]).stdout).unwrap();
+    for word in ["show", "log", "--socket", "Examples:", "Exit status"] {
+        assert!(help.contains(word), "{word}");
+    }
+    for (wrong, expected) in [
+        (&["ctl"][..], "ctl"),
+        (&["ctl", "show", "everything"], "everything"),
+        (&["ctl", "--socket", "/nonexistent/s", "show"], "no dispatcher answers at /nonexistent/s"),
+    ] {
+        assert_refused(&dispatcher(wrong), expected, expected);
+    }
     assert_eq!(dispatcher(&["--version"]).status.code(), Some(0));
 }

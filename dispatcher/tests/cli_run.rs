@@ -360,3 +360,87 @@ fn over_a_capture_it_ends_when_the_capture_does() {
     assert!(dispatcher::capture::Capture::open(&out).unwrap().frames().unwrap().count() > 0);
     std::fs::remove_file(out).unwrap();
 }
+
+/// What `dispatcher ctl` says: exit status, standard output, standard error.
+fn ctl(socket: &Path, words: &str) -> (Option<i32>, String, String) {
+    let mut command = Command::new(program());
+    let done = command.arg("ctl").arg("--socket").arg(socket).args(words.split_whitespace()).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (done.status.code(), text(&done.stdout), text(&done.stderr))
+}
+
+#[test]
+fn a_running_dispatcher_is_asked_by_its_control_socket_which_is_gone_with_it() {
+    in_namespace(|| {
+        let (socket, log, moved) = (scratch("control"), scratch("ctl-log"), scratch("ctl-log.1"));
+        let flags = format!("--workers 2 --control {} --connections-log {}", socket.display(), log.display());
+        let (mut child, _out, _) = started(&flags);
+        // Everything can be shown, as a table and as JSON.
+        for (what, expected) in [
+            ("", "2 workers"),
+            ("services", "10.77.0.100:443"),
+            ("backends", "web2"),
+            ("sessions", "affinity table: 0 session ids"),
+            ("workers", "running"),
+            ("drops", ""),
+        ] {
+            let (status, said, wrong) = ctl(&socket, &format!("show {what}"));
+            assert_eq!((status, wrong.as_str()), (Some(0), ""), "{what}");
+            assert!(said.contains(expected), "{what}: {said}");
+            let (status, json, _) = ctl(&socket, &format!("show {what} --json"));
+            assert!(status == Some(0) && (json.starts_with('{') || json.starts_with('[')), "{what}: {json}");
+        }
+        // Wanted and observed side by side.
+        let (_, backends, _) = ctl(&socket, "show backends");
+        let row: Vec<_> = backends.lines().find(|l| l.starts_with("web2")).unwrap().split_whitespace().collect();
+        assert_eq!((&row[..3], row[4]), (&["web2", "10.78.0.12:443", "up"][..], "2"), "{backends}");
+        // The log is opened anew under its name, by ctl and by signal.
+        for by_signal in [false, true] {
+            std::fs::rename(&log, &moved).unwrap();
+            if by_signal {
+                signal(&child, libc::SIGUSR1);
+                let until = Instant::now() + Duration::from_secs(10);
+                while !log.exists() && Instant::now() < until {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            } else {
+                assert_eq!(ctl(&socket, "log reopen").0, Some(0));
+            }
+            assert!(log.exists(), "by signal: {by_signal}");
+        }
+        // Another one does not take the socket away.
+        let refused = command(program(), &format!("--control {}", socket.display()));
+        assert_refused(refused, "another dispatcher answers there");
+        assert_eq!(ctl(&socket, "show").0, Some(0));
+        signal(&child, libc::SIGTERM);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        let said = rest(&mut child);
+        assert!(said.contains("control: log reopen (uid "), "{said}");
+        assert!(!socket.exists());
+        let (status, out, wrong) = ctl(&socket, "show");
+        assert_eq!((status, out.as_str(), wrong.lines().count()), (Some(2), "", 1), "{wrong}");
+        assert!(wrong.starts_with("dispatcher: no dispatcher answers at "), "{wrong}");
+        [log, moved].iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    });
+}
+
+#[test]
+fn a_killed_dispatchers_control_socket_is_taken_over_and_without_a_log_none_is_reopened() {
+    in_namespace(|| {
+        let socket = scratch("stale");
+        let flags = format!("--control {}", socket.display());
+        let (mut child, _out, _) = started(&flags);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(socket.exists());
+        let (mut child, _out, _) = started(&flags);
+        let (status, _, wrong) = ctl(&socket, "log reopen");
+        assert_eq!((status, wrong.lines().count()), (Some(1), 1), "{wrong}");
+        assert!(wrong.contains("--connections-log"), "{wrong}");
+        // No reason to end.
+        signal(&child, libc::SIGUSR1);
+        assert_eq!(ctl(&socket, "show").0, Some(0));
+        signal(&child, libc::SIGTERM);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    });
+}

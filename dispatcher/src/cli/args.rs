@@ -1,5 +1,6 @@
 //! Flags. How their values are read says [`crate::control::values`].
 
+use super::ctl::CtlArgs;
 use crate::control::port::PortArg;
 use crate::control::values::{
     AddressModeArg, BalanceArg, Cores, HashOnArg, IdleArg, OnOff, ProxyArg, ServiceKindArg, backend, capacity,
@@ -29,6 +30,9 @@ pub enum Command {
     /// Replay captures: where would their connections have gone?
     #[command(after_help = REPLAY_EXAMPLES)]
     Replay(ReplayArgs),
+    /// Ask a running dispatcher, or have it do something.
+    #[command(after_help = super::ctl::EXAMPLES)]
+    Ctl(CtlArgs),
 }
 
 /// Lines that are to stay whole are of 78 columns at most; running text is one line, which is broken where the terminal ends.
@@ -49,7 +53,7 @@ The kernel must not have the addresses of `ip=` and `--vip`, and the interfaces 
 
 Needs CAP_NET_RAW and CAP_NET_ADMIN; af-xdp also CAP_BPF. docs/operating.md says what cards and DPDK need.
 
-SIGINT or SIGTERM stops with a summary. Exit status: 0 stopped as asked, 1 died, 2 refused to start (one line on standard error says why).";
+SIGINT or SIGTERM stops with a summary, SIGUSR1 opens the connections log anew. Exit status: 0 stopped as asked, 1 died, 2 refused to start (one line on standard error says why).";
 
 const REPLAY_EXAMPLES: &str = "\
 Examples:
@@ -121,6 +125,11 @@ pub struct RunArgs {
     /// Append a JSON line to FILE for each connection that ends
     #[arg(long, value_name = "FILE")]
     pub connections_log: Option<PathBuf>,
+
+    /// Answer `dispatcher ctl` at this Unix socket, which only this user may use; by default there is none. `ctl` looks for it at
+    /// /run/dispatcher/control.sock
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
 
     /// Print rates, flows and drops this often
     #[arg(long, value_name = "D", value_parser = duration)]

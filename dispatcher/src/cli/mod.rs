@@ -3,10 +3,13 @@
 //!
 //! * [`args`] has the flags.
 //! * [`check`]: what is wrong with values that are each right; [`own`]: addresses of ours that others have, too.
+//! * [`ctl`]: `dispatcher ctl`; [`listing`]: its tables.
 //! * [`run`]: `dispatcher run`; [`report`]: what it prints; [`signs`]: what it warns of.
 
 pub mod args;
 pub mod check;
+pub mod ctl;
+mod listing;
 pub mod own;
 pub mod report;
 pub mod run;
@@ -52,6 +55,7 @@ pub fn main() -> ExitCode {
             Ok(code) => code,
             Err(e) => refuse(&e.0),
         },
+        Command::Ctl(args) => ctl::run(&args),
         Command::Replay(args) => match check::replay_options(&args).map(|options| crate::replay::run(&options)) {
             Ok(Ok(())) => ExitCode::SUCCESS,
             Ok(Err(e)) if e.is::<NotRead>() => {
@@ -73,7 +77,7 @@ fn refuse(why: &str) -> ExitCode {
 /// clap explains itself over several lines; the first paragraph is what matters.
 fn one_line(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "nothing to do: run or replay? (see dispatcher --help)".to_string();
+        return "nothing to do: run or replay, or ctl? (see dispatcher --help)".to_string();
     }
     let text = error.render().to_string();
     let words: Vec<_> = text

@@ -3,6 +3,7 @@
 use super::args::RunArgs;
 use super::signs::Signs;
 use super::{Refusal, check, report};
+use crate::control::socket::{self, Control, Running};
 use crate::engine::{Returning, Share};
 use crate::io::kernel;
 #[cfg(feature = "dpdk")]
@@ -10,7 +11,9 @@ use crate::io::{OpenError, dpdk};
 use crate::journal;
 use crate::worker::poll::Clock;
 use crate::worker::{self, Exchange, Plan, Sharing, Steering, Worker};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use lb::Pool;
+use lb::affinity::Reader;
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -41,7 +44,10 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         }
         None => (None, None),
     };
-    let stop = stop_on_signals().map_err(|e| Refusal::new(format!("cannot catch signals: {e}")))?;
+    let signals = |e| Refusal::new(format!("cannot catch signals: {e}"));
+    let stop = stop_on_signals().map_err(signals)?;
+    let reopen = Arc::new(AtomicBool::new(false));
+    flag::register(SIGUSR1, reopen.clone()).map_err(signals)?;
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(|e| Refusal::new(format!("no random numbers: {e}")))?;
     one_line_panics();
@@ -53,7 +59,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     let config = checked.config.clone();
     let mut signs = Signs::new(&config, checked.interfaces.clone(), checked.ours.clone());
     let port_memory = port_memory(&checked.ports, checked.cores.len());
-    let workers = start(
+    let (handle, queue) = socket::queue::queue();
+    // Before anything is opened: where another dispatcher answers, nothing is to be started. What is asked until then waits.
+    let server =
+        args.control.as_deref().map(|path| socket::server::start(path, handle, Default::default())).transpose();
+    let server = server.map_err(Refusal::new)?;
+    let started = start(
         checked,
         secret,
         args,
@@ -62,12 +73,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         &mut dpdk,
     )
     .map_err(Refusal::new)?;
-    let cores: Vec<_> = workers.iter().map(|(core, _)| *core).collect();
-    let workers: Vec<Worker> = workers.into_iter().map(|(_, worker)| worker).collect();
+    let Started { workers, cores, pool, rows, clock } = started;
     let ports = workers.first().map_or(&[][..], |w| &w.ports);
     say(&report::start(&config, ports, port_memory, args.idle.into(), &cores, writer.is_some()));
 
     let started = Instant::now();
+    let mut running = Running { config: &config, pool, rows, clock, workers: &workers, journal: writer.as_ref() };
     let mut rates = report::Rates::default();
     let mut next_report = args.stats_interval.map(|every| started + every);
     let mut next_look = started + WATCH;
@@ -92,8 +103,15 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
             lines.iter().for_each(|line| eprintln!("dispatcher: warning: {line}"));
             next_look = Instant::now() + WATCH;
         }
-        std::thread::sleep(LOOK);
+        if reopen.swap(false, Ordering::Relaxed)
+            && writer.is_some()
+            && let Err(problem) = running.reopen_log()
+        {
+            eprintln!("dispatcher: warning: {}", problem.failure.error);
+        }
+        queue.serve(&mut running, LOOK);
     }
+    drop((server, queue));
     let (last, died): (Vec<_>, Vec<_>) = workers.into_iter().map(Worker::join).unzip();
     let journal_lost = writer.map_or(0, |w| w.finish());
     say(&report::summary(&config, &last, started.elapsed(), journal_lost));
@@ -147,14 +165,24 @@ fn returning(
     Returning::by_ports(config, workers, &ports.iter().map(of_port).collect::<Vec<_>>())
 }
 
-/// Starts all workers, with their cores; or none, and says why.
+/// The workers, and what they have in common.
+struct Started {
+    workers: Vec<Worker>,
+    /// Of each worker, if it has one of its own.
+    cores: Vec<Option<usize>>,
+    pool: Arc<Pool>,
+    rows: Reader,
+    clock: Clock,
+}
+
+/// Starts all workers; or none, and says why.
 fn start(
     checked: check::Checked,
     secret: [u8; 32],
     args: &RunArgs,
     journal: Option<journal::Journal>,
     #[cfg(feature = "dpdk")] dpdk: &mut Option<dpdk::Dpdk>,
-) -> Result<Vec<(Option<usize>, Worker)>, String> {
+) -> Result<Started, String> {
     let check::Checked { config, ports, cores, .. } = checked;
     #[cfg(feature = "dpdk")]
     let returning = returning(&config, &ports, cores.len(), dpdk.as_ref());
@@ -162,6 +190,9 @@ fn start(
     let returning = Returning::by_range(cores.len());
     let returning = Arc::new(returning);
     let shares = Share::divide(&config, &secret, cores.len()).map_err(|e| e.to_string())?;
+    let Some((pool, rows)) = shares.first().map(|share| (share.pool().clone(), share.rows())) else {
+        return Err("no worker to start".into());
+    };
     let mut exchanges = Vec::new();
     if cores.len() > 1 {
         let steering = Steering::new(&config, &secret, cores.len()).returning(returning.clone());
@@ -171,8 +202,8 @@ fn start(
     let sharing = Sharing::new(&ports, cores.len());
     let clock = Clock::start();
     let mut exchanges = exchanges.into_iter();
-    let mut started: Vec<(Option<usize>, Worker)> = Vec::with_capacity(cores.len());
-    for (number, (core, share)) in cores.into_iter().zip(shares).enumerate() {
+    let mut started: Vec<Worker> = Vec::with_capacity(cores.len());
+    for (number, (core, share)) in cores.iter().zip(shares).enumerate() {
         let plan = Plan {
             config: config.clone(),
             share: share.returning(returning.clone()),
@@ -182,23 +213,23 @@ fn start(
             secret,
             ports: ports.clone(),
             idle: args.idle.into(),
-            core,
+            core: *core,
             #[cfg(feature = "dpdk")]
             seat: dpdk.as_mut().and_then(|dpdk| dpdk.seat(number)),
             journal: journal.clone(),
         };
         match worker::start(number, plan) {
-            Ok(worker) => started.push((core, worker)),
+            Ok(worker) => started.push(worker),
             Err(why) => {
                 // Those that wait for the mailbox of one that never came wait in vain.
                 drop(exchanges);
-                started.iter().for_each(|(_, worker)| worker.stop());
-                started.into_iter().for_each(|(_, worker)| _ = worker.join());
+                started.iter().for_each(Worker::stop);
+                started.into_iter().for_each(|worker| _ = worker.join());
                 return Err(why);
             }
         }
     }
-    Ok(started)
+    Ok(Started { workers: started, cores, pool, rows, clock })
 }
 
 /// A reader that has gone away is no reason to stop forwarding.

@@ -417,6 +417,13 @@ impl Engine {
         Sessions { metrics: self.affinity.metrics(), census: self.affinity.census(choose::millis(now)) }
     }
 
+    /// The backends that answer, as far as is known here.
+    pub fn backends_up(&self) -> lb::BackendSet {
+        let mut up = lb::BackendSet::EMPTY;
+        self.pool.ids().filter(|id| self.health.is_up(*id)).for_each(|id| _ = up.insert(id));
+        up
+    }
+
     /// The affinity tables.
     pub fn affinity(&self) -> &Affinity {
         &self.affinity

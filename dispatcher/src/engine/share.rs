@@ -69,6 +69,16 @@ impl Share {
         Share { returning, ..self }
     }
 
+    /// The backends: the same for all workers.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// The affinity tables of all workers, to look at from outside.
+    pub fn rows(&self) -> lb::affinity::Reader {
+        self.affinity.reader()
+    }
+
     /// Which worker's it is.
     pub fn worker(&self) -> usize {
         self.worker

@@ -30,11 +30,13 @@ use crate::journal::Journal;
 use crate::sessions::Sessions;
 use crate::time::Time;
 use crate::wire::Frame;
-use lb::affinity::Update;
+use lb::BackendSet;
+use lb::affinity::{Metrics, Update};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// The atomics of [`doze`].
 mod sync {
@@ -65,6 +67,14 @@ pub trait FrameHandler {
     }
     /// See [`Engine::learn`].
     fn learn(&mut self, _update: Update) {}
+    /// See [`Engine::backends_up`].
+    fn backends_up(&self) -> BackendSet {
+        BackendSet::EMPTY
+    }
+    /// See [`Affinity::metrics`](lb::Affinity::metrics). Asked for when somebody wants to know.
+    fn session_metrics(&self) -> Option<Metrics> {
+        None
+    }
     /// See [`Engine::sessions`]. Asked for once, at the end.
     fn sessions(&self, _now: Time) -> Option<Sessions> {
         None
@@ -100,6 +110,12 @@ impl FrameHandler for Engine {
     fn learn(&mut self, update: Update) {
         Engine::learn(self, update);
     }
+    fn backends_up(&self) -> BackendSet {
+        Engine::backends_up(self)
+    }
+    fn session_metrics(&self) -> Option<Metrics> {
+        Some(Engine::affinity(self).metrics())
+    }
     fn sessions(&self, now: Time) -> Option<Sessions> {
         Some(Engine::sessions(self, now))
     }
@@ -116,6 +132,8 @@ pub struct Snapshot {
     pub conflicts: Conflicts,
     /// Flows open.
     pub flows: usize,
+    /// Backends that answer, as far as this worker knows; folded: as far as any does.
+    pub backends_up: BackendSet,
     /// By port: what came in.
     pub received: Vec<Traffic>,
     /// By port: what went out.
@@ -141,6 +159,7 @@ impl Snapshot {
             sum.counters.add(&one.counters);
             one.conflicts.iter().for_each(|claim| conflicts::note(&mut sum.conflicts, *claim));
             sum.flows += one.flows;
+            sum.backends_up = sum.backends_up.union(&one.backends_up);
             fold_ports(&mut sum.received, &one.received);
             fold_ports(&mut sum.sent, &one.sent);
             sum.totals.merge(&one.totals);
@@ -174,6 +193,10 @@ fn fold_ports(sum: &mut [Traffic], one: &[Traffic]) {
 pub struct Shared {
     /// Set by the outside: come to an end.
     pub stop: AtomicBool,
+    /// Set by the outside: with the next snapshot tell what the affinity tables have counted, too. Taken back by the worker.
+    session_metrics_wanted: AtomicBool,
+    /// That, once it was told.
+    session_metrics: Mutex<Option<Metrics>>,
     /// Written by the worker when it can have the lock at once, and at its end in any case.
     snapshot: Mutex<Snapshot>,
 }
@@ -439,6 +462,24 @@ fn prepare(plan: Plan, opened: Vec<Port>) -> Result<(poll::Loop<Engine>, Vec<Str
 }
 
 impl Worker {
+    /// What this worker's affinity tables have counted; none when it does not tell it in time. A snapshot is taken ten times
+    /// a second.
+    pub fn session_metrics(&self, until: Instant) -> Option<Metrics> {
+        let shared = &*self.shared;
+        let told = || shared.session_metrics.lock().unwrap_or_else(|e| e.into_inner()).take();
+        // What nobody fetched is old.
+        drop(told());
+        // Relaxed: what is told goes by the lock.
+        shared.session_metrics_wanted.store(true, Ordering::Relaxed);
+        loop {
+            let told = told();
+            if told.is_some() || self.is_finished() || Instant::now() >= until {
+                return told;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Asks it to come to an end.
     pub fn stop(&self) {
         self.shared.stop.store(true, Ordering::Relaxed);

@@ -283,6 +283,7 @@ impl<H: FrameHandler> Loop<H> {
             counters,
             conflicts,
             flows,
+            backends_up,
             received,
             sent,
             totals,
@@ -295,6 +296,7 @@ impl<H: FrameHandler> Loop<H> {
         counters.clone_from(self.handler.counters());
         *conflicts = self.handler.conflicts();
         *flows = self.handler.flows();
+        *backends_up = self.handler.backends_up();
         received.clear();
         received.extend(self.rx.iter_mut().map(|rx| rx.traffic()));
         sent.clear();
@@ -305,6 +307,14 @@ impl<H: FrameHandler> Loop<H> {
         }
         (*busy_turns, *idle_turns) = (self.busy_turns, self.idle_turns);
         *handover = self.exchange.as_ref().map_or_else(Handover::default, Exchange::counts);
+        drop(snapshot);
+        // Relaxed: it orders nothing. Where the lock is taken, the next round will do.
+        if shared.session_metrics_wanted.load(Ordering::Relaxed)
+            && let Ok(mut told) = shared.session_metrics.try_lock()
+        {
+            *told = self.handler.session_metrics();
+            shared.session_metrics_wanted.store(false, Ordering::Relaxed);
+        }
     }
 }
 

@@ -47,7 +47,7 @@ pub use forget::Forgetting;
 pub use key::{Identity, IdentityKind, Key, KeyKind, KeyName, Offered, Reason, TicketDigest, key_name};
 pub use metrics::{Census, KindCounters, Metrics, TableCounters};
 pub use names::VOTES;
-pub use rows::{Row, RowClass};
+pub use rows::{Reader, Row, RowClass};
 
 use crate::backend::{BackendId, BackendSet};
 use crate::sync::Arc;

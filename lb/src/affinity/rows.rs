@@ -1,8 +1,9 @@
 //! Walking all tables, for tools and reports.
 
-use super::{Affinity, Census, Key, KeyKind, exact, names};
+use super::{Affinity, Census, Key, KeyKind, Shared, exact, names};
 use crate::backend::BackendSet;
 use crate::time::Millis;
+use std::sync::Arc;
 
 /// A row as tools print it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,7 +33,28 @@ pub enum RowClass {
     Refused,
 }
 
+/// The tables of all workers, to look at from any thread. Readers hold nobody up: not writers, nor each other.
+#[derive(Clone)]
+pub struct Reader(Arc<Shared>);
+
 impl Affinity {
+    /// For those who only look.
+    pub fn reader(&self) -> Reader {
+        Reader(self.shared.clone())
+    }
+
+    /// See [`Reader::census`].
+    pub fn census(&self, now: Millis) -> Census {
+        self.reader().census(now)
+    }
+
+    /// See [`Reader::for_each_row`].
+    pub fn for_each_row(&self, now: Millis, each: impl FnMut(Row)) {
+        self.reader().for_each_row(now, each);
+    }
+}
+
+impl Reader {
     /// Live rows of all shards. Walks the tables.
     pub fn census(&self, now: Millis) -> Census {
         let mut census = Census::default();
@@ -52,10 +74,10 @@ impl Affinity {
     /// Every live row of all shards, in no particular order: for tools.
     pub fn for_each_row(&self, now: Millis, mut each: impl FnMut(Row)) {
         let live = |used: u64, ttl: u64| now.0.saturating_sub(used) <= ttl;
-        let ttl = self.shared.ttl;
-        for shard in &self.shared.shards {
+        let ttl = self.0.ttl;
+        for shard in &self.0.shards {
             for row in shard.exact.snapshots().filter_map(|words| exact::decode(&words)) {
-                if live(row.used, self.shared.session_ttl) {
+                if live(row.used, self.0.session_ttl) {
                     let backends = BackendSet::one(row.backend);
                     each(Row { key: row.key, backends, class: RowClass::Exact, used: Millis(row.used) });
                 }

@@ -1,0 +1,211 @@
+//! What goes over the control socket, as JSON. The same types are written by the server and read by `dispatcher ctl`; docs/openapi.json
+//! describes them, and a test holds it to them.
+
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+
+/// `GET /v1`: the dispatcher at a glance.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Overview {
+    /// Of the program.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Seconds since it was started.
+    pub uptime: f64,
+    /// Workers that run.
+    pub workers: usize,
+    /// Services.
+    pub services: usize,
+    /// Backends.
+    pub backends: usize,
+    /// Those that every worker has found to be down.
+    pub backends_down: usize,
+    /// Connections open now.
+    pub flows: usize,
+    /// Connections that have ended.
+    pub connections: u64,
+    /// Of those: offered to resume a session.
+    pub offered: u64,
+    /// Of those: resumed it.
+    pub resumed: u64,
+    /// Ended connections that reached no backend.
+    pub no_backend: u64,
+    /// Frames dropped.
+    pub dropped: u64,
+}
+
+/// `GET /v1/services`: one of the services.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Where clients connect to.
+    pub listen: Vec<SocketAddr>,
+    /// How a backend is chosen without a session.
+    pub balance: String,
+    /// Whether sessions are led to the backend that can resume them.
+    pub affinity: bool,
+    /// Whether backends are told the client by a PROXY v2 header.
+    pub proxy_protocol: bool,
+    /// The names of its backends.
+    pub backends: Vec<String>,
+}
+
+/// `GET /v1/backends`: one of the backends.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Backend {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: SocketAddr,
+    /// As it is configured.
+    pub wanted: Wanted,
+    /// As it is seen.
+    pub observed: Observed,
+}
+
+/// What the configuration wants of a backend.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Wanted {
+    /// `up`, `draining` or `down`.
+    pub state: String,
+    /// Its share of new connections, relative to the others'.
+    pub weight: u16,
+}
+
+/// What is seen of a backend.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Observed {
+    /// `up`, `down`, or `differs` when the workers do not agree.
+    pub health: String,
+    /// By worker: whether it takes the backend to be up.
+    pub up: Vec<bool>,
+    /// Connections open now, of all workers.
+    pub flows: u32,
+    /// Connections that have ended.
+    pub connections: u64,
+    /// Of those: resumed a session.
+    pub resumed: u64,
+    /// Of those: began a new one.
+    pub new_sessions: u64,
+    /// Bytes from clients.
+    pub bytes_to_server: u64,
+    /// Bytes to clients.
+    pub bytes_to_client: u64,
+}
+
+/// `GET /v1/sessions`: what the affinity tables hold and have counted.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Sessions {
+    /// What connections offered, by backend and kind. Pairs of which nothing was offered are left out.
+    pub offered: Vec<Offered>,
+    /// The rows held now.
+    pub rows: Rows,
+    /// What an operator should know, in words.
+    pub notes: Vec<String>,
+}
+
+/// Connections that offered one kind of identity and went to one backend.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Offered {
+    /// `session-id`, `ticket` or `psk`.
+    pub kind: String,
+    /// Its name.
+    pub backend: String,
+    /// All of them.
+    pub offered: u64,
+    /// The tables had named this backend.
+    pub promised: u64,
+    /// The backend resumed.
+    pub accepted: u64,
+    /// It did not.
+    pub refused: u64,
+    /// Of the refused: the tables had said that it could.
+    pub broken: u64,
+    /// No row knew the identity.
+    pub unknown: u64,
+}
+
+/// Rows of the affinity tables.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Rows {
+    /// Session IDs.
+    pub session_ids: usize,
+    /// Tickets without a key name.
+    pub tickets: usize,
+    /// Names of ticket keys.
+    pub key_names: usize,
+    /// Of those: opened by several backends.
+    pub shared_key_names: usize,
+    /// Prefixes that may be names of keys.
+    pub candidates: usize,
+    /// Names of keys that were refused.
+    pub refusals: usize,
+}
+
+/// `GET /v1/workers`: one of the workers.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Worker {
+    /// From 0.
+    pub worker: usize,
+    /// It runs; one that does not has died or is stopping.
+    pub running: bool,
+    /// Connections open now.
+    pub flows: usize,
+    /// Connections that have ended.
+    pub connections: u64,
+    /// Frames from its queues.
+    pub frames_in: u64,
+    /// Frames to its queues.
+    pub frames_out: u64,
+    /// Frames handed over to their owners.
+    pub handed_over: u64,
+    /// Frames that were handed over to it.
+    pub received: u64,
+    /// Turns of its loop that found frames.
+    pub busy_turns: u64,
+    /// Turns that found none.
+    pub idle_turns: u64,
+}
+
+/// `GET /v1/drops`: one way in which frames came to nothing.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Drop {
+    /// Its name, as in the documents.
+    pub reason: String,
+    /// Frames dropped.
+    pub frames: u64,
+    /// Of the engine's reasons: frames that were answered by a reset instead.
+    pub answered: u64,
+}
+
+/// `POST /v1/log/reopen`: it was done.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Reopened {
+    /// The connections log.
+    pub file: String,
+}
+
+/// The body of every answer that is an error.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Failure {
+    /// What is wrong, in one line.
+    pub error: String,
+}
+
+/// An error, with the status it is answered by.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Problem {
+    /// Of HTTP.
+    pub status: u16,
+    /// The answer's body.
+    pub failure: Failure,
+}
+
+impl Problem {
+    /// With one line that says what is wrong.
+    pub fn new(status: u16, error: impl Into<String>) -> Problem {
+        Problem { status, failure: Failure { error: error.into() } }
+    }
+}

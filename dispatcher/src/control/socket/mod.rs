@@ -1,0 +1,24 @@
+//! The control socket of a running dispatcher: the socket itself, what can be asked there, and who answers.
+//!
+//! * [`api`]: what goes over the socket, as JSON; the same types for both ends.
+//! * [`router`]: which request means what.
+//! * [`server`]: the Unix socket, and the bounds of whoever connects to it.
+//! * [`queue`]: the way of a request to the thread that owns the dispatcher's state, and of its answer back.
+//! * [`running`]: who answers.
+//! * [`client`]: one request, for `dispatcher ctl`.
+//!
+//! The socket has a thread of its own, which holds no lock and no state. What is asked is done by the main thread, one after the
+//! other; workers are read through what they tell anyway ([`crate::worker::Shared`]).
+
+pub mod api;
+pub mod client;
+pub mod queue;
+pub mod router;
+pub mod running;
+pub mod server;
+
+pub use queue::Control;
+pub use running::Running;
+
+/// Where the socket is when nothing else is said.
+pub const DEFAULT_SOCKET: &str = "/run/dispatcher/control.sock";

@@ -1,0 +1,110 @@
+//! The way of a request to the thread that owns the dispatcher's state, and of its answer back.
+//!
+//! The owner lends itself to one request after the other ([`Queue::serve`]), so requests need no lock and see no half of a change. A
+//! request that panics is answered by an error and harms nothing else; one whose asker has given up is not begun.
+
+use super::api::{Backend, Drop, Overview, Problem, Reopened, Service, Sessions, Worker};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// What can be asked of a running dispatcher.
+pub trait Control {
+    /// At a glance.
+    fn overview(&mut self) -> Overview;
+    /// All services.
+    fn services(&mut self) -> Vec<Service>;
+    /// All backends.
+    fn backends(&mut self) -> Vec<Backend>;
+    /// The affinity tables.
+    fn sessions(&mut self) -> Sessions;
+    /// All workers.
+    fn workers(&mut self) -> Vec<Worker>;
+    /// Every way in which frames came to nothing, those that have not happened included.
+    fn drops(&mut self) -> Vec<Drop>;
+    /// Opens the connections log anew, under its name.
+    fn reopen_log(&mut self) -> Result<Reopened, Problem>;
+}
+
+/// Requests that wait for the owner. Full: further ones are refused (503). There are no more connections than this.
+pub const WAITING: usize = super::server::CONNECTIONS;
+
+/// How long an answer is waited for. The owner may have a change to apply meanwhile, and workers to wait for.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+type Job = Box<dyn FnOnce(&mut dyn Control) + Send>;
+
+/// The asking end.
+#[derive(Clone)]
+pub struct Handle {
+    jobs: SyncSender<Job>,
+}
+
+/// The owner's end.
+pub struct Queue {
+    jobs: Receiver<Job>,
+}
+
+/// Both ends.
+pub fn queue() -> (Handle, Queue) {
+    let (send, receive) = mpsc::sync_channel(WAITING);
+    (Handle { jobs: send }, Queue { jobs: receive })
+}
+
+impl Handle {
+    /// What `job` says of the dispatcher's state, or has done to it.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut dyn Control) -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        let (tell, told) = oneshot::channel();
+        let job: Job = Box::new(move |control| {
+            if !tell.is_closed() {
+                // Who no longer waits for the answer does not get it.
+                let _ = tell.send(job(control));
+            }
+        });
+        match self.jobs.try_send(job) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                return Err(Problem::new(503, "too many requests are waiting; try again"));
+            }
+            Err(TrySendError::Disconnected(_)) => return Err(Problem::new(503, "the dispatcher is stopping")),
+        }
+        match tokio::time::timeout(PATIENCE, told).await {
+            Ok(Ok(answer)) => Ok(answer),
+            // Its sender is gone: with the queue at the end, or by a panic, which has been told on standard error.
+            Ok(Err(_)) => {
+                Err(Problem::new(500, "the request was not carried out: the dispatcher is stopping, or failed at it"))
+            }
+            Err(_) => Err(Problem::new(
+                504,
+                format!("no answer within {} s; if it was begun, it goes on", PATIENCE.as_secs()),
+            )),
+        }
+    }
+}
+
+impl Queue {
+    /// Does what is asked, for so long.
+    pub fn serve(&self, control: &mut dyn Control, time: Duration) {
+        let end = Instant::now() + time;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.jobs.recv_timeout(left) {
+                // What it may have left behind is what it was before: changes are made whole, at their end.
+                Ok(job) => _ = catch_unwind(AssertUnwindSafe(|| job(control))),
+                Err(RecvTimeoutError::Timeout) => return,
+                // Nobody can ask; the time is to pass all the same.
+                Err(RecvTimeoutError::Disconnected) => {
+                    std::thread::sleep(end.saturating_duration_since(Instant::now()));
+                    return;
+                }
+            }
+            if left.is_zero() {
+                return;
+            }
+        }
+    }
+}
