@@ -174,8 +174,9 @@ def links_fail(t):
         time.sleep(1)
         ip(namespace, "link", "set", device, "up")
         if device == "s0":
-            # The kernel forgets it with the link.
+            # The kernel forgets them with the link.
             ip("servers", "route", "replace", "default", "via", "10.78.0.1", "dev", "s0")
+            ip("servers", "-6", "route", "replace", "default", "via", "fd78::1", "dev", "s0")
         begun = time.monotonic()
         clients.fetch(timeout=10)
         seen.append(f"{what} {time.monotonic() - begun:.1f} s")
