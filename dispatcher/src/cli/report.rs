@@ -172,18 +172,26 @@ pub fn summary(config: &Config, workers: &[Snapshot], ran: Duration, journal_los
     if !reasons.is_empty() {
         _ = writeln!(out, "decided by: {}", reasons.join(", "));
     }
-    let width = totals.backends.iter().map(|b| b.name.len()).max().unwrap_or(0).max("backend".len());
+    let beyond = Some(&totals.beyond).filter(|b| b.connections > 0);
+    let shortest = if beyond.is_some() { "(others)" } else { "backend" };
+    let width = totals.backends.iter().map(|b| b.name.len()).max().unwrap_or(0).max(shortest.len());
     _ = writeln!(
         out,
         "{:<width$} {:>12} {:>7} {:>9} {:>13} {:>16} {:>16}",
         "backend", "connections", "share", "resumed", "new sessions", "bytes to server", "bytes to client"
     );
-    for b in &totals.backends {
+    for b in totals.backends.iter().chain(beyond) {
         let share = 100.0 * b.connections as f64 / (totals.connections.max(1)) as f64;
         _ = writeln!(
             out,
             "{:<width$} {:>12} {:>6.1}% {:>9} {:>13} {:>16} {:>16}",
-            b.name, b.connections, share, b.resumed, b.new_sessions, b.bytes_to_server, b.bytes_to_client
+            if b.name.is_empty() { "(others)" } else { &b.name },
+            b.connections,
+            share,
+            b.resumed,
+            b.new_sessions,
+            b.bytes_to_server,
+            b.bytes_to_client
         );
     }
     if let Some(sessions) = &last.sessions {

@@ -1,6 +1,12 @@
 //! What a worker's ended connections add up to.
 
 use crate::engine::{Class, ConnectionRecord};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Most backends that are told apart: as many as there can be at once, and three times as many that were there before.
+/// Those beyond are summed up.
+pub const MOST_BACKENDS: usize = 4 * lb::MAX_BACKENDS;
 
 /// Sums over ended connections.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -15,8 +21,13 @@ pub struct Totals {
     pub resumed: u64,
     /// By reason, in the order of [`REASONS`].
     pub reasons: [u64; REASONS.len()],
-    /// By backend, in the order of the command line.
+    /// By backend: those of the start in the order of the command line, then the others in the order in which they were met. One that
+    /// has left keeps its sums.
     pub backends: Vec<BackendTotals>,
+    /// Their places by name: there may be a thousand.
+    places: HashMap<Arc<str>, u32>,
+    /// Of backends beyond [`MOST_BACKENDS`].
+    pub beyond: BackendTotals,
     /// That reached none.
     pub no_backend: u64,
 }
@@ -25,7 +36,7 @@ pub struct Totals {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct BackendTotals {
     /// Its name.
-    pub name: String,
+    pub name: Arc<str>,
     /// All of them.
     pub connections: u64,
     /// That resumed a session.
@@ -44,11 +55,32 @@ pub const REASONS: [&str; 7] = ["session-id", "ticket", "ticket-key", "psk", "ps
 impl Totals {
     /// All zero, for backends of these names.
     pub fn new(backends: Vec<String>) -> Totals {
-        let backends = backends.into_iter().map(|name| BackendTotals { name, ..BackendTotals::default() }).collect();
-        Totals { backends, ..Totals::default() }
+        let mut totals = Totals::default();
+        backends.iter().for_each(|name| _ = totals.entry(name));
+        totals
     }
 
-    /// Adds another worker's, for the same backends.
+    /// What is known of a backend; none before its first connection has ended, unless it was there from the start.
+    pub fn backend(&self, name: &str) -> Option<&BackendTotals> {
+        self.backends.get(*self.places.get(name)? as usize)
+    }
+
+    /// The sums of a backend. Allocates at the first one of it.
+    fn entry(&mut self, name: &str) -> &mut BackendTotals {
+        let at = match self.places.get(name) {
+            Some(at) => *at as usize,
+            None if self.backends.len() >= MOST_BACKENDS => return &mut self.beyond,
+            None => {
+                let (at, name) = (self.backends.len(), Arc::<str>::from(name));
+                self.places.insert(name.clone(), at as u32);
+                self.backends.push(BackendTotals { name, ..BackendTotals::default() });
+                at
+            }
+        };
+        &mut self.backends[at]
+    }
+
+    /// Adds another worker's.
     pub fn merge(&mut self, other: &Totals) {
         self.connections += other.connections;
         self.secure += other.secure;
@@ -58,16 +90,12 @@ impl Totals {
         for (mine, theirs) in self.reasons.iter_mut().zip(other.reasons) {
             *mine += theirs;
         }
-        for (mine, theirs) in self.backends.iter_mut().zip(&other.backends) {
-            mine.connections += theirs.connections;
-            mine.resumed += theirs.resumed;
-            mine.new_sessions += theirs.new_sessions;
-            mine.bytes_to_server += theirs.bytes_to_server;
-            mine.bytes_to_client += theirs.bytes_to_client;
-        }
+        // By name: workers meet new backends in different orders.
+        other.backends.iter().for_each(|theirs| self.entry(&theirs.name).merge(theirs));
+        self.beyond.merge(&other.beyond);
     }
 
-    /// One more connection. Does not allocate.
+    /// One more connection.
     pub fn add(&mut self, record: &ConnectionRecord<'_>) {
         self.connections += 1;
         self.secure += u64::from(record.class == Class::Secure);
@@ -80,12 +108,57 @@ impl Totals {
             self.no_backend += 1;
             return;
         };
-        if let Some(backend) = self.backends.iter_mut().find(|b| b.name == name) {
-            backend.connections += 1;
-            backend.resumed += u64::from(record.resumed == Some(true));
-            backend.new_sessions += u64::from(record.resumed == Some(false));
-            backend.bytes_to_server += record.bytes_to_server;
-            backend.bytes_to_client += record.bytes_to_client;
+        let backend = self.entry(name);
+        backend.connections += 1;
+        backend.resumed += u64::from(record.resumed == Some(true));
+        backend.new_sessions += u64::from(record.resumed == Some(false));
+        backend.bytes_to_server += record.bytes_to_server;
+        backend.bytes_to_client += record.bytes_to_client;
+    }
+}
+
+impl BackendTotals {
+    fn merge(&mut self, other: &BackendTotals) {
+        self.connections += other.connections;
+        self.resumed += other.resumed;
+        self.new_sessions += other.new_sessions;
+        self.bytes_to_server += other.bytes_to_server;
+        self.bytes_to_client += other.bytes_to_client;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn met(totals: &mut Totals, name: &str, connections: u64) {
+        totals.entry(name).connections += connections;
+    }
+
+    #[test]
+    fn workers_that_met_backends_in_different_orders_are_summed_by_name() {
+        let start = vec!["web1".to_string(), "web2".into()];
+        let (mut a, mut b) = (Totals::new(start.clone()), Totals::new(start));
+        [("web2", 1), ("new1", 2), ("new2", 4)].iter().for_each(|(name, n)| met(&mut a, name, *n));
+        [("new2", 8), ("web2", 16), ("new3", 32)].iter().for_each(|(name, n)| met(&mut b, name, *n));
+        a.merge(&b);
+        let all: Vec<_> = a.backends.iter().map(|b| (&*b.name, b.connections)).collect();
+        assert_eq!(all, [("web1", 0), ("web2", 17), ("new1", 2), ("new2", 12), ("new3", 32)]);
+        assert_eq!(a.backend("new2").map(|b| b.connections), Some(12));
+        assert_eq!(a.backend("web9"), None);
+    }
+
+    #[test]
+    fn beyond_the_bound_nothing_is_lost_and_nothing_grows() {
+        let mut totals = Totals::default();
+        for n in 0..MOST_BACKENDS + 100 {
+            met(&mut totals, &format!("web{n}"), 1);
         }
+        met(&mut totals, "web0", 1);
+        assert_eq!((totals.backends.len(), totals.backends[0].connections), (MOST_BACKENDS, 2));
+        assert_eq!(totals.beyond.connections, 100);
+        let mut sum = totals.clone();
+        sum.merge(&totals);
+        assert_eq!((sum.backends.len(), sum.beyond.connections), (MOST_BACKENDS, 200));
     }
 }

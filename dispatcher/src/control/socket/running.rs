@@ -46,7 +46,7 @@ impl Running<'_> {
             (true, true) => "differs",
             (false, _) => "down",
         };
-        let ended = sum.totals.backends.get(id.index()).cloned().unwrap_or_default();
+        let ended = sum.totals.backend(&spec.name).cloned().unwrap_or_default();
         Backend {
             name: spec.name.clone(),
             address: spec.addr,
