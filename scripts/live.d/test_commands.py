@@ -1,6 +1,7 @@
 """The command line: what it refuses, how it stops."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -119,3 +120,77 @@ def long_run_memory(t):
     check(d.counter("flows opened") == d.counter("closed") == 3000, f"opened {d.counter('flows opened')}, closed {d.counter('closed')}")
     check(levels[-1] - levels[0] < 8 << 20, f"memory grew: {[n >> 20 for n in levels]} MiB")
     return f"memory at its peak {[n >> 20 for n in levels]} MiB after 1000, 2000, 3000 connections ({d.promised >> 20} MiB promised); all closed"
+
+
+def ctl(path, *words):
+    """What `dispatcher ctl` says; it must not refuse."""
+    done = subprocess.run([DISPATCHER, "ctl", "--socket", path, *words], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    check(done.returncode == 0 and done.stderr == "", f"ctl {' '.join(words)}: status {done.returncode}, {done.stderr.strip()[-300:]}")
+    return done.stdout
+
+
+@test
+def ctl_show(t):
+    """While it runs ctl tells what the connections log says at the end, and who has died; rotation of the log loses no line"""
+    t.servers.want("nginx,nginx,haproxy")
+    path, moved = f"{lab.WORK}/control.{time.monotonic_ns()}", []
+    d = t.dispatcher("--control", path)
+    ctx = clients.context("1.3")
+    session = None
+
+    def show(what=None):
+        return json.loads(ctl(path, "show", *([what] if what else []), "--json"))
+
+    # Connections all the time, and the log moved away under them, by ctl and by signal.
+    for i in range(60):
+        _, (session, _, _) = clients.fetch(clients.address(1), ctx, session=session)
+        if i % 10 == 5:
+            moved.append(f"{d.log_path}.{i}")
+            os.rename(d.log_path, moved[-1])
+            t.undo.append(lambda name=moved[-1]: lab.remove(name))
+            if i % 20 == 5:
+                ctl(path, "log", "reopen")
+            else:
+                d.process.send_signal(signal.SIGUSR1)
+                lab.wait_until(lambda: os.path.exists(d.log_path), 5, "a log under the old name")
+    held = [clients.context().wrap_socket(clients.connect(source=clients.address(i)), server_hostname=clients.NAME) for i in range(8)]
+    lab.wait_until(lambda: (now := show())["connections"] == 60 and now["flows"] >= 8, 10, "60 connections told as ended and 8 as open")
+
+    def lines():
+        found = []
+        for name in moved + [d.log_path]:
+            with open(name) as f:
+                found += [json.loads(line) for line in f]
+        return found
+
+    lab.wait_until(lambda: len(lines()) >= 60, 10, "60 lines in the logs together")
+    log = lines()
+    check(len(log) == 60 and sorted(c["conn"] for c in log) == sorted({c["conn"] for c in log}), f"{len(log)} lines")
+    told = show()
+    check((told["offered"], told["resumed"]) == (sum(bool(c["offered"]) for c in log), sum(c["resumed"] is True for c in log)), f"at a glance: {told}")
+    backends = show("backends")
+    for b in backends:
+        mine = [c for c in log if c["backend"] == b["name"]]
+        seen = b["observed"]
+        check((seen["connections"], seen["bytes_to_client"], seen["bytes_to_server"]) == (
+            len(mine), sum(c["bytes_to_client"] for c in mine), sum(c["bytes_to_server"] for c in mine)), f"backend: {b}, {len(mine)} in the log")
+        check(seen["health"] == "up", f"health: {b}")
+    check(sum(b["observed"]["flows"] for b in backends) >= 8, f"flows of backends: {backends}")
+    sessions = show("sessions")
+    check(sum(o["offered"] for o in sessions["offered"]) == told["offered"], f"sessions: {sessions}")
+    check(sum(w["connections"] for w in show("workers")) == 60, "workers and log differ")
+    for s in held:
+        s.close()
+    t.servers.stop(1)
+    asking = iter(range(10000))
+
+    def found_down():
+        # Nobody is asked whether it is there before a connection has failed at it.
+        clients.fetch(clients.address(next(asking)))
+        return show()["backends_down"] == 1
+
+    lab.wait_until(found_down, 20, "one backend told as down")
+    down = [b["observed"]["health"] for b in show("backends")]
+    t.servers.start(1)
+    lab.wait_until(lambda: show()["backends_down"] == 0, 10, "all backends told as up")
+    return f"60 connections, {told['resumed']} resumed, in {len(moved) + 1} logs; health {', '.join(down)}"

@@ -21,7 +21,7 @@ pub struct Overview {
     pub backends: usize,
     /// Those that every worker has found to be down.
     pub backends_down: usize,
-    /// Connections open now.
+    /// Connections in the flow table: open, or over for some seconds at most.
     pub flows: usize,
     /// Connections that have ended.
     pub connections: u64,
@@ -81,7 +81,7 @@ pub struct Observed {
     pub health: String,
     /// By worker: whether it takes the backend to be up.
     pub up: Vec<bool>,
-    /// Connections open now, of all workers.
+    /// Connections in the flow tables of all workers: open, or over for some seconds at most.
     pub flows: u32,
     /// Connections that have ended.
     pub connections: u64,
@@ -151,7 +151,7 @@ pub struct Worker {
     pub worker: usize,
     /// It runs; one that does not has died or is stopping.
     pub running: bool,
-    /// Connections open now.
+    /// Connections in the flow table: open, or over for some seconds at most.
     pub flows: usize,
     /// Connections that have ended.
     pub connections: u64,
