@@ -60,6 +60,12 @@ pub struct ConnectionLine<'a> {
     pub intact: Option<Option<bool>>,
     /// Why it ended.
     pub end: &'a str,
+    /// The service it connected to. Live only: left out when none, also when it has gone long ago.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<&'a str>,
+    /// The pool it was routed to. Left out as `service`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<&'a str>,
 }
 
 impl<'a> From<&'a ConnectionRecord<'a>> for ConnectionLine<'a> {
@@ -83,6 +89,8 @@ impl<'a> From<&'a ConnectionRecord<'a>> for ConnectionLine<'a> {
             dial_attempts: r.dial_attempts,
             intact: None,
             end: r.end.as_str(),
+            service: r.service,
+            pool: r.pool,
         }
     }
 }
@@ -130,7 +138,7 @@ impl Serialize for VersionName {
     }
 }
 
-/// Most bytes of a backend's name that a journal line carries; the command line accepts no longer ones.
+/// Most bytes of a name of a backend, service or pool that a journal line carries; the command line accepts no longer ones.
 pub const MAX_NAME: usize = 63;
 
 /// Lines that wait for the writer, at most. Full: further ones are lost and counted.
@@ -160,6 +168,8 @@ struct Entry {
     bytes_to_client: u64,
     dial_attempts: u32,
     end: &'static str,
+    service: Option<Name>,
+    pool: Option<Name>,
 }
 
 fn cut<const N: usize>(text: &str) -> ArrayString<N> {
@@ -191,6 +201,8 @@ impl From<&ConnectionRecord<'_>> for Entry {
             bytes_to_client: r.bytes_to_client,
             dial_attempts: r.dial_attempts,
             end: r.end.as_str(),
+            service: r.service.map(cut),
+            pool: r.pool.map(cut),
         }
     }
 }
@@ -216,6 +228,8 @@ impl Entry {
             dial_attempts: self.dial_attempts,
             intact: None,
             end: self.end,
+            service: self.service.as_deref(),
+            pool: self.pool.as_deref(),
         }
     }
 }
@@ -367,6 +381,8 @@ mod tests {
             conn: 17,
             client: "10.0.0.7:41022".parse().unwrap(),
             vip: "[fd00::9]:443".parse().unwrap(),
+            service: Some("shop"),
+            pool: Some("api"),
             backend: Some("web2"),
             class: Class::Secure,
             decided: Some("web2"),
@@ -432,7 +448,7 @@ mod tests {
             r#"{"conn":17,"client":"10.0.0.7:41022","vip":"[fd00::9]:443","backend":"web2","class":"secure","#,
             r#""decided":"web2","reason":"session-id","identity":"0aff","offered":["session-id"],"tls_version":"1.2","#,
             r#""sni":"a.example","resumed":true,"bytes_to_server":2315,"bytes_to_client":8120,"dial_attempts":1,"#,
-            r#""end":"fin"}"#,
+            r#""end":"fin","service":"shop","pool":"api"}"#,
             "\n"
         );
         let mut direct = Vec::new();

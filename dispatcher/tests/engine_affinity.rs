@@ -1,8 +1,8 @@
 //! Sessions come back to the servers that issued them, from wherever the client comes.
 
 use core::time::Duration;
-use dispatcher::engine::{Config, HashOn};
 use dispatcher::time::Time;
+use lb::HashOn;
 use lb::Millis;
 use sim::apps::Plan;
 use sim::config::two_armed;
@@ -12,7 +12,7 @@ use sim::world::World;
 const LONG: Duration = Duration::from_secs(60);
 
 fn world(name: &'static str, clients: usize, servers: usize) -> World {
-    World::new(name, Config { hash_on: HashOn::SourceIp, ..two_armed(servers, false) }, 7, clients, servers, false)
+    World::new(name, two_armed(servers, false).pool(|p| p.hash_on = HashOn::SourceIp), 7, clients, servers, false)
 }
 
 fn millis(t: Time) -> Millis {
@@ -56,7 +56,7 @@ fn a_session_id_returns_to_its_issuer_from_another_address() {
 
 #[test]
 fn without_affinity_the_same_clients_lose_sessions() {
-    let config = Config { affinity: false, ..two_armed(3, false) };
+    let config = two_armed(3, false).policy(|p| p.affinity = false);
     let mut w = World::new("affinity-off", config, 7, 12, 3, false);
     let mut resumed = 0;
     for c in 0..12 {
@@ -102,7 +102,7 @@ fn a_ticket_returns_by_its_key_name_once_that_has_proved_to_be_one() {
 #[test]
 fn a_psk_finds_its_server_by_the_key_name_learned_from_acceptances() {
     // Where a client's address says nothing about its server, a refusal counts for all at once.
-    let mut w = World::new("psk", Config { hash_on: HashOn::Tuple, ..two_armed(3, false) }, 7, 12, 3, false);
+    let mut w = World::new("psk", two_armed(3, false).pool(|p| p.hash_on = HashOn::Tuple), 7, 12, 3, false);
     let servers = w.servers();
     for &s in &servers {
         w.server_mut(s).tls13 = true;
@@ -175,7 +175,7 @@ fn a_ticket_key_told_in_advance_leads_the_first_client_to_its_backend() {
     let told = |backend: &str| TicketKey::Name { backend: backend.into(), name };
     let rows = |keys: Vec<TicketKey>| {
         let mut config = sim::config::two_armed(3, false);
-        let first = config.backends[1].name.clone();
+        let first = config.backends()[1].name.clone();
         config.ticket_keys = keys.into_iter().chain([told(&first)]).collect();
         let engine = dispatcher::engine::Engine::new(config, [7; 32], dispatcher::time::Time::ZERO);
         engine.map(|e| {

@@ -1,15 +1,14 @@
 //! What somebody may send who wishes us ill, or who is merely broken: each of these once did harm, or might.
 
 use core::time::Duration;
-use dispatcher::engine::{
-    AddressMode, Balance, Config, ConnectionRecord, DropReason, Effects, End, Engine, PortId, Verdict,
-};
+use dispatcher::engine::{AddressMode, Config, ConnectionRecord, DropReason, Effects, End, Engine, PortId, Verdict};
 use dispatcher::time::Time;
 use dispatcher::wire::build::{Arp, Link, Ndp, arp_op, ndp_type};
 use dispatcher::wire::checksum;
 use dispatcher::wire::options::SynOptions;
 use dispatcher::wire::packet::{Flags, Packet, Tcp, Vlans, protocol};
 use dispatcher::wire::{Addr, Frame, Mac, Seq};
+use lb::{Algorithm, MemberSpec};
 use sim::config::{client_ip, ip, one_armed, two_armed, vip};
 use sim::rng::{Rng, seed_from_env, size_from_env};
 use sim::script::*;
@@ -252,16 +251,12 @@ fn sizes_that_cannot_work_are_refused_in_words() {
 
 #[test]
 fn a_thousand_backends_are_dialled_and_watched_over_without_a_busy_loop() {
-    for balance in [Balance::Maglev, Balance::LeastConn, Balance::RoundRobin, Balance::RandomTwo] {
-        let mut config = two_armed(0, false);
-        config.backends = (0..1000)
-            .map(|n| dispatcher::engine::BackendSpec {
-                name: format!("b{n}"),
-                addr: SocketAddr::new(ip(&format!("10.2.{}.{}", 1 + n / 250, 1 + n % 250)), 443),
-                weight: 1,
-            })
-            .collect();
-        config.balance = balance;
+    for balance in [Algorithm::Maglev, Algorithm::LeastConn, Algorithm::RoundRobin, Algorithm::RandomTwo] {
+        let address = |n: u32| SocketAddr::new(ip(&format!("10.2.{}.{}", 1 + n / 250, 1 + n % 250)), 443);
+        let mut config = two_armed(0, false).pool(|pool| {
+            pool.backends = (0..1000).map(|n| MemberSpec::new(format!("b{n}"), address(n))).collect();
+            pool.balance = balance;
+        });
         config.probe = true;
         let mut b = Bench::new(config, false);
         for port in 1..200 {
@@ -331,7 +326,7 @@ fn a_storm_of_nonsense_panics_nowhere_and_leaves_nothing() {
             .enumerate()
     {
         let base = if round == 1 { one_armed(3, v6) } else { two_armed(3, v6) };
-        let mut config = Config { address_mode: mode, proxy_protocol: proxy, probe: round == 1, ..base };
+        let mut config = Config { address_mode: mode, probe: round == 1, ..base }.policy(|p| p.proxy_protocol = proxy);
         config.limits.flows = 24;
         config.limits.hellos = 10;
         config.limits.watches = 6;
@@ -419,7 +414,7 @@ fn a_storm_of_nonsense_panics_nowhere_and_leaves_nothing() {
                 _ => {
                     let mut f = vec![0; 128];
                     let link = Link { dst: config.ports[last].mac, src: STRANGER, vlans: Vlans::NONE };
-                    let target = config.backends[rng.below(3)].addr.ip();
+                    let target = config.backends()[rng.below(3)].addr.ip();
                     let n = if target.is_ipv6() {
                         let kind = [ndp_type::SOLICITATION, ndp_type::ADVERTISEMENT][rng.below(2)];
                         let ndp = Ndp { kind, flags: 0x60, target: target.into(), mac: Some(SERVER_MAC) };
@@ -468,7 +463,7 @@ fn a_storm_of_nonsense_panics_nowhere_and_leaves_nothing() {
                 let (Ok(t), protocol::TCP) = (Tcp::parse(&f, &p.ip), p.ip.protocol) else { continue };
                 let (src, dst) = (p.ip.src.socket(t.src_port), p.ip.dst.socket(t.dst_port));
                 if t.is_bare_syn()
-                    && config.backends.iter().any(|b| b.addr == dst)
+                    && config.backends().iter().any(|b| b.addr == dst)
                     && let Some((client, _)) = b.engine.connection_of(dst, src)
                     && let Some(k) = known.iter_mut().find(|k| k.client == client)
                 {
@@ -482,7 +477,8 @@ fn a_storm_of_nonsense_panics_nowhere_and_leaves_nothing() {
             }
             let e = &b.engine;
             assert!(e.flows() <= 24 && e.held_hellos() <= 10 && e.watched() <= 6, "turn {turn}");
-            let open: usize = e.pool().ids().map(|id| e.pool().connections(id) as usize).sum();
+            let live = e.directory().live();
+            let open: usize = e.directory().backends().map(|b| live.connections(b.id) as usize).sum();
             assert!(open <= e.flows(), "turn {turn}: {open} connections of {} flows", e.flows());
         }
         let c = b.engine.counters().clone();

@@ -56,7 +56,7 @@ fn plan(w: &mut World, sessions: &[Vec<u8>]) -> (Plan, bool) {
 
 fn storm(name: &'static str, config: Config, v6: bool, faults: Faults, connections: usize, default_seed: u64) {
     let seed = seed_from_env(default_seed);
-    let proxy = config.proxy_protocol;
+    let proxy = config.wanted.services[0].policy.proxy_protocol;
     let config = Config { flow_idle_timeout: Duration::from_secs(100), ..config };
     let (clients, servers) = (6, 3);
     let mut w = World::new(name, config, seed, clients, servers, v6);
@@ -126,7 +126,7 @@ fn a_storm_over_bad_links_leaves_every_byte_in_place() {
 
 #[test]
 fn a_storm_over_ipv6_with_proxy_headers() {
-    let config = Config { proxy_protocol: true, ..two_armed(3, true) };
+    let config = two_armed(3, true).policy(|p| p.proxy_protocol = true);
     storm("storm-v6-proxy", config, true, Faults::ROUGH, size_from_env(300) / 2, 2);
 }
 

@@ -68,7 +68,7 @@ fn a_client_that_closes_its_direction_still_gets_its_answer() {
 #[test]
 fn a_client_that_says_nothing_and_closes_meets_a_server_that_does_the_same() {
     for proxy in [false, true] {
-        let config = Config { proxy_protocol: proxy, ..two_armed(1, false) };
+        let config = two_armed(1, false).policy(|p| p.proxy_protocol = proxy);
         let mut w = World::new("nothing", config, 6, 1, 1, false);
         w.server_mut(1).expects_proxy_header = proxy;
         let plan = Plan { writes: vec![], expect: Expect::Exactly(vec![]), closing: Closing::Half };
@@ -159,7 +159,7 @@ fn clients_and_servers_behind_gateways_are_reached() {
         let addr = |v4: &str, v6_: &str| -> std::net::IpAddr { sim::config::ip(if v6 { v6_ } else { v4 }) };
         let (far, away) = (addr("10.77.0.5", "fd77::5"), addr("10.88.0.5", "fd88::5"));
         let mut config = two_armed(1, v6);
-        config.backends[0].addr = SocketAddr::new(far, 8443);
+        config.wanted.pools[0].backends[0].addr = SocketAddr::new(far, 8443);
         config.ports[1].gateways = vec![addr("10.2.0.254", "fd02::fe")];
         let mut w = World::empty("gateways", config, 12);
         // Each router has a foot in both networks of its wire.
@@ -182,7 +182,7 @@ fn clients_and_servers_behind_gateways_are_reached() {
 fn a_proxy_header_tells_the_server_the_clients_true_address() {
     for v6 in [false, true] {
         for faults in [Faults::NONE, Faults::ROUGH] {
-            let config = Config { proxy_protocol: true, ..two_armed(1, v6) };
+            let config = two_armed(1, v6).policy(|p| p.proxy_protocol = true);
             let mut w = World::new("proxy", config, 13, 1, 1, v6);
             w.server_mut(1).expects_proxy_header = true;
             w.roughen(faults);
@@ -220,7 +220,7 @@ fn a_client_who_sends_a_new_hello_is_taken_for_secure_and_served() {
 fn a_hello_in_single_bytes_beyond_any_initial_window_arrives() {
     for (proxy, faults) in [(false, Faults::NONE), (true, Faults::NONE), (false, Faults::ROUGH), (true, Faults::ROUGH)]
     {
-        let config = Config { proxy_protocol: proxy, ..two_armed(1, false) };
+        let config = two_armed(1, false).policy(|p| p.proxy_protocol = proxy);
         let mut w = World::new("drip", config, 15, 1, 1, false);
         w.server_mut(1).expects_proxy_header = proxy;
         w.roughen(faults);
@@ -270,7 +270,9 @@ fn a_lost_acknowledgement_of_ours_is_said_again_to_a_client_that_repeats() {
 #[test]
 fn a_server_that_speaks_first_is_heard_after_the_hello_timeout() {
     for proxy in [false, true] {
-        let config = Config { proxy_protocol: proxy, hello_timeout: Duration::from_millis(700), ..two_armed(2, false) };
+        let config = two_armed(2, false)
+            .policy(|p| p.proxy_protocol = proxy)
+            .policy(|p| p.hello_timeout = Duration::from_millis(700));
         let mut w = World::new("banner", config, 19, 1, 2, false);
         for s in [1, 2] {
             w.server_mut(s).manner = Manner::Greets(b"220 ready\r\n".to_vec());
@@ -305,7 +307,7 @@ fn a_client_that_closes_after_half_a_hello_gets_a_servers_answer() {
 #[test]
 fn a_hello_longer_than_the_buffer_is_spliced_whole_and_what_was_read_of_it_decides() {
     for proxy in [false, true] {
-        let config = || Config { proxy_protocol: proxy, ..two_armed(2, false) };
+        let config = || two_armed(2, false).policy(|p| p.proxy_protocol = proxy);
         let mut w = World::new("long-hello", config(), 21, 1, 2, false);
         for server in w.servers() {
             w.server_mut(server).expects_proxy_header = proxy;
@@ -368,7 +370,7 @@ fn half_a_hello_reaches_a_server_after_half_a_minute_and_holds_no_buffer_then() 
 #[test]
 fn a_server_that_refuses_or_is_dark_is_replaced_and_no_client_notices() {
     for proxy in [false, true] {
-        let config = Config { proxy_protocol: proxy, ..two_armed(3, false) };
+        let config = two_armed(3, false).policy(|p| p.proxy_protocol = proxy);
         let mut w = World::new("redispatch", config, 23, 8, 3, false);
         let servers = w.servers();
         for &s in &servers {
@@ -558,7 +560,7 @@ fn a_small_mtu_of_ours_bounds_segments_in_both_directions() {
 
 #[test]
 fn a_driver_without_room_costs_time_and_nothing_else() {
-    let config = Config { proxy_protocol: true, ..two_armed(2, false) };
+    let config = two_armed(2, false).policy(|p| p.proxy_protocol = true);
     let mut w = World::new("tx-full", config, 31, 2, 2, false);
     for s in w.servers() {
         w.server_mut(s).expects_proxy_header = true;

@@ -5,7 +5,7 @@ mod captures;
 
 use captures::{all_captures, capture, load_truth, odd_captures};
 use dispatcher::capture::Capture;
-use dispatcher::engine::{AddressMode, BackendSpec, Balance, Config, DropReason, PortId};
+use dispatcher::engine::{AddressMode, Config, DropReason, PortId};
 use dispatcher::replay::decode::{Transport, decode};
 use dispatcher::replay::reassembly::{At, Connection, Handler, Limits, Tracker, Turn, Way};
 use dispatcher::replay::reenact::conversation::Conversation;
@@ -16,22 +16,24 @@ use dispatcher::replay::reenact::world::{Witness, World};
 use dispatcher::replay::reenact::{Totals, served};
 use dispatcher::replay::{ReplayOptions, replay};
 use dispatcher::time::Time;
+use lb::{Algorithm, MemberSpec, Policy, PoolSpec, Wanted};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::Path;
 
 /// Three backends of each family.
 fn config() -> Config {
-    let backend = |name: &str, addr: &str| BackendSpec { name: name.into(), addr: addr.parse().unwrap(), weight: 1 };
+    let backend = |name: &str, addr: &str| MemberSpec::new(name, addr.parse().unwrap());
+    let backends = vec![
+        backend("a", "10.9.0.1:443"),
+        backend("b", "10.9.0.2:443"),
+        backend("c", "10.9.0.3:443"),
+        backend("a6", "[fd09::1]:443"),
+        backend("b6", "[fd09::2]:443"),
+        backend("c6", "[fd09::3]:443"),
+    ];
     Config {
-        backends: vec![
-            backend("a", "10.9.0.1:443"),
-            backend("b", "10.9.0.2:443"),
-            backend("c", "10.9.0.3:443"),
-            backend("a6", "[fd09::1]:443"),
-            backend("b6", "[fd09::2]:443"),
-            backend("c6", "[fd09::3]:443"),
-        ],
+        wanted: Wanted::single(vec![], Policy::default(), PoolSpec { backends, ..PoolSpec::default() }),
         keep_names: true,
         ..Config::default()
     }
@@ -65,6 +67,13 @@ fn read(capture: &Capture) -> Recording<'_> {
     let mut reader = Reader::default();
     reader.read(capture, |_| {}).unwrap();
     reader.finish()
+}
+
+/// With these VIPs instead of the recorded servers' addresses.
+fn at(vips: Vec<SocketAddr>) -> Config {
+    let mut config = config();
+    config.wanted.services[0].listen = vips;
+    config
 }
 
 fn reenact(path: &Path, config: Config) -> Told {
@@ -107,7 +116,8 @@ fn every_connection_of_every_capture_arrives_whole_in_every_mode() {
     for path in all_captures() {
         for address_mode in [AddressMode::Snat, AddressMode::Dnat] {
             for proxy_protocol in [false, true] {
-                let told = reenact(&path, Config { address_mode, proxy_protocol, ..config() });
+                let told =
+                    reenact(&path, Config { address_mode, ..config() }.policy(|p| p.proxy_protocol = proxy_protocol));
                 assert_perfect(&told, &format!("{} {address_mode:?} proxy {proxy_protocol}", path.display()));
                 connections += told.totals.connections;
             }
@@ -123,7 +133,7 @@ fn real_handshakes_with_odd_hellos_arrive_whole_and_count_as_secure() {
     assert_eq!(captures.len(), 10);
     for path in captures {
         for proxy_protocol in [false, true] {
-            let told = reenact(&path, Config { proxy_protocol, ..config() });
+            let told = reenact(&path, config().policy(|p| p.proxy_protocol = proxy_protocol));
             let t = &told.totals;
             let what = path.display();
             assert!(
@@ -151,8 +161,8 @@ fn only_what_cannot_be_reenacted_is_left_out() {
 
 #[test]
 fn every_balancing_algorithm_spreads_the_fleet_and_breaks_nothing() {
-    for balance in [Balance::Maglev, Balance::LeastConn, Balance::RoundRobin, Balance::RandomTwo] {
-        let told = reenact(&capture("fleet_tls12_sessionid.pcap"), Config { balance, ..config() });
+    for balance in [Algorithm::Maglev, Algorithm::LeastConn, Algorithm::RoundRobin, Algorithm::RandomTwo] {
+        let told = reenact(&capture("fleet_tls12_sessionid.pcap"), config().pool(|p| p.balance = balance));
         assert_perfect(&told, &format!("{balance:?}"));
         for (name, counts) in &told.totals.backends[..3] {
             assert!(counts.full > 0, "{balance:?}: {name} got no new session: {:?}", told.totals.backends);
@@ -174,18 +184,18 @@ fn came_back(name: &str, told: &Told) -> (usize, usize) {
 
 #[test]
 fn every_session_id_leads_back_to_the_backend_that_issued_it() {
-    for balance in [Balance::Maglev, Balance::LeastConn, Balance::RoundRobin, Balance::RandomTwo] {
+    for balance in [Algorithm::Maglev, Algorithm::LeastConn, Algorithm::RoundRobin, Algorithm::RandomTwo] {
         let name = "fleet_tls12_sessionid";
         let path = capture(&format!("{name}.pcap"));
-        let told = reenact(&path, Config { balance, ..config() });
+        let told = reenact(&path, config().pool(|p| p.balance = balance));
         assert_eq!(came_back(name, &told), (565, 0), "{balance:?}");
         let decided = told.connections.values().filter(|(e, _)| e.decided.is_some());
         assert!(decided.clone().all(|(e, _)| e.decided == e.backend && e.reason == "session-id"));
         assert_eq!(decided.count(), 565);
-        let without = reenact(&path, Config { balance, affinity: false, ..config() });
+        let without = reenact(&path, config().pool(|p| p.balance = balance).policy(|p| p.affinity = false));
         assert_perfect(&without, "without affinity");
         assert_eq!(without.totals.decided, 0);
-        if balance == Balance::RoundRobin {
+        if balance == Algorithm::RoundRobin {
             let (_, elsewhere) = came_back(name, &without);
             assert!(elsewhere > 300, "without affinity most sessions are lost: {elsewhere}");
         }
@@ -200,7 +210,7 @@ fn tickets_lead_to_backends_that_issued_some_under_the_same_key() {
     let told = reenact(&path, config());
     assert_eq!(came_back(name, &told), (575, 0), "clients keep their addresses here, and so does what hashes them");
     // In turn, so that nothing but the table brings anybody anywhere.
-    let told = reenact(&path, Config { balance: Balance::RoundRobin, ..config() });
+    let told = reenact(&path, config().pool(|p| p.balance = Algorithm::RoundRobin));
     assert_perfect(&told, "in turn");
     let mut issuers: HashMap<String, Vec<String>> = HashMap::new();
     let (mut by_key, mut by_ticket) = (0, 0);
@@ -326,10 +336,10 @@ fn the_frames_at_both_ports_carry_the_recorded_streams() {
 
 #[test]
 fn the_same_capture_gives_the_same_lines_and_the_same_frames() {
-    for balance in [Balance::Maglev, Balance::RandomTwo] {
+    for balance in [Algorithm::Maglev, Algorithm::RandomTwo] {
         let path = capture("interleaved_many_clients.pcap");
-        let once = with_out(&path, Config { balance, ..config() }, &format!("once-{balance:?}"));
-        let again = with_out(&path, Config { balance, ..config() }, &format!("again-{balance:?}"));
+        let once = with_out(&path, config().pool(|p| p.balance = balance), &format!("once-{balance:?}"));
+        let again = with_out(&path, config().pool(|p| p.balance = balance), &format!("again-{balance:?}"));
         assert!(once == again);
     }
 }
@@ -398,14 +408,14 @@ fn what_is_missing_is_told_in_one_line() {
         error
     };
     let mut v4 = config();
-    v4.backends.truncate(3);
+    v4.wanted.pools[0].backends.truncate(3);
     let error = told(v4.clone(), "ipv6_openssl_nginx.pcap");
     assert!(error.contains("no IPv6 backend"), "{error}");
-    v4.backends[0].addr = "10.0.0.1:443".parse().unwrap();
+    v4.wanted.pools[0].backends[0].addr = "10.0.0.1:443".parse().unwrap();
     let error = told(v4, "tls12_sessionid_openssl_nginx.pcap");
     assert!(error.contains("backend 'a' has the address of a recorded server"), "{error}");
     let mut wrong_vip = config();
-    wrong_vip.vips = vec!["10.0.99.1:443".parse().unwrap()];
+    wrong_vip.wanted.services[0].listen = vec!["10.0.99.1:443".parse().unwrap()];
     let error = told(wrong_vip, "ipv6_openssl_nginx.pcap");
     assert!(error.contains("no IPv6 VIP"), "{error}");
 }
@@ -414,13 +424,13 @@ fn what_is_missing_is_told_in_one_line() {
 fn recorded_servers_become_the_vips_given() {
     let vips: Vec<SocketAddr> = ["10.0.99.1:443", "[fd99::1]:443"].map(|v| v.parse().unwrap()).to_vec();
     for name in ["mix_curl_wget_python_node_nginx.pcap", "fleet_tls12_sessionid.pcap", "port_reuse_nginx.pcap"] {
-        let told = reenact(&capture(name), Config { vips: vips.clone(), proxy_protocol: true, ..config() });
+        let told = reenact(&capture(name), at(vips.clone()).policy(|p| p.proxy_protocol = true));
         assert_perfect(&told, name);
         assert!(told.connections.values().all(|(e, _)| vips.contains(&e.vip)));
     }
     // Recorded servers may even be the backends then.
-    let mut same = Config { vips, ..config() };
-    same.backends[0].addr = "10.0.0.1:443".parse().unwrap();
+    let mut same = at(vips);
+    same.wanted.pools[0].backends[0].addr = "10.0.0.1:443".parse().unwrap();
     assert_perfect(&reenact(&capture("fleet_tls12_sessionid.pcap"), same), "servers as backends");
 }
 
@@ -430,7 +440,11 @@ fn lost_frames_are_repaired_by_whoever_is_to_repair_them() {
     for (i, path) in all_captures().into_iter().enumerate() {
         for (address_mode, proxy_protocol) in [(AddressMode::Snat, true), (AddressMode::Dnat, false)] {
             let loss = Loss { per_mille: 20, seed: 0x5eed + i as u64 };
-            let (told, lost) = reenact_with(&path, Config { address_mode, proxy_protocol, ..config() }, Some(loss));
+            let (told, lost) = reenact_with(
+                &path,
+                Config { address_mode, ..config() }.policy(|p| p.proxy_protocol = proxy_protocol),
+                Some(loss),
+            );
             let broken: Vec<_> = told.connections.iter().filter(|(_, (_, intact))| !intact).collect();
             let name = path.display();
             assert!(broken.is_empty(), "{name} {address_mode:?} {loss:?}: {broken:#?} {:?}", told.totals.counters);

@@ -5,7 +5,7 @@ mod captures;
 use captures::all_captures;
 use dispatcher::capture::pcapng::PcapngWriter;
 use dispatcher::capture::{Capture, LinkType};
-use dispatcher::engine::{AddressMode, BackendSpec, Config, DropReason, End, Limits, PortId};
+use dispatcher::engine::{AddressMode, Config, DropReason, End, Limits, PortId};
 use dispatcher::replay::reenact::conversation::Conversation;
 use dispatcher::replay::reenact::recording::Reader;
 use dispatcher::replay::reenact::wire::Ended;
@@ -15,6 +15,7 @@ use dispatcher::time::Time;
 use dispatcher::wire::build::{Link, Segment};
 use dispatcher::wire::packet::Flags;
 use dispatcher::wire::{Addr, Mac, Seq};
+use lb::{MemberSpec, Policy, PoolSpec, Wanted};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -121,9 +122,10 @@ impl Witness for Told {
 }
 
 fn config() -> Config {
-    let backend = |name: &str, addr: &str| BackendSpec { name: name.into(), addr: addr.parse().unwrap(), weight: 1 };
+    let backend = |name: &str, addr: &str| MemberSpec::new(name, addr.parse().unwrap());
     let backends = vec![backend("a", "10.9.0.1:443"), backend("b", "10.9.0.2:443"), backend("a6", "[fd09::1]:443")];
-    Config { backends, ..Config::default() }
+    let pool = PoolSpec { backends, ..PoolSpec::default() };
+    Config { wanted: Wanted::single(vec![], Policy::default(), pool), ..Config::default() }
 }
 
 fn reenact(bytes: Vec<u8>, config: Config) -> anyhow::Result<Told> {
@@ -208,7 +210,7 @@ fn large_bodies_flow_both_ways_within_what_the_receivers_allow() {
             tape.server(i as i64 * 1460, 3_000_000, part);
         }
         tape.close(3_000_000, 3_000_000);
-        let told = tape.reenact_with(Config { address_mode, proxy_protocol, ..config() });
+        let told = tape.reenact_with(Config { address_mode, ..config() }.policy(|p| p.proxy_protocol = proxy_protocol));
         let (ended, intact, _) = only(&told);
         assert!(intact, "{ended:?} {:?}", told.totals);
         assert_eq!((ended.bytes_to_server, ended.bytes_to_client), (3_000_000, 3_000_000));
@@ -266,7 +268,7 @@ fn servers_of_different_abilities_stand_behind_one_offer() {
     }
     let bytes = tape.bytes();
     for proxy_protocol in [false, true] {
-        let told = reenact(bytes.clone(), Config { proxy_protocol, ..config() }).unwrap();
+        let told = reenact(bytes.clone(), config().policy(|p| p.proxy_protocol = proxy_protocol)).unwrap();
         assert_eq!((told.totals.intact, told.totals.faults.count), (24, 0), "{:?}", told.totals);
     }
 }

@@ -4,9 +4,10 @@
 mod captures;
 
 use captures::capture;
-use dispatcher::engine::{AddressMode, BackendSpec, Config, Limits};
+use dispatcher::engine::{AddressMode, Config, Limits};
 use dispatcher::replay::unread::NotRead;
 use dispatcher::replay::{ReplayOptions, replay};
+use lb::{MemberSpec, Policy, PoolSpec, Wanted};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -22,9 +23,10 @@ fn dispatcher(arguments: &[&str]) -> Output {
 
 /// As a re-enactment against servers that were not recorded.
 fn elsewhere() -> Config {
-    let backend = |name: &str, addr: &str| BackendSpec { name: name.into(), addr: addr.parse().unwrap(), weight: 1 };
+    let backend = |name: &str, addr: &str| MemberSpec::new(name, addr.parse().unwrap());
     let backends = vec![backend("a", "10.9.0.1:443"), backend("b", "10.9.0.2:443"), backend("a6", "[fd09::1]:443")];
-    Config { backends, ..Config::default() }
+    let pool = PoolSpec { backends, ..PoolSpec::default() };
+    Config { wanted: Wanted::single(vec![], Policy::default(), pool), ..Config::default() }
 }
 
 /// Connections' lines, the summary, and what was returned.
@@ -53,7 +55,8 @@ fn a_trace_of_loopback_addresses_is_replayed_and_reenacted_like_any_other() {
     assert_eq!((connections.len(), &summary["secure"]), (1, &Value::from(1)));
     for address_mode in [AddressMode::Snat, AddressMode::Dnat] {
         for proxy_protocol in [false, true] {
-            let (connections, summary, result) = lines(&file, Config { address_mode, proxy_protocol, ..elsewhere() });
+            let (connections, summary, result) =
+                lines(&file, Config { address_mode, ..elsewhere() }.policy(|p| p.proxy_protocol = proxy_protocol));
             result.unwrap();
             let c = &connections[0];
             assert_eq!((connections.len(), &c["class"], &c["intact"]), (1, &"secure".into(), &true.into()), "{c}");
@@ -169,7 +172,7 @@ fn connections_that_the_engine_does_not_follow_are_named_with_the_reason() {
     assert_eq!(summary["not_followed"], serde_json::json!({ "unwatched": named }));
     assert!(report(&file, few).contains(&format!("{named} unwatched: ")));
     // A hello that comes after the time in which one is waited for.
-    let hasty = Config { hello_timeout: Duration::from_micros(1), ..elsewhere() };
+    let hasty = elsewhere().policy(|p| p.hello_timeout = Duration::from_micros(1));
     let (all, ..) = lines(&file, hasty);
     let late = all.iter().filter(|c| c["not_followed"] == "hello-late").count();
     // It is read all the same, only too late to lead anywhere.

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 use core::time::Duration;
-use dispatcher::engine::{AddressMode, Config, DropReason, Engine, HashOn, Share};
+use dispatcher::engine::{AddressMode, Config, DropReason, Engine, Share};
 use dispatcher::flow::Rss;
 use dispatcher::io::mem::Memory;
 use dispatcher::wire::build::{Link, Segment};
@@ -10,6 +10,7 @@ use dispatcher::wire::packet::Flags;
 use dispatcher::wire::{Addr, Seq};
 use dispatcher::worker::poll::{Clock, Loop};
 use dispatcher::worker::{Exchange, Idle, Shared, Snapshot, Steering, Totals};
+use lb::HashOn;
 use sim::apps::{Plan, pattern};
 use sim::config::{one_armed, two_armed};
 use sim::links::Faults;
@@ -98,7 +99,7 @@ fn bad_links_and_one_arm_make_no_difference() {
 
 #[test]
 fn a_session_learned_by_one_worker_is_known_to_all() {
-    let config = Config { hash_on: HashOn::SourceIp, ..two_armed(3, false) };
+    let config = two_armed(3, false).pool(|p| p.hash_on = HashOn::SourceIp);
     let mut w = world("workers-sessions", config, 3, 12, 3, false);
     let mut returned = 0;
     for c in 0..12 {
@@ -160,7 +161,7 @@ fn what_was_handed_over_is_received_also_when_workers_stop_one_after_the_other()
                     let length = Segment {
                         link: Link { dst: config.ports[0].mac, ..Link::default() },
                         src: (Addr::v4([10, 1, 0, 7]), 1024 + n),
-                        dst: (config.vips[0].ip().into(), 443),
+                        dst: (config.vips()[0].ip().into(), 443),
                         seq: Seq(1),
                         ack: Seq(2),
                         flags: Flags::ACK,

@@ -1,11 +1,11 @@
-//! Backends: their numbers, names and states, and sets of them.
+//! Backends: their numbers and states, and sets of them.
 
 use core::fmt;
 
-/// Most backends in one pool or directory. It bounds [`BackendSet`], which is a plain bit per backend.
+/// Most backends in one directory. It bounds [`BackendSet`], which is a plain bit per backend.
 pub const MAX_BACKENDS: usize = 1024;
 
-/// A backend's number: its place in the [`Pool`](crate::Pool), below [`MAX_BACKENDS`].
+/// A backend's number: its slot in the [`Directory`](crate::Directory), below [`MAX_BACKENDS`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct BackendId(pub u16);
 
@@ -18,25 +18,14 @@ impl BackendId {
 
 /// What a backend may be given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[repr(u8)]
 pub enum State {
     /// New flows and resumptions.
     #[default]
-    Up = 0,
+    Up,
     /// Resumptions of its own sessions only.
-    Draining = 1,
+    Draining,
     /// Nothing.
-    Down = 2,
-}
-
-impl State {
-    pub(crate) const fn from_u8(value: u8) -> State {
-        match value {
-            0 => State::Up,
-            1 => State::Draining,
-            _ => State::Down,
-        }
-    }
+    Down,
 }
 
 impl fmt::Display for State {
@@ -49,31 +38,8 @@ impl fmt::Display for State {
     }
 }
 
-/// A server as the pool is told about it. Where it is reached is not this crate's business.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Backend {
-    /// Unique in its pool. Maglev hashes it, so equal pools give equal tables whatever the order of their members.
-    pub name: String,
-    /// Share of new flows relative to the others' weights, at most [`MAX_WEIGHT`]. Zero: none.
-    pub weight: u16,
-    /// What it may be given at first.
-    pub state: State,
-}
-
 /// Largest weight: keeps the products that compare loads within 64 bits, and a Maglev table's turns bounded.
 pub const MAX_WEIGHT: u16 = 1000;
-
-impl Backend {
-    /// A backend of weight 1 that is up.
-    pub fn new(name: impl Into<String>) -> Backend {
-        Backend { name: name.into(), weight: 1, state: State::Up }
-    }
-
-    /// The same with another weight.
-    pub fn weight(self, weight: u16) -> Backend {
-        Backend { weight, ..self }
-    }
-}
 
 pub(crate) const SET_WORDS: usize = MAX_BACKENDS / 64;
 

@@ -46,11 +46,9 @@ pub struct Hints {
     pub address_hash: u64,
     /// 64 random bits.
     pub entropy: u64,
-    /// For unknown identities.
-    pub fallback: ResumeFallback,
 }
 
-/// The backend for a connection. `eligible` excludes backends of the wrong address family and those tried already.
+/// The backend of this pool for a connection. `balancer` is the worker's for the pool; `eligible` excludes backends of the wrong address family and those tried already.
 ///
 /// A decision of the tables that cannot be followed (its backends were tried) falls back like an unknown identity.
 /// `None` when no eligible backend is left.
@@ -63,7 +61,7 @@ pub fn choose(
 ) -> Option<BackendId> {
     if let Some(decision) = &found.decision {
         // One of several, and nobody knows which: perhaps where the client was before.
-        let blind = !decision.proven && hints.fallback == ResumeFallback::SourceIp;
+        let blind = !decision.proven && pool.resume_fallback() == ResumeFallback::SourceIp;
         let by_address = if blind && decision.backends.single().is_none() {
             balancer.pick_by_hash(pool, hints.address_hash, |b| decision.backends.contains(b) && eligible(b))
         } else {
@@ -75,7 +73,7 @@ pub fn choose(
             return among;
         }
     }
-    let by_address = found.kind.is_some() && hints.fallback == ResumeFallback::SourceIp;
+    let by_address = found.kind.is_some() && pool.resume_fallback() == ResumeFallback::SourceIp;
     let mut pick = |may: &dyn Fn(BackendId) -> bool| {
         if by_address {
             balancer.pick_by_hash(pool, hints.address_hash, may)
@@ -87,7 +85,7 @@ pub fn choose(
         // Those that have not refused the client's key take no new flows. One that drains may be the one that sealed
         // it.
         let remains = |b| !found.avoid.contains(b) && pool.may_resume(b) && eligible(b);
-        let last = pool.ids().find(|&b| !found.avoid.is_empty() && remains(b));
+        let last = pool.members().iter().map(|m| m.id).find(|&b| !found.avoid.is_empty() && remains(b));
         last.or_else(|| pick(&eligible))
     })
 }

@@ -14,12 +14,10 @@
 //! used again only when all are, and the longest vacant first; until then the name is known.
 
 use crate::backend::{BackendId, BackendSet, MAX_BACKENDS, State};
-use crate::balance::Algorithm;
-use crate::choose::ResumeFallback;
+use crate::live::Live;
+use crate::pool::Pool;
 use crate::routes::Routes;
-use crate::service::{
-    Fault, FaultKind, HashOn, MAX_POOLS, MAX_SERVICES, Place, Policy, PoolSpec, ServiceSpec, Wanted, plain,
-};
+use crate::service::{Fault, FaultKind, MAX_POOLS, MAX_SERVICES, Place, Policy, ServiceSpec, Wanted, plain};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -81,6 +79,7 @@ pub struct Service {
     routes: Routes,
     pools: Vec<PoolId>,
     backends: BackendSet,
+    resumes: BackendSet,
 }
 
 impl Service {
@@ -119,69 +118,14 @@ impl Service {
         &self.backends
     }
 
+    /// Whoever may be given a connection by any of its pools, if only to resume: while one of them answers, somebody may be served.
+    pub fn resumes(&self) -> &BackendSet {
+        &self.resumes
+    }
+
     /// The pool of a hello; see [`Directory::pool_for`].
     pub fn pool_for<'a>(&self, sni: Option<&[u8]>, alpn: impl Iterator<Item = &'a [u8]>) -> PoolId {
         self.routes.pool_for(sni, alpn)
-    }
-}
-
-/// A backend in a pool.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Member {
-    /// Who.
-    pub id: BackendId,
-    /// Share of new connections relative to the pool's others.
-    pub weight: u16,
-    /// What it may be given, as wanted.
-    pub state: State,
-}
-
-/// A pool of a directory.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Pool {
-    id: PoolId,
-    name: String,
-    balance: Algorithm,
-    hash_on: HashOn,
-    resume_fallback: ResumeFallback,
-    members: Box<[Member]>,
-    backends: BackendSet,
-}
-
-impl Pool {
-    /// Its number.
-    pub fn id(&self) -> PoolId {
-        self.id
-    }
-
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Without an identity.
-    pub fn balance(&self) -> Algorithm {
-        self.balance
-    }
-
-    /// What Maglev hashes.
-    pub fn hash_on(&self) -> HashOn {
-        self.hash_on
-    }
-
-    /// Where a client goes whose identity no row knows.
-    pub fn resume_fallback(&self) -> ResumeFallback {
-        self.resume_fallback
-    }
-
-    /// In the order of the file.
-    pub fn members(&self) -> &[Member] {
-        &self.members
-    }
-
-    /// The same as a set.
-    pub fn backends(&self) -> &BackendSet {
-        &self.backends
     }
 }
 
@@ -199,6 +143,7 @@ pub struct Directory {
     pool_numbers: Numbers,
     /// Sorted.
     listeners: Vec<(SocketAddr, ServiceId)>,
+    live: Arc<Live>,
 }
 
 impl Directory {
@@ -226,13 +171,18 @@ impl Directory {
         let (backends, generations) = place_backends(previous, wanted, free).map_err(|fault| vec![fault])?;
         let slots: HashMap<&str, BackendId> =
             backends.iter().flatten().filter(|b| !b.leaving).map(|b| (b.name.as_str(), b.id)).collect();
+        let live = previous.map(|p| p.live.clone()).unwrap_or_default();
         let pools: Vec<Arc<Pool>> = wanted
             .pools
             .iter()
             .zip(&pool_ids)
-            .map(|(spec, number)| Arc::new(Pool::new(PoolId(*number), spec, |name| slots[name])))
+            .map(|(spec, number)| {
+                let id = PoolId(*number);
+                let before = previous.and_then(|p| p.pool(id)).map(|p| &**p);
+                Arc::new(Pool::new(id, spec, |name| slots[name], before, live.clone()))
+            })
             .collect();
-        let by_name: HashMap<&str, &Pool> = pools.iter().map(|p| (p.name.as_str(), &**p)).collect();
+        let by_name: HashMap<&str, &Pool> = pools.iter().map(|p| (p.name(), &**p)).collect();
         let services: Vec<Service> = wanted
             .services
             .iter()
@@ -242,7 +192,17 @@ impl Directory {
         let mut listeners: Vec<(SocketAddr, ServiceId)> =
             services.iter().flat_map(|s| s.listen.iter().map(|l| (plain(*l), s.id))).collect();
         listeners.sort_unstable();
-        Ok(Directory { version, services, pools, backends, generations, service_numbers, pool_numbers, listeners })
+        Ok(Directory {
+            version,
+            services,
+            pools,
+            backends,
+            generations,
+            service_numbers,
+            pool_numbers,
+            listeners,
+            live,
+        })
     }
 
     /// One more than that of the one before; the first has 1.
@@ -318,6 +278,11 @@ impl Directory {
         self.backends.iter().flatten()
     }
 
+    /// Live connections by slot; the same counters in all versions.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
     /// The backend of this name that is wanted.
     pub fn find(&self, name: &str) -> Option<&Backend> {
         self.backends().find(|b| !b.leaving && b.name == name)
@@ -329,11 +294,12 @@ impl Service {
         let own = pool(&spec.pool);
         let routed = spec.routes.iter().map(|route| (route, pool(&route.pool)));
         let mut pools = Vec::new();
-        let mut backends = BackendSet::EMPTY;
+        let (mut backends, mut resumes) = (BackendSet::EMPTY, BackendSet::EMPTY);
         for one in core::iter::once(own).chain(routed.clone().map(|(_, pool)| pool)) {
-            if !pools.contains(&one.id) {
-                pools.push(one.id);
-                backends = backends.union(&one.backends);
+            if !pools.contains(&one.id()) {
+                pools.push(one.id());
+                backends = backends.union(one.backends());
+                resumes = resumes.union(one.resumes());
             }
         }
         Service {
@@ -341,26 +307,11 @@ impl Service {
             name: spec.name.clone(),
             listen: spec.listen.clone(),
             policy: spec.policy.clone(),
-            pool: own.id,
-            routes: Routes::new(routed.map(|(route, pool)| (route, pool.id)), own.id),
+            pool: own.id(),
+            routes: Routes::new(routed.map(|(route, pool)| (route, pool.id())), own.id()),
             pools,
             backends,
-        }
-    }
-}
-
-impl Pool {
-    fn new(id: PoolId, spec: &PoolSpec, slot: impl Fn(&str) -> BackendId) -> Pool {
-        let members: Box<[Member]> =
-            spec.backends.iter().map(|b| Member { id: slot(&b.name), weight: b.weight, state: b.state }).collect();
-        Pool {
-            id,
-            name: spec.name.clone(),
-            balance: spec.balance,
-            hash_on: spec.hash_on,
-            resume_fallback: spec.resume_fallback,
-            backends: members.iter().map(|m| m.id).collect(),
-            members,
+            resumes,
         }
     }
 }

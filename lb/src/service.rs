@@ -312,6 +312,17 @@ impl Wanted {
         Wanted { services: vec![service], pools: vec![PoolSpec { name, ..pool }] }
     }
 
+    /// All listeners, in the order of the file.
+    pub fn listeners(&self) -> Vec<SocketAddr> {
+        self.services.iter().flat_map(|s| s.listen.iter().copied()).collect()
+    }
+
+    /// All backends, each once, in the order of the file: a first directory numbers them so.
+    pub fn backends(&self) -> Vec<&MemberSpec> {
+        let mut seen = HashSet::new();
+        self.pools.iter().flat_map(|p| &p.backends).filter(|b| seen.insert(b.name.as_str())).collect()
+    }
+
     /// All that is wrong with it, in the order of its lists: services first.
     pub fn faults(&self) -> Vec<Fault> {
         let mut found = Vec::new();

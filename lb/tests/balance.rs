@@ -1,11 +1,10 @@
 //! The other algorithms, and what holds for all.
 
-use lb::{Algorithm, Backend, BackendId, BackendSet, Balancer, Pool, PoolError, State};
-use proptest::prelude::*;
+mod common;
 
-fn pool(weights: &[u16]) -> Pool {
-    Pool::new(weights.iter().enumerate().map(|(i, &w)| Backend::new(format!("s{i}")).weight(w)).collect()).unwrap()
-}
+use common::OnePool;
+use lb::{Algorithm, BackendId, BackendSet, Balancer, State};
+use proptest::prelude::*;
 
 fn splitmix(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -17,8 +16,8 @@ fn splitmix(state: &mut u64) -> u64 {
 
 #[test]
 fn round_robin_is_smooth() {
-    let pool = pool(&[5, 1, 1]);
-    let mut balancer = Balancer::new(Algorithm::RoundRobin, &pool);
+    let pool = OnePool::new(Algorithm::RoundRobin, &[5, 1, 1]).get();
+    let mut balancer = Balancer::new(&pool);
     let order: Vec<u16> = (0..14).map(|_| balancer.pick(&pool, 0, 0, |_| true).unwrap().0).collect();
     // The sequence of nginx's own commit message: a a b a c a a.
     assert_eq!(order, [0, 0, 1, 0, 2, 0, 0, 0, 0, 1, 0, 2, 0, 0]);
@@ -26,8 +25,8 @@ fn round_robin_is_smooth() {
 
 #[test]
 fn least_conn_lets_equal_backends_take_turns() {
-    let pool = pool(&[1, 1, 1]);
-    let mut balancer = Balancer::new(Algorithm::LeastConn, &pool);
+    let pool = OnePool::new(Algorithm::LeastConn, &[1, 1, 1]).get();
+    let mut balancer = Balancer::new(&pool);
     // Nothing stays open: all are equal each time.
     let order: Vec<u16> = (0..6).map(|_| balancer.pick(&pool, 0, 0, |_| true).unwrap().0).collect();
     assert_eq!(order, [0, 1, 2, 0, 1, 2]);
@@ -35,15 +34,16 @@ fn least_conn_lets_equal_backends_take_turns() {
 
 #[test]
 fn least_conn_fills_by_weight() {
-    let pool = pool(&[1, 2, 5]);
-    let mut balancer = Balancer::new(Algorithm::LeastConn, &pool);
+    let world = OnePool::new(Algorithm::LeastConn, &[1, 2, 5]);
+    let pool = world.get();
+    let mut balancer = Balancer::new(&pool);
     for _ in 0..800 {
         let id = balancer.pick(&pool, 0, 0, |_| true).unwrap();
-        pool.opened(id);
+        world.opened(id);
     }
-    let got: Vec<u32> = pool.ids().map(|id| pool.connections(id)).collect();
+    let got: Vec<u32> = pool.members().iter().map(|m| pool.connections(m.id)).collect();
     assert_eq!(got, [100, 200, 500]);
-    pool.ids().for_each(|id| pool.closed(id));
+    pool.members().iter().for_each(|m| world.closed(m.id));
     assert_eq!(pool.connections(BackendId(0)), 99);
 }
 
@@ -56,11 +56,12 @@ proptest! {
         members in proptest::collection::vec((0u16..6, 0u32..9, any::<bool>()), 1..12),
     ) {
         let weights: Vec<u16> = members.iter().map(|m| m.0).collect();
-        let pool = pool(&weights);
+        let world = OnePool::new(Algorithm::LeastConn, &weights);
         for (i, m) in members.iter().enumerate() {
-            (0..m.1).for_each(|_| pool.opened(BackendId(i as u16)));
+            (0..m.1).for_each(|_| world.opened(BackendId(i as u16)));
         }
-        let mut balancer = Balancer::new(Algorithm::LeastConn, &pool);
+        let pool = world.get();
+        let mut balancer = Balancer::new(&pool);
         let got = balancer.pick(&pool, 0, 0, |b| members[b.index()].2);
         let load = |i: usize| f64::from(members[i].1 + 1) / f64::from(members[i].0);
         let may: Vec<usize> = (0..members.len()).filter(|&i| members[i].2 && members[i].0 > 0).collect();
@@ -81,14 +82,14 @@ proptest! {
         entropy in any::<u64>(),
     ) {
         let weights: Vec<u16> = members.iter().map(|m| m.0).collect();
-        let pool = pool(&weights);
-        for (i, m) in members.iter().enumerate() {
-            let state = [State::Up, State::Draining, State::Down][usize::from(m.1)];
-            pool.set_state(BackendId(i as u16), state).unwrap();
-        }
         let may = |i: usize| members[i].0 > 0 && members[i].1 == 0 && members[i].2;
         for algorithm in Algorithm::ALL {
-            let mut balancer = Balancer::new(algorithm, &pool);
+            let pool = OnePool::new(algorithm, &weights).change(|pool| {
+                for (backend, m) in pool.backends.iter_mut().zip(&members) {
+                    backend.state = [State::Up, State::Draining, State::Down][usize::from(m.1)];
+                }
+            });
+            let mut balancer = Balancer::new(&pool);
             for step in 0..4 {
                 match balancer.pick(&pool, hash.wrapping_add(step), entropy ^ step, |b| members[b.index()].2) {
                     Some(id) => prop_assert!(may(id.index()), "{algorithm}"),
@@ -101,52 +102,63 @@ proptest! {
 
 #[test]
 fn random_two_is_much_more_even_than_random() {
-    let pool = pool(&[1; 50]);
-    let mut balancer = Balancer::new(Algorithm::RandomTwo, &pool);
+    let world = OnePool::new(Algorithm::RandomTwo, &[1; 50]);
+    let pool = world.get();
+    let mut balancer = Balancer::new(&pool);
     let mut seed = 5;
     for _ in 0..5000 {
         let id = balancer.pick(&pool, 0, splitmix(&mut seed), |_| true).unwrap();
-        pool.opened(id);
+        world.opened(id);
     }
-    let most = pool.ids().map(|id| pool.connections(id)).max().unwrap();
+    let most = pool.members().iter().map(|m| pool.connections(m.id)).max().unwrap();
     // Mean 100; purely random draws give about 124 at most, two choices about log log n more than the mean.
     assert!(most <= 105, "{most}");
 }
 
 #[test]
 fn random_two_follows_weights() {
-    let pool = pool(&[1, 4]);
-    let mut balancer = Balancer::new(Algorithm::RandomTwo, &pool);
+    let world = OnePool::new(Algorithm::RandomTwo, &[1, 4]);
+    let pool = world.get();
+    let mut balancer = Balancer::new(&pool);
     let mut seed = 6;
     for _ in 0..1000 {
         let id = balancer.pick(&pool, 0, splitmix(&mut seed), |_| true).unwrap();
-        pool.opened(id);
+        world.opened(id);
     }
     assert!((180..=220).contains(&pool.connections(BackendId(0))), "{}", pool.connections(BackendId(0)));
 }
 
 #[test]
 fn among_servers_that_share_keys_a_draining_one_is_the_last_resort() {
-    let pool = pool(&[1, 1, 1]);
-    let mut balancer = Balancer::new(Algorithm::LeastConn, &pool);
+    let mut world = OnePool::new(Algorithm::LeastConn, &[1, 1, 1]);
+    let mut balancer = Balancer::new(&world.get());
     let set: BackendSet = [BackendId(0), BackendId(1)].into_iter().collect();
-    pool.set_state(BackendId(0), State::Draining).unwrap();
+    let pool = world.set_state(0, State::Draining);
     assert_eq!(balancer.pick_among(&pool, &set, 1, 2, |_| true), Some(BackendId(1)));
-    pool.set_state(BackendId(1), State::Down).unwrap();
+    let pool = world.set_state(1, State::Down);
     assert_eq!(balancer.pick_among(&pool, &set, 1, 2, |_| true), Some(BackendId(0)));
-    pool.set_state(BackendId(0), State::Down).unwrap();
+    let pool = world.set_state(0, State::Down);
     assert_eq!(balancer.pick_among(&pool, &set, 1, 2, |_| true), None);
 }
 
+/// One backend leaves and another comes: who stays goes on with the credit it had, as if nothing had been.
 #[test]
-fn bad_pools_are_refused_with_a_reason() {
-    assert_eq!(Pool::new(vec![]).unwrap_err(), PoolError::Empty);
-    let twice = Pool::new(vec![Backend::new("a"), Backend::new("a")]).unwrap_err();
-    assert_eq!(twice.to_string(), "backend a is given twice");
-    let heavy = Pool::new(vec![Backend::new("a").weight(1001)]).unwrap_err();
-    assert_eq!(heavy.to_string(), "backend a has weight 1001, at most 1000 is possible");
-    let many = (0..1025).map(|i| Backend::new(i.to_string())).collect();
-    assert_eq!(Pool::new(many).unwrap_err(), PoolError::TooMany(1025));
+fn round_robin_goes_on_when_its_pool_changes() {
+    let mut world = OnePool::new(Algorithm::RoundRobin, &[3, 1, 1]);
+    let mut pool = world.get();
+    let mut balancer = Balancer::new(&pool);
+    let pick = |balancer: &mut Balancer, pool: &lb::Pool| balancer.pick(pool, 0, 0, |_| true).unwrap().0;
+    // a b a c a: after two, b has had its turn.
+    assert_eq!([pick(&mut balancer, &pool), pick(&mut balancer, &pool)], [0, 1]);
+    pool = world.change(|pool| {
+        pool.backends.remove(2);
+        pool.backends.reverse();
+        pool.backends.push(lb::MemberSpec::new("new", "10.1.0.9:443".parse().unwrap()));
+    });
+    balancer.follow(&pool);
+    let order: Vec<u16> = (0..5).map(|_| pick(&mut balancer, &pool)).collect();
+    assert_eq!(order.iter().filter(|&&id| id == 0).count(), 3);
+    assert_eq!(order[4], 1, "b waits for its next turn: {order:?}");
 }
 
 proptest! {

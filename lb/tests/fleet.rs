@@ -2,10 +2,9 @@
 
 mod common;
 
-use common::ByBytes;
+use common::{ByBytes, OnePool};
 use lb::{
-    Affinity, Algorithm, Backend, BackendId, Balancer, Config, Hints, IdentityKind, Lookup, Millis, Offered, Pool,
-    ResumeFallback, Sighting, choose,
+    Affinity, Algorithm, BackendId, Balancer, Config, Hints, IdentityKind, Lookup, Millis, Offered, Sighting, choose,
 };
 
 /// SplitMix64: the storms are seeded and print their seed when they fail.
@@ -45,7 +44,7 @@ impl Server {
 struct World {
     rng: Rng,
     servers: Vec<Server>,
-    pool: Pool,
+    pool: OnePool,
     balancer: Balancer,
     affinity: Affinity,
     now: u64,
@@ -61,12 +60,11 @@ struct Outcome {
 
 impl World {
     fn new(servers: usize, algorithm: Algorithm, config: Config, seed: u64) -> World {
-        let backends = (0..servers).map(|i| Backend::new(format!("web{i}"))).collect();
-        let pool = Pool::new(backends).unwrap();
+        let pool = OnePool::new(algorithm, &vec![1; servers]);
         let mut world = World {
             rng: Rng(seed),
             servers: Vec::new(),
-            balancer: Balancer::new(algorithm, &pool),
+            balancer: Balancer::new(&pool.get()),
             pool,
             affinity: Affinity::single(config),
             now: 0,
@@ -91,10 +89,11 @@ impl World {
     fn connect(&mut self, kind: IdentityKind, address: u64, ticket: Option<&[u8]>) -> Outcome {
         let offered: Vec<Offered<'_>> = ticket.iter().map(|bytes| Offered { kind, bytes }).collect();
         let now = Millis(self.now);
-        let found = self.affinity.find(&offered, now, |b| self.pool.may_resume(b));
+        let pool = self.pool.get();
+        let found = self.affinity.find(&offered, now, |b| pool.may_resume(b));
         let hash = address.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let hints = Hints { hash, address_hash: hash, entropy: self.rng.next(), fallback: ResumeFallback::SourceIp };
-        let backend = choose(&mut self.balancer, &self.pool, &found, hints, |_| true).unwrap();
+        let hints = Hints { hash, address_hash: hash, entropy: self.rng.next() };
+        let backend = choose(&mut self.balancer, &pool, &found, hints, |_| true).unwrap();
         self.affinity.chosen(&found, backend);
         self.pool.opened(backend);
         let server = &self.servers[backend.index()];
@@ -323,14 +322,14 @@ fn clients_of_a_draining_server_still_reach_it_and_new_ones_do_not() {
         world.close(&first);
         last.push((first.backend, first.ticket));
     }
-    world.pool.set_state(BackendId(1), lb::State::Draining).unwrap();
+    world.pool.set_state(1, lb::State::Draining);
     for (i, (backend, ticket)) in last.iter().enumerate() {
         let again = world.connect(IdentityKind::Ticket, 900 + i as u64, Some(ticket));
         assert!(again.resumed && again.backend == *backend);
         let new = world.connect(IdentityKind::Ticket, i as u64, None);
         assert_ne!(new.backend, BackendId(1));
     }
-    world.pool.set_state(BackendId(1), lb::State::Down).unwrap();
+    world.pool.set_state(1, lb::State::Down);
     let (_, ticket) = last.iter().find(|(b, _)| *b == BackendId(1)).unwrap();
     let moved = world.connect(IdentityKind::Ticket, 5, Some(ticket));
     assert_ne!(moved.backend, BackendId(1));
@@ -339,7 +338,7 @@ fn clients_of_a_draining_server_still_reach_it_and_new_ones_do_not() {
 #[test]
 fn by_elimination_even_a_draining_server_gets_its_own_clients_back() {
     let mut world = World::new(3, Algorithm::LeastConn, Config::new(3), 16);
-    world.pool.set_state(BackendId(2), lb::State::Draining).unwrap();
+    world.pool.set_state(2, lb::State::Draining);
     let outcomes: Vec<bool> = (0..5)
         .map(|i| {
             let ticket = world.servers[2].seal(&mut world.rng);

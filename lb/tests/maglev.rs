@@ -1,9 +1,21 @@
 //! Maglev equals a slow, obvious reference, shares evenly, and moves little.
 
+mod common;
+
+use common::OnePool;
 use lb::balance::{Maglev, table_size};
-use lb::{Backend, BackendId, Pool, State};
+use lb::{Algorithm, BackendId, Balancer, State};
 use proptest::prelude::*;
 use siphasher::sip::SipHasher24;
+
+/// Numbered by their places.
+fn numbered<'a>(members: &[(&'a str, u16)]) -> Vec<(BackendId, &'a str, u16)> {
+    members.iter().enumerate().map(|(i, &(name, weight))| (BackendId(i as u16), name, weight)).collect()
+}
+
+fn build(members: &[(&str, u16)]) -> Maglev {
+    Maglev::build(&numbered(members))
+}
 
 /// Section 3.4 of the paper, spelled out: whole permutations, then turns. Weight: in round r (from 1) a backend has had
 /// floor(r * weight / heaviest) turns.
@@ -50,7 +62,7 @@ proptest! {
     ) {
         let names: Vec<String> = (0..weights.len()).map(|i| format!("b{i}-{salt}")).collect();
         let members: Vec<(&str, u16)> = names.iter().map(String::as_str).zip(weights).collect();
-        let fast: Vec<_> = Maglev::with_size(&members, m).slots().collect();
+        let fast: Vec<_> = Maglev::with_size(&numbered(&members), m).slots().collect();
         prop_assert_eq!(fast, reference(&members, m));
     }
 }
@@ -59,7 +71,7 @@ proptest! {
 fn equals_the_reference_at_the_size_of_the_paper() {
     let names: Vec<String> = (0..10).map(|i| format!("server-{i}")).collect();
     let members: Vec<(&str, u16)> = names.iter().map(|n| (n.as_str(), 1)).collect();
-    let fast: Vec<_> = Maglev::with_size(&members, 2039).slots().collect();
+    let fast: Vec<_> = Maglev::with_size(&numbered(&members), 2039).slots().collect();
     assert_eq!(fast, reference(&members, 2039));
 }
 
@@ -78,8 +90,8 @@ fn the_order_of_flags_does_not_matter() {
     let forward: Vec<String> = (0..30).map(|i| format!("s{i}")).collect();
     let members: Vec<(&str, u16)> = forward.iter().map(|n| (n.as_str(), 1)).collect();
     let backward: Vec<(&str, u16)> = members.iter().rev().copied().collect();
-    let one: Vec<_> = Maglev::build(&members).slots().map(|id| members[id.unwrap().index()].0).collect();
-    let two: Vec<_> = Maglev::build(&backward).slots().map(|id| backward[id.unwrap().index()].0).collect();
+    let one: Vec<_> = build(&members).slots().map(|id| members[id.unwrap().index()].0).collect();
+    let two: Vec<_> = build(&backward).slots().map(|id| backward[id.unwrap().index()].0).collect();
     assert_eq!(one, two);
 }
 
@@ -96,7 +108,7 @@ fn balance_and_disruption_for_3_10_100_1000_backends() {
     for n in [3usize, 10, 100, 1000] {
         let names: Vec<String> = (0..n).map(|i| format!("web{i}")).collect();
         let members: Vec<(&str, u16)> = names.iter().map(|s| (s.as_str(), 1)).collect();
-        let full = Maglev::build(&members);
+        let full = build(&members);
         let slots = full.slots().len();
         let mut counts = vec![0usize; n];
         full.slots().for_each(|id| counts[id.unwrap().index()] += 1);
@@ -107,7 +119,7 @@ fn balance_and_disruption_for_3_10_100_1000_backends() {
         let gone = BackendId(n as u16 / 2);
         let mut without = members.clone();
         without[gone.index()].1 = 0;
-        let rebuilt = Maglev::build(&without);
+        let rebuilt = build(&without);
         let (mut own, mut walked, mut moved) = (0u64, 0u64, 0u64);
         for hash in hashes(CLIENTS) {
             let before = full.pick(hash, |_| true).unwrap();
@@ -133,7 +145,7 @@ fn balance_and_disruption_for_3_10_100_1000_backends() {
 #[test]
 fn the_share_of_a_backend_that_is_down_spreads_by_weight() {
     let members = [("a", 1), ("b", 1), ("c", 2), ("d", 4)];
-    let maglev = Maglev::build(&members);
+    let maglev = build(&members);
     let mut got = [0u64; 4];
     for hash in hashes(80_000) {
         if maglev.pick(hash, |_| true) == Some(BackendId(3)) {
@@ -151,7 +163,7 @@ fn the_share_of_a_backend_that_is_down_spreads_by_weight() {
 fn weights_set_the_shares() {
     let members = [("a", 1), ("b", 3), ("c", 0), ("d", 6)];
     let mut counts = [0usize; 4];
-    Maglev::build(&members).slots().for_each(|id| counts[id.unwrap().index()] += 1);
+    build(&members).slots().for_each(|id| counts[id.unwrap().index()] += 1);
     assert_eq!(counts[2], 0);
     for (i, part) in [(0, 0.1), (1, 0.3), (3, 0.6)] {
         assert!((counts[i] as f64 / 65_537.0 - part).abs() < 0.001);
@@ -162,7 +174,7 @@ fn weights_set_the_shares() {
 fn even_one_eligible_backend_of_a_thousand_is_found() {
     let names: Vec<String> = (0..1000).map(|i| format!("web{i}")).collect();
     let members: Vec<(&str, u16)> = names.iter().map(|s| (s.as_str(), 1)).collect();
-    let maglev = Maglev::build(&members);
+    let maglev = build(&members);
     for hash in hashes(200) {
         assert_eq!(maglev.pick(hash, |b| b.0 == 77), Some(BackendId(77)));
         assert_eq!(maglev.pick(hash, |_| false), None);
@@ -171,19 +183,37 @@ fn even_one_eligible_backend_of_a_thousand_is_found() {
 
 #[test]
 fn nobody_with_weight_means_nobody_chosen() {
-    assert_eq!(Maglev::build(&[("a", 0)]).pick(1, |_| true), None);
-    assert_eq!(Maglev::build(&[]).pick(1, |_| true), None);
+    assert_eq!(build(&[("a", 0)]).pick(1, |_| true), None);
+    assert_eq!(build(&[]).pick(1, |_| true), None);
 }
 
 #[test]
 fn a_new_weight_reaches_every_balancer() {
-    let pool = Pool::new(vec![Backend::new("a"), Backend::new("b")]).unwrap();
-    let mut balancer = lb::Balancer::new(lb::Algorithm::Maglev, &pool);
-    pool.set_weight(BackendId(0), 0).unwrap();
+    let mut world = OnePool::new(Algorithm::Maglev, &[1, 1]);
+    let mut balancer = Balancer::new(&world.get());
+    let pool = world.change(|pool| pool.backends[0].weight = 0);
     assert!(hashes(100).all(|h| balancer.pick(&pool, h, 0, |_| true) == Some(BackendId(1))));
-    pool.set_weight(BackendId(0), 9).unwrap();
+    let pool = world.change(|pool| pool.backends[0].weight = 9);
     let share = hashes(10_000).filter(|&h| balancer.pick(&pool, h, 0, |_| true) == Some(BackendId(0))).count();
     assert!((8_700..9_300).contains(&share), "{share}");
-    pool.set_state(BackendId(0), State::Down).unwrap();
+    let pool = world.set_state(0, State::Down);
     assert!(hashes(100).all(|h| balancer.pick(&pool, h, 0, |_| true) == Some(BackendId(1))));
+}
+
+/// Tables are large: a change that leaves a pool's names and weights as they are builds none.
+#[test]
+fn a_table_is_built_anew_only_when_it_would_be_another() {
+    let mut world = OnePool::new(Algorithm::Maglev, &[1, 2, 3]);
+    let first = world.get();
+    let drained = world.set_state(1, State::Draining);
+    assert!(std::ptr::eq(first.maglev(), drained.maglev()));
+    let heavier = world.change(|pool| pool.backends[1].weight = 3);
+    assert!(!std::ptr::eq(first.maglev(), heavier.maglev()));
+    // Another server under the same name is another slot.
+    let moved = world.change(|pool| pool.backends[1].addr.set_port(1));
+    assert!(!std::ptr::eq(heavier.maglev(), moved.maglev()));
+    assert!(hashes(1000).all(|h| {
+        let (was, is) = (heavier.maglev().pick(h, |_| true).unwrap(), moved.maglev().pick(h, |_| true).unwrap());
+        was == is || (was, is) == (BackendId(1), BackendId(3))
+    }));
 }

@@ -8,8 +8,9 @@
 //! | client n | 10.1.0.(10 + n) | fd01::(10 + n) |
 //! | server n | 10.2.0.(10 + n):8443 | [fd02::(10 + n)]:8443 |
 
-use dispatcher::engine::{BackendSpec, Config, PortSpec};
+use dispatcher::engine::{Config, PortSpec};
 use dispatcher::wire::Mac;
+use lb::{MemberSpec, Policy, PoolSpec, Wanted};
 use std::net::{IpAddr, SocketAddr};
 
 /// Ethernet addresses of the dispatcher's ports.
@@ -58,14 +59,17 @@ pub fn port(i: usize, addresses: &[&str]) -> PortSpec {
     }
 }
 
+/// A pool of `servers` servers of one family.
+pub fn pool(servers: usize, v6: bool) -> PoolSpec {
+    let member = |n| MemberSpec::new(server_name(n, v6), SocketAddr::new(server_ip(n, v6), 8443));
+    PoolSpec { backends: (0..servers).map(member).collect(), ..PoolSpec::default() }
+}
+
 /// Two ports, `servers` servers of one family; probes off, so that nothing happens that a test did not cause.
 pub fn two_armed(servers: usize, v6: bool) -> Config {
     Config {
         ports: vec![port(0, &["10.1.0.1/16", "fd01::1/64"]), port(1, &["10.2.0.1/16", "fd02::1/64"])],
-        vips: vec![vip(false), vip(true)],
-        backends: (0..servers)
-            .map(|n| BackendSpec { name: server_name(n, v6), addr: SocketAddr::new(server_ip(n, v6), 8443), weight: 1 })
-            .collect(),
+        wanted: Wanted::single(vec![vip(false), vip(true)], Policy::default(), pool(servers, v6)),
         probe: false,
         ..Config::default()
     }

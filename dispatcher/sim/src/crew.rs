@@ -48,7 +48,7 @@ impl Crew {
             let (ports, wires) = config.ports.iter().map(|_| memory.port(BUFFERS)).unzip();
             let share = share.returning(returning.clone());
             let engine = Engine::for_worker(config.clone(), secret, share, now).expect("a configuration that works");
-            let totals = Totals::new(config.backends.iter().map(|b| b.name.clone()).collect());
+            let totals = Totals::new(config.backends().iter().map(|b| b.name.clone()).collect());
             crew.loops.push(Loop::new(engine, ports, Clock::start(), Idle::Spin, None, totals).among(exchange));
             crew.wires.push(wires);
             crew.memories.push(memory);
@@ -115,8 +115,8 @@ impl Crew {
             let engine = run.handler();
             assert_eq!((engine.flows(), engine.held_hellos(), engine.watched()), (0, 0, 0));
             assert_eq!(memory.available(), BUFFERS);
-            for b in engine.pool().ids() {
-                assert_eq!(engine.pool().connections(b), 0, "connections counted at {}", engine.pool().name(b));
+            for b in engine.directory().backends() {
+                assert_eq!(engine.directory().live().connections(b.id), 0, "connections counted at {}", b.name);
             }
         }
         let c = self.counters();

@@ -185,7 +185,7 @@ pub(crate) fn introductions(config: &Config) -> Vec<(usize, Vec<u8>)> {
         };
         (port, buf[..n].to_vec())
     };
-    config.backends.iter().map(|b| answer(Addr::from(b.addr.ip()))).collect()
+    config.backends().iter().map(|b| answer(Addr::from(b.addr.ip()))).collect()
 }
 
 /// The engine, one client and up to some servers, all by hand.
@@ -234,7 +234,7 @@ impl Bench {
     pub fn with_secret(config: Config, v6: bool, secret: [u8; 32]) -> Bench {
         let now = Time::from_millis(64_000_000);
         let none = SocketAddr::new(client_ip(0, v6), 0);
-        let pairs = Pairs::new(&config.vips, config.backends.iter().map(|b| b.addr));
+        let pairs = Pairs::new(&config.vips(), config.backends().iter().map(|b| b.addr));
         let mut b = Bench {
             engine: Engine::new(config.clone(), secret, now).expect("a configuration that works"),
             config,
@@ -295,7 +295,7 @@ impl Bench {
         }
         // Damaged frames are forwarded too, as damaged as they were.
         let Ok(t) = Tcp::parse(&out.bytes, &ip) else { return };
-        let servers = self.config.backends.iter().any(|b| b.addr == ip.dst.socket(t.dst_port));
+        let servers = self.config.backends().iter().any(|b| b.addr == ip.dst.socket(t.dst_port));
         if t.is_bare_syn() && servers {
             self.dialled_from = ip.src.socket(t.src_port);
             self.dialled = ip.dst.socket(t.dst_port);
@@ -467,7 +467,8 @@ impl Bench {
     /// A spliced flow whose client has sent `first`, acknowledged by the server; no options but MSS.
     pub fn splice(&mut self, first: &[u8]) {
         self.dial(first);
-        let header = if self.config.proxy_protocol { if self.v6 { 52 } else { 28 } } else { 0 };
+        let header =
+            if self.config.wanted.services[0].policy.proxy_protocol { if self.v6 { 52 } else { 28 } } else { 0 };
         let mss = written(&SynOptions { mss: Some(1460), ..SynOptions::default() });
         let (out, v) =
             self.server_sends(Seg { options: &mss, window: 60000, ..seg(SYN_ACK, 0, 1u32.wrapping_sub(header), &[]) });
@@ -490,8 +491,8 @@ impl Bench {
     /// Panics when anything is left of any connection.
     pub fn assert_empty(&self) {
         assert_eq!((self.engine.flows(), self.engine.held_hellos(), self.engine.watched()), (0, 0, 0));
-        let pool = self.engine.pool();
-        assert!(pool.ids().all(|b| pool.connections(b) == 0));
+        let directory = self.engine.directory();
+        assert!(directory.backends().all(|b| directory.live().connections(b.id) == 0));
     }
 
     /// The address of the only server.

@@ -1,8 +1,12 @@
 //! TLS bytes made by hand, as small as they may be (RFC 5246, RFC 5077, RFC 8446).
 
 /// What a ClientHello says.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Hello {
+    /// The server name; none: no such extension.
+    pub sni: Option<&'static str>,
+    /// Protocols of ALPN; none: no such extension.
+    pub alpn: Vec<&'static str>,
     /// May be empty.
     pub session_id: Vec<u8>,
     /// Of TLS 1.2; an empty one asks for one.
@@ -37,12 +41,34 @@ pub(crate) fn record(kind: u8, body: &[u8]) -> Vec<u8> {
     [&[kind, 3, 3][..], &vec16(body)].concat()
 }
 
+impl Default for Hello {
+    /// TLS 1.2 with a server name, and nothing to resume.
+    fn default() -> Hello {
+        Hello {
+            sni: Some("a.example"),
+            alpn: vec![],
+            session_id: vec![],
+            ticket: None,
+            psk: vec![],
+            tls13: false,
+            at_least: 0,
+            random: [0; 32],
+        }
+    }
+}
+
 impl Hello {
     /// The handshake message, without record headers.
     pub fn message(&self) -> Vec<u8> {
         let build = |padding: Option<usize>| {
             let mut extensions = vec![];
-            extensions.extend(extension(0, &vec16(&[&[0][..], &vec16(b"a.example")].concat())));
+            if let Some(name) = self.sni {
+                extensions.extend(extension(0, &vec16(&[&[0][..], &vec16(name.as_bytes())].concat())));
+            }
+            if !self.alpn.is_empty() {
+                let names: Vec<u8> = self.alpn.iter().flat_map(|name| vec8(name.as_bytes())).collect();
+                extensions.extend(extension(16, &vec16(&names)));
+            }
             extensions.extend(extension(10, &vec16(&[0, 29])));
             extensions.extend(extension(13, &vec16(&[4, 3])));
             if let Some(ticket) = &self.ticket {

@@ -60,7 +60,7 @@ impl World {
             protocol::ICMPV6 => frame[ip.payload..].first() == Some(&2),
             _ => false,
         };
-        let server = self.config.backends.iter().any(|b| b.addr.ip() == ip.dst.ip());
+        let server = self.config.backends().iter().any(|b| b.addr.ip() == ip.dst.ip());
         assert!(
             !(too_big && server && self.config.address_mode == AddressMode::Snat),
             "a server hears of a client's path"

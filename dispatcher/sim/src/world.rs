@@ -26,6 +26,10 @@ use std::net::{IpAddr, SocketAddr};
 pub struct Told {
     /// Address and port.
     pub client: SocketAddr,
+    /// The service it connected to.
+    pub service: Option<String>,
+    /// The pool it was routed to.
+    pub pool: Option<String>,
     /// Where it went.
     pub backend: Option<String>,
     /// TLS or not.
@@ -120,6 +124,8 @@ impl Effects for Collect<'_> {
     fn connection_ended(&mut self, r: &ConnectionRecord<'_>) {
         self.told.push(Told {
             client: r.client,
+            service: r.service.map(str::to_owned),
+            pool: r.pool.map(str::to_owned),
             backend: r.backend.map(str::to_owned),
             class: r.class,
             decided: r.decided.map(str::to_owned),
@@ -142,7 +148,7 @@ impl World {
         let now = Time::from_millis(1_000_000);
         let engine = Engine::new(config.clone(), secret, now).expect("a configuration that works");
         let ports = config.ports.len();
-        let pairs = Pairs::new(&config.vips, config.backends.iter().map(|b| b.addr));
+        let pairs = Pairs::new(&config.vips(), config.backends().iter().map(|b| b.addr));
         World {
             name,
             seed,
@@ -304,7 +310,12 @@ impl World {
 
     /// The same from an address and port of choice.
     pub fn connect_from(&mut self, host: usize, local: SocketAddr, plan: Plan) -> (usize, usize) {
-        (host, self.hosts[host].connect(local, vip(local.is_ipv6()), plan, self.now))
+        self.connect_to(host, local, vip(local.is_ipv6()), plan)
+    }
+
+    /// The same to another address.
+    pub fn connect_to(&mut self, host: usize, local: SocketAddr, to: SocketAddr, plan: Plan) -> (usize, usize) {
+        (host, self.hosts[host].connect(local, to, plan, self.now))
     }
 
     /// A connection by what [`World::connect`] returned.
@@ -477,9 +488,9 @@ impl World {
         assert_eq!(self.engine.flows(), 0, "flows left");
         assert_eq!(self.engine.held_hellos(), 0, "buffers left");
         assert_eq!(self.engine.watched(), 0, "watches left");
-        let pool = self.engine.pool();
-        for b in pool.ids() {
-            assert_eq!(pool.connections(b), 0, "connections counted at {}", pool.name(b));
+        let directory = self.engine.directory();
+        for b in directory.backends() {
+            assert_eq!(directory.live().connections(b.id), 0, "connections counted at {}", b.name);
         }
         let c = self.engine.counters();
         assert_eq!(c.flows_opened, c.flows_closed);

@@ -26,7 +26,7 @@ fn no_single_trick_of_a_liar_misleads_an_honest_client() {
 
 #[test]
 fn the_comparison_of_worlds_finds_sessions_that_are_misled() {
-    let r = play_changed(1, 1500, None, |config| config.affinity = false);
+    let r = play_changed(1, 1500, None, |config| config.wanted.services[0].policy.affinity = false);
     assert!(r.misled * 10 > r.returns, "{r:?}");
 }
 

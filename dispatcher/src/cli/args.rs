@@ -6,9 +6,10 @@ use crate::control::values::{
     AddressModeArg, BalanceArg, Cores, HashOnArg, IdleArg, OnOff, ProxyArg, ServiceKindArg, backend, capacity,
     duration, resume_fallback, socket_address, ticket_key, workers,
 };
-use crate::engine::{BackendSpec, TicketKey};
+use crate::engine::TicketKey;
 use clap::{Args, Parser, Subcommand};
 use core::time::Duration;
+use lb::MemberSpec;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -145,7 +146,7 @@ pub struct Service {
 
     /// A server, for all VIPs of its address family (repeat). Weight 0 takes no new sessions [default weight: 1]
     #[arg(long = "backend", value_name = "NAME=ADDR:PORT[,weight=N]", value_parser = backend)]
-    pub backends: Vec<BackendSpec>,
+    pub backends: Vec<MemberSpec>,
 }
 
 /// What can be tuned, live and in replay.

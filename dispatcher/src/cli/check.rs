@@ -4,11 +4,12 @@ use super::Refusal;
 use super::args::{ReplayArgs, RunArgs, Service, Tuning};
 use super::own::{self, Own};
 use crate::control::port::{Driver, PortArg};
-use crate::engine::{AddressMode, BackendSpec, Config, Limits, PortSpec, TicketKey};
+use crate::engine::{AddressMode, Config, Limits, PortSpec, TicketKey};
 use crate::io::{self, DeviceInfo};
 use crate::replay::ReplayOptions;
 use crate::wire::Mac;
 use crate::worker::{Device, PortPlan};
+use lb::{MemberSpec, Policy, PoolSpec, Wanted};
 use std::collections::HashSet;
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -25,7 +26,7 @@ fn config(service: &Service, tuning: &Tuning) -> Result<Config, Refusal> {
     if let Some(vip) = twice(service.vips.iter()) {
         return Err(Refusal::new(format!("VIP {vip} is given twice")));
     }
-    for BackendSpec { name, addr, .. } in &service.backends {
+    for MemberSpec { name, addr, .. } in &service.backends {
         if service.vips.iter().any(|vip| vip.ip() == addr.ip()) {
             return Err(Refusal::new(format!("backend '{name}' has the address of a VIP")));
         }
@@ -42,19 +43,10 @@ fn config(service: &Service, tuning: &Tuning) -> Result<Config, Refusal> {
     check_weights(&service.backends)?;
     Ok(Config {
         ports: Vec::new(),
-        vips: service.vips.clone(),
-        backends: service.backends.clone(),
-        balance: tuning.balance.into(),
-        hash_on: tuning.hash_on.into(),
+        wanted: wanted(service, tuning),
         hash_seed: tuning.hash_seed,
         address_mode: tuning.address_mode.into(),
-        proxy_protocol: tuning.proxy_protocol.is_some_and(bool::from),
-        hello_timeout: tuning.hello_timeout,
-        service_kind: tuning.service_kind.into(),
-        servers_have_ech: tuning.servers_have_ech,
         flow_idle_timeout: tuning.flow_idle_timeout,
-        affinity: tuning.affinity.into(),
-        resume_fallback: tuning.resume_fallback,
         ticket_keys: tuning.ticket_keys.clone(),
         session_ttl: tuning.session_ttl,
         probe: true,
@@ -64,8 +56,27 @@ fn config(service: &Service, tuning: &Tuning) -> Result<Config, Refusal> {
     })
 }
 
+/// The one service that flags describe.
+fn wanted(service: &Service, tuning: &Tuning) -> Wanted {
+    let policy = Policy {
+        affinity: tuning.affinity.into(),
+        proxy_protocol: tuning.proxy_protocol.is_some_and(bool::from),
+        hello_timeout: tuning.hello_timeout,
+        kind: tuning.service_kind.into(),
+        servers_have_ech: tuning.servers_have_ech,
+    };
+    let pool = PoolSpec {
+        balance: tuning.balance.into(),
+        hash_on: tuning.hash_on.into(),
+        resume_fallback: tuning.resume_fallback,
+        backends: service.backends.clone(),
+        ..PoolSpec::default()
+    };
+    Wanted::single(service.vips.clone(), policy, pool)
+}
+
 /// A family of which no server takes new sessions serves nobody.
-fn check_weights(backends: &[BackendSpec]) -> Result<(), Refusal> {
+fn check_weights(backends: &[MemberSpec]) -> Result<(), Refusal> {
     for v4 in [true, false] {
         let mut all = backends.iter().filter(|b| b.addr.is_ipv4() == v4).peekable();
         if let Some(first) = all.peek().map(|b| b.addr.ip())
@@ -111,7 +122,7 @@ pub fn replay_options(args: &ReplayArgs) -> Result<ReplayOptions, Refusal> {
         }
         check_weights(&args.service.backends)?;
         let mut config = config(&stand_in, &args.tuning)?;
-        config.backends = args.service.backends.clone();
+        config.wanted = wanted(&Service { vips: Vec::new(), backends: args.service.backends.clone() }, &args.tuning);
         config
     } else {
         config(&args.service, &args.tuning)?
@@ -186,7 +197,7 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
             }
             Driver::Pcap => {
                 let input = PathBuf::from(&port.device);
-                let vips: Vec<_> = config.vips.iter().map(|vip| vip.ip()).collect();
+                let vips: Vec<_> = config.vips().iter().map(|vip| vip.ip()).collect();
                 let recorded = io::pcap::destination(&input, &vips).map_err(told)?;
                 // Locally administered; nobody else is on this wire.
                 let mac = recorded.unwrap_or(Mac([2, 0, 0, 0, 0, number as u8 + 1]));
@@ -221,11 +232,11 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
     if args.ports.iter().any(|port| port.driver == Driver::Dpdk) {
         bind(&mut cores, &io::allowed_cores())?;
     }
-    let ours = own::shared(&args.ports, &config.vips);
+    let ours = own::shared(&args.ports, &config.vips());
     check_kernel(&ours)?;
-    own::warn_of_vips(&args.ports, &config.vips, &mut warnings);
+    own::warn_of_vips(&args.ports, &config.vips(), &mut warnings);
     if !ours.is_empty() {
-        own::warn_of_listeners(&config.vips, &io::kernel::listeners(), &mut warnings);
+        own::warn_of_listeners(&config.vips(), &io::kernel::listeners(), &mut warnings);
     }
     let interfaces = args.ports.iter().map(own::interface).collect();
     Ok(Checked { config, ports, cores, warnings, interfaces, ours })
@@ -381,12 +392,12 @@ fn check_ports(ports: &[PortArg], config: &Config) -> Result<(), Refusal> {
     }
     for port in ports {
         for (ip, _) in &port.addresses {
-            if let Some(backend) = config.backends.iter().find(|b| b.addr.ip() == *ip) {
+            if let Some(backend) = config.backends().iter().find(|b| b.addr.ip() == *ip) {
                 return Err(Refusal::new(format!("backend '{}' has port '{}''s own address", backend.name, port.name)));
             }
         }
     }
-    for BackendSpec { name, addr, .. } in &config.backends {
+    for MemberSpec { name, addr, .. } in config.backends() {
         let (ip, family) = (addr.ip(), family(addr.ip()));
         let same_family = |other: &IpAddr| other.is_ipv4() == ip.is_ipv4();
         if config.address_mode == AddressMode::Snat

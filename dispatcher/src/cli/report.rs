@@ -7,6 +7,43 @@ use crate::worker::totals::REASONS;
 use crate::worker::{Idle, Snapshot, exchange};
 use core::fmt::Write;
 use core::time::Duration;
+use lb::{MemberSpec, Policy, PoolSpec, RouteSpec, ServiceSpec, Wanted};
+
+/// Listeners, backends and how they are chosen. The one service that flags describe has no name to be told.
+fn services(out: &mut String, config: &Config) {
+    let Wanted { services, pools } = &config.wanted;
+    let mode = config.address_mode.as_str();
+    let backends = |out: &mut String, pool: &PoolSpec, of: &str| {
+        for MemberSpec { name, addr, weight, .. } in &pool.backends {
+            _ = writeln!(out, "{of}backend {name} {addr} weight {weight}");
+        }
+    };
+    let policy = |Policy { proxy_protocol, affinity, .. }: &Policy| {
+        let proxy = if *proxy_protocol { "v2" } else { "off" };
+        format!("proxy protocol {proxy}, affinity {}", if *affinity { "on" } else { "off" })
+    };
+    if let ([service], [pool]) = (&services[..], &pools[..]) {
+        service.listen.iter().for_each(|vip| _ = writeln!(out, "vip {vip}"));
+        backends(out, pool, "");
+        _ = writeln!(out, "balance {}, address mode {mode}, {}", pool.balance, policy(&service.policy));
+        return;
+    }
+    for ServiceSpec { name, listen, pool, routes, policy: p } in services {
+        listen.iter().for_each(|vip| _ = writeln!(out, "service {name}: vip {vip}"));
+        for RouteSpec { sni, alpn, pool } in routes {
+            let names = sni.iter().map(|s| s.to_string());
+            let protocols = alpn.iter().map(|p| format!("alpn {}", p.escape_ascii()));
+            let matches: Vec<String> = names.chain(protocols).collect();
+            _ = writeln!(out, "service {name}: {} to pool {pool}", matches.join(", "));
+        }
+        _ = writeln!(out, "service {name}: pool {pool}, {}", policy(p));
+    }
+    for pool in pools {
+        backends(out, pool, &format!("pool {}: ", pool.name));
+        _ = writeln!(out, "pool {}: balance {}", pool.name, pool.balance);
+    }
+    _ = writeln!(out, "address mode {mode}");
+}
 
 /// What is started, and the memory it takes.
 ///
@@ -38,21 +75,8 @@ pub fn start(
         vlans.iter().for_each(|id| _ = write!(out, ", vlan {id}"));
         _ = writeln!(out, " ({description})");
     }
-    for vip in &config.vips {
-        _ = writeln!(out, "vip {vip}");
-    }
-    for backend in &config.backends {
-        _ = writeln!(out, "backend {} {} weight {}", backend.name, backend.addr, backend.weight);
-    }
-    _ = writeln!(
-        out,
-        "balance {}, address mode {}, proxy protocol {}, affinity {}",
-        config.balance.as_str(),
-        config.address_mode.as_str(),
-        if config.proxy_protocol { "v2" } else { "off" },
-        if config.affinity { "on" } else { "off" },
-    );
-    let mut tables = config.limits.tables(config.backends.len(), workers);
+    services(&mut out, config);
+    let mut tables = config.limits.tables(config.backends().len(), workers);
     tables.push(TableSize { name: "receive rings", entries: config.ports.len() * workers, bytes: port_memory });
     if workers > 1 {
         let mtu = config.ports.iter().map(|p| p.mtu).max().unwrap_or(1500);
@@ -195,7 +219,7 @@ pub fn summary(config: &Config, workers: &[Snapshot], ran: Duration, journal_los
         );
     }
     if let Some(sessions) = &last.sessions {
-        out += &sessions.report(config.backends.iter().map(|b| b.name.as_str()));
+        out += &sessions.report(config.backends().iter().map(|b| b.name.as_str()));
     }
     for (i, (rx, tx)) in last.received.iter().zip(&last.sent).enumerate() {
         let name = config.ports.get(i).map_or("?", |p| p.name.as_str());

@@ -11,7 +11,7 @@ use crate::io::{OpenError, dpdk};
 use crate::journal;
 use crate::worker::poll::Clock;
 use crate::worker::{self, Exchange, Plan, Sharing, Steering, Worker};
-use lb::Pool;
+use lb::Directory;
 use lb::affinity::Reader;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
@@ -73,12 +73,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         &mut dpdk,
     )
     .map_err(Refusal::new)?;
-    let Started { workers, cores, pool, rows, clock } = started;
+    let Started { workers, cores, directory, rows, clock } = started;
     let ports = workers.first().map_or(&[][..], |w| &w.ports);
     say(&report::start(&config, ports, port_memory, args.idle.into(), &cores, writer.is_some()));
 
     let started = Instant::now();
-    let mut running = Running { config: &config, pool, rows, clock, workers: &workers, journal: writer.as_ref() };
+    let mut running = Running { directory, rows, clock, workers: &workers, journal: writer.as_ref() };
     let mut rates = report::Rates::default();
     let mut next_report = args.stats_interval.map(|every| started + every);
     let mut next_look = started + WATCH;
@@ -170,7 +170,7 @@ struct Started {
     workers: Vec<Worker>,
     /// Of each worker, if it has one of its own.
     cores: Vec<Option<usize>>,
-    pool: Arc<Pool>,
+    directory: Arc<Directory>,
     rows: Reader,
     clock: Clock,
 }
@@ -190,7 +190,7 @@ fn start(
     let returning = Returning::by_range(cores.len());
     let returning = Arc::new(returning);
     let shares = Share::divide(&config, &secret, cores.len()).map_err(|e| e.to_string())?;
-    let Some((pool, rows)) = shares.first().map(|share| (share.pool().clone(), share.rows())) else {
+    let Some((directory, rows)) = shares.first().map(|share| (share.directory().clone(), share.rows())) else {
         return Err("no worker to start".into());
     };
     let mut exchanges = Vec::new();
@@ -229,7 +229,7 @@ fn start(
             }
         }
     }
-    Ok(Started { workers: started, cores, pool, rows, clock })
+    Ok(Started { workers: started, cores, directory, rows, clock })
 }
 
 /// A reader that has gone away is no reason to stop forwarding.

@@ -1,10 +1,11 @@
 //! Words, numbers and addresses as people write them. A flag and the key of the same name are read by the same function.
 
 use super::name::check_name;
-use crate::engine::{AddressMode, BackendSpec, Balance, HashOn, ServiceKind, TicketKey};
+use crate::engine::{AddressMode, TicketKey};
 use crate::worker::Idle;
 use clap::ValueEnum;
 use core::time::Duration;
+use lb::{Algorithm, HashOn, MemberSpec, ServiceKind};
 use std::net::SocketAddr;
 
 /// Declares a flag's words and what each means to the engine.
@@ -24,15 +25,15 @@ macro_rules! words {
 
 words! {
     /// `--balance`.
-    BalanceArg -> Balance {
+    BalanceArg -> Algorithm {
         /// Consistent hashing, weighted
-        Maglev => Balance::Maglev,
+        Maglev => Algorithm::Maglev,
         /// Fewest open connections for its weight
-        LeastConn => Balance::LeastConn,
+        LeastConn => Algorithm::LeastConn,
         /// In turn
-        RoundRobin => Balance::RoundRobin,
+        RoundRobin => Algorithm::RoundRobin,
         /// The less loaded of two drawn at random
-        RandomTwo => Balance::RandomTwo,
+        RandomTwo => Algorithm::RandomTwo,
     }
 }
 words! {
@@ -105,7 +106,7 @@ pub fn socket_address(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// `NAME=ADDR:PORT[,weight=N]`.
-pub fn backend(text: &str) -> Result<BackendSpec, String> {
+pub fn backend(text: &str) -> Result<MemberSpec, String> {
     let (name, rest) = text.split_once('=').ok_or("expected NAME=ADDR:PORT[,weight=N]")?;
     check_name(name)?;
     let mut parts = rest.split(',');
@@ -115,13 +116,13 @@ pub fn backend(text: &str) -> Result<BackendSpec, String> {
         match part.split_once('=') {
             Some(("weight", _)) if weight.is_some() => return Err("weight given twice".into()),
             Some(("weight", n)) => {
-                let n = n.parse::<u32>().ok().filter(|n| *n <= MAX_WEIGHT);
+                let n = n.parse::<u16>().ok().filter(|n| *n <= MAX_WEIGHT);
                 weight = Some(n.ok_or(format!("weight is a number from 0 to {MAX_WEIGHT}"))?);
             }
             _ => return Err(format!("unknown option '{part}' (there is weight=N)")),
         }
     }
-    Ok(BackendSpec { name: name.to_string(), addr, weight: weight.unwrap_or(1) })
+    Ok(MemberSpec { weight: weight.unwrap_or(1), ..MemberSpec::new(name, addr) })
 }
 
 /// `source-ip` or `balance`.
@@ -144,7 +145,7 @@ pub fn ticket_key(text: &str) -> Result<TicketKey, String> {
 }
 
 /// Largest weight: beyond it, tables would have to grow for differences nobody sees.
-pub const MAX_WEIGHT: u32 = 1000;
+pub const MAX_WEIGHT: u16 = lb::backend::MAX_WEIGHT;
 
 /// `500ms`, `30s`, `1h`.
 pub fn duration(text: &str) -> Result<Duration, String> {

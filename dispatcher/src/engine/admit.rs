@@ -6,7 +6,7 @@
 //! acknowledged what is in order, and from that moment on those bytes are ours to deliver.
 
 use super::choose::family_of;
-use super::config::COMPLETE_WITHIN;
+use super::config::{COMPLETE_WITHIN, hello_patience};
 use super::connection::{Agreed, Connection, Held, NO_LIMIT, State, Story, Waiting};
 use super::dial::proxy_header_len;
 use super::health::OUR_WSCALE;
@@ -24,6 +24,7 @@ use crate::wire::options::{SegmentOptions, SynOptions, Timestamps};
 use crate::wire::packet::{Flags, tcp_checksum_ok, urgent_pointer};
 use crate::wire::{Family, Frame};
 use core::time::Duration;
+use lb::{PoolId, Service, ServiceId};
 use ssl_parse::{ClientHello, HelloWalk, Outcome};
 
 /// A client that has sent part of a hello and nothing more for so long has filled its window, or lost a segment: it is
@@ -48,7 +49,13 @@ enum Reading {
 
 impl Engine {
     /// A bare SYN to a VIP: answered with a cookie, and forgotten. While it is known that no backend is up it is refused.
-    pub(super) fn on_syn(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
+    pub(super) fn on_syn(
+        &mut self,
+        service: ServiceId,
+        seg: &Arrived,
+        frame: &mut Frame<'_>,
+        fx: &mut dyn Effects,
+    ) -> Step {
         if self.stopping {
             // Who comes next may answer it.
             return Err(DropReason::Stopping);
@@ -56,7 +63,7 @@ impl Engine {
         if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
             return Err(DropReason::BadChecksum);
         }
-        if !self.serves(seg.ip.family) {
+        if !self.serves(service, seg.ip.family) {
             // As the servers would answer; and whoever checks the VIP sees that it serves nobody. As often as there would be a SYN-ACK, which
             // is larger: by a limit that strangers can exhaust, honest clients would hear nothing.
             self.count_refusal(DropReason::NoBackend);
@@ -89,7 +96,7 @@ impl Engine {
             seq: cookie,
             ack: seg.tcp.seq + 1,
             flags: Flags::SYN.with(Flags::ACK).with(ecn),
-            window: self.first_window(seg.ip.family),
+            window: self.first_window(service, seg.ip.family),
             options: &options[..n],
         };
         self.counters.cookies_sent += 1;
@@ -97,9 +104,10 @@ impl Engine {
     }
 
     /// The window of our SYN-ACK: no more than we can hold, nor than the backends will say, of which a PROXY header takes some. Never zero.
-    fn first_window(&self, family: Family) -> u16 {
+    fn first_window(&self, service: ServiceId, family: Family) -> u16 {
         let room = u16::try_from(self.config.limits.hello_bytes).unwrap_or(u16::MAX);
-        let header = if self.config.proxy_protocol { u16::from(proxy_header_len(family)) } else { 0 };
+        let proxy = self.directory.service(service).is_some_and(|s| s.policy().proxy_protocol);
+        let header = if proxy { u16::from(proxy_header_len(family)) } else { 0 };
         room.min(self.health.offer(family).window - header)
     }
 
@@ -109,7 +117,13 @@ impl Engine {
     }
 
     /// A segment to a VIP that belongs to no flow and is no SYN: perhaps a cookie comes back.
-    pub(super) fn on_cookie(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
+    pub(super) fn on_cookie(
+        &mut self,
+        service: ServiceId,
+        seg: &Arrived,
+        frame: &mut Frame<'_>,
+        fx: &mut dyn Effects,
+    ) -> Step {
         let flags = seg.tcp.flags;
         if flags.contains(Flags::RST) {
             return Err(DropReason::NoFlow);
@@ -121,7 +135,7 @@ impl Engine {
             return self.refuse(seg, DropReason::Stopping, frame, fx);
         }
         match self.cookies.verify(&seg.tuple(), seg.tcp.seq - 1, seg.tcp.ack - 1, seg.now) {
-            Some(proof) => self.open(&proof, seg, frame, fx),
+            Some(proof) => self.open(service, &proof, seg, frame, fx),
             None if self.doubts.benefit(self.tuple_hash(&seg.tuple()), seg.tcp.payload_len() > 0, seg.now) => {
                 Err(DropReason::BadCookie)
             }
@@ -130,7 +144,14 @@ impl Engine {
     }
 
     /// Opens a flow, and reads what the segment carries.
-    fn open(&mut self, proof: &CookieVerified, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
+    fn open(
+        &mut self,
+        service: ServiceId,
+        proof: &CookieVerified,
+        seg: &Arrived,
+        frame: &mut Frame<'_>,
+        fx: &mut dyn Effects,
+    ) -> Step {
         if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
             return Err(DropReason::BadChecksum);
         }
@@ -139,11 +160,14 @@ impl Engine {
         let stamp = options.timestamps.map(|(_, ts)| ts);
         let client_window = u32::from(seg.tcp.window) << got.wscale.unwrap_or(0);
         let now = seg.now;
+        let Some(service) = self.directory.service(service) else { return Err(DropReason::NoFlow) };
+        let policy = service.policy();
+        let patience = hello_patience(policy);
         let connection = Connection {
             state: State::AwaitHello(Waiting {
                 held: Held { stream: Assembler::lazy(isn + 1, HEADER_ROOM), acked: isn + 1, urgent: None },
-                silent_until: now + self.config.hello_patience(),
-                complete_until: now + self.config.hello_timeout.max(COMPLETE_WITHIN),
+                silent_until: now + patience,
+                complete_until: now + policy.hello_timeout.max(COMPLETE_WITHIN),
                 ack_at: None,
                 unacked: 0,
                 since: now,
@@ -180,12 +204,13 @@ impl Engine {
             path: [NO_LIMIT; 2],
             watch: None,
             late: Late::No,
-            story: Story::new(self.serial + 1),
+            proxy_protocol: policy.proxy_protocol,
+            story: Story::new(self.serial + 1, service.id(), service.pool()),
         };
         let id = self.flows.insert(*proof.tuple(), connection).ok_or(DropReason::FlowTableFull)?;
         self.serial += self.step;
         self.counters.flows_opened += 1;
-        self.wheel.arm(id.0, now + self.config.hello_patience());
+        self.wheel.arm(id.0, now + patience);
         if seg.tcp.seq_len() == 0 {
             return Ok(Verdict::Hold);
         }
@@ -409,19 +434,28 @@ impl Engine {
 
     /// Reads the hello, or as much of it as there is, and chooses by it. One that cannot be read is balanced: only bounds refuse.
     fn choose_by_hello(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
-        let Engine { flows, buffers, joined, counters, config, .. } = self;
-        let State::AwaitHello(waiting) = &flows.get(id).state else { return };
+        let Engine { flows, buffers, joined, counters, config, directory, .. } = self;
+        let connection = flows.get(id);
+        let State::AwaitHello(waiting) = &connection.state else { return };
+        let (service, own) = (directory.service(connection.story.service), connection.story.pool);
         let stream = waiting.held.stream.contiguous(buffers);
+        let read = |hello: &ClientHello<'_>| {
+            let pool = service.map_or(own, |service| route(service, hello));
+            (read_offer(stream, hello, config.keep_names), pool)
+        };
         let complete = match ssl_parse::client_hello(stream, joined) {
-            Outcome::Complete(hello) => Some(read_offer(stream, &hello, config.keep_names)),
+            Outcome::Complete(hello) => Some(read(&hello)),
             _ => None,
         };
         let read = complete.or_else(|| {
             counters.hellos_unread += 1;
-            ssl_parse::client_hello_so_far(stream, joined).map(|hello| read_offer(stream, &hello, config.keep_names))
+            ssl_parse::client_hello_so_far(stream, joined).map(|hello| read(&hello))
         });
         match read {
-            Some((offer, name)) => self.choose_for_hello(id, offer, name, now, fx),
+            Some(((offer, name), pool)) => {
+                self.flows.get_mut(id).story.pool = pool;
+                self.choose_for_hello(id, offer, name, now, fx);
+            }
             None => self.choose_for_unread_hello(id, now, fx),
         }
     }
@@ -482,6 +516,11 @@ impl Engine {
         let own = Own { seq: c.cookie + 1, ack, flags: Flags::RST.with(Flags::ACK), window: 0, options: &[] };
         self.send_to_client(id, &own, fx);
     }
+}
+
+/// The pool that a hello is for.
+fn route(service: &Service, hello: &ClientHello<'_>) -> PoolId {
+    service.pool_for(hello.sni, hello.alpn.into_iter().flatten())
 }
 
 /// What a hello offers, and its server name if somebody wants to know it.

@@ -4,12 +4,12 @@ use super::connection::State;
 use super::late::Late;
 use super::record::{Class, End};
 use super::session::{Offer, Watch};
-use super::{DropReason, Effects, Engine, HashOn};
+use super::{DropReason, Effects, Engine};
 use crate::flow::{FlowId, Side, Tuple};
 use crate::time::Time;
 use crate::wire::{Addr, Family, Seq};
 use lb::affinity::host_tag;
-use lb::{BackendId, Hints, Lookup, Millis};
+use lb::{BackendId, HashOn, Hints, Lookup, Millis, PoolId, ServiceId};
 use siphasher::sip::SipHasher13;
 
 impl Engine {
@@ -25,11 +25,14 @@ impl Engine {
         self.counters.secure += 1;
         let Some(tuple) = self.flows.tuple(id, Side::Client).copied() else { return };
         let family = family_of(&tuple);
-        let may_resume = |b: BackendId| {
-            self.routes.backends[b.index()].addr.family() == family && self.health.is_up(b) && self.pool.may_resume(b)
-        };
+        let story = &self.flows.get(id).story;
+        let (service, pool) = (self.directory.service(story.service), self.directory.pool(story.pool));
         let mut found = Lookup::default();
-        if self.config.affinity {
+        if let Some(pool) = pool.filter(|_| service.is_some_and(|s| s.policy().affinity)) {
+            // Rows lead within the pool that the hello was routed to. The set first: it is small, and at hand.
+            let may_resume = |b: BackendId| {
+                pool.may_resume(b) && self.routes.backends[b.index()].addr.family() == family && self.health.is_up(b)
+            };
             let client = Some(self.client_identity(&tuple));
             found = self.affinity.lookup_of(client, offer.identities(), millis(now), may_resume);
             if found.decision.is_none() && !offer.is_unknown(&found) {
@@ -37,7 +40,7 @@ impl Engine {
                 found = Lookup::default();
             }
         }
-        let chosen = self.pick(&tuple, &found, &[]);
+        let chosen = self.pick(id, &tuple, &found, &[]);
         let connection = self.flows.get_mut(id);
         let cookie = connection.cookie;
         let story = &mut connection.story;
@@ -59,7 +62,8 @@ impl Engine {
 
     /// Reads along what the server is going to answer, from `start` on.
     pub(super) fn open_watch(&mut self, id: FlowId, mut watch: Watch, tuple: &Tuple, start: Seq, now: Time) {
-        if self.config.servers_have_ech {
+        let service = self.directory.service(self.flows.get(id).story.service);
+        if service.is_some_and(|s| s.policy().servers_have_ech) {
             watch.servers_have_ech();
         }
         if let Some(flow) = self.watches.next_to_yield(now) {
@@ -91,7 +95,7 @@ impl Engine {
 
     fn balance(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
         let Some(tuple) = self.flows.tuple(id, Side::Client).copied() else { return };
-        match self.pick(&tuple, &Lookup::default(), &[]) {
+        match self.pick(id, &tuple, &Lookup::default(), &[]) {
             Some(backend) => self.dial(id, backend, now, fx),
             None => self.give_up(id, now, fx),
         }
@@ -105,7 +109,7 @@ impl Engine {
             return self.give_up(id, now, fx);
         }
         let tried = dialing.tried.clone();
-        match self.pick(&tuple, &Lookup::default(), &tried) {
+        match self.pick(id, &tuple, &Lookup::default(), &tried) {
             Some(backend) => {
                 self.counters.redispatches += 1;
                 self.dial(id, backend, now, fx);
@@ -125,31 +129,30 @@ impl Engine {
 
     /// A backend of the client's family that is up, none of `except`. Those held to be down are not tried, not even as the last
     /// resort: the probes that said so go on, and find out that one is back sooner than a client would who waits for it.
-    fn pick(&mut self, tuple: &Tuple, found: &Lookup, except: &[BackendId]) -> Option<BackendId> {
+    fn pick(&mut self, id: FlowId, tuple: &Tuple, found: &Lookup, except: &[BackendId]) -> Option<BackendId> {
         let family = family_of(tuple);
+        let Engine { routes, health, directory, balancers, flows, balance, keyed, serial, .. } = self;
+        let pool: PoolId = flows.get(id).story.pool;
+        let (pool, balancer) = (directory.pool(pool)?, balancers.of(pool)?);
+        let address_hash = balance.client(Addr(tuple.src).ip());
         let hints = Hints {
-            hash: self.balance_hash(tuple),
-            address_hash: self.balance.client(Addr(tuple.src).ip()),
-            entropy: self.keyed.hash(&self.serial.to_le_bytes()),
-            fallback: self.config.resume_fallback,
+            // No secret in it, so that a restarted dispatcher leads as the one before.
+            hash: match pool.hash_on() {
+                HashOn::SourceIp => address_hash,
+                HashOn::Tuple => balance.tuple(tuple.source(), tuple.destination()),
+            },
+            address_hash,
+            entropy: keyed.hash(&serial.to_le_bytes()),
         };
-        let Engine { routes, health, pool, balancer, .. } = self;
         let fits = |b: BackendId| routes.backends[b.index()].addr.family() == family && !except.contains(&b);
         lb::choose(balancer, pool, found, hints, |b| fits(b) && health.is_up(b))
     }
 
-    /// Some backend of the family is up that may take a connection. One that drains may: the client may have a session there.
-    pub(super) fn serves(&mut self, family: Family) -> bool {
-        let Engine { health, pool, .. } = self;
-        health.serves(family, |b| pool.may_resume(b))
-    }
-
-    /// What picks a backend goes by: no secret in it, so that a restarted dispatcher leads as the one before.
-    fn balance_hash(&self, tuple: &Tuple) -> u64 {
-        match self.config.hash_on {
-            HashOn::SourceIp => self.balance.client(Addr(tuple.src).ip()),
-            HashOn::Tuple => self.balance.tuple(tuple.source(), tuple.destination()),
-        }
+    /// Some backend of the service and of the family is up that may take a connection, by whatever pool: which it will be, the hello
+    /// says. One that drains may: the client may have a session there.
+    pub(super) fn serves(&mut self, service: ServiceId, family: Family) -> bool {
+        let Engine { health, directory, .. } = self;
+        directory.service(service).is_some_and(|service| health.serves(family, |b| service.resumes().contains(b)))
     }
 
     /// A keyed hash of addresses and ports.

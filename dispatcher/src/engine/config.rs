@@ -2,6 +2,7 @@
 
 use crate::wire::Mac;
 use core::time::Duration;
+use lb::{MemberSpec, Policy, PoolSpec, ServiceKind, Wanted};
 use std::net::{IpAddr, SocketAddr};
 
 /// One port as the engine sees it.
@@ -22,53 +23,6 @@ pub struct PortSpec {
     pub mtu: u16,
 }
 
-/// A server.
-#[derive(Clone, Debug)]
-pub struct BackendSpec {
-    /// Name on the command line and in reports.
-    pub name: String,
-    /// Where it listens.
-    pub addr: SocketAddr,
-    /// Share of new connections relative to the others; 0 takes none (only resumes).
-    pub weight: u32,
-}
-
-/// How a backend is chosen when no identity decides.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Balance {
-    /// Consistent hashing (Maglev).
-    #[default]
-    Maglev,
-    /// Fewest open connections for its weight.
-    LeastConn,
-    /// In turn.
-    RoundRobin,
-    /// The less loaded of two drawn at random.
-    RandomTwo,
-}
-
-impl Balance {
-    /// The word of the command line.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Balance::Maglev => "maglev",
-            Balance::LeastConn => "least-conn",
-            Balance::RoundRobin => "round-robin",
-            Balance::RandomTwo => "random-two",
-        }
-    }
-}
-
-/// What Maglev hashes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum HashOn {
-    /// The client's address: all its connections meet one backend.
-    #[default]
-    SourceIp,
-    /// Addresses and ports: connections of one client spread.
-    Tuple,
-}
-
 /// Whose address backends see.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum AddressMode {
@@ -87,16 +41,6 @@ impl AddressMode {
             AddressMode::Dnat => "dnat",
         }
     }
-}
-
-/// What a service speaks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum ServiceKind {
-    /// TLS or anything else: who says nothing for the hello timeout may be waiting for the server to speak.
-    #[default]
-    Auto,
-    /// TLS alone: the client speaks first, and half a minute is waited for its hello, so that a slow one is led by its session, too.
-    Tls,
 }
 
 /// Sizes of every table and buffer. What happens when one is full is written at each.
@@ -144,32 +88,14 @@ pub enum TicketKey {
 pub struct Config {
     /// Ports, at most 16.
     pub ports: Vec<PortSpec>,
-    /// Addresses clients connect to.
-    pub vips: Vec<SocketAddr>,
-    /// Servers, for all VIPs of their address family.
-    pub backends: Vec<BackendSpec>,
-    /// Without an identity.
-    pub balance: Balance,
-    /// For Maglev.
-    pub hash_on: HashOn,
+    /// Services, pools and backends to begin with. From the start on the [`lb::Directory`] that is made of it is what counts.
+    pub wanted: Wanted,
     /// The key of the hash that leads clients, see [`lb::StableHash`]: dispatchers of one service have the same.
     pub hash_seed: u64,
     /// Whose address backends see.
     pub address_mode: AddressMode,
-    /// Begin every connection to a backend with a PROXY protocol v2 header.
-    pub proxy_protocol: bool,
-    /// How long a client may stay silent before it is taken for one that waits for the server to speak.
-    pub hello_timeout: Duration,
-    /// What is served.
-    pub service_kind: ServiceKind,
-    /// The servers hold keys for Encrypted Client Hello: a hello with it proves nothing about the identities that can be read in it.
-    pub servers_have_ech: bool,
     /// After this long without frames both ends of a flow are asked whether they are there; it is reset when one does not answer.
     pub flow_idle_timeout: Duration,
-    /// Follow identities at all.
-    pub affinity: bool,
-    /// Where a client goes whose identity no row knows.
-    pub resume_fallback: lb::ResumeFallback,
     /// What is known of the backends' ticket keys in advance.
     pub ticket_keys: Vec<TicketKey>,
     /// Rows die this long after their last use.
@@ -187,13 +113,40 @@ pub struct Config {
 /// Who has sent part of a hello gets this long for the rest, and where all is TLS for the whole of it. Then a backend gets what there is.
 pub(super) const COMPLETE_WITHIN: Duration = Duration::from_secs(30);
 
+/// How long a client of a service may say nothing.
+pub fn hello_patience(policy: &Policy) -> Duration {
+    match policy.kind {
+        ServiceKind::Auto => policy.hello_timeout,
+        ServiceKind::Tls => policy.hello_timeout.max(COMPLETE_WITHIN),
+    }
+}
+
 impl Config {
-    /// How long a client may say nothing.
+    /// Where clients connect to, of all services.
+    pub fn vips(&self) -> Vec<SocketAddr> {
+        self.wanted.listeners()
+    }
+
+    /// The servers of all pools, each once, in order of their ids.
+    pub fn backends(&self) -> Vec<&MemberSpec> {
+        self.wanted.backends()
+    }
+
+    /// The same with other policies of all services.
+    pub fn policy(mut self, change: impl Fn(&mut Policy)) -> Config {
+        self.wanted.services.iter_mut().for_each(|service| change(&mut service.policy));
+        self
+    }
+
+    /// The same with other pools.
+    pub fn pool(mut self, change: impl Fn(&mut PoolSpec)) -> Config {
+        self.wanted.pools.iter_mut().for_each(change);
+        self
+    }
+
+    /// How long a client may say nothing where it may do so for longest.
     pub fn hello_patience(&self) -> Duration {
-        match self.service_kind {
-            ServiceKind::Auto => self.hello_timeout,
-            ServiceKind::Tls => self.hello_timeout.max(COMPLETE_WITHIN),
-        }
+        self.wanted.services.iter().map(|s| hello_patience(&s.policy)).max().unwrap_or_default()
     }
 }
 
@@ -201,19 +154,10 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             ports: Vec::new(),
-            vips: Vec::new(),
-            backends: Vec::new(),
-            balance: Balance::default(),
-            hash_on: HashOn::default(),
+            wanted: Wanted::default(),
             hash_seed: 0,
             address_mode: AddressMode::default(),
-            proxy_protocol: false,
-            hello_timeout: Duration::from_secs(3),
-            service_kind: ServiceKind::default(),
-            servers_have_ech: false,
             flow_idle_timeout: Duration::from_secs(300),
-            affinity: true,
-            resume_fallback: lb::ResumeFallback::default(),
             ticket_keys: Vec::new(),
             session_ttl: Duration::from_secs(3600),
             probe: true,
@@ -228,13 +172,3 @@ impl Default for Config {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
-
-impl Config {
-    /// A client's address leads to its server: new sessions are placed by it, and so are those that no row knows.
-    pub(super) fn address_finds_server(&self) -> bool {
-        matches!(
-            (self.balance, self.hash_on, self.resume_fallback),
-            (Balance::Maglev, HashOn::SourceIp, lb::ResumeFallback::SourceIp)
-        )
-    }
-}

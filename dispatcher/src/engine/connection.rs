@@ -14,7 +14,7 @@ use crate::wire::Seq;
 use crate::wire::build::Link;
 use arrayvec::ArrayVec;
 use core::fmt;
-use lb::{BackendId, Key};
+use lb::{BackendId, Key, PoolId, ServiceId};
 use ssl_parse::HelloWalk;
 
 /// Backends tried for one connection at most.
@@ -176,6 +176,10 @@ pub struct Agreed {
 pub struct Story {
     /// Running number.
     pub number: u64,
+    /// What the client connected to.
+    pub service: ServiceId,
+    /// The pool that its hello was routed to; the service's own, as long as there is none.
+    pub pool: PoolId,
     /// None while unknown.
     pub class: Option<Class>,
     /// Where it went.
@@ -204,9 +208,11 @@ pub struct Story {
 
 impl Story {
     /// Of connection `number`.
-    pub fn new(number: u64) -> Story {
+    pub fn new(number: u64, service: ServiceId, pool: PoolId) -> Story {
         Story {
             number,
+            service,
+            pool,
             class: None,
             backend: None,
             decided: None,
@@ -265,6 +271,8 @@ pub struct Connection {
     pub watch: Option<WatchId>,
     /// Whether a hello may still come, after the backend was chosen.
     pub late: Late,
+    /// Its backend is told the client's address by a PROXY header.
+    pub proxy_protocol: bool,
     /// What will be told.
     pub story: Story,
 }

@@ -39,8 +39,8 @@ impl Engine {
     pub(super) fn dial(&mut self, id: FlowId, backend: BackendId, now: Time, fx: &mut dyn Effects) {
         let Some(client) = self.flows.tuple(id, Side::Client).copied() else { return };
         self.leave_backend(id);
-        let header = if self.config.proxy_protocol { proxy_header_len(family_of(&client)) } else { 0 };
         let c = self.flows.get_mut(id);
+        let header = if c.proxy_protocol { proxy_header_len(family_of(&client)) } else { 0 };
         let state = core::mem::replace(&mut c.state, State::TimeWait { until: now });
         let mut tried = ArrayVec::new();
         let held = match state {
@@ -73,14 +73,14 @@ impl Engine {
             return self.redispatch(id, now, fx);
         }
         self.flows.get_mut(id).story.backend = Some(backend);
-        self.pool.opened(backend);
+        self.live.opened(backend);
         self.send_syn(id, now, fx);
     }
 
     /// The flow has no backend any more.
     pub(super) fn leave_backend(&mut self, id: FlowId) {
         if let Some(old) = self.flows.get_mut(id).story.backend.take() {
-            self.pool.closed(old);
+            self.live.closed(old);
             self.flows.unbind(id);
         }
     }

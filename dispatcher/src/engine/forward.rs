@@ -310,7 +310,8 @@ impl Engine {
             if seg.tcp.seq != c.isn && !c.former.contains(&Some(seg.tcp.seq)) {
                 c.renewed = Some(seg.tcp.seq);
             }
-            return Some(self.on_syn(seg, frame, fx));
+            let service = self.routes.service_at(seg.ip.dst, seg.tcp.dst_port);
+            return Some(service.ok_or(DropReason::NoFlow).and_then(|service| self.on_syn(service, seg, frame, fx)));
         }
         let Flags(flags) = seg.tcp.flags;
         let plain_ack = flags & (Flags::ACK.0 | Flags::SYN.0 | Flags::RST.0) == Flags::ACK.0;
@@ -326,8 +327,9 @@ impl Engine {
         }
         let (renewed, former) = (c.renewed.filter(|of| *of != isn), [Some(c.isn), c.former[0]]);
         self.cookies.verify(&seg.tuple(), isn, seg.tcp.ack - 1, seg.now)?;
+        let service = self.routes.service_at(seg.ip.dst, seg.tcp.dst_port)?;
         self.abandon(id, End::Replaced, seg.now, fx);
-        let step = self.on_cookie(seg, frame, fx);
+        let step = self.on_cookie(service, seg, frame, fx);
         if let Some((id, Side::Client)) = self.flows.lookup(&seg.tuple()) {
             let c = self.flows.get_mut(id);
             (c.renewed, c.former) = (renewed, former);

@@ -296,7 +296,8 @@ impl Engine {
         };
         self.end_late(id, Class::Secure);
         let Some(tuple) = self.flows.tuple(id, Side::Client).copied() else { return };
-        let id_known = self.config.affinity && {
+        let service = self.directory.service(self.flows.get(id).story.service);
+        let id_known = service.is_some_and(|s| s.policy().affinity) && {
             let client = Some(self.client_identity(&tuple));
             let found = self.affinity.lookup_of(client, offer.identities(), choose::millis(now), |_| true);
             found.decision.is_some_and(|d| d.reason.kind() == IdentityKind::SessionId)

@@ -48,9 +48,7 @@ mod split;
 mod timers;
 mod watches;
 
-pub use config::{
-    AddressMode, BackendSpec, Balance, Config, ConfigError, HashOn, Limits, PortSpec, ServiceKind, TicketKey,
-};
+pub use config::{AddressMode, Config, ConfigError, Limits, PortSpec, TicketKey, hello_patience};
 pub use conflicts::{Conflict, Conflicts};
 pub use counters::{Counters, DropReason};
 pub use record::{Class, ConnectionRecord, End};
@@ -67,7 +65,7 @@ use doubts::Doubts;
 use health::Health;
 use late::Lates;
 use lb::affinity::Update;
-use lb::{Affinity, Algorithm, Balancer, Pool, StableHash};
+use lb::{Affinity, Balancers, Directory, Live, StableHash, Wanted};
 use limiter::Limiter;
 use neighbours::Neighbours;
 use routes::Routes;
@@ -139,8 +137,11 @@ pub struct Engine {
     returning: Arc<Returning>,
     worker: usize,
     workers: usize,
-    pool: Arc<Pool>,
-    balancer: Balancer,
+    /// Services, pools and backends as they are wanted now.
+    directory: Arc<Directory>,
+    /// Connections by backend, of all workers.
+    live: Arc<Live>,
+    balancers: Balancers,
     affinity: Affinity,
     /// Resets for segments of connections that we do not know.
     resets: Limiter,
@@ -239,22 +240,17 @@ impl Engine {
     /// As [`Engine::new`], for one of several workers, each of which is given the same configuration (of the whole), the same
     /// secret, its own `share`, and times of one clock.
     pub fn for_worker(config: Config, secret: [u8; 32], share: Share, now: Time) -> Result<Engine, ConfigError> {
-        let Share { worker, workers, pool, affinity, returning } = share;
-        let config = Config { limits: config.limits.divided(workers), ..config };
+        let Share { worker, workers, directory, affinity, returning } = share;
+        // What is wanted is the directory's to say, from now on.
+        let config = Config { limits: config.limits.divided(workers), wanted: Wanted::default(), ..config };
         let mut neighbours = Neighbours::default();
-        let routes = Routes::new(&config, &mut neighbours)?;
+        let routes = Routes::new(&config, &directory, &mut neighbours)?;
         let derive = |purpose: u8| derived(&secret, purpose);
         let half = |purpose: u8| u64::from_le_bytes(derive(purpose)[..8].try_into().expect("8 of 16 bytes"));
         let limits = config.limits;
         if !(1..=FlowTable::<Connection>::MAX_CAPACITY).contains(&limits.flows) {
             return Err(ConfigError(format!("a flow table of {} flows cannot be", limits.flows)));
         }
-        let algorithm = match config.balance {
-            Balance::Maglev => Algorithm::Maglev,
-            Balance::LeastConn => Algorithm::LeastConn,
-            Balance::RoundRobin => Algorithm::RoundRobin,
-            Balance::RandomTwo => Algorithm::RandomTwo,
-        };
         // Where cards decide whose a port is, each worker's are scattered over all.
         let (first_port, last_port) =
             if returning.knows_cards() { (FIRST_PORT, u16::MAX) } else { share::dial_ports(worker, workers) };
@@ -275,9 +271,10 @@ impl Engine {
             returning,
             worker,
             workers,
-            balancer: Balancer::new(algorithm, &pool),
+            balancers: Balancers::new(&directory),
             affinity,
-            pool,
+            live: directory.live().clone(),
+            directory,
             resets: Limiter::new(1000u64.div_ceil(workers as u64), now),
             doubts: Doubts::new(now),
             counters: Counters::default(),
@@ -360,8 +357,12 @@ impl Engine {
         if martian(seg.ip.src) && !(self.config.loopback_sources && seg.ip.src.ip().is_loopback()) {
             return Err(DropReason::Malformed);
         }
-        if self.routes.is_service(seg.ip.dst, seg.tcp.dst_port) {
-            if seg.tcp.is_bare_syn() { self.on_syn(seg, frame, fx) } else { self.on_cookie(seg, frame, fx) }
+        if let Some(service) = self.routes.service_at(seg.ip.dst, seg.tcp.dst_port) {
+            if seg.tcp.is_bare_syn() {
+                self.on_syn(service, seg, frame, fx)
+            } else {
+                self.on_cookie(service, seg, frame, fx)
+            }
         } else if self.routes.is_ours(seg.ip.dst) {
             self.on_own_address(seg, frame, fx)
         } else if self.config.address_mode == AddressMode::Dnat && self.routes.is_backend(seg.ip.src, seg.tcp.src_port)
@@ -420,7 +421,8 @@ impl Engine {
     /// The backends that answer, as far as is known here.
     pub fn backends_up(&self) -> lb::BackendSet {
         let mut up = lb::BackendSet::EMPTY;
-        self.pool.ids().filter(|id| self.health.is_up(*id)).for_each(|id| _ = up.insert(id));
+        let ids = self.directory.backends().map(|b| b.id);
+        ids.filter(|id| self.health.is_up(*id)).for_each(|id| _ = up.insert(id));
         up
     }
 
@@ -440,9 +442,9 @@ impl Engine {
         self.affinity.apply(update);
     }
 
-    /// The backends: states may be set while running.
-    pub fn pool(&self) -> &Arc<Pool> {
-        &self.pool
+    /// Services, pools and backends as this engine has them.
+    pub fn directory(&self) -> &Arc<Directory> {
+        &self.directory
     }
 
     /// The client's address and port, for a flow whose frames arrive from a backend with this tuple (backend, then our

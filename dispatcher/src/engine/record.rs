@@ -73,6 +73,10 @@ pub struct ConnectionRecord<'a> {
     pub client: SocketAddr,
     /// What it connected to.
     pub vip: SocketAddr,
+    /// The service it connected to; none when that has gone long ago.
+    pub service: Option<&'a str>,
+    /// The pool it was routed to; none when that has gone long ago.
+    pub pool: Option<&'a str>,
     /// Where it went; none when no backend was reached.
     pub backend: Option<&'a str>,
     /// Secure or not.

@@ -6,6 +6,7 @@ use super::neighbours::{Neighbours, NextHop};
 use super::{AddressMode, PortId};
 use crate::wire::packet::Vlans;
 use crate::wire::{Addr, Family, Mac};
+use lb::{Directory, ServiceId};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
@@ -40,7 +41,7 @@ pub struct Routes {
     pub ports: Vec<Port>,
     /// By backend id.
     pub backends: Vec<Route>,
-    services: HashSet<(Addr, u16)>,
+    services: HashMap<(Addr, u16), ServiceId>,
     servers: HashSet<(Addr, u16)>,
     /// Our own addresses and the VIPs, and the ports that answer for them; none: all do.
     held: HashMap<Addr, Vec<PortId>>,
@@ -48,7 +49,7 @@ pub struct Routes {
 
 impl Routes {
     /// Finds the ways, or says in one line what is missing. Next hops are entered in `neighbours`.
-    pub fn new(cfg: &Config, neighbours: &mut Neighbours) -> Result<Routes, ConfigError> {
+    pub fn new(cfg: &Config, directory: &Directory, neighbours: &mut Neighbours) -> Result<Routes, ConfigError> {
         let fail = |why: String| Err(ConfigError(why));
         if cfg.ports.is_empty() || cfg.ports.len() > 16 {
             return fail(format!("{} ports: 1 to 16 are needed", cfg.ports.len()));
@@ -71,10 +72,10 @@ impl Routes {
                 held.entry(*addr).or_default().push(PortId(i as u8));
             }
         }
-        let mut services = HashSet::new();
-        for vip in &cfg.vips {
+        let mut services = HashMap::new();
+        for (vip, service) in directory.listeners() {
             let addr = Addr::from(vip.ip());
-            services.insert((addr, vip.port()));
+            services.insert((addr, vip.port()), *service);
             let on_link = |p: &Port| p.addresses.iter().any(|(a, prefix)| addr.in_prefix(*a, *prefix));
             let mut answering: Vec<PortId> = (0..ports.len()).map(|i| PortId(i as u8)).collect();
             if ports.iter().any(on_link) {
@@ -83,7 +84,7 @@ impl Routes {
             held.entry(addr).or_insert(answering);
         }
         let mut backends = Vec::new();
-        for b in &cfg.backends {
+        for b in directory.backends() {
             let addr = Addr::from(b.addr.ip());
             if held.contains_key(&addr) {
                 return fail(format!("backend {}: {} is our own address", b.name, addr.ip()));
@@ -97,7 +98,7 @@ impl Routes {
         }
         if cfg.address_mode == AddressMode::Dnat {
             let mut seen = HashSet::new();
-            for (b, spec) in backends.iter().zip(&cfg.backends) {
+            for (b, spec) in backends.iter().zip(directory.backends()) {
                 if !seen.insert((b.addr, b.port)) {
                     return fail(format!("backend {}: {} is listed twice", spec.name, spec.addr));
                 }
@@ -107,10 +108,10 @@ impl Routes {
         Ok(Routes { ports, backends, services, servers, held })
     }
 
-    /// Clients may connect here.
+    /// Clients may connect here, to this service.
     #[inline]
-    pub fn is_service(&self, addr: Addr, port: u16) -> bool {
-        self.services.contains(&(addr, port))
+    pub fn service_at(&self, addr: Addr, port: u16) -> Option<ServiceId> {
+        self.services.get(&(addr, port)).copied()
     }
 
     /// A backend listens here.

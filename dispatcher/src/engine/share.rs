@@ -1,6 +1,6 @@
 //! What the engines of several workers have in common, and each one's part of it.
 //!
-//! Common are the secret (a cookie issued by one is verified by any; all hash clients alike), the pool with its connection
+//! Common are the secret (a cookie issued by one is verified by any; all hash clients alike), the directory with its connection
 //! counts, and the affinity tables, of which each engine writes one shard and reads all. Divided are flows, buffers, watches, the
 //! rate of resets, and the local ports: those of the dials and those of the probes, so that a returning frame tells whose
 //! it is ([`Returning`]). Everything else (neighbours, what is known of the backends' health and options) each engine
@@ -10,7 +10,7 @@ use super::health::{PROBE_PORT, PROBE_PORTS};
 use super::{Config, ConfigError, FIRST_PORT, Limits, TicketKey, derived};
 use crate::flow::{LocalPorts, Rss, Tuple};
 use crate::wire::Addr;
-use lb::{Affinity, Pool};
+use lb::{Affinity, Directory};
 use std::sync::Arc;
 
 /// Most workers: each needs a probe port of its own.
@@ -22,7 +22,7 @@ pub struct Share {
     pub(super) worker: usize,
     /// Of so many.
     pub(super) workers: usize,
-    pub(super) pool: Arc<Pool>,
+    pub(super) directory: Arc<Directory>,
     pub(super) affinity: Affinity,
     pub(super) returning: Arc<Returning>,
 }
@@ -33,24 +33,21 @@ impl Share {
         if !(1..=MAX_WORKERS).contains(&workers) {
             return Err(ConfigError(format!("{workers} workers: 1 to {MAX_WORKERS} are possible")));
         }
-        let backends = config
-            .backends
-            .iter()
-            .map(|b| {
-                let weight = u16::try_from(b.weight)
-                    .map_err(|_| ConfigError(format!("backend {}: weight {} is too large", b.name, b.weight)))?;
-                Ok(lb::Backend::new(b.name.clone()).weight(weight))
-            })
-            .collect::<Result<Vec<_>, ConfigError>>()?;
-        let pool = Arc::new(Pool::new(backends).map_err(|e| ConfigError(e.to_string()))?);
-        let mut affinity =
-            lb::Config { secret: derived(secret, 1), ..config.limits.affinity(pool.len()) }.lives(config.session_ttl);
+        let directory = Directory::next(None, &config.wanted, |_| true).map_err(|faults| {
+            let faults: Vec<String> = faults.iter().map(|fault| fault.to_string()).collect();
+            ConfigError(faults.join("; "))
+        })?;
+        let directory = Arc::new(directory);
+        let tables = config.limits.affinity(directory.slots());
+        let mut affinity = lb::Config { secret: derived(secret, 1), ..tables }.lives(config.session_ttl);
         // Else a client whose address leads to its server would be led away from it by the refusals of others.
-        affinity.one_refusal_counts = !config.address_finds_server();
+        affinity.one_refusal_counts = !directory.pools().any(|pool| pool.address_finds_server());
         for key in &config.ticket_keys {
             let (TicketKey::Name { backend, .. } | TicketKey::Unknown { backend }) = key;
-            let id =
-                pool.find(backend).ok_or_else(|| ConfigError(format!("ticket key: there is no backend {backend}")))?;
+            let id = directory
+                .find(backend)
+                .ok_or_else(|| ConfigError(format!("ticket key: there is no backend {backend}")))?
+                .id;
             match key {
                 TicketKey::Name { name, .. } => affinity.ticket_keys.push((id, *name)),
                 TicketKey::Unknown { .. } => _ = affinity.no_key_names.insert(id),
@@ -59,8 +56,13 @@ impl Share {
         let affinities = Affinity::for_workers(affinity, workers);
         let shares = affinities.into_iter().enumerate();
         let returning = Arc::new(Returning::by_range(workers));
-        let share =
-            |(worker, affinity)| Share { worker, workers, pool: pool.clone(), affinity, returning: returning.clone() };
+        let share = |(worker, affinity)| Share {
+            worker,
+            workers,
+            directory: directory.clone(),
+            affinity,
+            returning: returning.clone(),
+        };
         Ok(shares.map(share).collect())
     }
 
@@ -69,9 +71,9 @@ impl Share {
         Share { returning, ..self }
     }
 
-    /// The backends: the same for all workers.
-    pub fn pool(&self) -> &Arc<Pool> {
-        &self.pool
+    /// Services, pools and backends to begin with; the same for all.
+    pub fn directory(&self) -> &Arc<Directory> {
+        &self.directory
     }
 
     /// The affinity tables of all workers, to look at from outside.

@@ -107,13 +107,16 @@ impl Engine {
         let (c, client, _) = self.flows.get_with_tuples(id);
         let story = &c.story;
         if let Some(backend) = story.backend {
-            self.pool.closed(backend);
+            self.live.closed(backend);
         }
-        let name = |b: Option<lb::BackendId>| b.map(|b| self.pool.name(b));
+        let directory = &self.directory;
+        let name = |b: Option<lb::BackendId>| Some(directory.backend(b?)?.name.as_str());
         fx.connection_ended(&ConnectionRecord {
             conn: story.number,
             client: client.source(),
             vip: client.destination(),
+            service: directory.service_name(story.service),
+            pool: directory.pool_name(story.pool),
             backend: name(story.backend),
             class: story.class.unwrap_or(Class::NonSecure),
             decided: name(story.decided),

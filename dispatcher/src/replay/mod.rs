@@ -60,7 +60,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 /// As [`run`], writing to `out`.
 pub fn replay(options: &ReplayOptions, out: &mut dyn Write) -> anyhow::Result<()> {
-    if !options.config.backends.is_empty() {
+    if !options.config.backends().is_empty() {
         return reenact::replay(options, out);
     }
     // All files are opened before anything is written: a wrong name is told at once.
@@ -80,7 +80,7 @@ pub fn replay(options: &ReplayOptions, out: &mut dyn Write) -> anyhow::Result<()
     let tuning = Tuning {
         session_capacity: limits.sessions,
         session_ttl: options.config.session_ttl,
-        affinity: options.config.affinity,
+        affinity: options.config.wanted.services.iter().all(|s| s.policy.affinity),
     };
     let mut failed = None;
     let (totals, census) = {

@@ -38,6 +38,8 @@ pub fn write_connection(mut out: &mut dyn Write, record: &RecordedConnection) ->
         intact: Some(Some(record.intact())),
         // The capture ended first: as if the dispatcher had stopped.
         end: connection.end.unwrap_or(End::Shutdown).as_str(),
+        service: None,
+        pool: None,
     };
     warnings::Line { line, refused: None, not_followed: record.not_followed.map(NotFollowed::as_str) }.write(&mut out)
 }

@@ -323,6 +323,7 @@ impl Drop for Exchange {
 mod tests {
     use super::*;
     use crate::engine::Config;
+    use lb::{Policy, PoolSpec, Wanted};
     use std::time::Duration;
 
     fn two(frames: usize) -> (Exchange, Exchange) {
@@ -372,7 +373,7 @@ mod tests {
     #[test]
     fn a_busy_owner_is_spared_what_can_go_elsewhere() {
         let config = Config {
-            vips: vec!["10.1.9.1:443".parse().unwrap()],
+            wanted: Wanted::single(vec!["10.1.9.1:443".parse().unwrap()], Policy::default(), PoolSpec::default()),
             ports: vec![crate::engine::PortSpec {
                 name: "p".into(),
                 mac: crate::wire::Mac([2, 0, 0, 0, 0, 1]),

@@ -240,8 +240,8 @@ pub enum Device {
 pub fn filter(config: &Config) -> Filter {
     Filter {
         addresses: config.ports.iter().flat_map(|p| p.addresses.iter().map(|(ip, _)| *ip)).collect(),
-        services: config.vips.clone(),
-        backends: config.backends.iter().map(|b| b.addr).collect(),
+        services: config.vips(),
+        backends: config.backends().iter().map(|b| b.addr).collect(),
         dnat: config.address_mode == AddressMode::Dnat,
     }
 }
@@ -445,7 +445,7 @@ fn prepare(plan: Plan, opened: Vec<Port>) -> Result<(poll::Loop<Engine>, Vec<Str
     if let Some(core) = plan.core {
         io::pin_to_core(core).map_err(|e| format!("core {core}: cannot run there: {e}"))?;
     }
-    let backends: Vec<_> = plan.config.backends.iter().map(|b| b.name.clone()).collect();
+    let backends: Vec<_> = plan.config.backends().iter().map(|b| b.name.clone()).collect();
     // The configuration first: it costs nothing outside.
     let clock = plan.clock;
     let filter = filter(&plan.config);

@@ -61,8 +61,8 @@ impl Steering {
     /// Among `workers` workers (at least 1), for the configuration and under the secret that their engines have.
     pub fn new(config: &Config, secret: &[u8; 32], workers: usize) -> Steering {
         let endpoint = |a: &std::net::SocketAddr| (Addr::from(a.ip()), a.port());
-        let mut services: Vec<_> = config.vips.iter().map(endpoint).collect();
-        let mut backends: Vec<_> = config.backends.iter().map(|b| endpoint(&b.addr)).collect();
+        let mut services: Vec<_> = config.vips().iter().map(endpoint).collect();
+        let mut backends: Vec<_> = config.backends().iter().map(|b| endpoint(&b.addr)).collect();
         let mut own: Vec<Addr> =
             config.ports.iter().flat_map(|p| p.addresses.iter().map(|(ip, _)| Addr::from(*ip))).collect();
         services.sort_unstable();
@@ -157,11 +157,12 @@ const ADVERTISEMENT: u8 = 136;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{BackendSpec, PortSpec, worker_of_port};
+    use crate::engine::{PortSpec, worker_of_port};
     use crate::flow::Rss;
     use crate::wire::build::{Arp, Link, Segment, arp_op};
     use crate::wire::packet::{Flags, Vlans};
     use crate::wire::{Seq, checksum};
+    use lb::{MemberSpec, Policy, PoolSpec, Wanted};
     use proptest::prelude::*;
     use std::net::{IpAddr, SocketAddr};
 
@@ -177,11 +178,12 @@ mod tests {
             vlans: vec![],
             mtu: 1500,
         };
-        let backend = |addr: &str| BackendSpec { name: addr.into(), addr: addr.parse().unwrap(), weight: 1 };
+        let backend = |addr: &str| MemberSpec::new(addr, addr.parse().unwrap());
+        let vips = ["10.1.9.1:443", "[fd01::9:1]:443", "10.2.0.1:5000"].map(|a| a.parse().unwrap()).to_vec();
+        let backends = vec![backend("10.2.0.11:8443"), backend("[fd02::11]:8443")];
         Config {
             ports: vec![port(["10.1.0.1", "fd01::1"]), port(["10.2.0.1", "fd02::1"])],
-            vips: ["10.1.9.1:443", "[fd01::9:1]:443", "10.2.0.1:5000"].map(|a| a.parse().unwrap()).to_vec(),
-            backends: vec![backend("10.2.0.11:8443"), backend("[fd02::11]:8443")],
+            wanted: Wanted::single(vips, Policy::default(), PoolSpec { backends, ..PoolSpec::default() }),
             address_mode: mode,
             ..Config::default()
         }

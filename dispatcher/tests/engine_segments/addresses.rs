@@ -71,7 +71,7 @@ fn what_we_announce_ourselves_is_no_claim_nor_is_a_vip_that_routes_lead_to() {
     assert_eq!((own, b.engine.conflicts().len()), (0, 0));
 
     let mut routed = two_armed(1, false);
-    routed.vips = vec!["203.0.113.5:443".parse().unwrap()];
+    routed.wanted.services[0].listen = vec!["203.0.113.5:443".parse().unwrap()];
     let mut b = Bench::new(routed, false);
     for claim in claims("203.0.113.5".parse().unwrap()) {
         b.hand_in(0, &claim);

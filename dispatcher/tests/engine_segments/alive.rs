@@ -75,7 +75,7 @@ fn probes_show_the_latest_clocks_of_both_ends() {
         let n = 1 + HTTP.len() as u32;
         let stamped = |val, ecr| write_timestamps(Timestamps { val, ecr });
         let syn_ack = written(&SynOptions { timestamps: Some(Timestamps { val: 77, ecr: 5001 }), ..linux() });
-        let first = if !b.config.proxy_protocol {
+        let first = if !b.config.wanted.services[0].policy.proxy_protocol {
             0
         } else if b.v6 {
             52

@@ -1,8 +1,8 @@
 //! Where clients are led, and what is believed of the servers.
 
 use super::*;
-use dispatcher::engine::{Balance, HashOn};
 use dispatcher::time::Time;
+use lb::{Algorithm, HashOn};
 
 /// The names of the servers that these clients' connections are dialled to.
 fn led(config: &Config, secret: u8, v6: bool, clients: &[&str]) -> Vec<String> {
@@ -11,7 +11,7 @@ fn led(config: &Config, secret: u8, v6: bool, clients: &[&str]) -> Vec<String> {
     for client in clients {
         b.client = client.parse().unwrap();
         b.dial(HTTP);
-        names.push(config.backends.iter().find(|s| s.addr == b.dialled).unwrap().name.clone());
+        names.push(config.backends().iter().find(|s| s.addr == b.dialled).unwrap().name.clone());
     }
     names
 }
@@ -30,11 +30,11 @@ const CLIENTS: [&str; 8] = [
 #[test]
 fn a_client_meets_the_same_server_in_every_run_and_on_every_dispatcher() {
     for hash_on in [HashOn::SourceIp, HashOn::Tuple] {
-        let config = Config { hash_on, ..two_armed(5, false) };
+        let config = two_armed(5, false).pool(|p| p.hash_on = hash_on);
         let first = led(&config, 1, false, &CLIENTS);
         assert_eq!(led(&config, 2, false, &CLIENTS), first, "whatever the process's secret");
         let mut turned = config.clone();
-        turned.backends.reverse();
+        turned.wanted.pools[0].backends.reverse();
         assert_eq!(led(&turned, 3, false, &CLIENTS), first, "whatever the order of the flags");
         assert_ne!(led(&Config { hash_seed: 1, ..config.clone() }, 1, false, &CLIENTS), first, "the seed counts");
         // Written down, so that no version leads elsewhere than the one before.
@@ -50,7 +50,7 @@ fn a_client_meets_the_same_server_in_every_run_and_on_every_dispatcher() {
 fn a_client_of_an_unknown_session_is_led_by_its_address_whatever_the_algorithm() {
     let hello = Hello { session_id: vec![3; 32], ..Hello::default() }.bytes();
     let meets = |balance, secret| {
-        let config = Config { balance, hash_on: HashOn::Tuple, ..two_armed(5, false) };
+        let config = two_armed(5, false).pool(|p| p.balance = balance).pool(|p| p.hash_on = HashOn::Tuple);
         let mut b = Bench::with_secret(config, false, [secret; 32]);
         let mut dialled = vec![];
         for port in 1..6 {
@@ -60,9 +60,9 @@ fn a_client_of_an_unknown_session_is_led_by_its_address_whatever_the_algorithm()
         }
         dialled
     };
-    let all = meets(Balance::Maglev, 1);
+    let all = meets(Algorithm::Maglev, 1);
     assert!(all.iter().all(|d| *d == all[0]), "{all:?}");
-    assert_eq!(meets(Balance::RoundRobin, 2), all);
+    assert_eq!(meets(Algorithm::RoundRobin, 2), all);
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn a_client_whom_the_servers_refuse_takes_them_from_nobody() {
                 // Somebody else, with a session at the second server.
                 b.client = SocketAddr::new(client_ip(1, false), 52_000 + n);
                 b.dial(&session);
-                assert_eq!(b.dialled, b.config.backends[1].addr, "{mode:?}, {how}");
+                assert_eq!(b.dialled, b.config.backends()[1].addr, "{mode:?}, {how}");
                 b.server_sends(Seg { window: 60000, ..seg(SYN_ACK, 0, 1, &[]) });
             }
             let seconds = b.now.since(Time::from_millis(64_000_000)).as_secs() as usize + 1;
@@ -215,7 +215,7 @@ fn while_no_server_lives_a_syn_is_refused_at_once_and_answered_as_soon_as_one_is
     }
     assert_eq!(b.dropped(DropReason::RateLimited), limited);
     // The second server comes back.
-    let second = b.config.backends[1].addr;
+    let second = b.config.backends()[1].addr;
     let back = |server| if server == second { Answer::Takes } else { Answer::Refuses };
     let (_, probes) = live(&mut b, ms(260), back);
     assert!((1..=4).contains(&probes), "{probes}");
@@ -237,10 +237,8 @@ fn servers_of_which_nothing_is_known_yet_are_waited_for() {
 
 #[test]
 fn a_server_that_drains_may_be_connected_to_and_one_that_was_taken_out_may_not() {
-    let mut b = bench();
-    let pool = b.engine.pool().clone();
     for (state, flags) in [(lb::State::Draining, SYN_ACK), (lb::State::Down, RST_ACK), (lb::State::Up, SYN_ACK)] {
-        pool.set_state(lb::BackendId(0), state).unwrap();
+        let mut b = Bench::new(two_armed(1, false).pool(|pool| pool.backends[0].state = state), false);
         assert_eq!(knock(&mut b).1, flags, "{state}");
     }
 }
@@ -250,7 +248,7 @@ fn a_dial_ends_when_its_server_is_known_to_be_down() {
     let (mut b, session) = probed(AddressMode::Snat);
     b.dial(&session);
     let first = b.dialled;
-    assert_eq!(first, b.config.backends[1].addr);
+    assert_eq!(first, b.config.backends()[1].addr);
     // Its next SYN is due after 250 ms; meanwhile another client is refused by it, and so are we.
     b.client.set_port(50_001);
     b.dial(&session);
@@ -260,7 +258,7 @@ fn a_dial_ends_when_its_server_is_known_to_be_down() {
     let (out, _) = live(&mut b, ms(300), gone);
     let dials: Vec<_> =
         out.iter().filter(|o| o.tcp().is_bare_syn()).map(|o| o.ip().dst.socket(o.tcp().dst_port)).collect();
-    assert_eq!(dials, [b.config.backends[0].addr], "not the dead one again");
+    assert_eq!(dials, [b.config.backends()[0].addr], "not the dead one again");
 }
 
 #[test]
@@ -283,7 +281,7 @@ fn what_our_own_full_ring_did_not_send_is_no_ones_silence() {
             b.full = false;
             b.client.set_port(50_002);
             b.dial(&session);
-            assert_eq!(b.dialled, b.config.backends[1].addr, "it is up");
+            assert_eq!(b.dialled, b.config.backends()[1].addr, "it is up");
             (b.client, b.cookie) = waiting;
         } else {
             let dials = b.engine.counters().dials;
@@ -294,7 +292,7 @@ fn what_our_own_full_ring_did_not_send_is_no_ones_silence() {
             b.full = false;
             let (out, _) = live(&mut b, ms(30), |_| Answer::Takes);
             assert!(out.iter().any(|o| o.tcp().is_bare_syn()), "sent as soon as there is room");
-            assert_eq!((b.dialled, b.engine.counters().redispatches), (b.config.backends[1].addr, 0));
+            assert_eq!((b.dialled, b.engine.counters().redispatches), (b.config.backends()[1].addr, 0));
         }
     }
 }
@@ -316,7 +314,7 @@ fn a_server_whose_address_on_the_link_was_lost_is_found_down() {
     for mode in [AddressMode::Snat, AddressMode::Dnat] {
         for gone in [vec![1], vec![0, 1]] {
             let (mut b, session) = probed(mode);
-            let (first, second) = (b.config.backends[0].addr, b.config.backends[1].addr);
+            let (first, second) = (b.config.backends()[0].addr, b.config.backends()[1].addr);
             b.gone = gone.clone();
             // An answer is good for 30 s, and six questions are asked then.
             live(&mut b, ms(40_000), |_| Answer::Takes);
@@ -401,7 +399,7 @@ fn with_the_clients_own_port_the_syn_is_repeated_and_the_end_has_a_name_and_nobo
         assert!(b.now.since(Time::from_millis(64_000_000)) < Duration::from_secs(30), "for ever");
     }
     assert_eq!(b.ended[0].0, End::PortInUse);
-    assert_eq!(servers, [b.config.backends[1].addr, b.config.backends[0].addr], "each was asked");
+    assert_eq!(servers, [b.config.backends()[1].addr, b.config.backends()[0].addr], "each was asked");
     b.client.set_port(50_001);
     b.dial(&session);
     assert_eq!(b.dialled, servers[0], "and both are up");
@@ -411,7 +409,7 @@ fn with_the_clients_own_port_the_syn_is_repeated_and_the_end_has_a_name_and_nobo
 fn a_server_that_challenges_once_and_then_refuses_has_refused_and_the_end_says_so() {
     let (mut b, session) = probed(AddressMode::Snat);
     b.dial(&session);
-    for _ in &b.config.backends.clone() {
+    for _ in 0..b.config.backends().len() {
         // An old connection stands in the way; then its process is gone.
         b.server_sends(seg(ACK, 900, 0x4000_0000, &[]));
         b.server_sends(seg(RST_ACK, 0, 1, &[]));

@@ -96,7 +96,7 @@ fn what_we_acknowledged_we_repeat_until_the_server_has_it() {
 
 #[test]
 fn a_server_that_never_acknowledges_what_is_ours_is_lost_and_both_sides_hear_it() {
-    let mut b = Bench::new(Config { proxy_protocol: true, ..two_armed(1, false) }, false);
+    let mut b = Bench::new(two_armed(1, false).policy(|p| p.proxy_protocol = true), false);
     b.dial(HTTP);
     let header = 28;
     b.server_sends(Seg { window: 60000, ..seg(SYN_ACK, 0, 1u32.wrapping_sub(header), &[]) });
@@ -284,7 +284,7 @@ fn the_server_of_a_session_is_asked_five_times_before_it_is_replaced() {
         let ticket = if promised { vec![9; 100] } else { vec![] };
         b.dial(&Hello { ticket: Some(ticket), ..Hello::default() }.bytes());
         let first = b.dialled;
-        assert!(!promised || first == config.backends[1].addr);
+        assert!(!promised || first == config.backends()[1].addr);
         let mut syns = 1;
         for _ in 0..60 {
             for o in b.wait(ms(100)) {
@@ -319,7 +319,7 @@ fn a_first_segment_too_short_to_be_told_apart_holds_nobody_up() {
         let mut b = bench();
         b.client_syn(&SynOptions::default());
         b.client_sends(seg(ACK, 1, 1, first));
-        let before = b.wait(b.config.hello_timeout - ms(100));
+        let before = b.wait(b.config.hello_patience() - ms(100));
         assert!(before.iter().all(|o| !o.tcp().is_bare_syn()), "{first:x?}");
         let after = b.wait(ms(200));
         assert!(after.iter().any(|o| o.tcp().is_bare_syn()), "{first:x?}");

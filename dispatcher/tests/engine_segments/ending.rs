@@ -38,7 +38,7 @@ fn both_sides_close_in_any_order_and_the_flow_is_told_once() {
         // A late FIN still finds its way, and is not told again.
         let (_, v) = b.server_sends(seg(FIN_ACK, if order == [0, 1] { 14 } else { 1 }, n + 1, &[]));
         assert!(matches!(v, Verdict::Forward(_)));
-        assert_eq!(b.engine.pool().connections(lb::BackendId(0)), 0);
+        assert_eq!(b.engine.directory().live().connections(lb::BackendId(0)), 0);
         b.wait(Duration::from_secs(16));
         assert_eq!(b.ended.len(), 1);
         b.assert_empty();

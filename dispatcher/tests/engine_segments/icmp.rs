@@ -101,7 +101,7 @@ fn what_is_ours_shrinks_to_the_path_that_an_error_tells_of() {
 fn a_segment_that_begins_with_the_proxy_header_shrinks_too() {
     // Found by a storm: its number is before the client's first, so the error about it was dropped, and the path stayed black.
     for v6 in [false, true] {
-        let mut b = Bench::new(Config { proxy_protocol: true, ..two_armed(1, v6) }, v6);
+        let mut b = Bench::new(two_armed(1, v6).policy(|p| p.proxy_protocol = true), v6);
         let header = if v6 { 52 } else { 28 };
         let hello = Hello { at_least: 1450, ..Hello::default() }.bytes();
         b.client_syn(&SynOptions { mss: Some(1460), ..SynOptions::default() });

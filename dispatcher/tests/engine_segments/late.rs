@@ -1,8 +1,8 @@
 //! Hellos that come after their server was chosen.
 
 use super::*;
-use dispatcher::engine::ServiceKind;
 use dispatcher::wire::Seq;
+use lb::ServiceKind;
 use sim::tls::Flight;
 use std::net::SocketAddr;
 
@@ -278,14 +278,14 @@ fn a_late_hello_that_cannot_be_read_or_not_to_its_end_is_counted_as_unread() {
 #[test]
 fn a_service_that_is_tls_only_waits_half_a_minute_for_the_hello_that_leads_its_client() {
     let key = TicketKey::Name { backend: server_name(1, false), name: [9; 16] };
-    let config = Config { service_kind: ServiceKind::Tls, ticket_keys: vec![key], ..two_armed(2, false) };
+    let config = Config { ticket_keys: vec![key], ..two_armed(2, false) }.policy(|p| p.kind = ServiceKind::Tls);
     let mut b = Bench::new(config, false);
     b.client_syn(&SynOptions { mss: Some(1460), ..SynOptions::default() });
     b.client_sends(seg(ACK, 1, 1, &[]));
     assert!(b.wait(ms(29_000)).is_empty(), "no server is chosen without it");
     let (out, _) = b.client_sends(seg(ACK, 1, 1, &Hello { ticket: Some(vec![9; 100]), ..Hello::default() }.bytes()));
     assert!(out[0].tcp().is_bare_syn());
-    assert_eq!(b.dialled, b.config.backends[1].addr, "by its session");
+    assert_eq!(b.dialled, b.config.backends()[1].addr, "by its session");
     assert_eq!(b.engine.counters().silent, 0);
     // And who never says one is counted, and given a server that may judge.
     b.client.set_port(50_001);

@@ -71,7 +71,7 @@ fn a_frame_from_a_groups_ethernet_address_is_malformed() {
 #[test]
 fn a_client_of_two_vips_keeps_its_connections_apart_in_dnat_mode() {
     let mut config = Config { address_mode: AddressMode::Dnat, ..two_armed(1, false) };
-    config.vips.push(SocketAddr::new(vip(false).ip(), 444));
+    config.wanted.services[0].listen.push(SocketAddr::new(vip(false).ip(), 444));
     let mut b = Bench::new(config, false);
     b.splice(HTTP);
     // The same client port to the other VIP: towards the one server there is no second tuple; it is refused, not mixed up.

@@ -232,7 +232,7 @@ fn a_flow_that_was_cut_answers_challenges_and_data_by_resets_at_their_acknowledg
 #[test]
 fn a_stop_resets_who_waits_for_a_hello_or_a_backend_at_the_number_they_expect_rfc_5961() {
     for proxy_protocol in [false, true] {
-        let config = Config { proxy_protocol, ..two_armed(1, false) };
+        let config = two_armed(1, false).policy(|p| p.proxy_protocol = proxy_protocol);
         let header = if proxy_protocol { 28 } else { 0u32 };
         // A client that was acknowledged half a hello.
         let mut b = Bench::new(config.clone(), false);
@@ -304,7 +304,7 @@ fn after_a_restart_two_hundred_transfers_do_not_starve_each_other() {
     for mode in [AddressMode::Snat, AddressMode::Dnat] {
         let mut b = Bench::new(Config { address_mode: mode, ..two_armed(1, false) }, false);
         b.wait(ms(300));
-        b.dialled = b.config.backends[0].addr;
+        b.dialled = b.config.backends()[0].addr;
         let mut told = vec![false; 400];
         for round in 0..8u32 {
             for n in 0..200u16 {

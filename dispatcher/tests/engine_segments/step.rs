@@ -23,7 +23,7 @@ fn is_in_step(mut b: Bench, mut at: u32) {
 #[test]
 fn a_segment_across_the_first_windows_edge_does_not_put_a_flow_out_of_step() {
     for (proxy, header) in [(false, 0), (true, 28u32)] {
-        let mut b = Bench::new(Config { proxy_protocol: proxy, ..two_armed(1, false) }, false);
+        let mut b = Bench::new(two_armed(1, false).policy(|p| p.proxy_protocol = proxy), false);
         let mss = written(&SynOptions { mss: Some(1460), ..SynOptions::default() });
         b.client_syn(&SynOptions { mss: Some(1460), ..SynOptions::default() });
         let body = [&b"POST / HTTP/1.0\r\n\r\n"[..], &[b'x'; 20_000]].concat();

@@ -19,7 +19,7 @@ fn a_server_that_opens_its_window_later_stalls_no_other_client() {
 #[test]
 fn a_client_is_promised_no_bytes_that_a_proxy_header_takes() {
     for v6 in [false, true] {
-        let mut b = Bench::new(Config { proxy_protocol: true, ..two_armed(1, v6) }, v6);
+        let mut b = Bench::new(two_armed(1, v6).policy(|p| p.proxy_protocol = true), v6);
         let header = if v6 { 52 } else { 28u32 };
         b.client_syn(&SynOptions { mss: Some(1400), ..SynOptions::default() });
         b.client_sends(seg(ACK, 1, 1, HTTP));
@@ -85,7 +85,7 @@ fn a_client_whose_last_acknowledgement_was_lost_is_taken_up_by_its_first_bytes_a
 #[test]
 fn urgent_data_in_the_first_segments_stay_urgent() {
     for (proxy, header) in [(false, 0), (true, 28u32)] {
-        let mut b = Bench::new(Config { proxy_protocol: proxy, ..two_armed(1, false) }, false);
+        let mut b = Bench::new(two_armed(1, false).policy(|p| p.proxy_protocol = proxy), false);
         b.client_syn(&SynOptions { mss: Some(1460), ..SynOptions::default() });
         let mut frame = b.client_frame(&seg(ACK, 1, 1, b"ABOR!rest"));
         let tcp = frame.len() - 9 - 20;

@@ -2,10 +2,11 @@
 
 use arbitrary::{Result, Unstructured};
 use core::time::Duration;
-use dispatcher::engine::{AddressMode, Balance, Config};
+use dispatcher::engine::{AddressMode, Config};
 use dispatcher::wire::Seq;
 use dispatcher::wire::options::SynOptions;
 use dispatcher::wire::packet::Flags;
+use lb::{Algorithm, Policy};
 use sim::config::{client_ip, one_armed, two_armed};
 use sim::script::*;
 use sim::tls::Hello;
@@ -36,9 +37,8 @@ pub fn engine(bytes: &[u8]) {
     if kind & 4 != 0 {
         config.address_mode = AddressMode::Dnat;
     }
-    config.proxy_protocol = kind & 8 != 0;
     config.probe = kind & 16 != 0;
-    small(&mut config);
+    let config = small(config).policy(|policy| policy.proxy_protocol = kind & 8 != 0);
     let mut b = Bench::new(config, v6);
     let known = |n: u16| Known {
         client: SocketAddr::new(client_ip(usize::from(n % 2), v6), 50_000 + n / 2),
@@ -56,15 +56,15 @@ pub fn engine(bytes: &[u8]) {
 }
 
 /// Tables so small that they fill, and timeouts so short that they come.
-fn small(config: &mut Config) {
-    config.balance = Balance::RoundRobin;
+fn small(mut config: Config) -> Config {
     config.limits.flows = 5;
     config.limits.hellos = 3;
     config.limits.watches = 2;
     config.limits.sessions = 16;
     config.limits.hello_bytes = 2048;
-    config.hello_timeout = Duration::from_millis(500);
     config.flow_idle_timeout = Duration::from_secs(20);
+    let hasty = |policy: &mut Policy| policy.hello_timeout = Duration::from_millis(500);
+    config.policy(hasty).pool(|pool| pool.balance = Algorithm::RoundRobin)
 }
 
 fn steps(b: &mut Bench, u: &mut Unstructured<'_>, flows: &mut [Known; 6]) -> Result<()> {
@@ -149,7 +149,7 @@ fn hello(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
 /// The next frame, and the port it comes in at; none when only time has passed.
 fn frame(b: &mut Bench, u: &mut Unstructured<'_>, k: &mut Known, last: &[u8]) -> Result<Option<(usize, Vec<u8>)>> {
     let server = b.server_port();
-    let header = if b.config.proxy_protocol { if b.v6 { 52 } else { 28 } } else { 0 };
+    let header = if b.config.wanted.services[0].policy.proxy_protocol { if b.v6 { 52 } else { 28 } } else { 0 };
     Ok(Some(match u.int_in_range(0..=15u8)? {
         0 => {
             (k.sent, k.received) = (1, 1);

@@ -16,22 +16,23 @@ pub struct LeastConn {
 impl LeastConn {
     /// The least loaded of those that `may`.
     pub fn pick(&mut self, pool: &Pool, may: impl Fn(BackendId) -> bool) -> Option<BackendId> {
-        let n = pool.len();
-        let mut best: Option<(BackendId, u64, u64)> = None;
-        for step in 0..n {
-            let id = BackendId(((self.start + step) % n) as u16);
-            let weight = u64::from(pool.weight(id));
-            if weight == 0 || !may(id) {
+        let members = pool.members();
+        let n = members.len();
+        let mut best: Option<(usize, u64, u64)> = None;
+        for at in (0..n).map(|step| (self.start + step) % n) {
+            let member = &members[at];
+            let weight = u64::from(member.weight);
+            if weight == 0 || !may(member.id) {
                 continue;
             }
-            let load = u64::from(pool.connections(id)) + 1;
+            let load = u64::from(pool.connections(member.id)) + 1;
             // load / weight < best_load / best_weight, without dividing.
             if best.is_none_or(|(_, best_load, best_weight)| load * best_weight < best_load * weight) {
-                best = Some((id, load, weight));
+                best = Some((at, load, weight));
             }
         }
-        let (id, ..) = best?;
-        self.start = (id.index() + 1) % n;
-        Some(id)
+        let (at, ..) = best?;
+        self.start = (at + 1) % n;
+        Some(members[at].id)
     }
 }

@@ -51,18 +51,25 @@ pub(super) fn mix(mut x: u64) -> u64 {
 /// An immutable lookup table. Two bytes per slot.
 pub struct Maglev {
     slots: Box<[u16]>,
-    /// Per backend: hash of its name, and whether it has any slot.
-    members: Box<[(u64, bool)]>,
+    members: Box<[Placed]>,
+}
+
+/// A backend of a table.
+struct Placed {
+    id: BackendId,
+    weight: u16,
+    /// Both hashes of its name.
+    name: (u64, u64),
 }
 
 impl Maglev {
-    /// From names and weights; place in the slice is the [`BackendId`]. Backends of weight zero get no slot.
-    pub fn build(members: &[(&str, u16)]) -> Maglev {
+    /// From numbers, names and weights. Backends of weight zero get no slot.
+    pub fn build(members: &[(BackendId, &str, u16)]) -> Maglev {
         Maglev::with_size(members, table_size(members.len()))
     }
 
     /// With a table of `size` slots, which must be a prime greater than the number of members.
-    pub fn with_size(members: &[(&str, u16)], size: usize) -> Maglev {
+    pub fn with_size(members: &[(BackendId, &str, u16)], size: usize) -> Maglev {
         struct Turn {
             id: u16,
             weight: u64,
@@ -71,14 +78,14 @@ impl Maglev {
             credit: u64,
         }
         let m = size as u64;
-        let hashes: Vec<(u64, u64)> = members.iter().map(|(name, _)| name_hashes(name)).collect();
-        let mut order: Vec<usize> = (0..members.len()).filter(|&i| members[i].1 > 0).collect();
-        order.sort_by_key(|&i| (hashes[i], members[i].0));
+        let hashes: Vec<(u64, u64)> = members.iter().map(|(_, name, _)| name_hashes(name)).collect();
+        let mut order: Vec<usize> = (0..members.len()).filter(|&i| members[i].2 > 0).collect();
+        order.sort_by_key(|&i| (hashes[i], members[i].1));
         let mut turns: Vec<Turn> = order
             .into_iter()
             .map(|i| Turn {
-                id: i as u16,
-                weight: u64::from(members[i].1),
+                id: members[i].0.0,
+                weight: u64::from(members[i].2),
                 next: hashes[i].0 % m,
                 skip: hashes[i].1 % (m - 1) + 1,
                 credit: 0,
@@ -106,7 +113,7 @@ impl Maglev {
                 }
             }
         }
-        let members = members.iter().zip(&hashes).map(|(&(_, weight), hash)| (hash.0, weight > 0)).collect();
+        let members = members.iter().zip(hashes).map(|(&(id, _, weight), name)| Placed { id, weight, name }).collect();
         Maglev { slots: slots.into(), members }
     }
 
@@ -126,10 +133,17 @@ impl Maglev {
         }
         self.members
             .iter()
-            .enumerate()
-            .filter(|&(id, &(_, placed))| placed && may(BackendId(id as u16)))
-            .max_by_key(|&(_, &(name, _))| (mix(name ^ hash), name))
-            .map(|(id, _)| BackendId(id as u16))
+            .filter(|m| m.weight > 0 && may(m.id))
+            .max_by_key(|m| (mix(m.name.0 ^ hash), m.name.0))
+            .map(|m| m.id)
+    }
+
+    /// It is what [`Maglev::build`] would make of these.
+    pub(crate) fn is_of(&self, members: &[(BackendId, &str, u16)]) -> bool {
+        let same = |(placed, &(id, name, weight)): (&Placed, &(BackendId, &str, u16))| {
+            placed.id == id && placed.weight == weight && placed.name == name_hashes(name)
+        };
+        self.members.len() == members.len() && self.members.iter().zip(members).all(same)
     }
 
     /// The table itself: the backend of each slot; empty of backends when nobody has weight.

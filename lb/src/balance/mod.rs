@@ -1,6 +1,6 @@
 //! Choosing a backend for a connection that no identity ties to one.
 //!
-//! A [`Balancer`] belongs to one worker. Whatever the algorithm, a backend is chosen only when the pool lets it take
+//! A [`Balancer`] belongs to one worker and one pool. Whatever the algorithm, a backend is chosen only when the pool lets it take
 //! new flows and the caller's `eligible` agrees (address family, not tried already, has not refused the client's key).
 
 mod least_conn;
@@ -15,10 +15,10 @@ pub use round_robin::RoundRobin;
 pub use stable::StableHash;
 
 use crate::backend::{BackendId, BackendSet};
+use crate::directory::{Directory, PoolId};
 use crate::pool::Pool;
 use core::fmt;
 use core::str::FromStr;
-use std::sync::Arc;
 
 /// `--balance`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -66,33 +66,23 @@ impl FromStr for Algorithm {
     }
 }
 
-/// One worker's chooser. [`Pool`] is passed to each call, since all workers share it.
+/// One worker's chooser for one pool: what the algorithm remembers from choice to choice. The [`Pool`], which is
+/// everybody's, is passed to each call.
 #[derive(Debug)]
 pub struct Balancer {
-    algorithm: Algorithm,
     least_conn: LeastConn,
     round_robin: RoundRobin,
-    maglev: Arc<Maglev>,
-    version: u64,
 }
 
 impl Balancer {
-    /// For one worker of this pool.
-    pub fn new(algorithm: Algorithm, pool: &Pool) -> Balancer {
-        // The version first: a table built in between is then taken again, rather than an old one kept.
-        let version = pool.version();
-        Balancer {
-            algorithm,
-            least_conn: LeastConn::default(),
-            round_robin: RoundRobin::new(pool.len()),
-            maglev: pool.maglev(),
-            version,
-        }
+    /// For this pool.
+    pub fn new(pool: &Pool) -> Balancer {
+        Balancer { least_conn: LeastConn::default(), round_robin: RoundRobin::new(pool) }
     }
 
-    /// The algorithm it was made for.
-    pub fn algorithm(&self) -> Algorithm {
-        self.algorithm
+    /// For this pool from now on, of the next directory.
+    pub fn follow(&mut self, pool: &Pool) {
+        self.round_robin.follow(pool);
     }
 
     /// A backend for a new flow, or `None` when none may take it.
@@ -111,9 +101,8 @@ impl Balancer {
 
     /// By Maglev, whatever the algorithm: for a client whose identity no row knows. Coming back from the same address,
     /// it then meets the server it met before.
-    pub fn pick_by_hash(&mut self, pool: &Pool, hash: u64, eligible: impl Fn(BackendId) -> bool) -> Option<BackendId> {
-        self.refresh(pool);
-        self.maglev.pick(hash, |b| pool.may_take_new(b) && eligible(b))
+    pub fn pick_by_hash(&self, pool: &Pool, hash: u64, eligible: impl Fn(BackendId) -> bool) -> Option<BackendId> {
+        pool.maglev().pick(hash, |b| pool.may_take_new(b) && eligible(b))
     }
 
     /// One of several that can resume the client's session: by the algorithm among those that are up, else the least
@@ -135,20 +124,50 @@ impl Balancer {
     }
 
     fn choose(&mut self, pool: &Pool, hash: u64, entropy: u64, may: impl Fn(BackendId) -> bool) -> Option<BackendId> {
-        self.refresh(pool);
-        match self.algorithm {
-            Algorithm::Maglev => self.maglev.pick(hash, may),
+        match pool.balance() {
+            Algorithm::Maglev => pool.maglev().pick(hash, may),
             Algorithm::LeastConn => self.least_conn.pick(pool, may),
             Algorithm::RoundRobin => self.round_robin.pick(pool, may),
-            Algorithm::RandomTwo => random_two::pick(&self.maglev, pool, entropy, may),
+            Algorithm::RandomTwo => random_two::pick(pool, entropy, may),
+        }
+    }
+}
+
+/// One worker's choosers for all pools of a directory.
+#[derive(Debug)]
+pub struct Balancers(Vec<Option<(PoolId, Balancer)>>);
+
+impl Balancers {
+    /// For the pools of this directory.
+    pub fn new(directory: &Directory) -> Balancers {
+        let mut balancers = Balancers(Vec::new());
+        balancers.follow(directory);
+        balancers
+    }
+
+    /// For the pools of this directory from now on. Those of pools that have gone are dropped.
+    pub fn follow(&mut self, directory: &Directory) {
+        let mut before = core::mem::take(&mut self.0);
+        for pool in directory.pools() {
+            let at = pool.id().index();
+            let known = before.get_mut(at).and_then(Option::take).filter(|(id, _)| *id == pool.id());
+            let balancer = match known {
+                Some((_, mut balancer)) => {
+                    balancer.follow(pool);
+                    balancer
+                }
+                None => Balancer::new(pool),
+            };
+            if at >= self.0.len() {
+                self.0.resize_with(at + 1, || None);
+            }
+            self.0[at] = Some((pool.id(), balancer));
         }
     }
 
-    fn refresh(&mut self, pool: &Pool) {
-        let version = pool.version();
-        if version != self.version {
-            self.maglev = pool.maglev();
-            self.version = version;
-        }
+    /// The one of a pool of the directory; `None` when it has gone.
+    pub fn of(&mut self, pool: PoolId) -> Option<&mut Balancer> {
+        let (id, balancer) = self.0.get_mut(pool.index())?.as_mut()?;
+        (*id == pool).then_some(balancer)
     }
 }

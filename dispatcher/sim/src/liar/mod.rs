@@ -17,12 +17,13 @@ pub mod lies;
 pub mod server;
 pub mod stage;
 
-use crate::config::{server_ip, server_name, two_armed};
+use crate::config::{pool, two_armed};
 use crate::rng::Rng;
 use crate::tls::{message, record};
 use core::time::Duration;
-use dispatcher::engine::{BackendSpec, Config, Limits};
+use dispatcher::engine::{Config, Limits};
 use hello::Draft;
+use lb::MemberSpec;
 use lb::affinity::{Census, Reason};
 use lb::{BackendId, Identity, IdentityKind, Millis, Offered};
 use lies::{Liar, Trick};
@@ -160,16 +161,10 @@ fn sites(rng: &mut Rng) -> Vec<Site> {
 }
 
 fn config(rng: &mut Rng) -> Config {
-    let both = [false, true].into_iter().flat_map(|v6| {
-        (0..SITES).map(move |n| BackendSpec {
-            name: server_name(n, v6),
-            addr: SocketAddr::new(server_ip(n, v6), 8443),
-            weight: 1,
-        })
-    });
+    let both: Vec<MemberSpec> = [false, true].into_iter().flat_map(|v6| pool(SITES, v6).backends).collect();
     let sessions = [512, 1024, 4096][rng.below(3)];
     let limits = Limits { flows: 32_768, hellos: 64, watches: 64, sessions, ..Limits::default() };
-    Config { backends: both.collect(), limits, ..two_armed(1, false) }
+    Config { limits, ..two_armed(1, false) }.pool(|pool| pool.backends.clone_from(&both))
 }
 
 /// What ends a client's part of the handshake.

@@ -154,14 +154,14 @@ fn config(s: &Scenario) -> Config {
     };
     Config {
         address_mode: s.mode,
-        proxy_protocol: s.proxy,
-        balance: s.balance,
         hash_seed: s.seed,
         probe: s.kinds.has(Kind::Crash),
         flow_idle_timeout: IDLE,
         limits,
         ..base
     }
+    .policy(|p| p.proxy_protocol = s.proxy)
+    .pool(|p| p.balance = s.balance)
 }
 
 impl Storm<'_> {
@@ -208,7 +208,7 @@ impl Storm<'_> {
         if has(Kind::EvilServer) {
             let h = *servers.last().expect("servers");
             w.hosts[h].evil = 50;
-            let addr = w.config.backends[s.servers - 1].addr;
+            let addr = w.config.backends()[s.servers - 1].addr;
             w.mistrust(addr);
         }
         if has(Kind::Ports) {

@@ -3,7 +3,8 @@
 use super::{Kind, Kinds};
 use crate::links::Faults;
 use crate::rng::Rng;
-use dispatcher::engine::{AddressMode, Balance};
+use dispatcher::engine::AddressMode;
+use lb::Algorithm;
 
 /// What is wished for, whatever the seed.
 #[derive(Clone, Debug)]
@@ -45,7 +46,7 @@ pub struct Scenario {
     /// Servers are told the client's by a header.
     pub proxy: bool,
     /// How new clients are balanced.
-    pub balance: Balance,
+    pub balance: Algorithm,
     /// Servers.
     pub servers: usize,
 }
@@ -57,7 +58,8 @@ impl Scenario {
         let (v6, one_armed) = (rng.per_mille(300), rng.per_mille(250));
         let mode = if rng.per_mille(250) { AddressMode::Dnat } else { AddressMode::Snat };
         let proxy = rng.per_mille(200);
-        let balance = [Balance::Maglev, Balance::LeastConn, Balance::RoundRobin, Balance::RandomTwo][rng.below(4)];
+        let balance =
+            [Algorithm::Maglev, Algorithm::LeastConn, Algorithm::RoundRobin, Algorithm::RandomTwo][rng.below(4)];
         let servers = rng.between(2, 4);
         // Quiet links now and then, so that the other troubles are seen alone too.
         let kinds: Kinds = Kind::ALL

@@ -4,14 +4,14 @@ use super::api::{
     Backend, Drop, Observed, Offered, Overview, Problem, Reopened, Rows, Service, Sessions, Wanted, Worker,
 };
 use super::queue::Control;
-use crate::engine::{BackendSpec, Config, DropReason};
+use crate::engine::DropReason;
 use crate::io::{Loss, Traffic};
 use crate::journal::JournalWriter;
 use crate::sessions;
 use crate::worker::poll::Clock;
 use crate::worker::{self, Snapshot};
 use lb::affinity::Reader;
-use lb::{BackendId, Millis, Pool};
+use lb::{Directory, Millis};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,10 +20,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What everything that is told is read from. Nothing here is written by workers for this: they tell it anyway.
 pub struct Running<'a> {
-    /// What was started.
-    pub config: &'a Config,
-    /// Its backends.
-    pub pool: Arc<Pool>,
+    /// Services, pools and backends.
+    pub directory: Arc<Directory>,
     /// The affinity tables of all workers.
     pub rows: Reader,
     /// The clock of the workers.
@@ -39,7 +37,13 @@ impl Running<'_> {
         self.workers.iter().map(|w| w.shared.snapshot()).collect()
     }
 
-    fn backend(&self, id: BackendId, spec: &BackendSpec, workers: &[Snapshot], sum: &Snapshot) -> Backend {
+    /// In the first pool that it is in.
+    fn weight(&self, backend: &lb::Backend) -> u16 {
+        self.directory.pools().find(|p| p.backends().contains(backend.id)).map_or(0, |p| p.weight(backend.id))
+    }
+
+    fn backend(&self, spec: &lb::Backend, workers: &[Snapshot], sum: &Snapshot) -> Backend {
+        let id = spec.id;
         let up: Vec<bool> = workers.iter().map(|w| w.backends_up.contains(id)).collect();
         let health = match (up.contains(&true), up.contains(&false)) {
             (true, false) => "up",
@@ -50,11 +54,11 @@ impl Running<'_> {
         Backend {
             name: spec.name.clone(),
             address: spec.addr,
-            wanted: Wanted { state: self.pool.state(id).to_string(), weight: self.pool.weight(id) },
+            wanted: Wanted { state: spec.state.to_string(), weight: self.weight(spec) },
             observed: Observed {
                 health: health.to_string(),
                 up,
-                flows: self.pool.connections(id),
+                flows: self.directory.live().connections(id),
                 connections: ended.connections,
                 resumed: ended.resumed,
                 new_sessions: ended.new_sessions,
@@ -87,20 +91,23 @@ impl Control for Running<'_> {
     }
 
     fn services(&mut self) -> Vec<Service> {
-        vec![Service {
-            name: "default".to_string(),
-            listen: self.config.vips.clone(),
-            balance: self.config.balance.as_str().to_string(),
-            affinity: self.config.affinity,
-            proxy_protocol: self.config.proxy_protocol,
-            backends: self.config.backends.iter().map(|b| b.name.clone()).collect(),
-        }]
+        let directory = &self.directory;
+        let name = |id| directory.backend(id).map(|b| b.name.clone());
+        let one = |service: &lb::Service| Service {
+            name: service.name().to_string(),
+            listen: service.listen().to_vec(),
+            balance: directory.pool(service.pool()).map(|p| p.balance().to_string()).unwrap_or_default(),
+            affinity: service.policy().affinity,
+            proxy_protocol: service.policy().proxy_protocol,
+            backends: service.backends().iter().filter_map(name).collect(),
+        };
+        directory.services().map(one).collect()
     }
 
     fn backends(&mut self) -> Vec<Backend> {
         let workers = self.snapshots();
         let sum = Snapshot::fold(&workers);
-        self.pool.ids().zip(&self.config.backends).map(|(id, spec)| self.backend(id, spec, &workers, &sum)).collect()
+        self.directory.backends().map(|spec| self.backend(spec, &workers, &sum)).collect()
     }
 
     fn sessions(&mut self) -> Sessions {
@@ -128,8 +135,8 @@ impl Control for Running<'_> {
         };
         let mut offered = Vec::new();
         for kind in sessions::KINDS {
-            for (id, spec) in self.pool.ids().zip(&self.config.backends) {
-                let c = metrics.of(id, kind);
+            for spec in self.directory.backends() {
+                let c = metrics.of(spec.id, kind);
                 if c != Default::default() {
                     offered.push(Offered {
                         kind: kind.as_str().to_string(),

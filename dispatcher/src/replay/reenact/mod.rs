@@ -105,26 +105,31 @@ pub fn served(mut config: Config, recording: &Recording<'_>) -> anyhow::Result<C
     let mut servers: Vec<SocketAddr> = recording.connections.iter().map(|c| c.server).collect();
     servers.sort_unstable();
     servers.dedup();
-    let given = !config.vips.is_empty();
+    let vips = config.vips();
+    let given = !vips.is_empty();
     for server in &servers {
         let family = if server.is_ipv4() { "IPv4" } else { "IPv6" };
         anyhow::ensure!(
-            config.backends.iter().any(|b| b.addr.is_ipv4() == server.is_ipv4()),
+            config.backends().iter().any(|b| b.addr.is_ipv4() == server.is_ipv4()),
             "connections to {server} were recorded, but there is no {family} backend"
         );
         anyhow::ensure!(
-            !given || vip_for(*server, &config.vips).is_some(),
+            !given || vip_for(*server, &vips).is_some(),
             "connections to {server} were recorded, but there is no {family} VIP"
         );
     }
     if !given {
-        if let Some(backend) = config.backends.iter().find(|b| servers.iter().any(|s| s.ip() == b.addr.ip())) {
+        if let Some(backend) = config.backends().iter().find(|b| servers.iter().any(|s| s.ip() == b.addr.ip())) {
             anyhow::bail!(
                 "backend '{}' has the address of a recorded server, which is a VIP here (--vip names another)",
                 backend.name
             );
         }
-        config.vips = servers;
+        match config.wanted.services.first_mut() {
+            Some(service) if !servers.is_empty() => service.listen = servers,
+            // Nothing was recorded, so nobody is to be served.
+            _ => config.wanted.services.clear(),
+        }
     }
     // A backend of a family that was not recorded has nothing to do, and may stay.
     Ok(config)

@@ -115,7 +115,7 @@ fn named<'n>(counts: impl Iterator<Item = (&'n str, u64)>) -> BTreeMap<&'n str, 
 impl Totals {
     /// Nothing yet.
     pub fn new(config: &Config) -> Totals {
-        let backends = config.backends.iter().map(|b| (b.name.clone(), BackendTotals::default())).collect();
+        let backends = config.backends().iter().map(|b| (b.name.clone(), BackendTotals::default())).collect();
         Totals { backends, hello_patience: config.hello_patience(), ..Totals::default() }
     }
 

@@ -229,6 +229,8 @@ impl Ended {
             dial_attempts: self.dial_attempts,
             intact: Some(Some(intact)),
             end: self.end.as_str(),
+            service: None,
+            pool: None,
         }
     }
 }

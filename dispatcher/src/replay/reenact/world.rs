@@ -109,8 +109,8 @@ impl<'c> World<'c> {
     /// Everything at its place, nothing begun. The configuration's ports are made here; its VIPs must be there.
     pub fn new(mut config: Config, recording: &'c Recording<'c>) -> Result<World<'c>, ConfigError> {
         let taken = |ip: IpAddr| {
-            config.vips.iter().any(|v| v.ip() == ip)
-                || config.backends.iter().any(|b| b.addr.ip() == ip)
+            config.vips().iter().any(|v| v.ip() == ip)
+                || config.backends().iter().any(|b| b.addr.ip() == ip)
                 || recording.connections.iter().any(|c| c.client.ip() == ip)
         };
         // RFC 2544 and RFC 5180 set these aside for tests of network devices.
@@ -131,7 +131,7 @@ impl<'c> World<'c> {
         };
         config.ports = vec![port("clients", ENGINE_MACS[0], Vec::new()), port("backends", ENGINE_MACS[1], own)];
         let mut backends = HashMap::new();
-        for (i, backend) in config.backends.iter().enumerate() {
+        for (i, backend) in config.backends().iter().enumerate() {
             let [a, b] = (i as u16).to_be_bytes();
             backends.entry(Addr::from(backend.addr.ip())).or_insert(Mac([2, 0, 0, 2, a, b]));
         }
@@ -139,7 +139,8 @@ impl<'c> World<'c> {
         let usual = usual.unwrap_or(Syn { isn: Seq(0), flags: 0x12, window: u16::MAX, options: USUAL });
         // A trace of a host that speaks to itself is as good as any.
         config.loopback_sources = true;
-        let (vips, proxy_protocol) = (config.vips.clone(), config.proxy_protocol);
+        let vips = config.vips();
+        let proxy_protocol = config.wanted.services.iter().any(|s| s.policy.proxy_protocol);
         let patience = config.hello_patience() + PATIENCE;
         let engine = Engine::new(config, SECRET, Time::ZERO)?;
         Ok(World {
