@@ -8,6 +8,7 @@
 use crate::engine::ConnectionRecord;
 use arrayvec::{ArrayString, ArrayVec};
 use crossbeam::queue::ArrayQueue;
+use lb::service::DEFAULT;
 use serde::{Serialize, Serializer};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -60,7 +61,7 @@ pub struct ConnectionLine<'a> {
     pub intact: Option<Option<bool>>,
     /// Why it ended.
     pub end: &'a str,
-    /// The service it connected to. Live only: left out when none, also when it has gone long ago.
+    /// The service it connected to. Live only: left out with flags alone, and when it has gone long ago.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<&'a str>,
     /// The pool it was routed to. Left out as `service`.
@@ -89,8 +90,8 @@ impl<'a> From<&'a ConnectionRecord<'a>> for ConnectionLine<'a> {
             dial_attempts: r.dial_attempts,
             intact: None,
             end: r.end.as_str(),
-            service: r.service,
-            pool: r.pool,
+            service: told(r.service),
+            pool: told(r.pool),
         }
     }
 }
@@ -136,6 +137,11 @@ impl Serialize for VersionName {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)
     }
+}
+
+/// With flags alone there is one service and one pool: nothing to tell.
+fn told(name: Option<&str>) -> Option<&str> {
+    name.filter(|name| *name != DEFAULT)
 }
 
 /// Most bytes of a name of a backend, service or pool that a journal line carries; the command line accepts no longer ones.
@@ -201,8 +207,8 @@ impl From<&ConnectionRecord<'_>> for Entry {
             bytes_to_client: r.bytes_to_client,
             dial_attempts: r.dial_attempts,
             end: r.end.as_str(),
-            service: r.service.map(cut),
-            pool: r.pool.map(cut),
+            service: told(r.service).map(cut),
+            pool: told(r.pool).map(cut),
         }
     }
 }

@@ -277,6 +277,59 @@ fn an_address_that_the_kernel_gets_meanwhile_is_told() {
     });
 }
 
+const FILE: &str = "[[port]]\nname = \"wan\"\ndriver = \"af-packet:wan\"\nip = \"10.77.0.1/24\"\n\
+    [[port]]\nname = \"lan\"\ndriver = \"af-packet:lan\"\nip = \"10.78.0.1/24\"\n\
+    [[service]]\nname = \"shop\"\nlisten = [\"10.77.0.100:443\", \"10.77.0.101:443\"]\npool = \"shop\"\n\
+    route = [{ sni = \"api.example.com\", pool = \"api\" }]\n\
+    [[service]]\nname = \"mail\"\nlisten = [\"10.77.0.100:993\"]\npool = \"api\"\n\
+    [pool.shop]\nbackend = [{ name = \"web1\", address = \"10.78.0.11:443\" }]\n\
+    [pool.api]\nbackend = [{ name = \"api1\", address = \"10.78.0.12:443\" }]\n";
+
+fn with_file(text: &str) -> (std::path::PathBuf, Command) {
+    let path = std::env::temp_dir().join(format!("dispatcher-{}-{}.toml", std::process::id(), text.len()));
+    std::fs::write(&path, text).unwrap();
+    let mut command = Command::new(program());
+    command.args(["run", "--config"]).arg(&path);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
+    (path, command)
+}
+
+#[test]
+fn a_file_with_two_services_starts_both_and_stands_alone() {
+    in_namespace(|| {
+        let (path, mut command) = with_file(FILE);
+        let mut child = command.spawn().unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut said = String::new();
+        while !said.contains("  total ") {
+            assert_ne!(out.read_line(&mut said).unwrap(), 0, "it ended: {said} {}", rest(&mut child));
+        }
+        for expected in ["10.77.0.100:443", "10.77.0.101:443", "10.77.0.100:993", "web1", "api1"] {
+            assert!(said.contains(expected), "{expected}: {said}");
+        }
+        signal(&child, libc::SIGTERM);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        let mut command = with_file(FILE).1;
+        command.args(["--stats-interval", "1s"]);
+        assert_refused(command, "cannot be used with");
+        std::fs::remove_file(path).unwrap();
+    });
+}
+
+#[test]
+fn a_file_with_faults_starts_nothing_and_all_of_them_are_told_with_their_places() {
+    let (path, mut command) =
+        with_file(&FILE.replace("pool = \"api\" }", "pool = \"apis\" }").replace("10.78.0.12:443", "10.77.0.100:443"));
+    let done = command.output().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(done.status.code(), Some(2), "{said}");
+    assert!(done.stdout.is_empty());
+    let places = said.lines().filter(|line| line.starts_with(&format!("{}:", path.display()))).count();
+    assert!(places >= 2 && said.contains(":13:") && said.contains("apis"), "{said}");
+    assert!(said.contains("'api1' has the address of a VIP"), "{said}");
+}
+
 #[test]
 fn an_address_that_a_local_route_gives_to_the_kernel_is_told_while_it_runs_and_refused_at_the_start() {
     in_namespace(|| {

@@ -1,5 +1,6 @@
 //! What people read must be true: lists in the documents against what the code says.
 
+use dispatcher::control::keys::{KEYS, Key};
 use dispatcher::engine::DropReason;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,6 +15,18 @@ fn the_documents_list_every_name_of_a_drop_and_no_other() {
     let wanted: Vec<String> =
         DropReason::ALL.iter().map(|why| format!("| `{}` | {} |", why.as_str(), why.meaning())).collect();
     assert_eq!(listed, wanted);
+}
+
+#[test]
+fn the_documents_list_every_key_of_the_file_and_no_other() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let listed: Vec<&str> = text.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| table ")).collect();
+    let row = |key: &Key| {
+        let Key { table, name, value, default, meaning } = key;
+        format!("| {} | `{name}` | `{value}` | {default} | {meaning} |", table.as_str())
+    };
+    assert_eq!(listed, KEYS.iter().map(row).collect::<Vec<_>>());
 }
 
 /// Every test that the threat model promises is there under that name.

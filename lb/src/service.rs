@@ -13,6 +13,9 @@ use core::time::Duration;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
+/// What the one service is called that has no name of its own, and its pool: that of the command line's flags.
+pub const DEFAULT: &str = "default";
+
 /// Most services in one directory.
 pub const MAX_SERVICES: usize = 1024;
 
@@ -307,7 +310,7 @@ impl core::error::Error for Fault {}
 impl Wanted {
     /// One service and one pool, both of the name `default`.
     pub fn single(listen: Vec<SocketAddr>, policy: Policy, pool: PoolSpec) -> Wanted {
-        let name = String::from("default");
+        let name = String::from(DEFAULT);
         let service = ServiceSpec { name: name.clone(), listen, pool: name.clone(), routes: Vec::new(), policy };
         Wanted { services: vec![service], pools: vec![PoolSpec { name, ..pool }] }
     }

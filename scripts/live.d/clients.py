@@ -56,11 +56,11 @@ def read_all(s):
         got += more
 
 
-def fetch(source=None, ctx=None, vip=lab.VIP, port=443, session=None, request=GET, timeout=PATIENCE):
+def fetch(source=None, ctx=None, vip=lab.VIP, port=443, session=None, request=GET, timeout=PATIENCE, name=NAME):
     """One TLS connection and one request. Returns the body, and the TLS socket (closed) for what it knows of the session."""
     raw = connect(vip, port, source, timeout)
     try:
-        with (ctx or context()).wrap_socket(raw, server_hostname=NAME, session=session) as s:
+        with (ctx or context()).wrap_socket(raw, server_hostname=name, session=session) as s:
             s.sendall(request)
             answer = read_all(s)
             result = (s.session, s.session_reused, s.version())

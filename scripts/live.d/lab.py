@@ -133,6 +133,7 @@ CONTRACT = {
     "dial_attempts": int, "end": str,
 }
 ONLY_IN_REPLAY = {"verdict", "intact"}
+ONLY_WITH_A_FILE = {"service", "pool"}
 REASONS = {"session-id", "ticket", "ticket-key", "psk", "psk-key", "balanced", "recorded"}
 # The dispatchers that should be running.
 RUNNING = set()
@@ -145,15 +146,21 @@ class Dispatcher:
 
     serial = 0
 
-    def __init__(self, *flags, args=None, log=None, environment=None):
+    def __init__(self, *flags, args=None, log=None, environment=None, services=None):
+        """With flags, or with a configuration file: the lab's ports, and services and pools as `services` has them in TOML."""
         Dispatcher.serial += 1
         self.log_path = log or f"{WORK}/connections.{Dispatcher.serial}.json"
         self.peak = 0
         self.status = None
-        args = base_args() if args is None else args
-        command = ["ip", "netns", "exec", PREFIX + "-dispatcher", DISPATCHER, "run", *args, *flags]
+        if services is not None:
+            path = f"{WORK}/dispatcher.{Dispatcher.serial}.toml"
+            with open(path, "w") as f:
+                f.write(configuration(self.log_path) + services)
+            args = ["--config", path]
+        else:
+            args = [*(base_args() if args is None else args), *flags, "--connections-log", self.log_path, "--stats-interval", "200ms"]
         self.process = subprocess.Popen(
-            command + ["--connections-log", self.log_path, "--stats-interval", "200ms"],
+            ["ip", "netns", "exec", PREFIX + "-dispatcher", DISPATCHER, "run", *args],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**os.environ, **(environment or {})},
         )
@@ -261,7 +268,7 @@ class Dispatcher:
     def check_log(self):
         for line in self.log():
             keys = set(line)
-            check(set(CONTRACT) <= keys and keys <= set(CONTRACT) | ONLY_IN_REPLAY, f"keys of a log line: {sorted(keys)}")
+            check(set(CONTRACT) <= keys and keys <= set(CONTRACT) | ONLY_IN_REPLAY | ONLY_WITH_A_FILE, f"keys of a log line: {sorted(keys)}")
             for key, kind in CONTRACT.items():
                 check(isinstance(line[key], kind), f"log line: {key} is {line[key]!r}")
             check(line["class"] in ("secure", "non-secure") and line["reason"] in REASONS, f"log line: {line}")
@@ -290,6 +297,21 @@ def base_args(vips=None, backends=None):
     if backends is not None:
         pairs = [p for p in pairs if p[0] != "--backend"] + [("--backend", b) for b in backends]
     return [word for pair in pairs for word in pair]
+
+
+def configuration(log_path):
+    """What holds for the process, and the lab's ports, in TOML."""
+    args = base_args(vips=[], backends=[])
+    pairs = list(zip(args[::2], args[1::2]))
+    text = f'[dispatcher]\nconnections-log = "{log_path}"\nstats-interval = "200ms"\n'
+    text += "".join(f"workers = {n}\n" for flag, n in pairs if flag == "--workers")
+    for flag, port in pairs:
+        if flag == "--port":
+            driver, *keys = port.split(",")
+            name, driver = driver.split("=", 1)
+            ips = [key[3:] for key in keys if key.startswith("ip=")]
+            text += f'\n[[port]]\nname = "{name}"\ndriver = "{driver}"\nip = {json.dumps(ips)}\n'
+    return text
 
 
 class Threaded:

@@ -34,7 +34,15 @@ pub enum Command {
     /// Ask a running dispatcher, or have it do something.
     #[command(after_help = super::ctl::EXAMPLES)]
     Ctl(CtlArgs),
+    /// Check a configuration file: every fault of it, with line and column.
+    #[command(after_help = CHECK_HELP)]
+    Check(CheckArgs),
 }
+
+const CHECK_HELP: &str = "\
+docs/configuration.md has the keys. The file alone is judged, not whether this machine has the devices that it names.
+
+Exit status: 0 nothing is wrong, 2 something is.";
 
 /// Lines that are to stay whole are of 78 columns at most; running text is one line, which is broken where the terminal ends.
 const RUN_EXAMPLES: &str = "\
@@ -73,6 +81,11 @@ Exit status: 0 done; 1 done, but there were frames that are not read and may hol
 /// Flags of `run`.
 #[derive(Args, Debug)]
 pub struct RunArgs {
+    /// Take everything from a configuration file instead of flags: several services, pools and routes (see docs/configuration.md; `dispatcher
+    /// check FILE` tells its mistakes)
+    #[arg(long, value_name = "FILE", exclusive = true)]
+    pub config: Option<PathBuf>,
+
     /// A network port (repeat)
     ///
     /// DRIVER:DEVICE is
@@ -99,7 +112,7 @@ pub struct RunArgs {
     ///                        write to FILE.1 and so on)
     ///
     /// IPv6 addresses stand in brackets.
-    #[arg(long = "port", value_name = "NAME=DRIVER:DEVICE[,KEY=VALUE]...", required = true, value_parser = PortArg::parse, verbatim_doc_comment)]
+    #[arg(long = "port", value_name = "NAME=DRIVER:DEVICE[,KEY=VALUE]...", required_unless_present = "config", value_parser = PortArg::parse, verbatim_doc_comment)]
     pub ports: Vec<PortArg>,
 
     #[command(flatten)]
@@ -135,6 +148,18 @@ pub struct RunArgs {
     /// Print rates, flows and drops this often
     #[arg(long, value_name = "D", value_parser = duration)]
     pub stats_interval: Option<Duration>,
+}
+
+/// Flags of `check`.
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// A configuration file (TOML)
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// JSON instead of text
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What is served, and by whom.

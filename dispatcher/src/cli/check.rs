@@ -3,57 +3,77 @@
 use super::Refusal;
 use super::args::{ReplayArgs, RunArgs, Service, Tuning};
 use super::own::{self, Own};
+use crate::control::configuration::{Configuration, Process};
 use crate::control::port::{Driver, PortArg};
-use crate::engine::{AddressMode, Config, Limits, PortSpec, TicketKey};
+use crate::control::rules::{self, About, Broken};
+use crate::engine::{Config, Limits, PortSpec, TicketKey};
 use crate::io::{self, DeviceInfo};
 use crate::replay::ReplayOptions;
 use crate::wire::Mac;
 use crate::worker::{Device, PortPlan};
-use lb::{MemberSpec, Policy, PoolSpec, Wanted};
-use std::collections::HashSet;
-use std::hash::Hash;
-use std::net::IpAddr;
+use lb::{Policy, PoolSpec, Wanted};
 use std::path::PathBuf;
 
-/// Everything of a configuration that live traffic and replay have in common.
-fn config(service: &Service, tuning: &Tuning) -> Result<Config, Refusal> {
-    if let Some(name) = twice(service.backends.iter().map(|b| &b.name)) {
-        return Err(Refusal::new(format!("backend '{name}' is given twice")));
-    }
-    if let Some(addr) = twice(service.backends.iter().map(|b| b.addr)) {
-        return Err(Refusal::new(format!("two backends have the address {addr}")));
-    }
-    if let Some(vip) = twice(service.vips.iter()) {
-        return Err(Refusal::new(format!("VIP {vip} is given twice")));
-    }
-    for MemberSpec { name, addr, .. } in &service.backends {
-        if service.vips.iter().any(|vip| vip.ip() == addr.ip()) {
-            return Err(Refusal::new(format!("backend '{name}' has the address of a VIP")));
-        }
-        if !service.vips.iter().any(|vip| vip.is_ipv4() == addr.is_ipv4()) {
-            let family = family(addr.ip());
-            return Err(Refusal::new(format!("backend '{name}' is {family}, but there is no {family} VIP")));
-        }
-    }
-    for vip in &service.vips {
-        if !service.backends.iter().any(|b| b.addr.is_ipv4() == vip.is_ipv4()) {
-            return Err(Refusal::new(format!("VIP {vip} has no {} backend", family(vip.ip()))));
-        }
-    }
-    check_weights(&service.backends)?;
-    Ok(Config {
+/// What the engine is told of a configuration, without its ports.
+fn config(wanted: Wanted, process: &Process, ticket_keys: &[TicketKey]) -> Config {
+    Config {
         ports: Vec::new(),
-        wanted: wanted(service, tuning),
-        hash_seed: tuning.hash_seed,
-        address_mode: tuning.address_mode.into(),
-        flow_idle_timeout: tuning.flow_idle_timeout,
-        ticket_keys: tuning.ticket_keys.clone(),
-        session_ttl: tuning.session_ttl,
+        wanted,
+        hash_seed: process.hash_seed,
+        address_mode: process.address_mode,
+        flow_idle_timeout: process.flow_idle_timeout,
+        ticket_keys: ticket_keys.to_vec(),
+        session_ttl: process.session_ttl,
         probe: true,
         loopback_sources: false,
         keep_names: false,
-        limits: Limits { flows: tuning.flow_capacity, sessions: tuning.session_capacity, ..Limits::default() },
-    })
+        limits: Limits { flows: process.flow_capacity, sessions: process.session_capacity, ..Limits::default() },
+    }
+}
+
+/// What flags of both commands say of the process.
+fn process(tuning: &Tuning) -> Process {
+    Process {
+        address_mode: tuning.address_mode.into(),
+        hash_seed: tuning.hash_seed,
+        session_capacity: tuning.session_capacity,
+        session_ttl: tuning.session_ttl,
+        flow_capacity: tuning.flow_capacity,
+        flow_idle_timeout: tuning.flow_idle_timeout,
+        ..Process::default()
+    }
+}
+
+/// What the flags of `run` want: the same as a file would say.
+pub fn configuration(args: &RunArgs) -> Result<Configuration, Refusal> {
+    if args.service.vips.is_empty() {
+        return Err(Refusal::new("no --vip: nothing for clients to connect to"));
+    }
+    if args.service.backends.is_empty() {
+        return Err(Refusal::new("no --backend: nowhere to send connections"));
+    }
+    check_ticket_keys(&args.service, &args.tuning)?;
+    let configuration = Configuration {
+        process: Process {
+            workers: args.workers,
+            cores: args.cores.clone(),
+            idle: args.idle.into(),
+            connections_log: args.connections_log.clone(),
+            control: args.control.clone(),
+            stats_interval: args.stats_interval,
+            ..process(&args.tuning)
+        },
+        ports: args.ports.clone(),
+        wanted: wanted(&args.service, &args.tuning),
+        ticket_keys: args.tuning.ticket_keys.clone(),
+    };
+    first(rules::faults(&configuration))?;
+    Ok(configuration)
+}
+
+/// With flags the first broken rule is told, in one line.
+fn first(broken: Vec<Broken>) -> Result<(), Refusal> {
+    broken.into_iter().next().map_or(Ok(()), |broken| Err(Refusal::new(broken.what)))
 }
 
 /// The one service that flags describe.
@@ -73,20 +93,6 @@ fn wanted(service: &Service, tuning: &Tuning) -> Wanted {
         ..PoolSpec::default()
     };
     Wanted::single(service.vips.clone(), policy, pool)
-}
-
-/// A family of which no server takes new sessions serves nobody.
-fn check_weights(backends: &[MemberSpec]) -> Result<(), Refusal> {
-    for v4 in [true, false] {
-        let mut all = backends.iter().filter(|b| b.addr.is_ipv4() == v4).peekable();
-        if let Some(first) = all.peek().map(|b| b.addr.ip())
-            && all.all(|b| b.weight == 0)
-        {
-            let family = family(first);
-            return Err(Refusal::new(format!("every {family} backend has weight 0: none would take a new session")));
-        }
-    }
-    Ok(())
 }
 
 /// Ticket keys name backends that are there.
@@ -111,22 +117,19 @@ pub fn replay_options(args: &ReplayArgs) -> Result<ReplayOptions, Refusal> {
     {
         return Err(Refusal::new(format!("{} would be overwritten while it is read", out.display())));
     }
-    let mut config = if args.service.vips.is_empty() {
-        // Without VIPs the recorded servers' addresses stand in; only what is given twice can be wrong.
-        let stand_in = Service { vips: Vec::new(), backends: Vec::new() };
-        if let Some(name) = twice(args.service.backends.iter().map(|b| &b.name)) {
-            return Err(Refusal::new(format!("backend '{name}' is given twice")));
-        }
-        if let Some(addr) = twice(args.service.backends.iter().map(|b| b.addr)) {
-            return Err(Refusal::new(format!("two backends have the address {addr}")));
-        }
-        check_weights(&args.service.backends)?;
-        let mut config = config(&stand_in, &args.tuning)?;
-        config.wanted = wanted(&Service { vips: Vec::new(), backends: args.service.backends.clone() }, &args.tuning);
-        config
+    let wanted = wanted(&args.service, &args.tuning);
+    // Without backends the recording has its own; without VIPs the recorded servers' addresses stand in, and what only VIPs can have wrong
+    // is not asked.
+    let broken = if args.service.backends.is_empty() {
+        Vec::new()
+    } else if args.service.vips.is_empty() {
+        let of_backends = |b: &Broken| matches!(b.about, About::Pool(_) | About::Backend(..) | About::Address(..));
+        rules::services(&wanted).into_iter().filter(of_backends).collect()
     } else {
-        config(&args.service, &args.tuning)?
+        rules::services(&wanted)
     };
+    first(broken)?;
+    let mut config = config(wanted, &process(&args.tuning), &args.tuning.ticket_keys);
     config.keep_names = true;
     Ok(ReplayOptions { files: args.files.clone(), json: args.json, out: args.out.clone(), config })
 }
@@ -156,29 +159,19 @@ pub struct Checked {
     pub ours: Vec<Own>,
 }
 
-/// Most ports: the engine numbers them so.
-const MAX_PORTS: usize = 16;
-
-/// Checks what `run` is told.
-pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
-    let mut cores: Vec<Option<usize>> = match &args.cores {
+/// Checks a configuration, whose rules are kept, against this machine.
+pub fn run(wanted: &Configuration) -> Result<Checked, Refusal> {
+    let Configuration { process, ports: wanted_ports, .. } = wanted;
+    let mut cores: Vec<Option<usize>> = match &process.cores {
         Some(cores) => cores.0.iter().copied().map(Some).collect(),
-        None => vec![None; args.workers.unwrap_or(1)],
+        None => vec![None; process.workers.unwrap_or(1)],
     };
-    if args.service.vips.is_empty() {
-        return Err(Refusal::new("no --vip: nothing for clients to connect to"));
-    }
-    if args.service.backends.is_empty() {
-        return Err(Refusal::new("no --backend: nowhere to send connections"));
-    }
-    check_ticket_keys(&args.service, &args.tuning)?;
-    let mut config = config(&args.service, &args.tuning)?;
-    config.keep_names = args.connections_log.is_some();
-    check_ports(&args.ports, &config)?;
-    check_queues(&args.ports, cores.len())?;
+    let mut config = config(wanted.wanted.clone(), process, &wanted.ticket_keys);
+    config.keep_names = process.connections_log.is_some();
+    check_queues(wanted_ports, cores.len())?;
     check_cores(&cores, &io::allowed_cores(), io::can_bind_to)?;
     let (mut ports, mut warnings) = (Vec::new(), Vec::new());
-    for (number, port) in args.ports.iter().enumerate() {
+    for (number, port) in wanted_ports.iter().enumerate() {
         let name = &port.name;
         let told = |e: io::OpenError| Refusal::new(format!("port '{name}': {e}"));
         let (device, mac, mtu) = match port.driver {
@@ -189,7 +182,7 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
                 let device = match port.driver {
                     Driver::AfXdp => {
                         check_device_queues(port, &info, cores.len())?;
-                        Device::AfXdp(port.device.clone(), info, port.mode)
+                        Device::AfXdp(port.device.clone(), info, port.mode.unwrap_or_default())
                     }
                     _ => Device::AfPacket(port.device.clone(), info),
                 };
@@ -229,16 +222,16 @@ pub fn run(args: &RunArgs) -> Result<Checked, Refusal> {
             mtu,
         });
     }
-    if args.ports.iter().any(|port| port.driver == Driver::Dpdk) {
+    if wanted_ports.iter().any(|port| port.driver == Driver::Dpdk) {
         bind(&mut cores, &io::allowed_cores())?;
     }
-    let ours = own::shared(&args.ports, &config.vips());
+    let ours = own::shared(wanted_ports, &config.vips());
     check_kernel(&ours)?;
-    own::warn_of_vips(&args.ports, &config.vips(), &mut warnings);
+    own::warn_of_vips(wanted_ports, &config.vips(), &mut warnings);
     if !ours.is_empty() {
         own::warn_of_listeners(&config.vips(), &io::kernel::listeners(), &mut warnings);
     }
-    let interfaces = args.ports.iter().map(own::interface).collect();
+    let interfaces = wanted_ports.iter().map(own::interface).collect();
     Ok(Checked { config, ports, cores, warnings, interfaces, ours })
 }
 
@@ -375,64 +368,6 @@ fn check_device_queues(port: &PortArg, info: &DeviceInfo, workers: usize) -> Res
         )));
     }
     Ok(())
-}
-
-fn check_ports(ports: &[PortArg], config: &Config) -> Result<(), Refusal> {
-    if ports.len() > MAX_PORTS {
-        return Err(Refusal::new(format!("at most {MAX_PORTS} ports")));
-    }
-    if let Some(name) = twice(ports.iter().map(|p| &p.name)) {
-        return Err(Refusal::new(format!("port '{name}' is given twice")));
-    }
-    if let Some(device) = twice(ports.iter().map(device_name)) {
-        return Err(Refusal::new(format!("two ports have the device {device}")));
-    }
-    if let Some(ip) = twice(ports.iter().flat_map(|p| p.addresses.iter().map(|(ip, _)| *ip))) {
-        return Err(Refusal::new(format!("address {ip} is given to two ports")));
-    }
-    for port in ports {
-        for (ip, _) in &port.addresses {
-            if let Some(backend) = config.backends().iter().find(|b| b.addr.ip() == *ip) {
-                return Err(Refusal::new(format!("backend '{}' has port '{}''s own address", backend.name, port.name)));
-            }
-        }
-    }
-    for MemberSpec { name, addr, .. } in config.backends() {
-        let (ip, family) = (addr.ip(), family(addr.ip()));
-        let same_family = |other: &IpAddr| other.is_ipv4() == ip.is_ipv4();
-        if config.address_mode == AddressMode::Snat
-            && !ports.iter().any(|p| p.addresses.iter().any(|(own, _)| same_family(own)))
-        {
-            return Err(Refusal::new(format!(
-                "backend '{name}' is {family}, but no port has an {family} address of its own to reach it from \
-                 (--port ...,ip=ADDR/PREFIX)"
-            )));
-        }
-        let reachable =
-            ports.iter().any(|p| p.is_on_link(ip)) || ports.iter().any(|p| p.gateways.iter().any(same_family));
-        if !reachable {
-            return Err(Refusal::new(format!(
-                "backend '{name}' ({ip}) is in no port's network, and no port has an {family} gateway"
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// What may be there only once: of DPDK's virtual devices the name, whatever its arguments.
-fn device_name(port: &PortArg) -> &str {
-    let device = port.device.as_str();
-    if port.driver == Driver::Dpdk { device.split(';').next().unwrap_or(device) } else { device }
-}
-
-fn family(ip: IpAddr) -> &'static str {
-    if ip.is_ipv4() { "IPv4" } else { "IPv6" }
-}
-
-/// The first thing that comes a second time.
-fn twice<T: Hash + Eq + Clone>(things: impl Iterator<Item = T>) -> Option<T> {
-    let mut seen = HashSet::new();
-    things.into_iter().find(|thing| !seen.insert(thing.clone()))
 }
 
 #[cfg(test)]

@@ -4,10 +4,12 @@
 //! * [`args`] has the flags.
 //! * [`check`]: what is wrong with values that are each right; [`own`]: addresses of ours that others have, too.
 //! * [`ctl`]: `dispatcher ctl`; [`listing`]: its tables.
+//! * [`check_file`]: `dispatcher check`.
 //! * [`run`]: `dispatcher run`; [`report`]: what it prints; [`signs`]: what it warns of.
 
 pub mod args;
 pub mod check;
+pub mod check_file;
 pub mod ctl;
 mod listing;
 pub mod own;
@@ -56,6 +58,7 @@ pub fn main() -> ExitCode {
             Err(e) => refuse(&e.0),
         },
         Command::Ctl(args) => ctl::run(&args),
+        Command::Check(args) => check_file::run(&args).unwrap_or_else(|e| refuse(&e.0)),
         Command::Replay(args) => match check::replay_options(&args).map(|options| crate::replay::run(&options)) {
             Ok(Ok(())) => ExitCode::SUCCESS,
             Ok(Err(e)) if e.is::<NotRead>() => {
@@ -77,7 +80,7 @@ fn refuse(why: &str) -> ExitCode {
 /// clap explains itself over several lines; the first paragraph is what matters.
 fn one_line(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "nothing to do: run or replay, or ctl? (see dispatcher --help)".to_string();
+        return "nothing to do: run or replay, check or ctl? (see dispatcher --help)".to_string();
     }
     let text = error.render().to_string();
     let words: Vec<_> = text

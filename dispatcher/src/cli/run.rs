@@ -2,7 +2,7 @@
 
 use super::args::RunArgs;
 use super::signs::Signs;
-use super::{Refusal, check, report};
+use super::{REFUSED, Refusal, check, check_file, report};
 use crate::control::socket::{self, Control, Running};
 use crate::engine::{Returning, Share};
 use crate::io::kernel;
@@ -10,7 +10,7 @@ use crate::io::kernel;
 use crate::io::{OpenError, dpdk};
 use crate::journal;
 use crate::worker::poll::Clock;
-use crate::worker::{self, Exchange, Plan, Sharing, Steering, Worker};
+use crate::worker::{self, Exchange, Idle, Plan, Sharing, Steering, Worker};
 use lb::Directory;
 use lb::affinity::Reader;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
@@ -32,11 +32,23 @@ const IMPATIENT: i32 = 130;
 
 /// The command. `Err` when nothing was started.
 pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
-    let checked = check::run(args)?;
+    let wanted = match &args.config {
+        None => check::configuration(args)?,
+        Some(file) => match check_file::load(file)? {
+            Ok(wanted) => wanted,
+            // All of them, each with its place.
+            Err(faults) => {
+                eprint!("{faults}");
+                return Ok(ExitCode::from(REFUSED));
+            }
+        },
+    };
+    let process = &wanted.process;
+    let checked = check::run(&wanted)?;
     for warning in &checked.warnings {
         eprintln!("dispatcher: warning: {warning}");
     }
-    let (journal, writer) = match &args.connections_log {
+    let (journal, writer) = match &process.connections_log {
         Some(path) => {
             let (journal, writer) = journal::open(path)
                 .map_err(|e| Refusal::new(format!("connections log {}: cannot be written: {e}", path.display())))?;
@@ -62,12 +74,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     let (handle, queue) = socket::queue::queue();
     // Before anything is opened: where another dispatcher answers, nothing is to be started. What is asked until then waits.
     let server =
-        args.control.as_deref().map(|path| socket::server::start(path, handle, Default::default())).transpose();
+        process.control.as_deref().map(|path| socket::server::start(path, handle, Default::default())).transpose();
     let server = server.map_err(Refusal::new)?;
     let started = start(
         checked,
         secret,
-        args,
+        process.idle,
         journal,
         #[cfg(feature = "dpdk")]
         &mut dpdk,
@@ -75,19 +87,19 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     .map_err(Refusal::new)?;
     let Started { workers, cores, directory, rows, clock } = started;
     let ports = workers.first().map_or(&[][..], |w| &w.ports);
-    say(&report::start(&config, ports, port_memory, args.idle.into(), &cores, writer.is_some()));
+    say(&report::start(&config, ports, port_memory, process.idle, &cores, writer.is_some()));
 
     let started = Instant::now();
     let mut running = Running { directory, rows, clock, workers: &workers, journal: writer.as_ref() };
     let mut rates = report::Rates::default();
-    let mut next_report = args.stats_interval.map(|every| started + every);
+    let mut next_report = process.stats_interval.map(|every| started + every);
     let mut next_look = started + WATCH;
     while !workers.iter().all(Worker::is_finished) {
         // One that ends by itself has died, or will get no frame any more: without it the others serve half of the flows.
         if stop.load(Ordering::Relaxed) || workers.iter().any(Worker::is_finished) {
             workers.iter().for_each(Worker::stop);
         }
-        if let (Some(at), Some(every)) = (next_report, args.stats_interval)
+        if let (Some(at), Some(every)) = (next_report, process.stats_interval)
             && Instant::now() >= at
         {
             let journal_lost = writer.as_ref().map_or(0, |w| w.lost());
@@ -179,7 +191,7 @@ struct Started {
 fn start(
     checked: check::Checked,
     secret: [u8; 32],
-    args: &RunArgs,
+    idle: Idle,
     journal: Option<journal::Journal>,
     #[cfg(feature = "dpdk")] dpdk: &mut Option<dpdk::Dpdk>,
 ) -> Result<Started, String> {
@@ -212,7 +224,7 @@ fn start(
             clock,
             secret,
             ports: ports.clone(),
-            idle: args.idle.into(),
+            idle,
             core: *core,
             #[cfg(feature = "dpdk")]
             seat: dpdk.as_mut().and_then(|dpdk| dpdk.seat(number)),

@@ -1,9 +1,17 @@
 //! What is wanted of the dispatcher, as it was written; and how it is asked while it runs.
 //!
-//! * [`values`]: words, numbers and addresses, for flags and keys alike; [`port`]: one network port; [`name`]: names.
-//! * [`socket`]: the control socket.
+//! * [`configuration`] holds what is wanted; [`rules`] say what is wrong with values that are each right.
+//! * [`file`] reads it from TOML, whose keys [`keys`] lists; [`fault`] is what is said of a file's mistakes.
+//! * [`values`] are words, numbers and addresses, for flags and keys alike; [`port`] is one network port, [`name`] what names may be.
+//! * [`socket`] is the control socket.
 
+pub mod configuration;
+pub mod fault;
+pub mod file;
+pub mod keys;
 pub mod name;
 pub mod port;
+mod reader;
+pub mod rules;
 pub mod socket;
 pub mod values;

@@ -54,8 +54,8 @@ pub struct PortArg {
     pub vlans: Vec<u16>,
     /// Largest IP packet, where it is to be less than the device's.
     pub mtu: Option<u16>,
-    /// af-xdp only: how it is to work.
-    pub mode: af_xdp::Mode,
+    /// af-xdp only: how it is to work, if told.
+    pub mode: Option<af_xdp::Mode>,
     /// dpdk only: huge pages insisted on, or refused.
     pub huge: Option<bool>,
     /// pcap only: what is sent goes here.
@@ -68,16 +68,33 @@ impl PortArg {
     /// Reads one `--port`.
     pub fn parse(text: &str) -> Result<PortArg, String> {
         let (name, rest) = text.split_once('=').ok_or("expected NAME=DRIVER:DEVICE")?;
-        check_name(name)?;
         let mut parts = rest.split(',');
-        let (driver, device) = parts.next().and_then(|p| p.split_once(':')).ok_or("expected NAME=DRIVER:DEVICE")?;
+        let device = parts
+            .next()
+            .filter(|p| p.contains(':'))
+            .ok_or_else(|| check_name(name).err().unwrap_or_else(|| String::from("expected NAME=DRIVER:DEVICE")))?;
+        let mut port = PortArg::new(name, device)?;
+        for part in parts {
+            match part.split_once('=') {
+                Some((key, value)) => port.set(key, value)?,
+                None => return Err(unknown(part)),
+            }
+        }
+        port.check()?;
+        Ok(port)
+    }
+
+    /// A port of which only its name and `DRIVER:DEVICE` are told.
+    pub fn new(name: &str, device: &str) -> Result<PortArg, String> {
+        check_name(name)?;
+        let (driver, device) = device.split_once(':').ok_or("expected DRIVER:DEVICE")?;
         let driver = Driver::ALL.iter().find(|(word, _)| *word == driver).map(|(_, d)| *d).ok_or_else(|| {
             format!("unknown driver '{driver}' (there are {})", Driver::ALL.map(|(name, _)| name).join(", "))
         })?;
         if device.is_empty() {
             return Err("expected a device behind the driver's name".into());
         }
-        let mut port = PortArg {
+        Ok(PortArg {
             name: name.to_string(),
             driver,
             device: device.to_string(),
@@ -86,83 +103,90 @@ impl PortArg {
             queues: None,
             vlans: Vec::new(),
             mtu: None,
-            mode: af_xdp::Mode::Auto,
+            mode: None,
             huge: None,
             out: None,
             tee: None,
-        };
-        let mut mode = false;
-        for part in parts {
-            match part.split_once('=') {
-                Some(("ip", value)) => {
-                    let address = prefixed(value)?;
-                    if port.addresses.iter().any(|(ip, _)| *ip == address.0) {
-                        return Err(format!("address {} given twice", address.0));
-                    }
-                    port.addresses.push(address);
+        })
+    }
+
+    /// Takes one KEY=VALUE.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        let port = self;
+        match (key, value) {
+            ("ip", _) => {
+                let address = prefixed(value)?;
+                if port.addresses.iter().any(|(ip, _)| *ip == address.0) {
+                    return Err(format!("address {} given twice", address.0));
                 }
-                Some(("gateway", value)) => {
-                    let gateway = host(value)?;
-                    if port.gateways.iter().any(|g| g.is_ipv4() == gateway.is_ipv4()) {
-                        return Err("at most one gateway of each address family".into());
-                    }
-                    port.gateways.push(gateway);
-                }
-                Some(("queues", _)) if port.queues.is_some() => return Err("queues given twice".into()),
-                Some(("queues", n)) => {
-                    let n = n.parse().ok().filter(|n| (1..=64).contains(n)).ok_or("queues is from 1 to 64")?;
-                    port.queues = Some(n);
-                }
-                Some(("vlan", id)) => {
-                    let id = id.parse().ok().filter(|id| (1..=4094).contains(id)).ok_or("a VLAN is from 1 to 4094")?;
-                    if port.vlans.len() == 2 {
-                        return Err("at most two VLAN tags".into());
-                    }
-                    port.vlans.push(id);
-                }
-                Some(("mtu", _)) if port.mtu.is_some() => return Err("mtu given twice".into()),
-                Some(("mtu", n)) => {
-                    let n = n.parse().ok().filter(|n| *n >= 576).ok_or("an MTU is from 576 to 65535")?;
-                    port.mtu = Some(n);
-                }
-                Some(("mode", word)) if driver == Driver::AfXdp => {
-                    if core::mem::replace(&mut mode, true) {
-                        return Err("mode given twice".into());
-                    }
-                    let known = af_xdp::Mode::ALL.iter().find(|(name, _)| *name == word);
-                    port.mode = known.ok_or("a mode is auto, zero-copy, copy or generic")?.1;
-                }
-                Some(("huge", word)) if driver == Driver::Dpdk && port.huge.is_none() => {
-                    port.huge = Some(match word {
-                        "on" => true,
-                        "off" => false,
-                        _ => return Err("huge is on or off".into()),
-                    });
-                }
-                Some(("out", file)) if driver == Driver::Pcap && port.out.is_none() && !file.is_empty() => {
-                    port.out = Some(file.into());
-                }
-                Some(("tee", file)) if port.tee.is_none() && !file.is_empty() => port.tee = Some(file.into()),
-                _ => {
-                    return Err(format!(
-                        "cannot take '{part}' here (there are ip, gateway, queues, vlan, mtu, tee; for af-xdp also mode, for dpdk huge, for pcap out)"
-                    ));
-                }
+                port.addresses.push(address);
             }
+            ("gateway", _) => {
+                let gateway = host(value)?;
+                if port.gateways.iter().any(|g| g.is_ipv4() == gateway.is_ipv4()) {
+                    return Err("at most one gateway of each address family".into());
+                }
+                port.gateways.push(gateway);
+            }
+            ("queues", _) if port.queues.is_some() => return Err("queues given twice".into()),
+            ("queues", n) => {
+                let n = n.parse().ok().filter(|n| (1..=64).contains(n)).ok_or("queues is from 1 to 64")?;
+                port.queues = Some(n);
+            }
+            ("vlan", id) => {
+                let id = id.parse().ok().filter(|id| (1..=4094).contains(id)).ok_or("a VLAN is from 1 to 4094")?;
+                if port.vlans.len() == 2 {
+                    return Err("at most two VLAN tags".into());
+                }
+                port.vlans.push(id);
+            }
+            ("mtu", _) if port.mtu.is_some() => return Err("mtu given twice".into()),
+            ("mtu", n) => {
+                let n = n.parse().ok().filter(|n| *n >= 576).ok_or("an MTU is from 576 to 65535")?;
+                port.mtu = Some(n);
+            }
+            ("mode", word) if port.driver == Driver::AfXdp => {
+                if port.mode.is_some() {
+                    return Err("mode given twice".into());
+                }
+                let known = af_xdp::Mode::ALL.iter().find(|(name, _)| *name == word);
+                port.mode = Some(known.ok_or("a mode is auto, zero-copy, copy or generic")?.1);
+            }
+            ("huge", word) if port.driver == Driver::Dpdk && port.huge.is_none() => {
+                port.huge = Some(match word {
+                    "on" => true,
+                    "off" => false,
+                    _ => return Err("huge is on or off".into()),
+                });
+            }
+            ("out", file) if port.driver == Driver::Pcap && port.out.is_none() && !file.is_empty() => {
+                port.out = Some(file.into());
+            }
+            ("tee", file) if port.tee.is_none() && !file.is_empty() => port.tee = Some(file.into()),
+            _ => return Err(unknown(&format!("{key}={value}"))),
         }
+        Ok(())
+    }
+
+    /// What only the whole can show.
+    pub fn check(&self) -> Result<(), String> {
         // A gateway that is on no link of this port's would never be reached.
-        for gateway in &port.gateways {
-            if !port.addresses.iter().any(|(ip, prefix)| on_link(*ip, *prefix, *gateway)) {
-                return Err(format!("gateway {gateway} is in none of the port's networks"));
-            }
+        match self.gateways.iter().find(|gateway| !self.is_on_link(**gateway)) {
+            Some(gateway) => Err(format!("gateway {gateway} is in none of the port's networks")),
+            None => Ok(()),
         }
-        Ok(port)
     }
 
     /// Whether the port's networks hold this address.
     pub fn is_on_link(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|(ip, prefix)| on_link(*ip, *prefix, address))
     }
+}
+
+fn unknown(part: &str) -> String {
+    format!(
+        "cannot take '{part}' here (there are ip, gateway, queues, vlan, mtu, tee; for af-xdp also mode, for dpdk huge, for pcap out)"
+    )
 }
 
 fn on_link(own: IpAddr, prefix: u8, other: IpAddr) -> bool {

@@ -20,6 +20,8 @@ pub fn flags(bytes: &[u8]) {
         }
         // What it would ask is another process.
         Ok(Cli { command: Command::Ctl(args) }) => assert!(!args.socket.as_os_str().is_empty()),
+        // Files are the target `config`.
+        Ok(Cli { command: Command::Check(_) }) => {}
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 }

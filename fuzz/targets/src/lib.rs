@@ -12,8 +12,10 @@
 //! | [`engine`] | segments of several flows, and time | conservation, bounds, nothing left in the end |
 //! | [`capture`] | a capture file | frames lie within the file; the same from any reader |
 //! | [`flags`] | a command line | refused in one line, or understood |
+//! | [`config`] | a configuration file | refused with faults that lie in it, or understood |
 
 mod capture;
+mod config;
 mod digest;
 mod dtls;
 mod engine;
@@ -23,6 +25,7 @@ mod messages;
 mod oracle;
 
 pub use capture::capture;
+pub use config::config;
 pub use dtls::dtls;
 pub use engine::engine;
 pub use flags::flags;
@@ -33,7 +36,7 @@ pub use messages::messages;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("client_hello", client_hello),
     ("server_hello", server_hello),
     ("follower", follower),
@@ -42,4 +45,5 @@ pub const TARGETS: [Target; 8] = [
     ("engine", engine),
     ("capture", capture),
     ("flags", flags),
+    ("config", config),
 ];

@@ -92,4 +92,5 @@ targets! {
     engine: 5,
     capture: 200,
     flags: 20,
+    config: 100,
 }

@@ -1,0 +1,360 @@
+//! The configuration file: TOML, whose keys [`super::keys`] lists.
+
+use super::configuration::{Configuration, Process};
+use super::fault::{Faults, meant};
+use super::keys::Table;
+use super::name::check_name;
+use super::port::PortArg;
+use super::reader::{Placed, Reader, Section, Span, word};
+use super::rules::{self, About};
+use super::values::{
+    AddressModeArg, BalanceArg, Cores, HashOnArg, IdleArg, MAX_WEIGHT, OnOff, ProxyArg, ServiceKindArg, capacity,
+    duration, resume_fallback, socket_address, ticket_key, workers,
+};
+use crate::engine::TicketKey;
+use lb::service::{HashOn, ServiceKind};
+use lb::{Algorithm, MemberSpec, Policy, PoolSpec, RouteSpec, ServiceSpec, SniPattern, State, Wanted};
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use toml::de::{DeTable, DeValue};
+
+/// Longest file. A thousand backends take a tenth of it.
+pub const MAX_FILE: usize = 1 << 20;
+
+/// Reads a file's bytes. `name` is what the faults call it.
+pub fn read(name: &str, bytes: &[u8]) -> Result<Configuration, Faults> {
+    let text = core::str::from_utf8(bytes.get(..MAX_FILE).unwrap_or(bytes)).or_else(|e| {
+        // The part before the first byte that is no text; of a file that is too long that is told below.
+        let good = core::str::from_utf8(&bytes[..e.valid_up_to()]).unwrap_or_default();
+        if bytes.len() > MAX_FILE { Ok(good) } else { Err(good) }
+    });
+    let text = match text {
+        Ok(text) => text,
+        Err(good) => {
+            let mut reader = Reader::new(good);
+            reader.broken(good.len()..good.len(), "the next byte is no UTF-8 text".into());
+            return Err(reader.finish(name));
+        }
+    };
+    if bytes.len() > MAX_FILE {
+        let mut reader = Reader::new(text);
+        reader.broken(0..0, format!("the file has {} bytes, at most {MAX_FILE} are read", bytes.len()));
+        return Err(reader.finish(name));
+    }
+    let mut reader = Reader::new(text);
+    let (tree, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        let span = error.span().unwrap_or(0..0);
+        reader.broken(span, error.message().to_string());
+    }
+    let mut file = File { reader, places: HashMap::new(), told: HashSet::new() };
+    let configuration = file.configuration(tree.get_ref());
+    if file.reader.is_clean() {
+        for broken in rules::faults(&configuration) {
+            let (span, hint) = (file.place(broken.about), file.hint(broken.about, &configuration));
+            file.reader.fault(&span, broken.what, hint);
+        }
+    }
+    if file.reader.is_clean() { Ok(configuration) } else { Err(file.reader.finish(name)) }
+}
+
+struct File<'a> {
+    reader: Reader<'a>,
+    places: HashMap<About, Span>,
+    /// Backends and keys that were told: a backend of two pools may tell them twice.
+    told: HashSet<String>,
+}
+
+impl File<'_> {
+    fn place(&self, about: About) -> Span {
+        let parent = match about {
+            About::PortAddress(n, _) => About::Port(n),
+            About::ServicePool(n) | About::Listener(n, _) | About::Route(n, _) | About::RoutePool(n, _) => {
+                About::Service(n)
+            }
+            About::Backend(n, _) | About::Address(n, _) => About::Pool(n),
+            other => other,
+        };
+        self.places.get(&about).or_else(|| self.places.get(&parent)).cloned().unwrap_or(0..0)
+    }
+
+    /// Of a pool that is not there: the one that was meant.
+    fn hint(&self, about: About, configuration: &Configuration) -> Option<String> {
+        let wanted = &configuration.wanted;
+        let named = match about {
+            About::ServicePool(s) => &wanted.services[s].pool,
+            About::RoutePool(s, r) => &wanted.services[s].routes[r].pool,
+            _ => return None,
+        };
+        let near = meant(named, wanted.pools.iter().map(|pool| pool.name.as_str()));
+        Some(match near {
+            Some(near) => format!("did you mean '{near}'?"),
+            None => format!("it would be written as [pool.{named}]"),
+        })
+    }
+
+    fn put<T>(&mut self, about: About, placed: Placed<T>) -> T {
+        self.places.insert(about, placed.1);
+        placed.0
+    }
+
+    fn configuration(&mut self, tree: &DeTable<'_>) -> Configuration {
+        let root = Section::new(&mut self.reader, Table::Root, "the file".into(), 0..0, tree);
+        let mut all = Configuration { process: self.process(&root), ..Configuration::default() };
+        for (span, table) in root.tables(&mut self.reader, "port") {
+            if let Some(port) = self.port(all.ports.len(), span, table) {
+                all.ports.push(port);
+            }
+        }
+        for (span, table) in root.tables(&mut self.reader, "service") {
+            let service = self.service(all.wanted.services.len(), span, table);
+            all.wanted.services.push(service);
+        }
+        self.pools(&root, &mut all.wanted, &mut all.ticket_keys);
+        if self.reader.is_toml() {
+            for (name, what) in [
+                ("port", "there is no [[port]]: nothing to take frames from"),
+                ("service", "there is no [[service]]: nothing for clients to connect to"),
+                ("pool", "there is no [pool.NAME]: nowhere to send connections"),
+            ] {
+                if root.get(name).is_none() {
+                    self.reader.fault(&(0..0), what, None);
+                }
+            }
+        }
+        all
+    }
+
+    fn process(&mut self, root: &Section<'_>) -> Process {
+        let mut process = Process::default();
+        let Some(value) = root.get("dispatcher") else { return process };
+        let DeValue::Table(table) = value.get_ref() else {
+            self.reader.fault(&value.span(), "'dispatcher' is a table: [dispatcher]", None);
+            return process;
+        };
+        let reader = &mut self.reader;
+        let section = Section::new(reader, Table::Dispatcher, "[dispatcher]".into(), value.span(), table);
+        let path = |text: &str| if text.is_empty() { Err("expected a file".into()) } else { Ok(PathBuf::from(text)) };
+        process.workers = section.one(reader, "workers", workers).map(|(n, _)| n);
+        let cores = section.one(reader, "cores", Cores::parse);
+        if let (Some((_, at)), true) = (&cores, process.workers.is_some()) {
+            reader.fault(at, "'cores' cannot stand beside 'workers'", Some("each core has one worker".into()));
+        }
+        process.cores = cores.map(|(cores, _)| cores);
+        process.connections_log = section.one(reader, "connections-log", path).map(|(path, _)| path);
+        process.control = section.one(reader, "control", path).map(|(path, _)| path);
+        process.stats_interval = section.one(reader, "stats-interval", duration).map(|(every, _)| every);
+        if let Some((idle, _)) = section.one(reader, "idle", word::<IdleArg>) {
+            process.idle = idle.into();
+        }
+        if let Some((mode, _)) = section.one(reader, "address-mode", word::<AddressModeArg>) {
+            process.address_mode = mode.into();
+        }
+        let seed = |text: &str| text.parse().map_err(|_| format!("expected a number from 0 to {}", u64::MAX));
+        if let Some((seed, _)) = section.one(reader, "hash-seed", seed) {
+            process.hash_seed = seed;
+        }
+        if let Some((n, _)) = section.one(reader, "session-capacity", capacity) {
+            process.session_capacity = n;
+        }
+        if let Some((ttl, _)) = section.one(reader, "session-ttl", duration) {
+            process.session_ttl = ttl;
+        }
+        if let Some((n, _)) = section.one(reader, "flow-capacity", capacity) {
+            process.flow_capacity = n;
+        }
+        if let Some((timeout, _)) = section.one(reader, "flow-idle-timeout", duration) {
+            process.flow_idle_timeout = timeout;
+        }
+        process
+    }
+
+    fn port(&mut self, number: usize, span: Span, table: &DeTable<'_>) -> Option<PortArg> {
+        let section = Section::new(&mut self.reader, Table::Port, "[[port]]".into(), span.clone(), table);
+        let name = section.must(&mut self.reader, "name", checked_name);
+        let driver =
+            section.must(&mut self.reader, "driver", |text| PortArg::new("port", text).map(|_| text.to_string()));
+        let (name, driver) = (name?.0, driver?.0);
+        let mut port = PortArg::new(&name, &driver).ok()?;
+        let addresses = section.list(&mut self.reader, "ip", |text| port.set("ip", text));
+        for (n, (_, at)) in addresses.into_iter().enumerate() {
+            self.places.insert(About::PortAddress(number, n), at);
+        }
+        for key in ["gateway", "vlan", "mtu", "queues", "mode", "huge", "out", "tee"] {
+            section.list(&mut self.reader, key, |text| port.set(key, text));
+        }
+        if let Err(why) = port.check() {
+            let at = section.get("gateway").map_or(span.clone(), |value| value.span());
+            self.reader.fault(&at, why, None);
+        }
+        self.places.insert(About::Port(number), span);
+        Some(port)
+    }
+
+    fn service(&mut self, number: usize, span: Span, table: &DeTable<'_>) -> ServiceSpec {
+        let section = Section::new(&mut self.reader, Table::Service, "[[service]]".into(), span.clone(), table);
+        self.places.insert(About::Service(number), span);
+        let reader = &mut self.reader;
+        let name = section.must(reader, "name", checked_name);
+        if section.get("listen").is_none() {
+            section.missing(reader, "listen");
+        }
+        let listen = section.list(reader, "listen", socket_address);
+        let pool = section.must(reader, "pool", checked_name);
+        let mut policy = Policy::default();
+        if let Some((affinity, _)) = section.one(reader, "affinity", word::<OnOff>) {
+            policy.affinity = affinity.into();
+        }
+        if let Some((version, _)) = section.one(reader, "proxy-protocol", word::<ProxyArg>) {
+            policy.proxy_protocol = version.into();
+        }
+        if let Some((timeout, _)) = section.one(reader, "hello-timeout", duration) {
+            policy.hello_timeout = timeout;
+        }
+        if let Some((kind, _)) = section.one(reader, "service-kind", word::<ServiceKindArg>) {
+            policy.kind = match kind {
+                ServiceKindArg::Auto => ServiceKind::Auto,
+                ServiceKindArg::Tls => ServiceKind::Tls,
+            };
+        }
+        let truth = |text: &str| text.parse().map_err(|_| String::from("expected true or false"));
+        if let Some((ech, _)) = section.one(reader, "servers-have-ech", truth) {
+            policy.servers_have_ech = ech;
+        }
+        let routes = section.tables(reader, "route");
+        let routes =
+            routes.into_iter().enumerate().map(|(r, (at, table))| self.route((number, r), at, table)).collect();
+        let listen = listen.into_iter().enumerate().map(|(l, placed)| self.put(About::Listener(number, l), placed));
+        let listen = listen.collect();
+        let name = name.map(|(name, _)| name).unwrap_or_default();
+        let pool = pool.map(|placed| self.put(About::ServicePool(number), placed)).unwrap_or_default();
+        ServiceSpec { name, listen, pool, routes, policy }
+    }
+
+    fn route(&mut self, (s, r): (usize, usize), span: Span, table: &DeTable<'_>) -> RouteSpec {
+        let reader = &mut self.reader;
+        let section = Section::new(reader, Table::Route, "a route".into(), span.clone(), table);
+        let sni = section.list(reader, "sni", |text| text.parse::<SniPattern>());
+        let alpn = section.list(reader, "alpn", |text| match text.len() {
+            1..=255 => Ok(text.as_bytes().to_vec()),
+            n => Err(format!("a protocol has 1 to 255 bytes, not {n}")),
+        });
+        let pool = section.must(reader, "pool", checked_name);
+        self.places.insert(About::Route(s, r), span);
+        RouteSpec {
+            sni: sni.into_iter().map(|(pattern, _)| pattern).collect(),
+            alpn: alpn.into_iter().map(|(protocol, _)| protocol).collect(),
+            pool: pool.map(|placed| self.put(About::RoutePool(s, r), placed)).unwrap_or_default(),
+        }
+    }
+
+    fn pools(&mut self, root: &Section<'_>, wanted: &mut Wanted, keys: &mut Vec<TicketKey>) {
+        let Some(value) = root.get("pool") else { return };
+        let DeValue::Table(pools) = value.get_ref() else {
+            self.reader.fault(&value.span(), "'pool' is a table of pools: [pool.NAME]", None);
+            return;
+        };
+        // The parser keeps no order.
+        let mut pools: Vec<_> = pools.iter().collect();
+        pools.sort_by_key(|(name, _)| name.span().start);
+        for (name, value) in pools {
+            let at = name.span();
+            if let Err(why) = check_name(name.get_ref()) {
+                self.reader.fault(&at, why, None);
+                continue;
+            }
+            let DeValue::Table(table) = value.get_ref() else {
+                self.reader.fault(&at, format!("pool '{}' is a table: [pool.{0}]", name.get_ref()), None);
+                continue;
+            };
+            let number = wanted.pools.len();
+            self.places.insert(About::Pool(number), at.clone());
+            let pool = self.pool(number, name.get_ref(), at, table, keys);
+            wanted.pools.push(pool);
+        }
+    }
+
+    fn pool(
+        &mut self,
+        number: usize,
+        name: &str,
+        span: Span,
+        table: &DeTable<'_>,
+        keys: &mut Vec<TicketKey>,
+    ) -> PoolSpec {
+        let reader = &mut self.reader;
+        let section = Section::new(reader, Table::Pool, format!("[pool.{name}]"), span, table);
+        let mut pool = PoolSpec { name: name.to_string(), ..PoolSpec::default() };
+        if let Some((balance, _)) = section.one(reader, "balance", word::<BalanceArg>) {
+            pool.balance = match balance {
+                BalanceArg::Maglev => Algorithm::Maglev,
+                BalanceArg::LeastConn => Algorithm::LeastConn,
+                BalanceArg::RoundRobin => Algorithm::RoundRobin,
+                BalanceArg::RandomTwo => Algorithm::RandomTwo,
+            };
+        }
+        if let Some((hash_on, _)) = section.one(reader, "hash-on", word::<HashOnArg>) {
+            pool.hash_on = match hash_on {
+                HashOnArg::SourceIp => HashOn::SourceIp,
+                HashOnArg::Tuple => HashOn::Tuple,
+            };
+        }
+        if let Some((fallback, _)) = section.one(reader, "resume-fallback", resume_fallback) {
+            pool.resume_fallback = fallback;
+        }
+        if section.get("backend").is_none() {
+            section.missing(reader, "backend");
+        }
+        for (at, table) in section.tables(reader, "backend") {
+            if let Some(backend) = self.backend((number, pool.backends.len()), at, table, keys) {
+                pool.backends.push(backend);
+            }
+        }
+        pool
+    }
+
+    fn backend(
+        &mut self,
+        (p, b): (usize, usize),
+        span: Span,
+        table: &DeTable<'_>,
+        keys: &mut Vec<TicketKey>,
+    ) -> Option<MemberSpec> {
+        let reader = &mut self.reader;
+        let section = Section::new(reader, Table::Backend, "a backend".into(), span.clone(), table);
+        let name = section.must(reader, "name", checked_name);
+        let address = section.must(reader, "address", socket_address);
+        let weight = section.one(reader, "weight", |text| {
+            let n = text.parse::<u16>().ok().filter(|n| *n <= MAX_WEIGHT);
+            n.ok_or(format!("expected a number from 0 to {MAX_WEIGHT}"))
+        });
+        let state = section.one(reader, "state", |text| match text {
+            "up" => Ok(State::Up),
+            "draining" => Ok(State::Draining),
+            "down" => Ok(State::Down),
+            _ => Err("expected up, draining or down".into()),
+        });
+        let (name, address) = (name?.0, address?);
+        let told = section.list(reader, "ticket-key", |text| {
+            let flag = format!("{name}={text}");
+            ticket_key(&flag).map(|key| (flag, key))
+        });
+        for ((flag, key), _) in told {
+            if self.told.insert(flag) {
+                keys.push(key);
+            }
+        }
+        self.places.insert(About::Backend(p, b), span);
+        let addr = self.put(About::Address(p, b), address);
+        Some(MemberSpec {
+            name,
+            addr,
+            weight: weight.map_or(1, |(weight, _)| weight),
+            state: state.map_or(State::Up, |(state, _)| state),
+        })
+    }
+}
+
+fn checked_name(text: &str) -> Result<String, String> {
+    check_name(text).map(|()| text.to_string())
+}

@@ -1,0 +1,139 @@
+//! All keys of the configuration file. The reader ([`super::file`]) takes no other, and `docs/configuration.md` lists these.
+
+/// A key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Key {
+    /// Where it stands.
+    pub table: Table,
+    /// What it is called: as the flag, where there is one.
+    pub name: &'static str,
+    /// What its value looks like, in TOML.
+    pub value: &'static str,
+    /// What holds without it; empty: it must be there, or nothing holds.
+    pub default: &'static str,
+    /// In one line.
+    pub meaning: &'static str,
+}
+
+/// The tables of the file.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Table {
+    /// The file itself.
+    Root,
+    /// `[dispatcher]`.
+    Dispatcher,
+    /// `[[port]]`.
+    Port,
+    /// `[[service]]`.
+    Service,
+    /// An entry of a service's `route`.
+    Route,
+    /// `[pool.NAME]`.
+    Pool,
+    /// An entry of a pool's `backend`.
+    Backend,
+}
+
+impl Table {
+    /// All of them.
+    pub const ALL: [Table; 7] =
+        [Table::Root, Table::Dispatcher, Table::Port, Table::Service, Table::Route, Table::Pool, Table::Backend];
+
+    /// As people call it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Table::Root => "the file",
+            Table::Dispatcher => "[dispatcher]",
+            Table::Port => "[[port]]",
+            Table::Service => "[[service]]",
+            Table::Route => "a route",
+            Table::Pool => "[pool.NAME]",
+            Table::Backend => "a backend",
+        }
+    }
+
+    /// Its keys.
+    pub fn keys(self) -> impl Iterator<Item = &'static Key> {
+        KEYS.iter().filter(move |key| key.table == self)
+    }
+}
+
+const fn key(
+    table: Table,
+    name: &'static str,
+    value: &'static str,
+    default: &'static str,
+    meaning: &'static str,
+) -> Key {
+    Key { table, name, value, default, meaning }
+}
+
+use Table::{Backend, Dispatcher, Pool, Port, Root, Route, Service};
+
+/// All of them, in the order of the document.
+#[rustfmt::skip]
+pub const KEYS: &[Key] = &[
+    key(Root, "dispatcher", "table", "", "What holds for the whole process: read at its start"),
+    key(Root, "port", "tables", "", "Network ports: read at the start"),
+    key(Root, "service", "tables", "", "What clients connect to"),
+    key(Root, "pool", "table of tables", "", "Backends, and how one of them is chosen"),
+    key(Dispatcher, "workers", "2", "1", "Threads that move frames, each with a queue of every port; not beside `cores`"),
+    key(Dispatcher, "cores", "\"2,4-5\"", "", "Cores to run workers on, one each"),
+    key(Dispatcher, "idle", "\"spin\"", "sleep", "What a worker does when nothing arrives: `spin`, `yield` or `sleep`"),
+    key(Dispatcher, "address-mode", "\"dnat\"", "snat", "Whose address servers see: one of ours (`snat`) or the client's (`dnat`)"),
+    key(Dispatcher, "hash-seed", "7", "0", "Seed of the client hash: the same on all dispatchers of a service"),
+    key(Dispatcher, "session-capacity", "500000", "262144", "Sessions remembered"),
+    key(Dispatcher, "session-ttl", "\"2h\"", "1h", "A session is forgotten this long after its last use"),
+    key(Dispatcher, "flow-capacity", "100000", "65536", "Connections open at once"),
+    key(Dispatcher, "flow-idle-timeout", "\"10m\"", "5m", "After so long without frames the ends of a connection are asked whether they are there"),
+    key(Dispatcher, "connections-log", "\"/var/log/dispatcher/connections.jsonl\"", "", "A JSON line for each connection that ends"),
+    key(Dispatcher, "control", "\"/run/dispatcher/control.sock\"", "", "Where the control socket is made"),
+    key(Dispatcher, "stats-interval", "\"10s\"", "", "Print rates, flows and drops this often"),
+    key(Port, "name", "\"wan\"", "", "Its name in reports; must be there"),
+    key(Port, "driver", "\"af-xdp:eth1\"", "", "DRIVER:DEVICE as with `--port`; must be there"),
+    key(Port, "ip", "[\"192.0.2.2/24\"]", "", "Addresses of its own, with prefix lengths"),
+    key(Port, "gateway", "[\"192.0.2.1\"]", "", "Next hops for what is on no link, one a family"),
+    key(Port, "vlan", "[300]", "", "Tags of frames to servers, outer first, at most two"),
+    key(Port, "mtu", "1400", "the interface's", "Largest IP packet"),
+    key(Port, "queues", "2", "as many as workers", "Queues"),
+    key(Port, "mode", "\"zero-copy\"", "auto", "af-xdp: only `zero-copy`, `copy` or `generic` will do"),
+    key(Port, "huge", "\"on\"", "", "dpdk: insist on huge pages (`on`), or do without (`off`)"),
+    key(Port, "out", "\"sent.pcap\"", "", "pcap: where what is sent goes"),
+    key(Port, "tee", "\"all.pcapng\"", "", "Record all that passes"),
+    key(Service, "name", "\"shop\"", "", "Its name in reports; must be there"),
+    key(Service, "listen", "[\"192.0.2.10:443\", \"[2001:db8::10]:443\"]", "", "Where clients connect to (`--vip`); must be there"),
+    key(Service, "pool", "\"shop\"", "", "The pool of what no route matches; must be there"),
+    key(Service, "route", "[{ sni = [\"api.example.com\"], pool = \"api\" }]", "", "What goes to other pools; exact names before wildcards, then the first that matches"),
+    key(Service, "proxy-protocol", "\"v2\"", "", "Begin each connection to a server with a PROXY protocol header that names the client"),
+    key(Service, "affinity", "\"off\"", "on", "Lead sessions to the server that can resume them"),
+    key(Service, "hello-timeout", "\"5s\"", "3s", "How long a client may stay silent before it is taken for one that waits for the server"),
+    key(Service, "service-kind", "\"tls\"", "auto", "TLS or anything else (`auto`), or TLS alone (`tls`)"),
+    key(Service, "servers-have-ech", "true", "false", "The servers hold keys for Encrypted Client Hello"),
+    key(Route, "sni", "[\"api.example.com\", \"*.api.example.com\"]", "", "Server names; a wildcard stands for one label"),
+    key(Route, "alpn", "[\"h2\"]", "", "ALPN protocols. Of each list any may match; of two lists both must"),
+    key(Route, "pool", "\"api\"", "", "Where they go; must be there"),
+    key(Pool, "backend", "[{ name = \"web1\", address = \"198.51.100.11:443\" }]", "", "Its servers; must be there"),
+    key(Pool, "balance", "\"least-conn\"", "maglev", "How a server is chosen when no session decides: `maglev`, `least-conn`, `round-robin` or `random-two`"),
+    key(Pool, "hash-on", "\"tuple\"", "source-ip", "What maglev hashes: the client's address, or addresses and ports (`tuple`)"),
+    key(Pool, "resume-fallback", "\"balance\"", "source-ip", "Where a client goes that offers a session which no row knows"),
+    key(Backend, "name", "\"web1\"", "", "Its name; the same name in two pools is the same server; must be there"),
+    key(Backend, "address", "\"198.51.100.11:443\"", "", "Where it listens; must be there"),
+    key(Backend, "weight", "2", "1", "Share of new sessions, 0 to 1000; 0: none"),
+    key(Backend, "state", "\"draining\"", "up", "`up`; `draining`: resumes sessions only; `down`: nothing"),
+    key(Backend, "ticket-key", "[\"00112233445566778899aabbccddeeff\"]", "", "Names of ticket keys that it opens, or `unknown`, as with `--ticket-key`; read at the start"),
+];
+
+/// Keys that a version to come will have: refused, with a sentence that says so.
+pub const LATER: &[(Table, &str, &str)] = &[
+    (Dispatcher, "metrics", "metrics and a status page"),
+    (Dispatcher, "state", "tables in a file"),
+    (Service, "class", "classes of requests"),
+    (Service, "spill-after", "queues"),
+    (Route, "host", "routes by the Host of plain HTTP"),
+    (Backend, "max-connections", "limits of connections"),
+    (Backend, "max-handshakes", "limits of handshakes"),
+    (Backend, "slow-start", "a slow start"),
+    (Backend, "check", "health checks by configuration"),
+    (Backend, "agent-check", "agent checks"),
+    (Backend, "tunnel", "tunnels"),
+];
