@@ -74,7 +74,8 @@ impl Offer {
             [(IdentityKind::Ticket, hello.ticket.unwrap_or_default()), (IdentityKind::SessionId, hello.session_id)];
         let found = rest.into_iter().filter_map(|(kind, bytes)| Identity::new(&Offered { kind, bytes }));
         offer.identities.extend(found);
-        offer.session_id.extend(hello.session_id.iter().copied().take(32));
+        // None is longer than 32 bytes (RFC 5246 section 7.4.1.2); of one that is, so much.
+        _ = offer.session_id.try_extend_from_slice(&hello.session_id[..hello.session_id.len().min(32)]);
         offer.id_may_be_random = hello.offers_1_3();
         offer.unsure = hello.is_ambiguous();
         offer.ech = hello.ech;

@@ -47,7 +47,8 @@ impl Watched {
         let (at, given) = &mut self.given;
         *at = begin;
         given.clear();
-        given.extend(held.iter().copied().take(REMEMBERED));
+        // As one copy, and never refused: it is cut to what there is room for.
+        _ = given.try_extend_from_slice(&held[..held.len().min(REMEMBERED)]);
     }
 
     /// These bytes are at their place what the backend was given.
