@@ -2,8 +2,8 @@
 
 use super::{Affinity, Census, Key, KeyKind, Shared, exact, names};
 use crate::backend::BackendSet;
+use crate::sync::Arc;
 use crate::time::Millis;
-use std::sync::Arc;
 
 /// A row as tools print it.
 #[derive(Clone, PartialEq, Eq, Debug)]
