@@ -3,7 +3,7 @@
 //!
 //! * [`args`] has the flags.
 //! * [`check`]: what is wrong with values that are each right; [`own`]: addresses of ours that others have, too.
-//! * [`ctl`]: `dispatcher ctl`; [`listing`]: its tables.
+//! * [`ctl`]: `dispatcher ctl`; `listing`: its tables.
 //! * [`check_file`]: `dispatcher check`.
 //! * [`run`]: `dispatcher run`; [`report`]: what it prints; [`signs`]: what it warns of.
 

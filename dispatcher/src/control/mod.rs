@@ -1,7 +1,7 @@
 //! What is wanted of the dispatcher, as it was written; and how it is asked while it runs.
 //!
 //! * [`configuration`] holds what is wanted; [`rules`] say what is wrong with values that are each right.
-//! * [`file`] reads it from TOML, whose keys [`keys`] lists; [`fault`] is what is said of a file's mistakes.
+//! * [`mod@file`] reads it from TOML, whose keys [`keys`] lists; [`fault`] is what is said of a file's mistakes.
 //! * [`values`] are words, numbers and addresses, for flags and keys alike; [`port`] is one network port, [`name`] what names may be.
 //! * [`socket`] is the control socket.
 
