@@ -300,12 +300,15 @@ fn clients_that_say_nothing_or_half_a_request_give_their_places_back() {
         let held: Vec<_> = (0..2 * CONNECTIONS)
             .map(|_| {
                 let mut stream = UnixStream::connect(&scene.socket).unwrap();
-                stream.write_all(said).unwrap();
+                // Where the machine is slow, the place may have been given back already.
+                let _ = stream.write_all(said);
                 stream
             })
             .collect();
-        // All places are taken twice over; it is answered when they are given back, while these are still held.
-        scene.is_well();
+        // All places are taken twice over; it is answered when they are given back, while these are still held. Who asks has no longer
+        // than they have: on a slow machine it may have to ask again.
+        let answered = || client::request(&scene.socket, Method::GET, "/v1").is_ok_and(|a| a.status == 200);
+        assert!((0..10).any(|_| answered()), "{}", String::from_utf8_lossy(said));
         drop(held);
     }
 }
