@@ -1,9 +1,11 @@
-//! Does affinity work, and if not, why: what the affinity tables counted, for people. Used at the end of `run` and of
-//! `replay`.
+//! Does affinity work, and if not, why: what the affinity tables counted, for people. Used at the end of `run`, by
+//! `replay` and at the control socket.
 
 use comfy_table::{CellAlignment, Table, presets};
+use core::fmt;
 use lb::affinity::{Census, KindCounters, Metrics};
 use lb::{BackendId, IdentityKind};
+use serde::{Deserialize, Serialize};
 
 /// What the tables counted, and what they hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,6 +19,44 @@ pub struct Sessions {
 /// Kinds of identities, in the order in which they are told.
 pub const KINDS: [IdentityKind; 3] = [IdentityKind::SessionId, IdentityKind::Ticket, IdentityKind::Psk];
 
+/// What the columns of the table by backend and kind are.
+pub const HEADS: [&str; 8] =
+    ["SESSIONS BY", "BACKEND", "OFFERED", "PROMISED", "ACCEPTED", "REFUSED", "BROKEN", "UNKNOWN"];
+
+/// Rows of the affinity tables, as they are told: by this name in JSON, and as a line in text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Rows {
+    /// Session IDs.
+    pub session_ids: usize,
+    /// Tickets without a key name.
+    pub tickets: usize,
+    /// Names of ticket keys.
+    pub key_names: usize,
+    /// Of those: opened by several backends.
+    pub shared_key_names: usize,
+    /// Prefixes that may be names of keys.
+    pub candidates: usize,
+    /// Names of keys that were refused.
+    pub refusals: usize,
+}
+
+impl From<Census> for Rows {
+    fn from(census: Census) -> Rows {
+        let Census { session_ids, tickets, key_names, shared_key_names, candidates, refusals } = census;
+        Rows { session_ids, tickets, key_names, shared_key_names, candidates, refusals }
+    }
+}
+
+impl fmt::Display for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "affinity table: {} session ids, {} tickets, {} key names ({} shared), {} prefixes seen once, {} refused keys",
+            self.session_ids, self.tickets, self.key_names, self.shared_key_names, self.candidates, self.refusals
+        )
+    }
+}
+
 impl Sessions {
     /// A table by backend and kind of identity, the rows held, and a line for each thing an operator should know. `names`
     /// are the backends', in order of their ids. Empty when nothing was ever offered or learned.
@@ -24,7 +64,7 @@ impl Sessions {
         let Sessions { metrics, census } = self;
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        table.set_header(["SESSIONS BY", "BACKEND", "OFFERED", "PROMISED", "ACCEPTED", "REFUSED", "BROKEN", "UNKNOWN"]);
+        table.set_header(HEADS);
         for column in table.column_iter_mut().skip(2) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -43,15 +83,7 @@ impl Sessions {
             out += &format!("{table}\n");
         }
         if census.rows() > 0 || !out.is_empty() {
-            out += &format!(
-                "affinity table: {} session ids, {} tickets, {} key names ({} shared), {} prefixes seen once, {} refused keys\n",
-                census.session_ids,
-                census.tickets,
-                census.key_names,
-                census.shared_key_names,
-                census.candidates,
-                census.refusals
-            );
+            out += &format!("{}\n", Rows::from(*census));
         }
         for note in self.notes() {
             out += &format!("note: {note}\n");

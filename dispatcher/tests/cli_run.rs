@@ -41,7 +41,12 @@ fn program() -> &'static Path {
 
 /// Starts it and reads what it says until its tables are told; the rest of its output comes later.
 fn started(more: &str) -> (Child, BufReader<std::process::ChildStdout>, String) {
-    let mut child = command(program(), more).spawn().unwrap();
+    start(command(program(), more))
+}
+
+/// The same of any command line.
+fn start(mut command: Command) -> (Child, BufReader<std::process::ChildStdout>, String) {
+    let mut child = command.spawn().unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut said = String::new();
     while !said.contains("  total ") {
@@ -297,13 +302,8 @@ fn with_file(text: &str) -> (std::path::PathBuf, Command) {
 #[test]
 fn a_file_with_two_services_starts_both_and_stands_alone() {
     in_namespace(|| {
-        let (path, mut command) = with_file(FILE);
-        let mut child = command.spawn().unwrap();
-        let mut out = BufReader::new(child.stdout.take().unwrap());
-        let mut said = String::new();
-        while !said.contains("  total ") {
-            assert_ne!(out.read_line(&mut said).unwrap(), 0, "it ended: {said} {}", rest(&mut child));
-        }
+        let (path, command) = with_file(FILE);
+        let (mut child, _out, said) = start(command);
         for expected in ["10.77.0.100:443", "10.77.0.101:443", "10.77.0.100:993", "web1", "api1"] {
             assert!(said.contains(expected), "{expected}: {said}");
         }

@@ -153,7 +153,7 @@ fn protocols_route_where_no_name_does_and_what_says_no_hello_goes_to_the_service
     assert_eq!(pool_of(&w), "api");
     go(&mut w, 2, &Hello { sni: None, alpn: vec!["http/1.1"], ..Hello::default() }, 2);
     assert_eq!(pool_of(&w), "default");
-    // Plain text, and half a hello that never goes on.
+    // Plain text, whatever name stands in it.
     w.connect(3, Plan::echo(b"GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n"));
     w.run_until_done(LONG);
     assert_eq!(pool_of(&w), "default");

@@ -1,6 +1,7 @@
 //! The tables of `dispatcher ctl show`.
 
 use crate::control::socket::api::{Backend, Drop, Overview, Service, Sessions, Worker};
+use crate::sessions::HEADS;
 use comfy_table::{CellAlignment, Table, presets};
 use core::fmt::Write;
 use std::time::Duration;
@@ -87,19 +88,13 @@ pub(super) fn backends(all: &[Backend]) -> String {
 }
 
 pub(super) fn sessions(s: &Sessions) -> String {
-    let heads = ["SESSIONS BY", "BACKEND", "OFFERED", "PROMISED", "ACCEPTED", "REFUSED", "BROKEN", "UNKNOWN"];
-    let mut table = table(&heads, 2);
+    let mut table = table(&HEADS, 2);
     for o in &s.offered {
         let numbers = [o.offered, o.promised, o.accepted, o.refused, o.broken, o.unknown];
         table.add_row([o.kind.clone(), o.backend.clone()].into_iter().chain(numbers.map(|n| n.to_string())));
     }
     let mut out = if s.offered.is_empty() { String::new() } else { text(&table) };
-    let r = &s.rows;
-    _ = writeln!(
-        out,
-        "affinity table: {} session ids, {} tickets, {} key names ({} shared), {} prefixes seen once, {} refused keys",
-        r.session_ids, r.tickets, r.key_names, r.shared_key_names, r.candidates, r.refusals
-    );
+    _ = writeln!(out, "{}", s.rows);
     s.notes.iter().for_each(|note| _ = writeln!(out, "note: {note}"));
     out
 }

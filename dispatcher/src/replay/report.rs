@@ -4,6 +4,7 @@ use super::recorded::{Prediction, RecordedConnection, Totals};
 use super::warnings::{self, NotFollowed};
 use crate::engine::{DropReason, End};
 use crate::journal::{ConnectionLine, VersionName};
+use crate::sessions::Rows;
 use arrayvec::ArrayVec;
 use comfy_table::{CellAlignment, Table, presets};
 use lb::IdentityKind;
@@ -68,7 +69,7 @@ struct Summary<'a> {
     drops: BTreeMap<&'static str, u64>,
     by_identity: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
     backends: BTreeMap<String, BackendLine>,
-    table: TableLine,
+    table: Rows,
     unread: &'a BTreeMap<String, u64>,
     not_followed: BTreeMap<&'static str, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,16 +82,6 @@ struct BackendLine {
     secure: u64,
     resumed: u64,
     full: u64,
-}
-
-#[derive(Serialize)]
-struct TableLine {
-    session_ids: usize,
-    tickets: usize,
-    key_names: usize,
-    shared_key_names: usize,
-    candidates: usize,
-    refusals: usize,
 }
 
 fn drops(totals: &Totals) -> BTreeMap<&'static str, u64> {
@@ -133,14 +124,7 @@ pub fn write_summary(out: &mut dyn Write, totals: &Totals, census: &Census, erro
                 (server.to_string(), line)
             })
             .collect(),
-        table: TableLine {
-            session_ids: census.session_ids,
-            tickets: census.tickets,
-            key_names: census.key_names,
-            shared_key_names: census.shared_key_names,
-            candidates: census.candidates,
-            refusals: census.refusals,
-        },
+        table: (*census).into(),
         unread: totals.unread.counts(),
         not_followed: warnings::counted(&totals.not_followed),
         error,

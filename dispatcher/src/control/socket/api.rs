@@ -1,6 +1,7 @@
 //! What goes over the control socket, as JSON. The same types are written by the server and read by `dispatcher ctl`; docs/openapi.json
 //! describes them, and a test holds it to them.
 
+pub use crate::sessions::Rows;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
@@ -125,23 +126,6 @@ pub struct Offered {
     pub broken: u64,
     /// No row knew the identity.
     pub unknown: u64,
-}
-
-/// Rows of the affinity tables.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Rows {
-    /// Session IDs.
-    pub session_ids: usize,
-    /// Tickets without a key name.
-    pub tickets: usize,
-    /// Names of ticket keys.
-    pub key_names: usize,
-    /// Of those: opened by several backends.
-    pub shared_key_names: usize,
-    /// Prefixes that may be names of keys.
-    pub candidates: usize,
-    /// Names of keys that were refused.
-    pub refusals: usize,
 }
 
 /// `GET /v1/workers`: one of the workers.

@@ -1,8 +1,6 @@
 //! What a running dispatcher answers at its control socket.
 
-use super::api::{
-    Backend, Drop, Observed, Offered, Overview, Problem, Reopened, Rows, Service, Sessions, Wanted, Worker,
-};
+use super::api::{Backend, Drop, Observed, Offered, Overview, Problem, Reopened, Service, Sessions, Wanted, Worker};
 use super::queue::Control;
 use crate::engine::DropReason;
 use crate::io::{Loss, Traffic};
@@ -121,14 +119,7 @@ impl Control for Running<'_> {
                 sum
             })
         });
-        let rows = Rows {
-            session_ids: census.session_ids,
-            tickets: census.tickets,
-            key_names: census.key_names,
-            shared_key_names: census.shared_key_names,
-            candidates: census.candidates,
-            refusals: census.refusals,
-        };
+        let rows = census.into();
         let Some(metrics) = metrics else {
             let notes = vec!["no worker has told in time what was offered".to_string()];
             return Sessions { offered: Vec::new(), rows, notes };
