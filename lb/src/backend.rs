@@ -103,6 +103,11 @@ impl BackendSet {
         BackendSet(core::array::from_fn(|i| self.0[i] | other.0[i]))
     }
 
+    /// Is some member in both?
+    pub fn intersects(&self, other: &BackendSet) -> bool {
+        self.0.iter().zip(&other.0).any(|(a, b)| a & b != 0)
+    }
+
     /// The members, smallest number first.
     pub fn iter(&self) -> impl Iterator<Item = BackendId> + '_ {
         self.0.iter().enumerate().flat_map(|(index, &word)| {

@@ -32,7 +32,7 @@ pub struct StormArgs {
     #[arg(long, value_enum, default_value = "all")]
     preset: Preset,
     /// Exactly these kinds of trouble in every world, separated by commas: loss, duplication, reordering, corruption, delay, full, crash,
-    /// stall, leap, mtu, ports, tables, forgery, past, reuse, evil-clients, evil-server, workers, liar; or none
+    /// stall, leap, mtu, ports, tables, forgery, past, reuse, evil-clients, evil-server, workers, reconfigure, liar; or none
     #[arg(long, value_name = "KIND,...", value_parser = kinds)]
     only: Option<Kinds>,
     /// Never these kinds of trouble
@@ -177,6 +177,12 @@ fn print_sum(sum: &Sum) {
         "{} worlds, {} connections ({} had an excuse, {} were taken for strangers, {} were promised a server), {} frames in, {} dropped by name",
         sum.worlds, sum.connections, sum.excused, sum.strangers, sum.promised, sum.frames, sum.dropped
     );
+    if sum.changes > 0 {
+        println!(
+            "{} changes of the configuration, {} slots given to other backends, {} sessions taken up where they had to be",
+            sum.changes, sum.successors, sum.kept
+        );
+    }
     if sum.lies > 0 {
         println!(
             "{} honest returns among {} connections of liars: 0 misled, {} resumed thanks to them",

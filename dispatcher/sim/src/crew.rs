@@ -2,7 +2,7 @@
 //! any worker's queue, as the dice fall: neither symmetric nor stable within a flow. All in one thread, so that each seed is one run.
 
 use crate::rng::Rng;
-use dispatcher::engine::{Config, Counters, Engine, Returning, Share};
+use dispatcher::engine::{Config, Counters, Engine, Returning, Revision, Share};
 use dispatcher::flow::{Rss, Tuple};
 use dispatcher::io::mem::{Memory, Wire};
 use dispatcher::time::Time;
@@ -99,6 +99,13 @@ impl Crew {
             sum.add(FrameHandler::counters(one.handler()));
             sum
         })
+    }
+
+    /// Services, pools and backends change. Each worker takes that over by itself, between two turns of others.
+    pub fn apply(&mut self, revision: &Arc<Revision>, now: Time) {
+        for worker in &mut self.loops {
+            worker.handler_mut().apply(revision, now);
+        }
     }
 
     /// Flows of all together.

@@ -1,6 +1,7 @@
 //! Which client's frames go where, learned from the frames alone: a flow's two sides always belong together.
 
 use dispatcher::wire::packet::{Packet, Tcp, protocol};
+use lb::Directory;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
@@ -31,6 +32,16 @@ impl Pairs {
     /// For an engine with these VIPs and backends.
     pub fn new(vips: &[SocketAddr], backends: impl Iterator<Item = SocketAddr>) -> Pairs {
         Pairs { vips: vips.to_vec(), backends: backends.collect(), ..Pairs::default() }
+    }
+
+    /// Services and backends that came.
+    pub fn extend(&mut self, directory: &Directory) {
+        self.vips.extend(directory.listeners().iter().map(|(listener, _)| *listener));
+        self.backends.extend(directory.backends().map(|b| b.addr));
+        self.vips.sort_unstable();
+        self.vips.dedup();
+        self.backends.sort_unstable();
+        self.backends.dedup();
     }
 
     /// Where a client's frames go now: from this address and port of ours to this backend.

@@ -15,12 +15,15 @@ use crate::pairs::Pairs;
 use crate::pcap::Recorder;
 use crate::rng::Rng;
 use core::time::Duration;
+use dispatcher::engine::Revision;
 use dispatcher::engine::{Class, Config, ConnectionRecord, Effects, End, Engine, PortId, Verdict};
 use dispatcher::time::Time;
 use dispatcher::wire::Frame;
+use lb::{Directory, Wanted};
 use smoltcp::socket::tcp;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 /// What the engine told of a connection that ended.
 pub struct Told {
@@ -318,6 +321,12 @@ impl World {
         (host, self.hosts[host].connect(local, to, plan, self.now))
     }
 
+    /// The same from a host's first address and next port, to another VIP.
+    pub fn connect_at(&mut self, host: usize, to: SocketAddr, plan: Plan) -> (usize, usize) {
+        let local = self.hosts[host].next_local();
+        (host, self.hosts[host].connect(local, to, plan, self.now))
+    }
+
     /// A connection by what [`World::connect`] returned.
     pub fn conn(&self, id: (usize, usize)) -> &ClientConn {
         &self.hosts[id.0].conns[id.1]
@@ -441,6 +450,41 @@ impl World {
         sent.iter().for_each(|(_, frame)| self.pairs.made(frame));
         self.emitted(sent);
         self.books.check(&self.engine, &self.config.limits);
+    }
+
+    /// Services, pools and backends are from now on as `wanted`; connections to those of the addresses `reset` that are wanted no more are reset.
+    ///
+    /// # Errors
+    /// Why they cannot be. Nothing has changed then.
+    pub fn reconfigure(&mut self, wanted: &Wanted, reset: &[SocketAddr]) -> Result<(), String> {
+        let (before, released) = (self.directory().clone(), self.one().released().clone());
+        let free = |id| before.backend(id).is_some_and(|b| released.is_free(id, b.generation));
+        let next = Directory::next(Some(&before), wanted, free).map_err(|faults| format!("{faults:?}"))?;
+        let revision = Revision::new(&self.config, Arc::new(next)).map_err(|e| e.to_string())?;
+        let gone = before.backends().filter(|b| reset.contains(&b.addr)).map(|b| b.id).collect();
+        let revision = Arc::new(revision.resetting(gone));
+        self.pairs.extend(revision.directory());
+        let now = self.engine_now();
+        match &mut self.crew {
+            Some(crew) => crew.apply(&revision, now),
+            None => self.engine.apply(&revision, now),
+        }
+        Ok(())
+    }
+
+    /// Services, pools and backends of the moment.
+    pub fn directory(&self) -> &Arc<Directory> {
+        self.one().directory()
+    }
+
+    /// The engine, or one of them.
+    fn one(&self) -> &Engine {
+        self.crew.as_ref().map_or(&self.engine, |crew| crew.loops[0].handler())
+    }
+
+    /// Where a client's frames go now: from this address and port of ours to this backend. Not seen with several workers.
+    pub fn place(&self, client: SocketAddr) -> Option<(SocketAddr, SocketAddr)> {
+        self.pairs.place(client)
     }
 
     /// Ends every flow.

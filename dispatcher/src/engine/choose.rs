@@ -30,9 +30,8 @@ impl Engine {
         let mut found = Lookup::default();
         if let Some(pool) = pool.filter(|_| service.is_some_and(|s| s.policy().affinity)) {
             // Rows lead within the pool that the hello was routed to. The set first: it is small, and at hand.
-            let may_resume = |b: BackendId| {
-                pool.may_resume(b) && self.routes.backends[b.index()].addr.family() == family && self.health.is_up(b)
-            };
+            let of_family = self.routes.revision.of_family(family);
+            let may_resume = |b: BackendId| pool.may_resume(b) && of_family.contains(b) && self.health.is_up(b);
             let client = Some(self.client_identity(&tuple));
             found = self.affinity.lookup_of(client, offer.identities(), millis(now), may_resume);
             if found.decision.is_none() && !offer.is_unknown(&found) {
@@ -51,6 +50,7 @@ impl Engine {
             story.key = Some(decision.key);
             story.id_decided = decision.reason.kind() == lb::IdentityKind::SessionId;
             story.decided = chosen.filter(|b| decision.backends.contains(*b)).or(decision.backends.iter().next());
+            story.decided.into_iter().for_each(|b| self.unfinished.refer(b));
         }
         let id_known = story.id_decided;
         story.offered = offer.kinds(id_known, None, None).iter().map(|k| k.as_str()).collect();
@@ -127,8 +127,9 @@ impl Engine {
         self.abandon(id, if port_in_use { End::PortInUse } else { End::NoBackend }, now, fx);
     }
 
-    /// A backend of the client's family that is up, none of `except`. Those held to be down are not tried, not even as the last
-    /// resort: the probes that said so go on, and find out that one is back sooner than a client would who waits for it.
+    /// A backend of the client's family that is up, none of `except`; where there is none, one that was added and has not been heard yet. Those
+    /// held to be down are not tried, not even as the last resort: the probes that said so go on, and find out that one is back sooner than a
+    /// client would who waits for it.
     fn pick(&mut self, id: FlowId, tuple: &Tuple, found: &Lookup, except: &[BackendId]) -> Option<BackendId> {
         let family = family_of(tuple);
         let Engine { routes, health, directory, balancers, flows, balance, keyed, serial, .. } = self;
@@ -144,15 +145,16 @@ impl Engine {
             address_hash,
             entropy: keyed.hash(&serial.to_le_bytes()),
         };
-        let fits = |b: BackendId| routes.backends[b.index()].addr.family() == family && !except.contains(&b);
+        let of_family = routes.revision.of_family(family);
+        let fits = |b: BackendId| of_family.contains(b) && !except.contains(&b);
         lb::choose(balancer, pool, found, hints, |b| fits(b) && health.is_up(b))
+            .or_else(|| lb::choose(balancer, pool, found, hints, |b| fits(b) && health.is_fresh(b)))
     }
 
     /// Some backend of the service and of the family is up that may take a connection, by whatever pool: which it will be, the hello
     /// says. One that drains may: the client may have a session there.
-    pub(super) fn serves(&mut self, service: ServiceId, family: Family) -> bool {
-        let Engine { health, directory, .. } = self;
-        directory.service(service).is_some_and(|service| health.serves(family, |b| service.resumes().contains(b)))
+    pub(super) fn serves(&self, service: ServiceId, family: Family) -> bool {
+        self.directory.service(service).is_some_and(|service| self.health.serves(family, service.resumes()))
     }
 
     /// A keyed hash of addresses and ports.

@@ -58,11 +58,14 @@ pub struct Limits {
     pub watches: usize,
     /// Session rows in the affinity table. Full: of the bucket's rows the oldest of the client that holds most goes.
     pub sessions: usize,
+    /// Slots for backends, those included that were removed and still have connections or rows; no fewer than there are backends at
+    /// start. Full: a change that needs more is refused.
+    pub backends: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { flows: 65_536, hellos: 2_048, hello_bytes: 20 * 1024, watches: 4_096, sessions: 262_144 }
+        Limits { flows: 65_536, hellos: 2_048, hello_bytes: 20 * 1024, watches: 4_096, sessions: 262_144, backends: 0 }
     }
 }
 
@@ -81,6 +84,14 @@ pub enum TicketKey {
         /// A backend's name.
         backend: String,
     },
+}
+
+impl TicketKey {
+    /// Whose.
+    pub fn backend(&self) -> &str {
+        let (TicketKey::Name { backend, .. } | TicketKey::Unknown { backend }) = self;
+        backend
+    }
 }
 
 /// Everything the engine is told at start.

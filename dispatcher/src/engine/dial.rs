@@ -57,7 +57,9 @@ impl Engine {
         tried.push(backend);
         c.story.attempts += 1;
         c.state = State::Dialing(Dialing { held, header, syns: 0, challenges: 0, since: now, retry_at: now, tried });
-        c.hop = self.routes.backends[backend.index()].hop;
+        if let Some(route) = self.routes.backend(backend) {
+            c.hop = route.hop;
+        }
         let Some(tuple) = self.server_tuple(&client, backend, now) else {
             self.counters.refused[DropReason::NoLocalPort as usize] += 1;
             return self.redispatch(id, now, fx);
@@ -73,6 +75,7 @@ impl Engine {
             return self.redispatch(id, now, fx);
         }
         self.flows.get_mut(id).story.backend = Some(backend);
+        self.unfinished.refer(backend);
         self.live.opened(backend);
         self.send_syn(id, now, fx);
     }
@@ -81,6 +84,7 @@ impl Engine {
     pub(super) fn leave_backend(&mut self, id: FlowId) {
         if let Some(old) = self.flows.get_mut(id).story.backend.take() {
             self.live.closed(old);
+            self.unfinished.unrefer(old);
             self.flows.unbind(id);
         }
     }

@@ -19,7 +19,7 @@ impl Engine {
     /// scarce: that flow is forgotten then. In DNAT mode there is only one tuple.
     pub(super) fn server_tuple(&mut self, client: &Tuple, backend: BackendId, now: Time) -> Option<Tuple> {
         let Engine { routes, flows, local_ports, config, returning, worker, workers, .. } = self;
-        let route = &routes.backends[backend.index()];
+        let route = routes.backend(backend)?;
         let tuple = |local: Addr, port| Tuple { src: route.addr.0, sport: route.port, dst: local.0, dport: port };
         if config.address_mode == AddressMode::Dnat {
             return Some(tuple(Addr(client.src), client.sport)).filter(|t| !flows.contains(t));

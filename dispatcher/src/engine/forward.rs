@@ -301,6 +301,10 @@ impl Engine {
         frame: &mut Frame<'_>,
         fx: &mut dyn Effects,
     ) -> Option<Step> {
+        // Its service may have gone since: nothing begins there any more.
+        let Some(service) = self.routes.service_at(seg.ip.dst, seg.tcp.dst_port) else {
+            return seg.tcp.is_bare_syn().then(|| self.on_unserved(seg, frame, fx));
+        };
         let c = self.flows.get_mut(id);
         if seg.tcp.is_bare_syn() {
             if seg.tcp.seq == c.isn && matches!(c.state, State::AwaitHello(_) | State::Dialing(_)) {
@@ -310,8 +314,7 @@ impl Engine {
             if seg.tcp.seq != c.isn && !c.former.contains(&Some(seg.tcp.seq)) {
                 c.renewed = Some(seg.tcp.seq);
             }
-            let service = self.routes.service_at(seg.ip.dst, seg.tcp.dst_port);
-            return Some(service.ok_or(DropReason::NoFlow).and_then(|service| self.on_syn(service, seg, frame, fx)));
+            return Some(self.on_syn(service, seg, frame, fx));
         }
         let Flags(flags) = seg.tcp.flags;
         let plain_ack = flags & (Flags::ACK.0 | Flags::SYN.0 | Flags::RST.0) == Flags::ACK.0;
@@ -327,7 +330,6 @@ impl Engine {
         }
         let (renewed, former) = (c.renewed.filter(|of| *of != isn), [Some(c.isn), c.former[0]]);
         self.cookies.verify(&seg.tuple(), isn, seg.tcp.ack - 1, seg.now)?;
-        let service = self.routes.service_at(seg.ip.dst, seg.tcp.dst_port)?;
         self.abandon(id, End::Replaced, seg.now, fx);
         let step = self.on_cookie(service, seg, frame, fx);
         if let Some((id, Side::Client)) = self.flows.lookup(&seg.tuple()) {

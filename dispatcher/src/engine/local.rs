@@ -6,7 +6,7 @@ use crate::time::Time;
 use crate::wire::build::{Arp, Link, Ndp, Segment, arp_op, ndp_type, solicited_node};
 use crate::wire::checksum::transport;
 use crate::wire::options::{SynOptions, Timestamps};
-use crate::wire::packet::{Ethernet, Flags, Ip, Vlans, protocol, tcp_checksum_ok};
+use crate::wire::packet::{Ethernet, Flags, Ip, protocol, tcp_checksum_ok};
 use crate::wire::{Addr, Family, Frame, Mac, Seq};
 
 const ECHO_REQUEST: u8 = 8;
@@ -197,7 +197,7 @@ impl Engine {
     pub(super) fn probe(&mut self, now: Time, fx: &mut dyn Effects) {
         // One a call is plenty, and bounds the call.
         let Some((id, isn)) = self.health.next_probe(now) else { return };
-        let route = self.routes.backends[id.index()];
+        let Some(route) = self.routes.backend(id) else { return };
         let (port, Some(link)) = self.neighbours.link(route.hop) else {
             self.neighbours.want(route.hop, now);
             self.health.postpone(id, now);
@@ -225,10 +225,13 @@ impl Engine {
         }
     }
 
-    /// Says once, at start, which addresses are here: switches and routers that remember another place learn. Before that it is
-    /// asked whether another host has one, once; who answers is told of, and not waited for.
+    /// Says once of each address of ours, at start or when it comes, that it is here: switches and routers that remember another place learn.
+    /// Before that it is asked whether another host has it, once; who answers is told of, and not waited for.
     pub(super) fn announce(&mut self, fx: &mut dyn Effects) {
-        let addresses: Vec<(PortId, Addr)> = self.routes.announced().collect();
+        let addresses = self.unfinished.next_addresses();
+        if addresses.is_empty() {
+            return;
+        }
         for (port, addr) in &addresses {
             if self.routes.is_ours_alone(*addr, *port) {
                 self.ask_whether_taken(*port, *addr, fx);
@@ -236,7 +239,7 @@ impl Engine {
         }
         for (port, addr) in addresses {
             let mac = self.routes.ports[usize::from(port.0)].mac;
-            let vlans = Vlans::from_ids(&self.config.ports[usize::from(port.0)].vlans);
+            let vlans = self.routes.ports[usize::from(port.0)].vlans;
             let n = match addr.family() {
                 Family::V4 => {
                     let link = Link { dst: Mac::BROADCAST, src: mac, vlans };
@@ -265,7 +268,7 @@ impl Engine {
     /// address detection (RFC 4862 section 5.4.2).
     fn ask_whether_taken(&mut self, port: PortId, addr: Addr, fx: &mut dyn Effects) {
         let src = self.routes.ports[usize::from(port.0)].mac;
-        let vlans = Vlans::from_ids(&self.config.ports[usize::from(port.0)].vlans);
+        let vlans = self.routes.ports[usize::from(port.0)].vlans;
         let n = match addr.family() {
             Family::V4 => {
                 let (sender, target_mac) = (Addr::v4([0; 4]), Mac::default());

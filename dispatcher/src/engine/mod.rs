@@ -21,6 +21,7 @@
 //! are asked whether they are still there, in `keepalive`; how we end a flow, in `cut`.
 
 mod admit;
+mod apply;
 mod choose;
 mod config;
 pub mod conflicts;
@@ -40,6 +41,7 @@ mod local;
 mod neighbours;
 mod ours;
 mod record;
+mod revision;
 mod routes;
 mod send;
 pub mod session;
@@ -52,6 +54,7 @@ pub use config::{AddressMode, Config, ConfigError, Limits, PortSpec, TicketKey, 
 pub use conflicts::{Conflict, Conflicts};
 pub use counters::{Counters, DropReason};
 pub use record::{Class, ConnectionRecord, End};
+pub use revision::Revision;
 pub use share::{MAX_WORKERS, Returning, Share, worker_of_port};
 
 use crate::flow::{BufferPool, CookieJar, FlowId, FlowTable, LocalPorts, Side, Tuple, Wheel};
@@ -59,6 +62,7 @@ use crate::sessions::Sessions;
 use crate::time::Time;
 use crate::wire::packet::{Ethernet, Ip, Tcp, WireError, ethertype, protocol};
 use crate::wire::{Addr, Family, Frame};
+use apply::Unfinished;
 use connection::Connection;
 use core::time::Duration;
 use doubts::Doubts;
@@ -142,6 +146,8 @@ pub struct Engine {
     /// Connections by backend, of all workers.
     live: Arc<Live>,
     balancers: Balancers,
+    /// What changes have left to do.
+    unfinished: Unfinished,
     affinity: Affinity,
     /// Resets for segments of connections that we do not know.
     resets: Limiter,
@@ -161,7 +167,6 @@ pub struct Engine {
     /// their number, each from its own, so that no number comes twice.
     serial: u64,
     step: u64,
-    announced: bool,
     /// When the affinity table was last swept.
     swept: Time,
     /// Where [`Engine::shutdown`] has got to.
@@ -197,6 +202,7 @@ pub struct TableSize {
 impl Limits {
     /// What the engines of `workers` workers take in memory together, table by table, for `backends` backends.
     pub fn tables(&self, backends: usize, workers: usize) -> Vec<TableSize> {
+        let backends = self.slots(backends);
         let part = self.divided(workers);
         let all = part.tables_of_one(backends).into_iter().map(|t| TableSize {
             entries: t.entries * workers,
@@ -222,6 +228,11 @@ impl Limits {
         ]
     }
 
+    /// Slots for backends, of which there are so many at start.
+    pub(super) fn slots(&self, backends: usize) -> usize {
+        backends.max(self.backends).min(lb::MAX_BACKENDS)
+    }
+
     fn affinity(&self, backends: usize) -> lb::Config {
         lb::Config { session_capacity: self.sessions, ..lb::Config::new(backends) }
     }
@@ -240,11 +251,13 @@ impl Engine {
     /// As [`Engine::new`], for one of several workers, each of which is given the same configuration (of the whole), the same
     /// secret, its own `share`, and times of one clock.
     pub fn for_worker(config: Config, secret: [u8; 32], share: Share, now: Time) -> Result<Engine, ConfigError> {
-        let Share { worker, workers, directory, affinity, returning } = share;
+        let Share { worker, workers, revision, released, affinity, returning } = share;
+        let directory = revision.directory().clone();
+        let slots = config.limits.slots(directory.slots());
         // What is wanted is the directory's to say, from now on.
         let config = Config { limits: config.limits.divided(workers), wanted: Wanted::default(), ..config };
         let mut neighbours = Neighbours::default();
-        let routes = Routes::new(&config, &directory, &mut neighbours)?;
+        let routes = Routes::new(&config, revision.clone(), &mut neighbours)?;
         let derive = |purpose: u8| derived(&secret, purpose);
         let half = |purpose: u8| u64::from_le_bytes(derive(purpose)[..8].try_into().expect("8 of 16 bytes"));
         let limits = config.limits;
@@ -257,9 +270,15 @@ impl Engine {
         let largest = routes.ports.iter().map(|p| usize::from(p.mtu)).max().unwrap_or(1500) + 32;
         let mss = routes.mss();
         Ok(Engine {
-            health: Health::new(routes.backends.iter().map(|b| b.addr), mss, config.probe, half(2) as u32, now)
-                .probing_from(share::probe_ports(worker, workers))
-                .with_foreign_dials(config.address_mode == AddressMode::Dnat),
+            health: Health::new(
+                directory.backends().map(|b| (b.id, Addr::from(b.addr.ip()))),
+                mss,
+                config.probe,
+                half(2) as u32,
+                now,
+            )
+            .probing_from(share::probe_ports(worker, workers))
+            .with_foreign_dials(config.address_mode == AddressMode::Dnat),
             neighbours,
             flows: FlowTable::new(limits.flows, (half(3), half(4))),
             wheel: Wheel::new(limits.flows, TICK, WHEEL_SLOTS, now),
@@ -267,11 +286,13 @@ impl Engine {
             buffers: BufferPool::new(limits.hellos, HEADER_ROOM + limits.hello_bytes),
             watches: Watches::new(limits.watches),
             lates: Lates::new(),
-            local_ports: LocalPorts::new(first_port, last_port, routes.backends.len(), derive(6)),
+            local_ports: LocalPorts::new(first_port, last_port, slots, derive(6)),
             returning,
             worker,
             workers,
             balancers: Balancers::new(&directory),
+            // One says it for all.
+            unfinished: Unfinished::new(released, if worker == 0 { revision.addresses() } else { vec![] }),
             affinity,
             live: directory.live().clone(),
             directory,
@@ -285,8 +306,6 @@ impl Engine {
             balance: StableHash::new(config.hash_seed),
             serial: worker as u64,
             step: workers as u64,
-            // One says it for all.
-            announced: worker > 0,
             swept: now,
             closing: FlowId(0),
             stopping: false,
@@ -304,7 +323,8 @@ impl Engine {
         let last = first.saturating_add(count.max(1) - 1).min(last);
         let entropy = self.keyed.hash(b"local ports").to_le_bytes();
         let entropy = [entropy, entropy].concat().try_into().expect("16 bytes");
-        self.local_ports = LocalPorts::new(first, last, self.routes.backends.len(), entropy);
+        let slots = self.config.limits.slots(self.directory.slots());
+        self.local_ports = LocalPorts::new(first, last, slots, entropy);
     }
 
     /// One frame that came in at `port`.
@@ -363,7 +383,14 @@ impl Engine {
             } else {
                 self.on_cookie(service, seg, frame, fx)
             }
-        } else if self.routes.is_ours(seg.ip.dst) {
+        } else {
+            self.on_unserved(seg, frame, fx)
+        }
+    }
+
+    /// A segment of no flow to no service.
+    fn on_unserved(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
+        if self.routes.is_ours(seg.ip.dst) {
             self.on_own_address(seg, frame, fx)
         } else if self.config.address_mode == AddressMode::Dnat && self.routes.is_backend(seg.ip.src, seg.tcp.src_port)
         {

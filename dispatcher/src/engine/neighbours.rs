@@ -1,6 +1,6 @@
 //! The next hops we send to, and their Ethernet addresses: asked for by ARP (RFC 826) or neighbour discovery (RFC 4861).
 //!
-//! Only backends and gateways of the configuration have an entry, so nobody can fill this table. What we are told unasked is
+//! Only the next hops of backends have an entry, for as long as one of these is here, so nobody can fill this table. What we are told unasked is
 //! not believed: a known address is confirmed by its holder, asked directly, and only when that stays silent is the whole
 //! link asked and the first answer taken. Clients need no entry; they are answered where their frames come from.
 
@@ -26,9 +26,13 @@ const EAGER_TRIES: u32 = 8;
 const DIRECT_TRIES: u32 = 2;
 /// Unanswered questions in all before a known address is given up.
 const GIVE_UP: u32 = 5;
+/// Questions asked in one call: a thousand backends that come at once are asked for in as many portions as it takes.
+const BURST: u64 = 64;
 
 #[derive(Debug)]
 struct Entry {
+    /// Backends that are reached by it; none: the place is free.
+    users: u16,
     port: PortId,
     addr: Addr,
     /// The address of ours that asks.
@@ -49,21 +53,49 @@ impl Entry {
 }
 
 /// All next hops.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Neighbours {
     entries: Vec<Entry>,
     due: Time,
 }
 
+impl Default for Neighbours {
+    fn default() -> Neighbours {
+        Neighbours { entries: Vec::new(), due: Time::MAX }
+    }
+}
+
 impl Neighbours {
-    /// The next hop at `addr` behind `port`, made if there is none yet. `source` is our address that asks for it.
+    /// The next hop at `addr` behind `port`, made if there is none yet; it stays until each [`Neighbours::add`] has had its
+    /// [`Neighbours::release`]. `source` is our address that asks for it.
     pub fn add(&mut self, port: PortId, our_mac: Mac, vlans: Vlans, addr: Addr, source: Addr) -> NextHop {
-        if let Some(i) = self.entries.iter().position(|e| e.port == port && e.addr == addr) {
+        let same = |e: &Entry| e.users > 0 && e.port == port && e.addr == addr;
+        if let Some(i) = self.entries.iter().position(same) {
+            self.entries[i].users += 1;
             return NextHop(i as u16);
         }
-        let entry = Entry { port, addr, source, vlans, our_mac, mac: None, asked: 0, due: Time::ZERO };
-        self.entries.push(entry);
-        NextHop((self.entries.len() - 1) as u16)
+        let entry = Entry { users: 1, port, addr, source, vlans, our_mac, mac: None, asked: 0, due: Time::ZERO };
+        self.due = Time::ZERO;
+        match self.entries.iter().position(|e| e.users == 0) {
+            Some(i) => {
+                self.entries[i] = entry;
+                NextHop(i as u16)
+            }
+            None => {
+                self.entries.push(entry);
+                NextHop((self.entries.len() - 1) as u16)
+            }
+        }
+    }
+
+    /// A backend is reached by this next hop no longer. Of the last one: no flow may have it any more.
+    pub fn release(&mut self, hop: NextHop) {
+        let e = &mut self.entries[usize::from(hop.0)];
+        debug_assert!(e.users > 0, "{hop:?} is nobody's");
+        e.users = e.users.saturating_sub(1);
+        if e.users == 0 {
+            (e.mac, e.due) = (None, Time::MAX);
+        }
     }
 
     /// Out of which port, and with what link layer, frames go to a next hop; none while its address is not known.
@@ -84,7 +116,7 @@ impl Neighbours {
 
     /// When [`Neighbours::poll`] has something to ask.
     pub fn due(&self) -> Option<Time> {
-        (!self.entries.is_empty()).then_some(self.due)
+        (self.due != Time::MAX).then_some(self.due)
     }
 
     /// Asks what is due; returns how many frames were handed to `fx`, and how many it had no room for.
@@ -94,8 +126,8 @@ impl Neighbours {
         }
         let (mut sent, mut lost) = (0, 0);
         self.due = Time::MAX;
-        for e in &mut self.entries {
-            if e.due <= now {
+        for e in self.entries.iter_mut().filter(|e| e.users > 0) {
+            if e.due <= now && sent + lost < BURST {
                 let mut buf = [0; 128];
                 let n = question(e, &mut buf);
                 if fx.transmit(e.port, &buf[..n]) {
@@ -116,7 +148,9 @@ impl Neighbours {
 
     /// Somebody at `port` says that `addr` is at `mac`. True when it concerns a next hop of ours and fits what we asked.
     pub fn heard(&mut self, port: PortId, addr: Addr, mac: Mac, now: Time) -> bool {
-        let Some(e) = self.entries.iter_mut().find(|e| e.port == port && e.addr == addr) else { return false };
+        let Some(e) = self.entries.iter_mut().find(|e| e.users > 0 && e.port == port && e.addr == addr) else {
+            return false;
+        };
         if mac.is_group() || mac == Mac::default() {
             return false;
         }
@@ -199,6 +233,41 @@ mod tests {
         assert!(!n.heard(PortId(0), addr, THIEF, Time::ZERO));
         assert!(n.heard(PortId(1), addr, HOLDER, Time::ZERO));
         assert_eq!(n.link(hop).1.unwrap().dst, HOLDER);
+    }
+
+    #[test]
+    fn a_next_hop_stays_for_as_long_as_a_backend_is_reached_by_it_and_its_place_is_given_to_another() {
+        let (mut n, hop, addr) = table();
+        let mut fx = Sent::default();
+        n.poll(Time::ZERO, &mut fx);
+        assert!(n.heard(PortId(1), addr, HOLDER, Time::ZERO));
+        n.release(hop);
+        assert!(n.link(hop).1.is_some(), "the other backend is there");
+        n.release(hop);
+        n.poll(Time::ZERO + CONFIRM, &mut fx);
+        assert!(n.link(hop).1.is_none() && n.due().is_none() && fx.0.len() == 1, "nothing is asked any more");
+        assert!(!n.heard(PortId(1), addr, HOLDER, Time::ZERO));
+        let other = Addr::v4([10, 0, 0, 8]);
+        assert_eq!(n.add(PortId(0), OURS, Vlans::NONE, other, Addr::v4([10, 0, 0, 1])), hop);
+        n.poll(Time::from_millis(1), &mut fx);
+        assert!(!n.heard(PortId(1), addr, HOLDER, Time::from_millis(1)));
+        assert!(n.heard(PortId(0), other, THIEF, Time::from_millis(1)));
+    }
+
+    #[test]
+    fn a_thousand_next_hops_are_asked_for_in_portions() {
+        let mut n = Neighbours::default();
+        for i in 0..1000u16 {
+            let [high, low] = i.to_be_bytes();
+            n.add(PortId(0), OURS, Vlans::NONE, Addr::v4([10, 1, high, low]), Addr::v4([10, 0, 0, 1]));
+        }
+        let (mut fx, mut calls) = (Sent::default(), 0);
+        while n.due().is_some_and(|due| due <= Time::ZERO) {
+            let (sent, _) = n.poll(Time::ZERO, &mut fx);
+            assert!(sent <= BURST);
+            calls += 1;
+        }
+        assert_eq!((fx.0.len(), calls), (1000, 16));
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub enum End {
     NoBuffer,
     /// The tuple was used anew by the client before the old connection had ended.
     Replaced,
+    /// Its backend was removed, at once.
+    BackendRemoved,
     /// The dispatcher stopped.
     Shutdown,
 }
@@ -59,6 +61,7 @@ impl End {
             End::PortInUse => "port-in-use",
             End::NoBuffer => "no-buffer",
             End::Replaced => "replaced",
+            End::BackendRemoved => "backend-removed",
             End::Shutdown => "shutdown",
         }
     }

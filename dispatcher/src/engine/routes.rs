@@ -1,14 +1,15 @@
-//! Which addresses are ours, and by which port and next hop a backend is reached. Fixed at start.
+//! Which addresses are ours, and by which port and next hop a backend is reached: our ports, which are fixed at start, and the
+//! [`Revision`] of the moment.
 
+use super::PortId;
 use super::config::{Config, ConfigError};
 use super::health::mss_for;
 use super::neighbours::{Neighbours, NextHop};
-use super::{AddressMode, PortId};
+use super::revision::Revision;
 use crate::wire::packet::Vlans;
 use crate::wire::{Addr, Family, Mac};
-use lb::{Directory, ServiceId};
-use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use lb::{BackendId, ServiceId};
+use std::sync::Arc;
 
 /// A port as frames are built for it.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub struct Port {
     pub mtu: u16,
     /// Own addresses and prefix lengths.
     pub addresses: Vec<(Addr, u8)>,
+    /// Tags on frames to backends, gateways and everybody.
+    pub vlans: Vlans,
 }
 
 /// How a backend is reached.
@@ -34,22 +37,21 @@ pub struct Route {
     pub source: Addr,
 }
 
-/// What is fixed at start about addresses.
+/// Addresses, as one engine knows them.
 #[derive(Debug)]
 pub struct Routes {
     /// By [`PortId`].
     pub ports: Vec<Port>,
-    /// By backend id.
-    pub backends: Vec<Route>,
-    services: HashMap<(Addr, u16), ServiceId>,
-    servers: HashSet<(Addr, u16)>,
-    /// Our own addresses and the VIPs, and the ports that answer for them; none: all do.
-    held: HashMap<Addr, Vec<PortId>>,
+    /// The services and backends of the moment.
+    pub revision: Arc<Revision>,
+    /// By slot.
+    hops: Vec<Option<NextHop>>,
 }
 
 impl Routes {
-    /// Finds the ways, or says in one line what is missing. Next hops are entered in `neighbours`.
-    pub fn new(cfg: &Config, directory: &Directory, neighbours: &mut Neighbours) -> Result<Routes, ConfigError> {
+    /// The ports of a configuration, or in one line what is wrong with them; and its services and backends, whose next hops are entered in
+    /// `neighbours`.
+    pub fn new(cfg: &Config, revision: Arc<Revision>, neighbours: &mut Neighbours) -> Result<Routes, ConfigError> {
         let fail = |why: String| Err(ConfigError(why));
         if cfg.ports.is_empty() || cfg.ports.len() > 16 {
             return fail(format!("{} ports: 1 to 16 are needed", cfg.ports.len()));
@@ -57,78 +59,66 @@ impl Routes {
         if let Some(small) = cfg.ports.iter().find(|p| p.mtu < LEAST_MTU) {
             return fail(format!("port {}: an MTU of {} is less than {LEAST_MTU}", small.name, small.mtu));
         }
-        let ports: Vec<Port> = cfg
-            .ports
-            .iter()
-            .map(|p| Port {
-                mac: p.mac,
-                mtu: p.mtu,
-                addresses: p.addresses.iter().map(|(a, prefix)| (Addr::from(*a), *prefix)).collect(),
-            })
-            .collect();
-        let mut held: HashMap<Addr, Vec<PortId>> = HashMap::new();
-        for (i, port) in ports.iter().enumerate() {
-            for (addr, _) in &port.addresses {
-                held.entry(*addr).or_default().push(PortId(i as u8));
-            }
-        }
-        let mut services = HashMap::new();
-        for (vip, service) in directory.listeners() {
-            let addr = Addr::from(vip.ip());
-            services.insert((addr, vip.port()), *service);
-            let on_link = |p: &Port| p.addresses.iter().any(|(a, prefix)| addr.in_prefix(*a, *prefix));
-            let mut answering: Vec<PortId> = (0..ports.len()).map(|i| PortId(i as u8)).collect();
-            if ports.iter().any(on_link) {
-                answering.retain(|p| on_link(&ports[usize::from(p.0)]));
-            }
-            held.entry(addr).or_insert(answering);
-        }
-        let mut backends = Vec::new();
-        for b in directory.backends() {
-            let addr = Addr::from(b.addr.ip());
-            if held.contains_key(&addr) {
-                return fail(format!("backend {}: {} is our own address", b.name, addr.ip()));
-            }
-            let Some((port, next, source)) = way_to(addr, cfg) else {
-                return fail(format!("backend {}: no port has {} on its link, nor a gateway to it", b.name, addr.ip()));
-            };
-            let spec = &cfg.ports[usize::from(port.0)];
-            let hop = neighbours.add(port, spec.mac, Vlans::from_ids(&spec.vlans), next, source);
-            backends.push(Route { addr, port: b.addr.port(), hop, source });
-        }
-        if cfg.address_mode == AddressMode::Dnat {
-            let mut seen = HashSet::new();
-            for (b, spec) in backends.iter().zip(directory.backends()) {
-                if !seen.insert((b.addr, b.port)) {
-                    return fail(format!("backend {}: {} is listed twice", spec.name, spec.addr));
-                }
-            }
-        }
-        let servers = backends.iter().map(|b| (b.addr, b.port)).collect();
-        Ok(Routes { ports, backends, services, servers, held })
+        let port = |p: &super::PortSpec| Port {
+            mac: p.mac,
+            mtu: p.mtu,
+            addresses: p.addresses.iter().map(|(a, prefix)| (Addr::from(*a), *prefix)).collect(),
+            vlans: Vlans::from_ids(&p.vlans),
+        };
+        let mut routes = Routes { ports: cfg.ports.iter().map(port).collect(), revision, hops: vec![] };
+        let ids: Vec<BackendId> = routes.revision.directory().backends().map(|b| b.id).collect();
+        ids.into_iter().for_each(|id| routes.enter(id, neighbours));
+        Ok(routes)
     }
 
-    /// Clients may connect here, to this service.
+    /// The holder of a slot is reached as the present revision says.
+    pub fn enter(&mut self, id: BackendId, neighbours: &mut Neighbours) {
+        self.leave(id, neighbours);
+        let Some(way) = self.revision.way(id) else { return };
+        let port = &self.ports[usize::from(way.out.0)];
+        let hop = neighbours.add(way.out, port.mac, port.vlans, way.next, way.source);
+        if self.hops.len() <= id.index() {
+            self.hops.resize(id.index() + 1, None);
+        }
+        self.hops[id.index()] = Some(hop);
+    }
+
+    /// The slot is empty, and no flow is left of who had it.
+    pub fn leave(&mut self, id: BackendId, neighbours: &mut Neighbours) {
+        if let Some(hop) = self.hops.get_mut(id.index()).and_then(Option::take) {
+            neighbours.release(hop);
+        }
+    }
+
+    /// How the holder of a slot is reached.
+    #[inline]
+    pub fn backend(&self, id: BackendId) -> Option<Route> {
+        let way = self.revision.way(id)?;
+        let hop = (*self.hops.get(id.index())?)?;
+        Some(Route { addr: way.addr, port: way.port, hop, source: way.source })
+    }
+
+    /// Clients may connect here: to this service.
     #[inline]
     pub fn service_at(&self, addr: Addr, port: u16) -> Option<ServiceId> {
-        self.services.get(&(addr, port)).copied()
+        self.revision.service_at(addr, port)
     }
 
     /// A backend listens here.
     #[inline]
     pub fn is_backend(&self, addr: Addr, port: u16) -> bool {
-        self.servers.contains(&(addr, port))
+        self.revision.is_backend(addr, port)
     }
 
     /// The address is one of ours or a VIP.
     #[inline]
     pub fn is_ours(&self, addr: Addr) -> bool {
-        self.held.contains_key(&addr)
+        self.revision.held_by(addr).is_some()
     }
 
     /// A question for this address at this port is for us to answer.
     pub fn answers(&self, addr: Addr, port: PortId) -> bool {
-        self.held.get(&addr).is_some_and(|ports| ports.contains(&port))
+        self.revision.held_by(addr).is_some_and(|ports| ports.contains(&port))
     }
 
     /// Nobody else at this port may have the address: it is ours there, and of a network of the port's. A VIP that is of none is
@@ -136,14 +126,6 @@ impl Routes {
     pub fn is_ours_alone(&self, addr: Addr, port: PortId) -> bool {
         let networks = &self.ports[usize::from(port.0)].addresses;
         self.answers(addr, port) && networks.iter().any(|(own, prefix)| addr.in_prefix(*own, *prefix))
-    }
-
-    /// All addresses to be announced, with the port; always in the same order.
-    pub fn announced(&self) -> impl Iterator<Item = (PortId, Addr)> + '_ {
-        let mut all: Vec<_> =
-            self.held.iter().flat_map(|(addr, ports)| ports.iter().map(move |p| (*p, *addr))).collect();
-        all.sort_unstable_by_key(|(port, addr)| (port.0, *addr));
-        all.into_iter()
     }
 
     /// Largest segment our ports allow, for IPv4 and IPv6.
@@ -155,22 +137,3 @@ impl Routes {
 
 /// RFC 791: what every link must carry. Headers of either family fit, with a byte to spare.
 const LEAST_MTU: u16 = 68;
-
-/// Port, next hop and our source address towards `addr`.
-fn way_to(addr: Addr, cfg: &Config) -> Option<(PortId, Addr, Addr)> {
-    let ports = || cfg.ports.iter().enumerate().map(|(i, p)| (PortId(i as u8), p));
-    let longest = ports()
-        .flat_map(|(i, p)| p.addresses.iter().map(move |(a, prefix)| (i, Addr::from(*a), *prefix)))
-        .filter(|(_, own, prefix)| addr.in_prefix(*own, *prefix))
-        .max_by_key(|(_, _, prefix)| *prefix);
-    if let Some((port, source, _)) = longest {
-        return Some((port, addr, source));
-    }
-    let same_family = |ip: &IpAddr| Addr::from(*ip).family() == addr.family();
-    ports().find_map(|(i, p)| {
-        let gateway = Addr::from(*p.gateways.iter().find(|g| same_family(g))?);
-        let on_link = p.addresses.iter().find(|(a, prefix)| gateway.in_prefix(Addr::from(*a), *prefix));
-        let own = on_link.or_else(|| p.addresses.iter().find(|(a, _)| same_family(a)))?;
-        Some((i, gateway, Addr::from(own.0)))
-    })
-}

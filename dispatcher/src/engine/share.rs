@@ -7,10 +7,11 @@
 //! learns for itself: what was agreed with a client stands in its cookie, so engines need not be of one mind.
 
 use super::health::{PROBE_PORT, PROBE_PORTS};
+use super::revision::Revision;
 use super::{Config, ConfigError, FIRST_PORT, Limits, TicketKey, derived};
 use crate::flow::{LocalPorts, Rss, Tuple};
 use crate::wire::Addr;
-use lb::{Affinity, Directory};
+use lb::{Affinity, Directory, Released};
 use std::sync::Arc;
 
 /// Most workers: each needs a probe port of its own.
@@ -22,7 +23,8 @@ pub struct Share {
     pub(super) worker: usize,
     /// Of so many.
     pub(super) workers: usize,
-    pub(super) directory: Arc<Directory>,
+    pub(super) revision: Arc<Revision>,
+    pub(super) released: Arc<Released>,
     pub(super) affinity: Affinity,
     pub(super) returning: Arc<Returning>,
 }
@@ -38,12 +40,14 @@ impl Share {
             ConfigError(faults.join("; "))
         })?;
         let directory = Arc::new(directory);
-        let tables = config.limits.affinity(directory.slots());
+        let revision = Arc::new(Revision::new(config, directory.clone())?);
+        let released = Arc::new(Released::new(workers));
+        let tables = config.limits.affinity(config.limits.slots(directory.slots()));
         let mut affinity = lb::Config { secret: derived(secret, 1), ..tables }.lives(config.session_ttl);
         // Else a client whose address leads to its server would be led away from it by the refusals of others.
         affinity.one_refusal_counts = !directory.pools().any(|pool| pool.address_finds_server());
         for key in &config.ticket_keys {
-            let (TicketKey::Name { backend, .. } | TicketKey::Unknown { backend }) = key;
+            let backend = key.backend();
             let id = directory
                 .find(backend)
                 .ok_or_else(|| ConfigError(format!("ticket key: there is no backend {backend}")))?
@@ -59,7 +63,8 @@ impl Share {
         let share = |(worker, affinity)| Share {
             worker,
             workers,
-            directory: directory.clone(),
+            revision: revision.clone(),
+            released: released.clone(),
             affinity,
             returning: returning.clone(),
         };
@@ -73,7 +78,7 @@ impl Share {
 
     /// Services, pools and backends to begin with; the same for all.
     pub fn directory(&self) -> &Arc<Directory> {
-        &self.directory
+        self.revision.directory()
     }
 
     /// The affinity tables of all workers, to look at from outside.

@@ -19,10 +19,7 @@ impl Engine {
     /// Everything that is due by `now`: retransmissions, timeouts, expiry, probes, neighbour requests. Bounded work a
     /// call; call it once a burst and when [`Engine::next_deadline`] is reached.
     pub fn poll(&mut self, now: Time, fx: &mut dyn Effects) {
-        if !self.announced {
-            self.announced = true;
-            self.announce(fx);
-        }
+        self.announce(fx);
         let (sent, lost) = self.neighbours.poll(now, fx);
         self.counters.made += sent + lost;
         self.counters.frames_out += sent;
@@ -41,11 +38,14 @@ impl Engine {
                 self.unwatch(flow);
             }
         }
+        // Last: what has ended by now names no slot any more.
+        self.finish_changes(now, fx);
     }
 
     /// When [`Engine::poll`] next has something to do, for drivers that sleep and for virtual clocks.
     pub fn next_deadline(&self) -> Option<Time> {
-        [self.wheel.next_deadline(), self.neighbours.due(), self.health.due()].into_iter().flatten().min()
+        let unfinished = self.unfinished.is_due().then_some(Time::ZERO);
+        [self.wheel.next_deadline(), self.neighbours.due(), self.health.due(), unfinished].into_iter().flatten().min()
     }
 
     fn on_timer(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
@@ -149,7 +149,8 @@ impl Engine {
     pub(super) fn remove(&mut self, id: FlowId) {
         self.drop_held(id);
         self.wheel.disarm(id.0);
-        self.flows.remove(id);
+        let story = self.flows.remove(id).story;
+        story.backend.into_iter().chain(story.decided).for_each(|b| self.unfinished.unrefer(b));
     }
 }
 

@@ -115,6 +115,11 @@ impl<H: FrameHandler> Loop<H> {
         &self.handler
     }
 
+    /// The same, to change it between two turns.
+    pub fn handler_mut(&mut self) -> &mut H {
+        &mut self.handler
+    }
+
     /// What was handed over to other workers, and came from them.
     pub fn handover(&self) -> Handover {
         self.exchange.as_ref().map_or_else(Handover::default, Exchange::counts)

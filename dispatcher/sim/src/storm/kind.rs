@@ -40,13 +40,16 @@ pub enum Kind {
     EvilServer,
     /// Several workers.
     Workers,
+    /// Services, pools and backends come, go and change. Excuse: connections to a server that is removed at once, or to a service that has
+    /// gone before they were led anywhere.
+    Reconfigure,
     /// An adversary that knows how sessions are learned: a world of its own ([`crate::liar`]), with nothing else in it.
     Liar,
 }
 
 impl Kind {
     /// All.
-    pub const ALL: [Kind; 19] = [
+    pub const ALL: [Kind; 20] = [
         Kind::Loss,
         Kind::Duplication,
         Kind::Reordering,
@@ -65,6 +68,7 @@ impl Kind {
         Kind::EvilClients,
         Kind::EvilServer,
         Kind::Workers,
+        Kind::Reconfigure,
         Kind::Liar,
     ];
 
@@ -89,6 +93,7 @@ impl Kind {
             Kind::EvilClients => "evil-clients",
             Kind::EvilServer => "evil-server",
             Kind::Workers => "workers",
+            Kind::Reconfigure => "reconfigure",
             Kind::Liar => "liar",
         }
     }

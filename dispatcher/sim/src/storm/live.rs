@@ -1,8 +1,9 @@
 //! Living through a storm.
 
-use super::{Kind, Scenario};
+use super::reconfigure::{Door, NAME, Operator};
+use super::{Kind, Kinds, Scenario};
 use crate::apps::{Closing, Ended, Expect, Plan, Write, get_and_reset, pattern};
-use crate::config::{one_armed, server_name, two_armed, vip};
+use crate::config::{one_armed, server_ip, server_name, two_armed, vip};
 use crate::host::Stack;
 use crate::liar::{self, Rows};
 use crate::links::Faults;
@@ -20,6 +21,10 @@ const CLIENTS: usize = 4;
 /// Hosts repeat what was lost after up to a minute, and that may be lost too: neither they nor the dispatcher give up before.
 const PATIENCE: Duration = Duration::from_secs(900);
 const IDLE: Duration = Duration::from_secs(400);
+/// Servers that may be added while it storms.
+const MORE_SERVERS: usize = 3;
+/// Slots for backends then: few, so that they are given to others.
+const SLOTS: usize = 9;
 /// Frames kept for a capture.
 const RECORDED: usize = 200_000;
 
@@ -36,6 +41,12 @@ pub struct Sum {
     pub strangers: u64,
     /// Sessions that clients offered and the table knew.
     pub promised: u64,
+    /// Changes of the configuration.
+    pub changes: u64,
+    /// Backends that got the slot of one that had been removed.
+    pub successors: u64,
+    /// Sessions that had to be taken up where they were made, whatever was changed, and were.
+    pub kept: u64,
     /// Frames that came to the engine.
     pub frames: u64,
     /// Frames it dropped.
@@ -59,6 +70,9 @@ impl core::ops::AddAssign for Sum {
         self.excused += other.excused;
         self.strangers += other.strangers;
         self.promised += other.promised;
+        self.changes += other.changes;
+        self.successors += other.successors;
+        self.kept += other.kept;
         self.frames += other.frames;
         self.dropped += other.dropped;
         self.returns += other.returns;
@@ -73,8 +87,14 @@ impl core::ops::AddAssign for Sum {
 struct Guest {
     id: (usize, usize),
     local: SocketAddr,
-    /// The session it offers, and who issued that.
-    offered: Option<(Vec<u8>, usize)>,
+    /// By which it came.
+    door: Door,
+    /// The session it offers.
+    offered: Option<Session>,
+    /// Nothing has happened to that session's server in the configuration: so it is called, and it resumes.
+    promised: Option<String>,
+    /// So many changes of the configuration were before it.
+    since: u64,
     /// The server will reset it.
     cut: bool,
     excused: bool,
@@ -82,16 +102,28 @@ struct Guest {
     noted: bool,
 }
 
+/// A session that a server has issued.
+#[derive(Clone)]
+struct Session {
+    id: Vec<u8>,
+    issuer: usize,
+    /// Changes of the configuration before the connection in which it was.
+    since: u64,
+}
+
 struct Storm<'a> {
     s: &'a Scenario,
     w: World,
     guests: Vec<Guest>,
-    sessions: Vec<(Vec<u8>, usize)>,
+    sessions: Vec<Session>,
+    operator: Operator,
     /// By server: it has been down.
     crashed: Vec<bool>,
     down: Option<(usize, Time)>,
     evil_client: Option<usize>,
     strangers: u64,
+    /// See [`Sum::kept`].
+    kept: u64,
     /// All was delivered, and half an hour later the connection was still not closed.
     unclosed: Vec<SocketAddr>,
     twice: HashSet<SocketAddr>,
@@ -146,16 +178,19 @@ fn among_liars(s: &Scenario) -> Sum {
 
 fn config(s: &Scenario) -> Config {
     let base = if s.one_armed { one_armed(s.servers, s.v6) } else { two_armed(s.servers, s.v6) };
+    // Where frames get lost probes do too, and a pool of one server would be without any.
+    let unheard = [Kind::Loss, Kind::Corruption, Kind::Stall, Kind::Leap].into_iter().any(|k| s.kinds.has(k));
     let limits = if s.kinds.has(Kind::Tables) {
         Limits { flows: 24, hellos: 4, watches: 3, sessions: 32, ..Limits::default() }
     } else {
         let flows = (s.connections * 3).max(64);
-        Limits { flows, hellos: 128, watches: flows, sessions: 4096, ..Limits::default() }
+        let backends = if s.kinds.has(Kind::Reconfigure) { SLOTS } else { 0 };
+        Limits { flows, hellos: 128, watches: flows, sessions: 4096, backends, ..Limits::default() }
     };
     Config {
         address_mode: s.mode,
         hash_seed: s.seed,
-        probe: s.kinds.has(Kind::Crash),
+        probe: s.kinds.has(Kind::Crash) || s.kinds.has(Kind::Reconfigure) && !unheard,
         flow_idle_timeout: IDLE,
         limits,
         ..base
@@ -182,6 +217,12 @@ impl Storm<'_> {
         let spared = s.seed as usize % w.faults.len();
         w.faults[spared].corruption = 0;
         w.full = given(Kind::Full, 20);
+        if has(Kind::Reconfigure) {
+            let port = w.config.ports.len() - 1;
+            for n in s.servers..s.servers + MORE_SERVERS {
+                w.add_server(n, s.v6, port, Stack::default());
+            }
+        }
         let evil_client = has(Kind::EvilClients).then(|| {
             let h = w.add_client(CLIENTS + 10, s.v6);
             w.hosts[h].evil = 150;
@@ -221,22 +262,26 @@ impl Storm<'_> {
             let workers = w.rng.between(2, 3);
             w.employ(workers);
         }
+        let service = w.config.wanted.services[0].clone();
+        let operator = Operator::new(service, s.balance, s.servers, servers.len(), s.v6);
         Storm {
+            operator,
             s,
             w,
             guests: vec![],
             sessions: vec![],
-            crashed: vec![false; s.servers],
+            crashed: vec![false; servers.len()],
             down: None,
             evil_client,
             strangers: 0,
+            kept: 0,
             unclosed: vec![],
             twice: HashSet::new(),
         }
     }
 
     /// A plan at random, whether the server may cut it short, and the session it offers.
-    fn plan(&mut self) -> (Plan, bool, Option<(Vec<u8>, usize)>) {
+    fn plan(&mut self, door: Door) -> (Plan, bool, Option<Session>) {
         let w = &mut self.w;
         let n = match w.rng.below(12) {
             0 => w.rng.between(20_000, 55_000),
@@ -263,11 +308,14 @@ impl Storm<'_> {
                 let sizes = [0, 0, 500, 1700, 1800, 6000, 16_000];
                 let mut hello = Hello { at_least: sizes[w.rng.below(sizes.len())], ..Hello::default() };
                 hello.random.copy_from_slice(&w.rng.bytes(32));
+                if door.named {
+                    hello.sni = Some(NAME);
+                }
                 let mut offered = None;
                 if !self.sessions.is_empty() && w.rng.per_mille(600) {
-                    let (id, issuer) = self.sessions[w.rng.below(self.sessions.len())].clone();
-                    hello.session_id.clone_from(&id);
-                    offered = Some((id, issuer));
+                    let session = self.sessions[w.rng.below(self.sessions.len())].clone();
+                    hello.session_id.clone_from(&session.id);
+                    offered = Some(session);
                 }
                 let bytes = if w.rng.per_mille(200) { hello.in_records(w.rng.between(40, 900)) } else { hello.bytes() };
                 let small = bytes.len() < 700;
@@ -284,7 +332,9 @@ impl Storm<'_> {
     }
 
     fn connect(&mut self) {
-        let (plan, cut, offered) = self.plan();
+        let mut door =
+            if self.s.kinds.has(Kind::Reconfigure) { self.operator.door(&mut self.w.rng) } else { Door::default() };
+        let (plan, cut, offered) = self.plan(door);
         let host = self.w.rng.below(CLIENTS);
         let old = self.s.kinds.has(Kind::Reuse).then(|| self.closed_on(host)).flatten();
         let id = match old {
@@ -292,17 +342,21 @@ impl Storm<'_> {
                 let (id, local) = (self.guests[guest].id, self.guests[guest].local);
                 self.twice.insert(local);
                 self.w.forget(id);
+                door.second = false;
                 self.w.connect_from(host, local, plan)
             }
-            None => self.w.connect(host, plan),
+            None => self.w.connect_at(host, door.address(self.s.v6), plan),
         };
         let local = self.w.conn(id).local;
         self.w.watch(id);
-        self.guests.push(Guest { id, local, offered, cut, excused: false, noted: false });
+        let since = self.operator.changes();
+        let promised = offered.as_ref().filter(|s| self.operator.resumes(s.issuer, door, s.since));
+        let promised = promised.map(|s| self.operator.name(s.issuer));
+        self.guests.push(Guest { id, local, door, offered, promised, since, cut, excused: false, noted: false });
         if let Some(evil) = self.evil_client
             && self.w.rng.per_mille(400)
         {
-            let (plan, ..) = self.plan();
+            let (plan, ..) = self.plan(Door::default());
             self.w.connect(evil, plan);
         }
     }
@@ -379,6 +433,50 @@ impl Storm<'_> {
                 self.w.repeat_the_past();
             }
         }
+        if has(Kind::Reconfigure) {
+            if self.w.rng.per_mille(60) {
+                // As long as ended connections are remembered, so that slots become free.
+                self.w.run(Duration::from_secs(20));
+            }
+            while self.w.rng.per_mille(400) {
+                self.reconfigure();
+            }
+        }
+    }
+
+    /// Somebody changes the configuration.
+    fn reconfigure(&mut self) {
+        let before = self.operator.clone();
+        let change = self.operator.change(&mut self.w.rng);
+        let address = |server: &usize| SocketAddr::new(server_ip(*server, self.s.v6), 8443);
+        let reset: Vec<SocketAddr> = change.reset.iter().map(address).collect();
+        // Whose connections may end by it. Where several workers are, nobody sees where a connection was led.
+        let about: Vec<usize> = self
+            .open()
+            .into_iter()
+            .filter(|g| {
+                let (place, door) = (self.w.place(self.guests[*g].local), self.guests[*g].door);
+                let led = place.is_some() && !self.s.kinds.has(Kind::Workers);
+                let removed = !reset.is_empty() && (!led || place.is_some_and(|(_, server)| reset.contains(&server)));
+                removed || change.closed && door.second && !led
+            })
+            .collect();
+        if self.w.reconfigure(&self.operator.wanted(), &reset).is_err() {
+            // No slot is free. Nothing has changed.
+            self.operator = before;
+            return;
+        }
+        about.into_iter().for_each(|g| self.guests[g].excused = true);
+        for g in self.open() {
+            let Guest { offered, promised, door, .. } = &mut self.guests[g];
+            let still = offered.as_ref().is_some_and(|s| {
+                self.operator.resumes(s.issuer, *door, s.since)
+                    && promised.as_ref() == Some(&self.operator.name(s.issuer))
+            });
+            if !still {
+                *promised = None;
+            }
+        }
     }
 
     /// Sessions that servers have issued, from the answers that clients got.
@@ -391,7 +489,7 @@ impl Storm<'_> {
             g.noted = true;
             let astray = self.w.astray(g.local);
             if let Some(f) = c.flight().filter(|f| !astray && !f.resumed && f.session_id.len() == 32) {
-                self.sessions.push((f.session_id, f.server));
+                self.sessions.push(Session { id: f.session_id, issuer: f.server, since: g.since });
             }
         }
     }
@@ -408,19 +506,39 @@ impl Storm<'_> {
         let evil_name = server_name(self.s.servers - 1, self.s.v6);
         let told = self.w.told_of(g.local);
         let evil_dialled = has(Kind::EvilServer) && told.iter().any(|t| t.backend.as_deref() == Some(&*evil_name));
-        if let Some((_, issuer)) = &g.offered
+        if let Some(f) = c.flight()
+            && !self.twice.contains(&g.local)
+        {
+            let names = told.iter().filter_map(|t| t.backend.as_deref()).map(Operator::server_of);
+            names.for_each(|server| assert_eq!(server, Some(f.server), "{}: told of another server", g.local));
+            let trouble = self.s.kinds.without(Kind::Reconfigure).without(Kind::Workers).without(Kind::Delay);
+            if trouble == Kinds::NONE
+                && let (Some(session), Some(_)) = (&g.offered, &g.promised)
+            {
+                assert!(
+                    f.resumed && f.server == session.issuer,
+                    "{}: the session's server {} stayed, and server {} answered: {:?}",
+                    g.local,
+                    session.issuer,
+                    f.server,
+                    told.iter().map(|t| (t.reason, &t.decided, &t.backend, t.attempts)).collect::<Vec<_>>()
+                );
+                self.kept += 1;
+            }
+        }
+        if let Some(Session { issuer, .. }) = &g.offered
             && !self.twice.contains(&g.local)
             && !self.crashed[*issuer]
             && !evil_dialled
             // A clock that leaps ends the time that a dial may take.
             && !(has(Kind::Leap) && g.excused)
+            && let Some(name) = &g.promised
         {
-            let name = server_name(*issuer, self.s.v6);
             // Whose ports are used up takes nobody else, promised or not.
             for t in told.iter().filter(|t| t.decided.is_some() && !has(Kind::Ports)) {
                 assert_eq!(
                     t.decided.as_ref(),
-                    Some(&name),
+                    Some(name),
                     "{}: promised to another than who issued its session",
                     g.local
                 );
@@ -512,6 +630,10 @@ impl Storm<'_> {
         let mut sum =
             Sum { worlds: 1, connections: self.guests.len() as u64, strangers: self.strangers, ..Sum::default() };
         sum.excused = self.guests.iter().filter(|g| g.excused && !self.twice.contains(&g.local)).count() as u64;
+        if self.s.kinds.has(Kind::Reconfigure) {
+            (sum.changes, sum.kept) = (self.operator.changes(), self.kept);
+            sum.successors = self.w.directory().backends().map(|b| u64::from(b.generation)).sum();
+        }
         if self.s.kinds.has(Kind::Workers) {
             let end = self.w.now + PATIENCE * 2;
             self.w.faults.fill(Faults::NONE);

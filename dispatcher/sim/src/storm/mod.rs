@@ -6,12 +6,14 @@
 //! * The bytes delivered are the bytes sent: checked as they come, for all connections both of whose ends mean well.
 //! * A flow's two sides always belong together ([`crate::pairs`]).
 //! * A promised identity reaches its backend: who offers a session is told apart by the server's own answer.
+//! * A change of the configuration breaks no connection that it is not about, and a session whose server stays is taken up there.
 //! * A liar among honest clients misleads none of their sessions ([`crate::liar`]).
 //! * Memory stays within its bounds, and every frame has one fate ([`crate::check`]).
 //! * Nobody is stuck: every connection ends, in order unless there is an excuse ([`Kind`] says which), and in the end nothing is left.
 
 mod kind;
 mod live;
+mod reconfigure;
 mod scenario;
 
 pub use kind::{Kind, Kinds};

@@ -68,6 +68,7 @@ impl Scenario {
                 let often = match k {
                     Kind::Loss | Kind::Duplication | Kind::Reordering => 600,
                     Kind::Workers => 60,
+                    Kind::Reconfigure => 120,
                     Kind::Liar => 15,
                     _ => 180,
                 };
@@ -95,7 +96,12 @@ impl Scenario {
         if self.kinds.has(Kind::Liar) {
             self.kinds = Kinds::NONE.with(Kind::Liar);
         }
+        if self.kinds.has(Kind::Reconfigure) {
+            // They excuse so much that nothing would be left to look at, or know servers by their first names.
+            self.kinds = [Kind::EvilServer, Kind::Ports, Kind::Tables].into_iter().fold(self.kinds, Kinds::without);
+        }
         if self.kinds.has(Kind::Workers) {
+            // Not `reconfigure`: what steers between workers does not follow changes.
             let with_workers = [Kind::Loss, Kind::Duplication, Kind::Reordering, Kind::Corruption, Kind::Delay];
             self.kinds = self.kinds.and(with_workers.into_iter().collect()).with(Kind::Workers);
         }

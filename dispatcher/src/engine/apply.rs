@@ -1,0 +1,239 @@
+//! Services, pools and backends change while flows run.
+//!
+//! A change is a [`Revision`], worked out outside the workers; here it is exchanged for the one before, and what is kept by slot follows: next
+//! hops, health, who may be learned of. That is a walk over the slots, and nothing else is looked at: no flow, no row. What takes longer is
+//! done in portions by [`Engine::poll`]:
+//!
+//! * Addresses that are new are announced.
+//! * Connections to a backend that was removed go on to their end. If it is to be at once they are reset, both ways (`cut`).
+//! * Rows of a backend that was removed are cleared. When none is left and no flow names the slot any more, this worker has let go of it
+//!   ([`lb::Released`]); when all have, the slot may be given to another backend.
+//!
+//! No connection notices a change that is not about it. One that is being dialled at a backend that has just been removed goes to another if that
+//! one does not answer; one whose service has gone before the client said anything is led to the pool it had while that stands, and is reset when that
+//! has gone, too.
+
+use super::connection::State;
+use super::record::End;
+use super::revision::Revision;
+use super::{Effects, Engine, PortId, TicketKey};
+use crate::flow::FlowId;
+use crate::time::Time;
+use crate::wire::Addr;
+use lb::affinity::Forgetting;
+use lb::{Backend, BackendId, BackendSet, MAX_BACKENDS, Released};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Rows of each table looked at in one call for those of backends that left.
+const ROWS: usize = 1024;
+/// Places of the flow table looked at in one call for flows that are to be reset.
+const PLACES: u32 = 4096;
+/// Flows reset in one call.
+const RESETS: usize = 64;
+/// Addresses announced in one call.
+const ANNOUNCED: usize = 32;
+
+/// What is still to be done of changes.
+pub(super) struct Unfinished {
+    /// What all workers say of slots.
+    released: Arc<Released>,
+    /// By slot: what flows in the table name it.
+    users: Box<[u32]>,
+    /// Those that left, and whose rows are not being cleared yet.
+    rows_of: BackendSet,
+    forgetting: Option<Forgetting>,
+    /// Without rows: the slot is let go of when no flow names it.
+    rowless: BackendSet,
+    /// Whose flows are reset, and which place of the table is next.
+    resetting: Option<(BackendSet, FlowId)>,
+    /// Ours, and not said yet.
+    unannounced: VecDeque<(PortId, Addr)>,
+}
+
+impl Unfinished {
+    pub fn new(released: Arc<Released>, unannounced: Vec<(PortId, Addr)>) -> Unfinished {
+        Unfinished {
+            released,
+            users: vec![0; MAX_BACKENDS].into_boxed_slice(),
+            rows_of: BackendSet::EMPTY,
+            forgetting: None,
+            rowless: BackendSet::EMPTY,
+            resetting: None,
+            unannounced: unannounced.into(),
+        }
+    }
+
+    /// A flow names the slot.
+    pub fn refer(&mut self, id: BackendId) {
+        self.users[id.index()] += 1;
+    }
+
+    /// It does no more.
+    pub fn unrefer(&mut self, id: BackendId) {
+        let users = &mut self.users[id.index()];
+        debug_assert!(*users > 0, "{id:?} was not referred to");
+        *users = users.saturating_sub(1);
+    }
+
+    /// There is something to do that waits for nothing.
+    pub fn is_due(&self) -> bool {
+        self.forgetting.is_some()
+            || !self.rows_of.is_empty()
+            || self.resetting.is_some()
+            || !self.unannounced.is_empty()
+    }
+
+    /// Addresses to be announced now.
+    pub fn next_addresses(&mut self) -> Vec<(PortId, Addr)> {
+        let n = self.unannounced.len().min(ANNOUNCED);
+        self.unannounced.drain(..n).collect()
+    }
+}
+
+impl Engine {
+    /// From now on the services, pools and backends are those of `next`, a later version of the directory than the present one. A walk over the
+    /// slots; what takes longer is begun, and done by [`Engine::poll`].
+    ///
+    /// Whoever makes versions gives a slot to another backend only when all engines have let go of it: see [`Engine::released`].
+    pub fn apply(&mut self, next: &Arc<Revision>, now: Time) {
+        let before = core::mem::replace(&mut self.routes.revision, next.clone());
+        self.directory = next.directory().clone();
+        let slots = before.directory().slots().max(next.directory().slots());
+        for id in (0..slots as u16).map(BackendId) {
+            match (before.directory().backend(id), next.directory().backend(id)) {
+                (Some(old), Some(new)) if old.generation == new.generation => match (old.leaving, new.leaving) {
+                    (false, true) => self.backend_leaves(id),
+                    (true, false) => self.backend_comes(new, now),
+                    _ => {}
+                },
+                (None, None) => {}
+                (_, None) => self.slot_is_free(id),
+                (_, Some(new)) => {
+                    self.slot_is_free(id);
+                    self.routes.enter(id, &mut self.neighbours);
+                    if new.leaving { self.backend_leaves(id) } else { self.backend_comes(new, now) }
+                }
+            }
+        }
+        self.health.refresh_offers();
+        self.balancers.follow(next.directory());
+        let resets: BackendSet = next.resets().filter(|id| next.directory().backend(id).is_some_and(|b| b.leaving));
+        if !resets.is_empty() {
+            self.unfinished.resetting = Some((resets, FlowId(0)));
+        }
+        if self.worker == 0 {
+            // One says it for all.
+            let new = next.addresses().into_iter().filter(|(_, addr)| before.held_by(*addr).is_none());
+            self.unfinished.unannounced.extend(new);
+            self.unfinished.unannounced.retain(|(_, addr)| next.held_by(*addr).is_some());
+        }
+    }
+
+    /// What all engines that share it have let go of.
+    pub fn released(&self) -> &Arc<Released> {
+        &self.unfinished.released
+    }
+
+    /// A backend is wanted: a new one, or one that was leaving.
+    fn backend_comes(&mut self, backend: &Backend, now: Time) {
+        let id = backend.id;
+        let Engine { unfinished, affinity, config, .. } = self;
+        unfinished.released.hold(self.worker, id);
+        unfinished.rows_of.remove(id);
+        unfinished.rowless.remove(id);
+        let of = |key: &&TicketKey| key.backend() == backend.name;
+        let keys = || config.ticket_keys.iter().filter(of);
+        affinity.admit(id, backend.generation, !keys().any(|key| matches!(key, TicketKey::Unknown { .. })));
+        for key in keys() {
+            if let TicketKey::Name { name, .. } = key {
+                affinity.tell_name(id, name);
+            }
+        }
+        self.health.add(id, Addr::from(backend.addr.ip()), now);
+    }
+
+    /// A backend is wanted no more. Its flows go on.
+    fn backend_leaves(&mut self, id: BackendId) {
+        self.affinity.dismiss(id);
+        self.health.remove(id);
+        self.unfinished.rows_of.insert(id);
+    }
+
+    /// Nobody has the slot, and no flow is left of who had it.
+    fn slot_is_free(&mut self, id: BackendId) {
+        debug_assert_eq!(self.unfinished.users[id.index()], 0, "{id:?} is given away while flows name it");
+        self.affinity.dismiss(id);
+        self.health.remove(id);
+        self.routes.leave(id, &mut self.neighbours);
+        self.unfinished.rows_of.remove(id);
+        self.unfinished.rowless.remove(id);
+    }
+
+    /// A portion of what changes have left to do.
+    pub(super) fn finish_changes(&mut self, now: Time, fx: &mut dyn Effects) {
+        if self.unfinished.resetting.is_some() {
+            self.reset_some(now, fx);
+        }
+        self.forget_some();
+        if !self.unfinished.rowless.is_empty() {
+            self.let_go();
+        }
+    }
+
+    /// Resets flows of backends that are to go at once.
+    fn reset_some(&mut self, now: Time, fx: &mut dyn Effects) {
+        let Some((backends, from)) = self.unfinished.resetting else { return };
+        let end = from.0.saturating_add(PLACES).min(self.flows.capacity() as u32);
+        let (mut at, mut done) = (from.0, 0);
+        while at < end && done < RESETS {
+            let id = FlowId(at);
+            at += 1;
+            if !self.flows.is_live(id) {
+                continue;
+            }
+            let c = self.flows.get(id);
+            if c.story.told || !c.story.backend.is_some_and(|b| backends.contains(b)) {
+                continue;
+            }
+            done += 1;
+            match c.state {
+                State::Dialing(_) => self.redispatch(id, now, fx),
+                _ => self.cut(id, End::BackendRemoved, now, fx),
+            }
+        }
+        let over = at as usize >= self.flows.capacity();
+        self.unfinished.resetting = (!over).then_some((backends, FlowId(at)));
+    }
+
+    /// Clears rows of backends that left.
+    fn forget_some(&mut self) {
+        let Engine { unfinished, affinity, .. } = self;
+        if unfinished.forgetting.is_none() && !unfinished.rows_of.is_empty() {
+            unfinished.forgetting = Some(Forgetting::of(core::mem::take(&mut unfinished.rows_of)));
+        }
+        let Some(forgetting) = &mut unfinished.forgetting else { return };
+        if affinity.forget_some(forgetting, ROWS) {
+            let cleared = *forgetting.backends();
+            unfinished.forgetting = None;
+            // One that came back meanwhile may have left again: its rows are cleared anew then.
+            let directory = &self.directory;
+            let gone = |id: BackendId| directory.backend(id).is_some_and(|b| b.leaving);
+            let again = unfinished.rows_of;
+            unfinished.rowless = unfinished.rowless.union(&cleared.filter(|id| gone(id) && !again.contains(id)));
+        }
+    }
+
+    /// Says which slots nothing names any more.
+    fn let_go(&mut self) {
+        let Engine { unfinished, routes, worker, .. } = self;
+        let users = &unfinished.users;
+        let free = unfinished.rowless.filter(|id| users[id.index()] == 0);
+        for id in free.iter() {
+            unfinished.rowless.remove(id);
+            if let Some(backend) = routes.revision.directory().backend(id) {
+                unfinished.released.release(*worker, id, backend.generation);
+            }
+        }
+    }
+}
