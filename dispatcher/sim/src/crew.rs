@@ -8,7 +8,7 @@ use dispatcher::io::mem::{Memory, Wire};
 use dispatcher::time::Time;
 use dispatcher::wire::packet::{Ethernet, Ip, Tcp, protocol};
 use dispatcher::worker::poll::{Clock, Loop};
-use dispatcher::worker::{Exchange, FrameHandler, Handover, Idle, Steering, Totals};
+use dispatcher::worker::{Change, Exchange, FrameHandler, Handover, Idle, Publisher, Steering, Totals, changes};
 use std::sync::Arc;
 
 /// Several workers.
@@ -21,6 +21,8 @@ pub struct Crew {
     rng: Rng,
     /// Brings frames to the queues instead of the dice.
     card: Option<Arc<Rss>>,
+    steering: Steering,
+    publisher: Publisher,
 }
 
 const BUFFERS: usize = 4096;
@@ -42,14 +44,17 @@ impl Crew {
         let steering = Steering::new(config, &secret, workers).returning(returning.clone());
         let exchanges = Exchange::between(&steering, 1500).expect("mailboxes");
         let shares = Share::divide(config, &secret, workers).expect("a configuration that works");
-        let mut crew = Crew { loops: vec![], wires: vec![], memories: vec![], rng: Rng::new(seed), card };
-        for (share, exchange) in shares.into_iter().zip(exchanges) {
+        let (publisher, subscribers) = changes::between(workers).expect("bells");
+        let (loops, wires, memories, rng) = (vec![], vec![], vec![], Rng::new(seed));
+        let mut crew = Crew { loops, wires, memories, rng, card, steering, publisher };
+        for ((share, exchange), changes) in shares.into_iter().zip(exchanges).zip(subscribers) {
             let memory = Memory::new(BUFFERS);
             let (ports, wires) = config.ports.iter().map(|_| memory.port(BUFFERS)).unzip();
             let share = share.returning(returning.clone());
             let engine = Engine::for_worker(config.clone(), secret, share, now).expect("a configuration that works");
             let totals = Totals::new(config.backends().iter().map(|b| b.name.clone()).collect());
-            crew.loops.push(Loop::new(engine, ports, Clock::start(), Idle::Spin, None, totals).among(exchange));
+            let run = Loop::new(engine, ports, Clock::start(), Idle::Spin, None, totals);
+            crew.loops.push(run.among(exchange).following(changes));
             crew.wires.push(wires);
             crew.memories.push(memory);
         }
@@ -101,11 +106,10 @@ impl Crew {
         })
     }
 
-    /// Services, pools and backends change. Each worker takes that over by itself, between two turns of others.
-    pub fn apply(&mut self, revision: &Arc<Revision>, now: Time) {
-        for worker in &mut self.loops {
-            worker.handler_mut().apply(revision, now);
-        }
+    /// Services, pools and backends change. Each worker takes that over by itself, at its next turn.
+    pub fn apply(&mut self, revision: &Arc<Revision>) {
+        let steering = Some(Arc::new(self.steering.following(revision.directory())));
+        self.publisher.publish(Change { revision: revision.clone(), steering });
     }
 
     /// Flows of all together.

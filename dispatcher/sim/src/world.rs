@@ -466,7 +466,11 @@ impl World {
         self.pairs.extend(revision.directory());
         let now = self.engine_now();
         match &mut self.crew {
-            Some(crew) => crew.apply(&revision, now),
+            Some(crew) => {
+                crew.apply(&revision);
+                let sent = crew.turn(self.now);
+                self.emitted(sent);
+            }
             None => self.engine.apply(&revision, now),
         }
         Ok(())

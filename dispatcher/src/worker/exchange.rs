@@ -102,7 +102,7 @@ struct Office {
 pub struct Exchange {
     office: Arc<Office>,
     me: usize,
-    steering: Steering,
+    steering: Arc<Steering>,
     /// Mailboxes that something was put into since the last [`Exchange::wake`].
     touched: Box<[bool]>,
     left: bool,
@@ -152,6 +152,7 @@ impl Exchange {
             senders: Present::new(workers),
             unsettled: Present::new(workers),
         });
+        let steering = Arc::new(steering.clone());
         let exchange = |me| Exchange {
             office: office.clone(),
             me,
@@ -162,6 +163,12 @@ impl Exchange {
             counts: Handover::default(),
         };
         Ok((0..workers).map(exchange).collect())
+    }
+
+    /// Frames are led by another steering from now on, of the same number of workers.
+    pub fn steer_by(&mut self, steering: Arc<Steering>) {
+        assert_eq!(steering.workers(), self.touched.len(), "as many workers as there are mailboxes");
+        self.steering = steering;
     }
 
     fn mine(&self) -> &Mailbox {
@@ -218,6 +225,12 @@ impl Exchange {
             Err(_) => self.counts.full += 1,
         }
         self.touched[to] = true;
+    }
+
+    /// Hands a frame to a worker, whoever owns it.
+    #[cfg(test)]
+    pub(super) fn hand_to(&mut self, to: usize, port: u8, frame: &[u8]) {
+        self.put(to, port, frame);
     }
 
     /// The next frame that another worker handed us. To be given [back](Exchange::give_back).

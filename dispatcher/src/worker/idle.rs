@@ -1,5 +1,6 @@
 //! What a worker does when nothing has arrived.
 
+use super::changes::Subscriber;
 use super::exchange::Exchange;
 use crate::io::{Receiver, wait_readable};
 use core::time::Duration;
@@ -35,7 +36,7 @@ pub(super) struct Idler {
 
 impl Idler {
     pub(super) fn new(strategy: Idle, ports: usize) -> Idler {
-        Idler { strategy, empty: 0, fds: Vec::with_capacity(ports + 1) }
+        Idler { strategy, empty: 0, fds: Vec::with_capacity(ports + 2) }
     }
 
     /// Frames have arrived.
@@ -48,6 +49,7 @@ impl Idler {
         &mut self,
         receivers: &mut [Box<dyn Receiver>],
         exchange: Option<&Exchange>,
+        changes: Option<&Subscriber>,
         due: Option<Duration>,
     ) {
         match self.strategy {
@@ -76,9 +78,13 @@ impl Idler {
                         None => return exchange.awake(),
                     }
                 }
+                self.fds.extend(changes.map(Subscriber::bell));
                 let device_event = wait_readable(&self.fds, limit);
                 if let Some(exchange) = exchange {
                     exchange.awake();
+                }
+                if let Some(changes) = changes {
+                    changes.awake();
                 }
                 if device_event {
                     receivers.iter_mut().for_each(|r| r.device_event());

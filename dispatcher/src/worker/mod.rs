@@ -5,25 +5,33 @@
 //! * [`steer`]: whose a frame is, where there are several workers.
 //! * [`exchange`]: the mailboxes by which it gets there.
 //! * [`doze`]: how their owners sleep without missing anything.
+//! * [`changes`]: how services, pools and backends come and go while they run.
+//! * [`pauses`]: how long they were away from their queues.
 //! * [`totals`]: what its ended connections add up to.
 //!
 //! With several workers each opens its queues of every port in its own thread, and builds its own engine from its
 //! [`Share`]. A flow belongs to one worker; what comes in by another's queue is handed over. With one worker
 //! the same loop runs, and nothing is looked at twice. To the outside a worker tells what it counts through [`Shared`].
 
+pub mod changes;
 pub mod doze;
 pub mod exchange;
 pub mod idle;
+pub mod pauses;
 pub mod poll;
 pub mod steer;
 pub mod totals;
 
+pub use changes::{Change, Publisher, Subscriber};
 pub use exchange::{Exchange, Handover};
 pub use idle::Idle;
+pub use pauses::Pauses;
 pub use steer::Steering;
 pub use totals::Totals;
 
-use crate::engine::{AddressMode, Config, Conflicts, Counters, Effects, Engine, PortId, Share, Verdict, conflicts};
+use crate::engine::{
+    AddressMode, Config, Conflicts, Counters, Effects, Engine, PortId, Revision, Share, Verdict, conflicts,
+};
 use crate::io::af_packet::Fanout;
 use crate::io::{self, DeviceInfo, Filter, OpenError, Port, Traffic, af_packet, af_xdp};
 use crate::journal::Journal;
@@ -51,6 +59,8 @@ pub trait FrameHandler {
     fn poll(&mut self, now: Time, fx: &mut dyn Effects);
     /// See [`Engine::next_deadline`].
     fn next_deadline(&self) -> Option<Time>;
+    /// See [`Engine::apply`].
+    fn apply(&mut self, revision: &Arc<Revision>, now: Time);
     /// See [`Engine::shutdown`].
     fn shutdown(&mut self, budget: usize, now: Time, fx: &mut dyn Effects) -> bool;
     /// See [`Engine::counters`].
@@ -91,6 +101,9 @@ impl FrameHandler for Engine {
     }
     fn next_deadline(&self) -> Option<Time> {
         Engine::next_deadline(self)
+    }
+    fn apply(&mut self, revision: &Arc<Revision>, now: Time) {
+        Engine::apply(self, revision, now);
     }
     fn shutdown(&mut self, budget: usize, now: Time, fx: &mut dyn Effects) -> bool {
         Engine::shutdown(self, budget, now, fx)
@@ -148,6 +161,8 @@ pub struct Snapshot {
     pub idle_turns: u64,
     /// What was handed over to other workers, and came from them.
     pub handover: Handover,
+    /// How long it was away from its queues.
+    pub pauses: Pauses,
 }
 
 impl Snapshot {
@@ -171,6 +186,7 @@ impl Snapshot {
             sum.busy_turns += one.busy_turns;
             sum.idle_turns += one.idle_turns;
             sum.handover += one.handover;
+            sum.pauses.merge(&one.pauses);
         }
         if let Some(sessions) = &mut sum.sessions {
             sessions.metrics.updates_lost += sum.handover.updates_lost;

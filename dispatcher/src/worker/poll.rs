@@ -1,8 +1,9 @@
 //! The poll loop: the clock once a turn, a burst from every port, everything that is due, then what is queued goes out.
 
+use super::changes::{Change, Subscriber};
 use super::exchange::{Exchange, Handover};
 use super::idle::Idler;
-use super::{FrameHandler, Idle, Shared, Snapshot, Totals};
+use super::{FrameHandler, Idle, Pauses, Shared, Snapshot, Totals};
 use crate::engine::{ConnectionRecord, Effects, PortId, Verdict};
 use crate::io::{self, Burst, Port, Receiver, Transmitter};
 use crate::journal::Journal;
@@ -75,8 +76,11 @@ pub struct Loop<H> {
     told: Time,
     busy_turns: u64,
     idle_turns: u64,
+    pauses: Pauses,
     /// With several workers.
     exchange: Option<Exchange>,
+    /// Where services and backends come and go.
+    changes: Option<Subscriber>,
 }
 
 impl<H: FrameHandler> Loop<H> {
@@ -101,13 +105,20 @@ impl<H: FrameHandler> Loop<H> {
             told: Time::ZERO,
             busy_turns: 0,
             idle_turns: 0,
+            pauses: Pauses::default(),
             exchange: None,
+            changes: None,
         }
     }
 
     /// The same as one of several workers, that hands over what is another's.
     pub fn among(self, exchange: Exchange) -> Loop<H> {
         Loop { exchange: Some(exchange), ..self }
+    }
+
+    /// The same, that takes over what is published.
+    pub fn following(self, changes: Subscriber) -> Loop<H> {
+        Loop { changes: Some(changes), ..self }
     }
 
     /// What is fed with frames.
@@ -127,17 +138,23 @@ impl<H: FrameHandler> Loop<H> {
 
     /// Turns until it is told to stop, or until no port will ever have a frame again.
     pub fn run(&mut self, shared: &Shared) {
+        // When the last turn began, if it led to this one at once.
+        let mut began = None;
         // Relaxed: the flag orders nothing; it need only be seen soon.
         while !shared.stop.load(Ordering::Relaxed) {
             let now = self.clock.now();
+            if let Some(began) = began.take() {
+                self.pauses.turn(now.since(began));
+            }
             if self.turn(now) == 0 {
                 if self.rx.iter().all(|rx| rx.exhausted()) {
                     break;
                 }
                 let due = self.handler.next_deadline().map(|at| at.since(now));
-                self.idler.rest(&mut self.rx, self.exchange.as_ref(), due);
+                self.idler.rest(&mut self.rx, self.exchange.as_ref(), self.changes.as_ref(), due);
             } else {
                 self.idler.busy();
+                began = Some(now);
             }
             if now.since(self.told) >= TELL {
                 self.told = now;
@@ -174,7 +191,7 @@ impl<H: FrameHandler> Loop<H> {
             }
             if reset && frames == 0 {
                 let due = self.handler.next_deadline().map_or(SHUTDOWN_NAP, |at| at.since(now).min(SHUTDOWN_NAP));
-                self.idler.rest(&mut self.rx, self.exchange.as_ref(), Some(due));
+                self.idler.rest(&mut self.rx, self.exchange.as_ref(), self.changes.as_ref(), Some(due));
             } else {
                 self.idler.busy();
             }
@@ -201,6 +218,7 @@ impl<H: FrameHandler> Loop<H> {
 
     /// One turn: how many frames came in.
     pub fn turn(&mut self, now: Time) -> usize {
+        self.look_for_change(now);
         let mut frames = 0;
         for port in 0..self.rx.len() {
             let rx = &mut *self.rx[port];
@@ -248,6 +266,27 @@ impl<H: FrameHandler> Loop<H> {
         frames
     }
 
+    /// Takes over what was published, if there is something new.
+    #[inline]
+    fn look_for_change(&mut self, now: Time) {
+        if let Some(change) = self.changes.as_ref().and_then(Subscriber::new_change) {
+            self.take_over(&change, now);
+        }
+    }
+
+    #[cold]
+    fn take_over(&mut self, change: &Change, now: Time) {
+        let began = Instant::now();
+        if let (Some(exchange), Some(steering)) = (&mut self.exchange, &change.steering) {
+            exchange.steer_by(steering.clone());
+        }
+        self.handler.apply(&change.revision, now);
+        if let Some(changes) = &mut self.changes {
+            changes.acknowledge(change);
+        }
+        self.pauses.change(began.elapsed());
+    }
+
     /// What other workers have handed over: how many frames. No more than could have come in by our own queues in a turn.
     fn open_mail(&mut self, now: Time) -> usize {
         let Some(exchange) = &mut self.exchange else { return 0 };
@@ -256,7 +295,9 @@ impl<H: FrameHandler> Loop<H> {
         }
         let most = io::BURST * self.rx.len().max(1);
         for done in 0..most {
-            let Some(mut letter) = exchange.take() else { return done };
+            let Some(mut letter) = self.exchange.as_mut().and_then(Exchange::take) else { return done };
+            // Who handed it over may know more than we do.
+            self.look_for_change(now);
             let port = PortId(letter.port);
             let mut frame = letter.frame();
             let verdict = self.handler.handle(port, &mut frame, now, &mut self.outside);
@@ -266,7 +307,9 @@ impl<H: FrameHandler> Loop<H> {
                 // One that finds no room is counted by its port.
                 tx.transmit_copy(frame.bytes());
             }
-            exchange.give_back(letter);
+            if let Some(exchange) = &mut self.exchange {
+                exchange.give_back(letter);
+            }
         }
         most
     }
@@ -296,6 +339,7 @@ impl<H: FrameHandler> Loop<H> {
             busy_turns,
             idle_turns,
             handover,
+            pauses,
         } = &mut *snapshot;
         *at = now;
         counters.clone_from(self.handler.counters());
@@ -312,6 +356,7 @@ impl<H: FrameHandler> Loop<H> {
         }
         (*busy_turns, *idle_turns) = (self.busy_turns, self.idle_turns);
         *handover = self.exchange.as_ref().map_or_else(Handover::default, Exchange::counts);
+        pauses.follow(&self.pauses);
         drop(snapshot);
         // Relaxed: it orders nothing. Where the lock is taken, the next round will do.
         if shared.session_metrics_wanted.load(Ordering::Relaxed)
@@ -326,14 +371,18 @@ impl<H: FrameHandler> Loop<H> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{Counters, DropReason};
+    use crate::engine::{Config, Counters, DropReason, Revision};
     use crate::io::mem::Memory;
     use crate::wire::Frame;
+    use crate::worker::{Steering, changes};
+    use lb::{Directory, Wanted};
+    use std::sync::Arc;
 
     /// Forwards by the frame's first byte: 0, 1 to that port with a byte put in front; 2 answers by a frame of its own;
-    /// 3 is dropped.
+    /// 3 is dropped; 4 answers which version was taken over.
     #[derive(Default)]
     struct Bridge {
+        applied: u8,
         counters: Counters,
         polls: u64,
         deadline: Option<Time>,
@@ -344,6 +393,9 @@ mod tests {
     }
 
     impl FrameHandler for Bridge {
+        fn apply(&mut self, revision: &Arc<Revision>, _: Time) {
+            self.applied = revision.directory().version() as u8;
+        }
         fn handle(&mut self, port: PortId, frame: &mut Frame<'_>, _: Time, fx: &mut dyn Effects) -> Verdict {
             self.counters.frames_in += 1;
             if self.reset && self.lingers > 0 {
@@ -359,6 +411,10 @@ mod tests {
                 }
                 2 => {
                     assert!(fx.transmit(port, b"made here"));
+                    Verdict::Hold
+                }
+                4 => {
+                    assert!(fx.transmit(port, &[0xaa, self.applied]));
                     Verdict::Hold
                 }
                 _ => Verdict::Drop(DropReason::NotForUs),
@@ -481,6 +537,65 @@ mod tests {
             assert!(speak == 3 || begun.elapsed() >= SHUTDOWN);
             assert_eq!(shared.snapshot().flows, 3 - speak);
         }
+    }
+
+    fn change(previous: Option<&Change>) -> Change {
+        let previous = previous.map(|change| &**change.revision.directory());
+        let directory = Directory::next(previous, &Wanted::default(), |_| true);
+        let revision = Revision::new(&Config::default(), Arc::new(directory.unwrap()));
+        Change { revision: Arc::new(revision.unwrap()), steering: None }
+    }
+
+    #[test]
+    fn a_change_is_taken_over_once_before_the_frames_of_the_turn_and_acknowledged_and_measured() {
+        let memory = Memory::new(8);
+        let (a, wire) = memory.port(8);
+        let (mut publisher, mut subscribers) = changes::between(1).unwrap();
+        let mut worker = run_loop(Bridge::default(), vec![a]).following(subscribers.remove(0));
+        worker.turn(Time::ZERO);
+        let first = change(None);
+        let second = change(Some(&first));
+        publisher.publish(first.clone());
+        assert_eq!(publisher.applied(0), 0);
+        assert_eq!(publisher.wait(Duration::ZERO).unwrap_err().workers, [0]);
+        assert!(wire.inject(&[4]));
+        worker.turn(Time::ZERO);
+        assert_eq!(wire.take().unwrap(), [0xaa, 1]);
+        assert_eq!((publisher.applied(0), publisher.wait(Duration::ZERO)), (1, Ok(())));
+        publisher.publish(second);
+        assert!(wire.inject(&[4]));
+        worker.turn(Time::ZERO);
+        assert_eq!((wire.take().unwrap(), publisher.applied(0)), (vec![0xaa, 2], 2));
+        let shared = Shared::default();
+        worker.tell(Time::ZERO, &shared, true);
+        assert_eq!(shared.snapshot().pauses.changes(), 2);
+        drop(worker);
+    }
+
+    /// Who hands a frame over because of a change hands it to one that has it, too, before it looks at the frame.
+    #[test]
+    fn what_is_handed_over_because_of_a_change_meets_an_owner_that_has_it() {
+        let steering = Steering::new(&Config::default(), &[1; 32], 2);
+        let mut exchanges = Exchange::between(&steering, 1500).unwrap().into_iter();
+        let (mut publisher, subscribers) = changes::between(2).unwrap();
+        let memory = Memory::new(16);
+        let (mut workers, wires): (Vec<_>, Vec<_>) = subscribers
+            .into_iter()
+            .map(|changes| {
+                let (port, wire) = memory.port(8);
+                let run = run_loop(Bridge::default(), vec![port]).following(changes);
+                (run.among(exchanges.next().unwrap()), wire)
+            })
+            .unzip();
+        // The owner has begun its turn, and looked for a change in vain, when the other publishes, applies and hands over.
+        workers[1].look_for_change(Time::ZERO);
+        publisher.publish(change(None));
+        workers[0].turn(Time::ZERO);
+        assert_eq!((publisher.applied(0), publisher.applied(1)), (1, 0));
+        workers[0].exchange.as_mut().unwrap().hand_to(1, 0, &[4]);
+        assert_eq!(workers[1].open_mail(Time::ZERO), 1);
+        workers[1].flush();
+        assert_eq!(wires[1].take().unwrap(), [0xaa, 1]);
     }
 
     #[test]

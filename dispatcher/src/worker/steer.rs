@@ -24,7 +24,9 @@ use crate::engine::{AddressMode, Config, Returning};
 use crate::flow::Tuple;
 use crate::wire::packet::{Ethernet, Ip, Tcp, ethertype, protocol};
 use crate::wire::{Addr, Mac};
+use lb::Directory;
 use siphasher::sip::SipHasher13;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Where a frame is to go.
@@ -60,21 +62,16 @@ pub struct Steering {
 impl Steering {
     /// Among `workers` workers (at least 1), for the configuration and under the secret that their engines have.
     pub fn new(config: &Config, secret: &[u8; 32], workers: usize) -> Steering {
-        let endpoint = |a: &std::net::SocketAddr| (Addr::from(a.ip()), a.port());
-        let mut services: Vec<_> = config.vips().iter().map(endpoint).collect();
-        let mut backends: Vec<_> = config.backends().iter().map(|b| endpoint(&b.addr)).collect();
         let mut own: Vec<Addr> =
             config.ports.iter().flat_map(|p| p.addresses.iter().map(|(ip, _)| Addr::from(*ip))).collect();
-        services.sort_unstable();
-        backends.sort_unstable();
         own.sort_unstable();
         Steering {
             workers: workers.max(1),
             dnat: config.address_mode == AddressMode::Dnat,
             macs: config.ports.iter().map(|p| p.mac).collect(),
-            services: services.into(),
+            services: sorted(config.vips().iter()),
             own: own.into(),
-            backends: backends.into(),
+            backends: sorted(config.backends().iter().map(|b| &b.addr)),
             key: SipHasher13::new_with_key(&crate::engine::derived(secret, 8)),
             returning: Arc::new(Returning::by_range(workers)),
         }
@@ -83,6 +80,13 @@ impl Steering {
     /// The same, where ports tell to which queue they bring what; as the engines have it.
     pub fn returning(self, returning: Arc<Returning>) -> Steering {
         Steering { returning, ..self }
+    }
+
+    /// The same for the services and backends of another version of the directory. Those that are leaving still have frames.
+    pub fn following(&self, directory: &Directory) -> Steering {
+        let services = directory.listeners().iter().map(|(listener, _)| listener);
+        let backends = directory.backends().map(|b| &b.addr);
+        Steering { services: sorted(services), backends: sorted(backends), ..self.clone() }
     }
 
     /// Workers in all.
@@ -151,6 +155,12 @@ impl Steering {
     }
 }
 
+fn sorted<'a>(endpoints: impl Iterator<Item = &'a SocketAddr>) -> Box<[(Addr, u16)]> {
+    let mut all: Vec<_> = endpoints.map(|a| (Addr::from(a.ip()), a.port())).collect();
+    all.sort_unstable();
+    all.into()
+}
+
 /// Neighbour advertisement (RFC 4861 section 4.4).
 const ADVERTISEMENT: u8 = 136;
 
@@ -164,7 +174,7 @@ mod tests {
     use crate::wire::{Seq, checksum};
     use lb::{MemberSpec, Policy, PoolSpec, Wanted};
     use proptest::prelude::*;
-    use std::net::{IpAddr, SocketAddr};
+    use std::net::IpAddr;
 
     const OURS: Mac = Mac([2, 0, 0, 0, 0, 1]);
     const OTHER: Mac = Mac([2, 0, 0, 0, 0, 9]);
