@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 use dispatcher::engine::{Config, End, Limits};
-use lb::{Algorithm, BackendId, MemberSpec, ServiceSpec, State, Wanted};
+use lb::{Algorithm, BackendId, MemberSpec, PoolSpec, RouteSpec, ServiceSpec, SniPattern, State, Wanted};
 use sim::apps::{Closing, Ended, Expect, Plan, Write, get};
 use sim::config::{server_ip, server_name, two_armed, vip};
 use sim::host::Stack;
@@ -168,6 +168,32 @@ fn a_client_that_is_being_dialled_at_a_backend_that_goes_is_led_to_another() {
     assert!(w.conn(id).complete(), "sooner than a server that stays would have been given up");
     w.run_until_done(Duration::from_secs(10));
     assert_eq!(w.told_of(w.conn(id).local)[0].backend.as_deref(), Some("web1"));
+    w.assert_quiescent();
+}
+
+#[test]
+fn clients_whose_pool_is_renamed_are_routed_anew_by_their_service_the_silent_and_those_being_dialled() {
+    let (mut w, wanted) = world("renamed", 1, 3);
+    let with = |own: &str, named: &str, there: MemberSpec| {
+        let pool = |name: &str, backend| PoolSpec { name: name.into(), backends: vec![backend], ..PoolSpec::default() };
+        let route = RouteSpec { sni: vec![SniPattern::Exact("b.example".into())], alpn: vec![], pool: named.into() };
+        let service = ServiceSpec { pool: own.into(), routes: vec![route], ..wanted.services[0].clone() };
+        Wanted { services: vec![service], pools: vec![pool(own, server(0)), pool(named, there)] }
+    };
+    w.reconfigure(&with("own", "named", server(1)), &[]).unwrap();
+    let host = w.servers()[1];
+    w.hosts[host].dark = true;
+    let dialled = w.connect(0, Plan::tls(&Hello { sni: Some("b.example"), ..hello(&[]) }, b"body"));
+    let silent =
+        Plan { writes: vec![Write { pause: Duration::from_millis(500), ..Write::now(get(100)) }], ..Plan::get(100) };
+    let silent = w.connect(1, silent);
+    w.run(Duration::from_millis(300));
+    w.reconfigure(&with("own2", "named2", server(2)), &[]).unwrap();
+    w.run_until_done(Duration::from_secs(10));
+    for (id, backend) in [(dialled, "web2"), (silent, "web0")] {
+        assert!(w.conn(id).complete() && w.conn(id).outcome == Ended::Closed, "{backend}");
+        assert_eq!(w.told_of(w.conn(id).local)[0].backend.as_deref(), Some(backend));
+    }
     w.assert_quiescent();
 }
 

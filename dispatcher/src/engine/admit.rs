@@ -519,7 +519,7 @@ impl Engine {
 }
 
 /// The pool that a hello is for.
-fn route(service: &Service, hello: &ClientHello<'_>) -> PoolId {
+pub(super) fn route(service: &Service, hello: &ClientHello<'_>) -> PoolId {
     service.pool_for(hello.sni, hello.alpn.into_iter().flatten())
 }
 

@@ -10,8 +10,8 @@
 //!   ([`lb::Released`]); when all have, the slot may be given to another backend.
 //!
 //! No connection notices a change that is not about it. One that is being dialled at a backend that has just been removed goes to another if that
-//! one does not answer; one whose service has gone before the client said anything is led to the pool it had while that stands, and is reset when that
-//! has gone, too.
+//! one does not answer. One whose pool has gone before it had a backend is routed anew by its service; when that has gone, too, it is led to
+//! the pool it had while that stands, and is reset after that.
 
 use super::connection::State;
 use super::record::End;

@@ -1,5 +1,6 @@
 //! Which backend: by identity where the tables know one, else by the balancing algorithm.
 
+use super::admit::route;
 use super::connection::State;
 use super::late::Late;
 use super::record::{Class, End};
@@ -93,7 +94,12 @@ impl Engine {
         self.balance(id, now, fx);
     }
 
+    /// By the algorithm of the pool that the service has now: it may have had another when the client came.
     fn balance(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
+        let story = &mut self.flows.get_mut(id).story;
+        if let Some(service) = self.directory.service(story.service) {
+            story.pool = service.pool();
+        }
         let Some(tuple) = self.flows.tuple(id, Side::Client).copied() else { return };
         match self.pick(id, &tuple, &Lookup::default(), &[]) {
             Some(backend) => self.dial(id, backend, now, fx),
@@ -109,6 +115,7 @@ impl Engine {
             return self.give_up(id, now, fx);
         }
         let tried = dialing.tried.clone();
+        self.route_again(id);
         match self.pick(id, &tuple, &Lookup::default(), &tried) {
             Some(backend) => {
                 self.counters.redispatches += 1;
@@ -116,6 +123,19 @@ impl Engine {
             }
             None => self.give_up(id, now, fx),
         }
+    }
+
+    /// A flow that is being dialled, and whose pool has gone while its service stays: to the pool that its hello is routed to now.
+    fn route_again(&mut self, id: FlowId) {
+        let Engine { flows, directory, buffers, joined, .. } = self;
+        let c = flows.get_mut(id);
+        let State::Dialing(dialing) = &c.state else { return };
+        if directory.pool(c.story.pool).is_some() {
+            return;
+        }
+        let Some(service) = directory.service(c.story.service) else { return };
+        let hello = ssl_parse::client_hello_so_far(dialing.held.stream.contiguous(buffers), joined);
+        c.story.pool = hello.map_or(service.pool(), |hello| route(service, &hello));
     }
 
     /// Nobody left to ask.
