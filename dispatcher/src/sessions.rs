@@ -59,8 +59,8 @@ impl fmt::Display for Rows {
 
 impl Sessions {
     /// A table by backend and kind of identity, the rows held, and a line for each thing an operator should know. `names`
-    /// are the backends', in order of their ids. Empty when nothing was ever offered or learned.
-    pub fn report<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> String {
+    /// are the backends'. Empty when nothing was ever offered or learned.
+    pub fn report(&self, names: &[(BackendId, &str)]) -> String {
         let Sessions { metrics, census } = self;
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
@@ -69,8 +69,8 @@ impl Sessions {
             column.set_cell_alignment(CellAlignment::Right);
         }
         for kind in KINDS {
-            for (i, name) in names.clone().enumerate() {
-                let c = metrics.of(BackendId(i as u16), kind);
+            for (id, name) in names {
+                let c = metrics.of(*id, kind);
                 if c != KindCounters::default() {
                     let numbers = [c.offered, c.promised, c.accepted, c.refused, c.broken, c.unknown];
                     let words = [kind.as_str().to_string(), name.to_string()];
@@ -147,7 +147,7 @@ mod tests {
         affinity.chosen(&found, BackendId(1));
         affinity.refused(&id, seen);
         let sessions = Sessions { metrics: affinity.metrics(), census: affinity.census(Millis(0)) };
-        let text = sessions.report(["a", "b"].into_iter());
+        let text = sessions.report(&[(BackendId(0), "a"), (BackendId(1), "b")]);
         let row: Vec<_> = text.lines().nth(1).unwrap().split_whitespace().collect();
         assert_eq!(row, ["session-id", "b", "1", "1", "0", "1", "1", "0"], "{text}");
         assert!(text.contains("refused by the very backend"), "{text}");
@@ -157,6 +157,6 @@ mod tests {
     fn nothing_offered_says_nothing() {
         let affinity = Affinity::single(Config::new(2));
         let sessions = Sessions { metrics: affinity.metrics(), census: affinity.census(Millis(0)) };
-        assert_eq!(sessions.report(["a"].into_iter()), "");
+        assert_eq!(sessions.report(&[(BackendId(0), "a")]), "");
     }
 }

@@ -90,6 +90,13 @@ impl Control for MadeUp {
             received: 4,
             busy_turns: 5,
             idle_turns: 6,
+            pauses: Pauses {
+                changes: 7,
+                change_median: 0.0001,
+                change_p99: 0.0002,
+                change_longest: 0.0003,
+                turn_longest: 0.004,
+            },
         }]
     }
     fn drops(&mut self) -> Vec<Drop> {
@@ -194,7 +201,7 @@ fn check(value: &Value, schema: &Value, document: &Value, place: &str) {
                 };
                 assert!(fits, "{place}: {value} is no {rule}");
             }
-            "minimum" => assert!(value.as_i64() >= rule.as_i64(), "{place}: {value}"),
+            "minimum" => assert!(value.as_f64() >= rule.as_f64(), "{place}: {value}"),
             "enum" => assert!(rule.as_array().unwrap().contains(value), "{place}: {value} is none of {rule}"),
             "items" => value.as_array().unwrap().iter().for_each(|v| check(v, rule, document, &format!("{place}[]"))),
             "required" => rule

@@ -2,8 +2,8 @@
 
 use super::Refusal;
 use super::args::{ReplayArgs, RunArgs, Service, Tuning};
-use super::own::{self, Own};
 use crate::control::configuration::{Configuration, Process};
+use crate::control::own;
 use crate::control::port::{Driver, PortArg};
 use crate::control::rules::{self, About, Broken};
 use crate::engine::{Config, Limits, PortSpec, TicketKey};
@@ -11,7 +11,7 @@ use crate::io::{self, DeviceInfo};
 use crate::replay::ReplayOptions;
 use crate::wire::Mac;
 use crate::worker::{Device, PortPlan};
-use lb::{Policy, PoolSpec, Wanted};
+use lb::{MAX_BACKENDS, Policy, PoolSpec, Wanted};
 use std::path::PathBuf;
 
 /// What the engine is told of a configuration, without its ports.
@@ -27,7 +27,13 @@ fn config(wanted: Wanted, process: &Process, ticket_keys: &[TicketKey]) -> Confi
         probe: true,
         loopback_sources: false,
         keep_names: false,
-        limits: Limits { flows: process.flow_capacity, sessions: process.session_capacity, ..Limits::default() },
+        limits: Limits {
+            flows: process.flow_capacity,
+            sessions: process.session_capacity,
+            // Who can be asked to change can be asked for more backends.
+            backends: if process.control.is_some() { MAX_BACKENDS } else { 0 },
+            ..Limits::default()
+        },
     }
 }
 
@@ -155,8 +161,6 @@ pub struct Checked {
     pub warnings: Vec<String>,
     /// By port: the kernel's interface behind it.
     pub interfaces: Vec<Option<String>>,
-    /// Addresses that the kernel must not have.
-    pub ours: Vec<Own>,
 }
 
 /// Checks a configuration, whose rules are kept, against this machine.
@@ -226,26 +230,13 @@ pub fn run(wanted: &Configuration) -> Result<Checked, Refusal> {
         bind(&mut cores, &io::allowed_cores())?;
     }
     let ours = own::shared(wanted_ports, &config.vips());
-    check_kernel(&ours)?;
+    own::free(&ours).map_err(Refusal::new)?;
     own::warn_of_vips(wanted_ports, &config.vips(), &mut warnings);
     if !ours.is_empty() {
         own::warn_of_listeners(&config.vips(), &io::kernel::listeners(), &mut warnings);
     }
     let interfaces = wanted_ports.iter().map(own::interface).collect();
-    Ok(Checked { config, ports, cores, warnings, interfaces, ours })
-}
-
-/// The kernel has none of our addresses. Where it cannot be asked, the signs will show.
-fn check_kernel(ours: &[Own]) -> Result<(), Refusal> {
-    let kernel = io::kernel::addresses().unwrap_or_default();
-    let held = own::held(ours, &kernel);
-    if !held.is_empty() {
-        return Err(Refusal::new(own::explain(&held)));
-    }
-    match own::routed(ours, &held, io::kernel::takes).as_slice() {
-        [] => Ok(()),
-        routed => Err(Refusal::new(own::explain_routed(routed))),
-    }
+    Ok(Checked { config, ports, cores, warnings, interfaces })
 }
 
 /// Workers can run on the cores that were told.

@@ -111,6 +111,10 @@ pub(super) fn workers(all: &[Worker]) -> String {
         "RECEIVED",
         "BUSY TURNS",
         "IDLE TURNS",
+        "CHANGES",
+        "P99",
+        "LONGEST",
+        "LONGEST TURN",
     ];
     let mut table = table(&heads, 2);
     for w in all {
@@ -125,7 +129,11 @@ pub(super) fn workers(all: &[Worker]) -> String {
             w.idle_turns,
         ];
         let state = if w.running { "running" } else { "ended" };
-        table.add_row([w.worker.to_string(), state.to_string()].into_iter().chain(numbers.map(|n| n.to_string())));
+        let words = [w.worker.to_string(), state.to_string()];
+        let p = &w.pauses;
+        let times = [p.change_p99, p.change_longest, p.turn_longest].map(|seconds| format!("{:.2} ms", seconds * 1e3));
+        let numbers = numbers.map(|n| n.to_string()).into_iter().chain([p.changes.to_string()]);
+        table.add_row(words.into_iter().chain(numbers).chain(times));
     }
     text(&table)
 }

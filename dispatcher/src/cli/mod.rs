@@ -2,7 +2,7 @@
 //! status 2.
 //!
 //! * [`args`] has the flags.
-//! * [`check`]: what is wrong with values that are each right; [`own`]: addresses of ours that others have, too.
+//! * [`check`]: what is wrong with values that are each right.
 //! * [`ctl`]: `dispatcher ctl`; `listing`: its tables.
 //! * [`check_file`]: `dispatcher check`.
 //! * [`run`]: `dispatcher run`; [`report`]: what it prints; [`signs`]: what it warns of.
@@ -12,7 +12,6 @@ pub mod check;
 pub mod check_file;
 pub mod ctl;
 mod listing;
-pub mod own;
 pub mod report;
 pub mod run;
 pub mod signs;

@@ -7,7 +7,7 @@ use crate::worker::totals::REASONS;
 use crate::worker::{Idle, Snapshot, exchange};
 use core::fmt::Write;
 use core::time::Duration;
-use lb::{MemberSpec, Policy, PoolSpec, RouteSpec, ServiceSpec, Wanted};
+use lb::{Directory, MemberSpec, Policy, PoolSpec, RouteSpec, ServiceSpec, Wanted};
 
 /// Listeners, backends and how they are chosen. The one service that flags describe has no name to be told.
 fn services(out: &mut String, config: &Config) {
@@ -180,8 +180,14 @@ impl Rates {
     }
 }
 
-/// What it all came to.
-pub fn summary(config: &Config, workers: &[Snapshot], ran: Duration, journal_lost: u64) -> String {
+/// What it all came to. `directory`: of the end.
+pub fn summary(
+    config: &Config,
+    directory: &Directory,
+    workers: &[Snapshot],
+    ran: Duration,
+    journal_lost: u64,
+) -> String {
     let mut out = String::new();
     let last = &Snapshot::fold(workers);
     let totals = &last.totals;
@@ -219,7 +225,8 @@ pub fn summary(config: &Config, workers: &[Snapshot], ran: Duration, journal_los
         );
     }
     if let Some(sessions) = &last.sessions {
-        out += &sessions.report(config.backends().iter().map(|b| b.name.as_str()));
+        let names: Vec<_> = directory.backends().map(|b| (b.id, b.name.as_str())).collect();
+        out += &sessions.report(&names);
     }
     for (i, (rx, tx)) in last.received.iter().zip(&last.sent).enumerate() {
         let name = config.ports.get(i).map_or("?", |p| p.name.as_str());
@@ -313,6 +320,10 @@ mod tests {
     use crate::time::Time;
     use crate::worker::Handover;
 
+    fn directory() -> Directory {
+        Directory::next(None, &Wanted::default(), |_| true).unwrap()
+    }
+
     #[test]
     fn a_line_tells_rates_of_the_interval_and_only_drops_that_happened() {
         let mut rates = Rates::default();
@@ -351,7 +362,7 @@ mod tests {
         ] {
             assert!(line.contains(expected), "{expected}: {line}");
         }
-        let text = summary(&Config::default(), &workers, Duration::from_secs(1), 0);
+        let text = summary(&Config::default(), &directory(), &workers, Duration::from_secs(1), 0);
         for expected in [
             "worker 1: frames in 50, handed over 7, received 7",
             "frames handed over 14, received 14, lost 4",
@@ -365,7 +376,7 @@ mod tests {
     fn of_silent_clients_it_is_not_said_that_their_hello_never_comes() {
         let mut worker = Snapshot::default();
         (worker.counters.silent, worker.counters.late_hellos) = (5, 2);
-        let text = summary(&Config::default(), &[worker], Duration::from_secs(1), 0);
+        let text = summary(&Config::default(), &directory(), &[worker], Duration::from_secs(1), 0);
         let line = "clients that said nothing in time: 5; a hello came too late from 2 of them, and from the others none so far";
         assert!(text.contains(line), "{text}");
     }

@@ -10,8 +10,7 @@ use crate::io::kernel;
 use crate::io::{OpenError, dpdk};
 use crate::journal;
 use crate::worker::poll::Clock;
-use crate::worker::{self, Exchange, Idle, Plan, Sharing, Steering, Worker};
-use lb::Directory;
+use crate::worker::{self, Conductor, Exchange, Idle, Plan, Sharing, Steering, Worker, changes};
 use lb::affinity::Reader;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
@@ -69,7 +68,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     #[cfg(feature = "dpdk")]
     let mut dpdk = start_dpdk(&mut checked).map_err(|e| Refusal::new(e.to_string()))?;
     let config = checked.config.clone();
-    let mut signs = Signs::new(&config, checked.interfaces.clone(), checked.ours.clone());
+    let mut signs = Signs::new(wanted.ports.clone(), &config.vips());
     let port_memory = port_memory(&checked.ports, checked.cores.len());
     let (handle, queue) = socket::queue::queue();
     // Before anything is opened: where another dispatcher answers, nothing is to be started. What is asked until then waits.
@@ -85,12 +84,13 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         &mut dpdk,
     )
     .map_err(Refusal::new)?;
-    let Started { workers, cores, directory, rows, clock } = started;
+    let Started { workers, cores, conductor, rows, clock } = started;
     let ports = workers.first().map_or(&[][..], |w| &w.ports);
     say(&report::start(&config, ports, port_memory, process.idle, &cores, writer.is_some()));
 
     let started = Instant::now();
-    let mut running = Running { directory, rows, clock, workers: &workers, journal: writer.as_ref() };
+    let mut running = Running { conductor, rows, clock, workers: &workers, journal: writer.as_ref() };
+    let mut version = running.conductor.directory().version();
     let mut rates = report::Rates::default();
     let mut next_report = process.stats_interval.map(|every| started + every);
     let mut next_look = started + WATCH;
@@ -113,6 +113,15 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
             let kernel = kernel::addresses().ok();
             let lines = signs.look(&all, kernel.as_deref(), kernel::takes);
             lines.iter().for_each(|line| eprintln!("dispatcher: warning: {line}"));
+            if let Some(line) = running.conductor.settle() {
+                eprintln!("dispatcher: warning: {line}");
+            }
+            let directory = running.conductor.directory();
+            if std::mem::replace(&mut version, directory.version()) != directory.version() {
+                let vips: Vec<_> = directory.listeners().iter().map(|(vip, _)| *vip).collect();
+                let lines = signs.follow(&vips, kernel::listeners);
+                lines.iter().for_each(|line| eprintln!("dispatcher: warning: {line}"));
+            }
             next_look = Instant::now() + WATCH;
         }
         if reopen.swap(false, Ordering::Relaxed)
@@ -124,9 +133,10 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         queue.serve(&mut running, LOOK);
     }
     drop((server, queue));
+    let directory = running.conductor.directory().clone();
     let (last, died): (Vec<_>, Vec<_>) = workers.into_iter().map(Worker::join).unzip();
     let journal_lost = writer.map_or(0, |w| w.finish());
-    say(&report::summary(&config, &last, started.elapsed(), journal_lost));
+    say(&report::summary(&config, &directory, &last, started.elapsed(), journal_lost));
     if died.contains(&true) {
         eprintln!("dispatcher: a worker died; the numbers above may be a little old");
         return Ok(ExitCode::FAILURE);
@@ -182,7 +192,7 @@ struct Started {
     workers: Vec<Worker>,
     /// Of each worker, if it has one of its own.
     cores: Vec<Option<usize>>,
-    directory: Arc<Directory>,
+    conductor: Conductor,
     rows: Reader,
     clock: Clock,
 }
@@ -202,24 +212,28 @@ fn start(
     let returning = Returning::by_range(cores.len());
     let returning = Arc::new(returning);
     let shares = Share::divide(&config, &secret, cores.len()).map_err(|e| e.to_string())?;
-    let Some((directory, rows)) = shares.first().map(|share| (share.directory().clone(), share.rows())) else {
-        return Err("no worker to start".into());
-    };
-    let mut exchanges = Vec::new();
+    let Some(any) = shares.first() else { return Err("no worker to start".into()) };
+    let (first, released, rows) = (any.revision().clone(), any.released().clone(), any.rows());
+    let (publisher, subscribers) =
+        changes::between(cores.len()).map_err(|e| format!("the workers' way to hear of changes: {e}"))?;
+    let (mut exchanges, mut steers) = (Vec::new(), None);
     if cores.len() > 1 {
         let steering = Steering::new(&config, &secret, cores.len()).returning(returning.clone());
         let mtu = ports.iter().map(|p| p.mtu).max().unwrap_or(1500);
         exchanges = Exchange::between(&steering, mtu).map_err(|e| format!("mailboxes between workers: {e}"))?;
+        steers = Some(Arc::new(steering));
     }
     let sharing = Sharing::new(&ports, cores.len());
+    let conductor = Conductor::new(config.clone(), first, steers, released, publisher, Box::new(sharing.clone()));
     let clock = Clock::start();
     let mut exchanges = exchanges.into_iter();
     let mut started: Vec<Worker> = Vec::with_capacity(cores.len());
-    for (number, (core, share)) in cores.iter().zip(shares).enumerate() {
+    for (number, ((core, share), changes)) in cores.iter().zip(shares).zip(subscribers).enumerate() {
         let plan = Plan {
             config: config.clone(),
             share: share.returning(returning.clone()),
             exchange: exchanges.next(),
+            changes,
             sharing: sharing.clone(),
             clock,
             secret,
@@ -241,7 +255,7 @@ fn start(
             }
         }
     }
-    Ok(Started { workers: started, cores, directory, rows, clock })
+    Ok(Started { workers: started, cores, conductor, rows, clock })
 }
 
 /// A reader that has gone away is no reason to stop forwarding.

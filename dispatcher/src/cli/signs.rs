@@ -1,21 +1,24 @@
 //! What shows while it runs that something was set up wrong. Each is said once, with what to type.
 
-use super::own::{self, Own};
-use crate::engine::Config;
+use crate::control::own::{self, Own};
+use crate::control::port::PortArg;
 use crate::io::kernel::KernelAddress;
 use crate::io::{Loss, Traffic};
 use crate::worker::Snapshot;
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Lines that may be said of addresses that come and go.
 const MOST: u32 = 16;
 
 /// Remembers what was said.
 pub struct Signs {
-    /// By port: its name, and the kernel's interface behind it.
-    ports: Vec<(String, Option<String>)>,
+    ports: Vec<PortArg>,
+    /// By port: the kernel's interface behind it.
+    interfaces: Vec<Option<String>>,
     oversized: Vec<bool>,
+    vips: HashSet<SocketAddr>,
+    /// Addresses that the kernel must not have.
     ours: Vec<Own>,
     /// Those of ours that the kernel had when last looked at.
     held: HashSet<IpAddr>,
@@ -25,11 +28,35 @@ pub struct Signs {
 }
 
 impl Signs {
-    /// Nothing was said yet. `interfaces`: of the kernel's, by port.
-    pub fn new(config: &Config, interfaces: Vec<Option<String>>, ours: Vec<Own>) -> Signs {
-        let ports: Vec<_> = config.ports.iter().map(|p| p.name.clone()).zip(interfaces).collect();
+    /// Nothing was said yet.
+    pub fn new(ports: Vec<PortArg>, vips: &[SocketAddr]) -> Signs {
+        let interfaces: Vec<_> = ports.iter().map(own::interface).collect();
         let (oversized, held, claimed) = (vec![false; ports.len()], HashSet::new(), HashSet::new());
-        Signs { ports, oversized, ours, held, claimed, said: 0 }
+        let (ours, vips) = (own::shared(&ports, vips), vips.iter().copied().collect());
+        Signs { ports, interfaces, oversized, vips, ours, held, claimed, said: 0 }
+    }
+
+    /// The VIPs are these from now on. What is to be said of those that are new; `listeners`: where local processes listen.
+    pub fn follow(&mut self, vips: &[SocketAddr], listeners: impl FnOnce() -> Vec<SocketAddr>) -> Vec<String> {
+        let new: Vec<_> = vips.iter().filter(|vip| !self.vips.contains(vip)).copied().collect();
+        let mut lines = Vec::new();
+        if !new.is_empty() {
+            own::warn_of_vips(&self.ports, &new, &mut lines);
+            if self.interfaces.iter().any(Option::is_some) {
+                own::warn_of_listeners(&new, &listeners(), &mut lines);
+            }
+        }
+        self.ours = own::shared(&self.ports, vips);
+        self.vips = vips.iter().copied().collect();
+        // What goes and comes back is told again.
+        let ours: HashSet<IpAddr> = vips
+            .iter()
+            .map(SocketAddr::ip)
+            .chain(self.ports.iter().flat_map(|p| &p.addresses).map(|(ip, _)| *ip))
+            .collect();
+        self.held.retain(|ip| ours.contains(ip));
+        self.claimed.retain(|ip| ours.contains(ip));
+        lines
     }
 
     /// What is new. `kernel`: its addresses now, if they could be read; `takes`: which others it takes for its own.
@@ -44,7 +71,7 @@ impl Signs {
         self.look_for_offloads(&all.received, &mut lines);
         for conflict in &all.conflicts {
             if self.claimed.insert(conflict.ip) {
-                let port = self.ports.get(usize::from(conflict.port.0)).map_or("?", |(name, _)| name);
+                let port = self.ports.get(usize::from(conflict.port.0)).map_or("?", |port| &port.name);
                 lines.push(format!(
                     "port '{port}': another host, {}, says that it has {}: one of the two must give it up, or clients \
                      and servers reach now the one, now the other",
@@ -59,8 +86,9 @@ impl Signs {
     }
 
     fn look_for_offloads(&mut self, received: &[Traffic], lines: &mut Vec<String>) {
-        for ((port, said), traffic) in self.ports.iter().zip(&mut self.oversized).zip(received) {
-            let (name, Some(device)) = port else { continue };
+        let ports = self.ports.iter().zip(&self.interfaces);
+        for (((PortArg { name, .. }, interface), said), traffic) in ports.zip(&mut self.oversized).zip(received) {
+            let Some(device) = interface else { continue };
             if traffic.lost_to(Loss::RxOversized) > 0 && !std::mem::replace(said, true) {
                 lines.push(format!(
                     "port '{name}': frames longer than the MTU of {device} come in (rx-oversized) and cannot be sent \
@@ -95,21 +123,13 @@ impl Signs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{Conflict, PortId, PortSpec};
+    use crate::engine::{Conflict, PortId};
     use crate::wire::Mac;
 
     fn signs() -> Signs {
-        let port = |name: &str| PortSpec {
-            name: name.into(),
-            mac: Mac([2; 6]),
-            addresses: vec![],
-            gateways: vec![],
-            vlans: vec![],
-            mtu: 1500,
-        };
-        let config = Config { ports: vec![port("wan"), port("card")], ..Config::default() };
-        let ours = vec![Own { ip: "10.0.0.100".parse().unwrap(), what: "VIP 10.0.0.100:443".into() }];
-        Signs::new(&config, vec![Some("eth0".into()), None], ours)
+        let ports = ["wan=af-packet:eth0,ip=10.0.0.1/24", "card=mem:x"];
+        let ports = ports.iter().map(|port| PortArg::parse(port).unwrap()).collect();
+        Signs::new(ports, &["10.0.0.100:443".parse().unwrap()])
     }
 
     #[test]
@@ -144,7 +164,7 @@ mod tests {
     #[test]
     fn a_local_route_that_takes_an_address_of_ours_meanwhile_is_told_once() {
         let mut signs = signs();
-        let mut look = |takes: bool| signs.look(&[], Some(&[]), |_| takes);
+        let mut look = |takes: bool| signs.look(&[], Some(&[]), |ip| takes && ip != IpAddr::from([10, 0, 0, 1]));
         assert_eq!(look(false).len(), 0);
         assert!(look(true)[0].contains("takes 10.0.0.100 (VIP 10.0.0.100:443) for its own by a local route"));
         assert_eq!((look(true).len(), look(false).len(), look(true).len()), (0, 0, 1));
@@ -164,5 +184,25 @@ mod tests {
         workers[1].conflicts.push(conflict(1, 9));
         assert_eq!(signs.look(&workers, None, |_| false).len(), 1);
         assert_eq!(signs.look(&workers, None, |_| false), [""; 0]);
+    }
+
+    #[test]
+    fn vips_that_come_while_it_runs_are_looked_at_as_those_of_the_start_and_those_that_went_no_more() {
+        let mut signs = signs();
+        let vip = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let listeners = || vec![vip("0.0.0.0:443")];
+        assert_eq!(signs.follow(&[vip("10.0.0.100:443")], listeners), [""; 0], "that was told at the start");
+        let both = [vip("10.0.0.100:443"), vip("10.9.0.101:443")];
+        let lines = signs.follow(&both, listeners);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].contains("10.9.0.101:443 is in no port's network"), "{lines:?}");
+        assert!(lines[1].contains("VIP 10.9.0.101:443: a process of this machine listens"), "{lines:?}");
+        let kernel = |ip: &str| KernelAddress { interface: "eth0".into(), ip: ip.parse().unwrap(), prefix: 24 };
+        let with = [kernel("10.9.0.101"), kernel("10.0.0.100")];
+        assert_eq!(signs.look(&[], Some(&with[..1]), |_| false).len(), 1);
+        assert_eq!(signs.follow(&both[1..], listeners), [""; 0]);
+        assert_eq!(signs.look(&[], Some(&with), |_| false), [""; 0], "the one is known, the other ours no more");
+        assert_eq!(signs.follow(&both, listeners).len(), 1, "it came back");
+        assert_eq!(signs.look(&[], Some(&with), |_| false).len(), 1);
     }
 }

@@ -3,6 +3,7 @@
 //! * [`configuration`] holds what is wanted; [`rules`] say what is wrong with values that are each right.
 //! * [`mod@file`] reads it from TOML, whose keys [`keys`] lists; [`fault`] is what is said of a file's mistakes.
 //! * [`values`] are words, numbers and addresses, for flags and keys alike; [`port`] is one network port, [`name`] what names may be.
+//! * [`own`]: addresses of ours that others have, too.
 //! * [`socket`] is the control socket.
 
 pub mod configuration;
@@ -10,6 +11,7 @@ pub mod fault;
 pub mod file;
 pub mod keys;
 pub mod name;
+pub mod own;
 pub mod port;
 mod reader;
 pub mod rules;

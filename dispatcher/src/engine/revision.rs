@@ -105,7 +105,7 @@ impl Revision {
     }
 
     /// Whose connections end by resets.
-    pub(super) fn resets(&self) -> &BackendSet {
+    pub(crate) fn resets(&self) -> &BackendSet {
         &self.resets
     }
 

@@ -81,6 +81,16 @@ impl Share {
         self.revision.directory()
     }
 
+    /// The same, as it was worked out for the engines.
+    pub fn revision(&self) -> &Arc<Revision> {
+        &self.revision
+    }
+
+    /// What the engines will have let go of; the same for all.
+    pub fn released(&self) -> &Arc<Released> {
+        &self.released
+    }
+
     /// The affinity tables of all workers, to look at from outside.
     pub fn rows(&self) -> lb::affinity::Reader {
         self.affinity.reader()

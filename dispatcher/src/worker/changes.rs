@@ -151,6 +151,13 @@ impl Publisher {
         self.board.seats.get(worker).map_or(0, |seat| seat.applied.load(Ordering::Acquire))
     }
 
+    /// How many workers have taken over the latest change.
+    pub fn have_it(&self) -> usize {
+        let version = self.board.version.load(Ordering::Relaxed);
+        let has = |seat: &&CachePadded<Seat>| seat.applied.load(Ordering::Acquire) == version;
+        self.board.seats.iter().filter(has).count()
+    }
+
     /// Workers that have not taken over the latest change, and will.
     fn behind(&self) -> Vec<usize> {
         let version = self.board.version.load(Ordering::Relaxed);

@@ -5,7 +5,7 @@
 //! * [`steer`]: whose a frame is, where there are several workers.
 //! * [`exchange`]: the mailboxes by which it gets there.
 //! * [`doze`]: how their owners sleep without missing anything.
-//! * [`changes`]: how services, pools and backends come and go while they run.
+//! * [`changes`]: how services, pools and backends come and go while they run; [`conductor`]: in which order all of that follows a change.
 //! * [`pauses`]: how long they were away from their queues.
 //! * [`totals`]: what its ended connections add up to.
 //!
@@ -14,6 +14,7 @@
 //! the same loop runs, and nothing is looked at twice. To the outside a worker tells what it counts through [`Shared`].
 
 pub mod changes;
+pub mod conductor;
 pub mod doze;
 pub mod exchange;
 pub mod idle;
@@ -22,7 +23,8 @@ pub mod poll;
 pub mod steer;
 pub mod totals;
 
-pub use changes::{Change, Publisher, Subscriber};
+pub use changes::{Change, Late, Publisher, Subscriber};
+pub use conductor::{Conductor, InForce, Refused};
 pub use exchange::{Exchange, Handover};
 pub use idle::Idle;
 pub use pauses::Pauses;
@@ -38,8 +40,8 @@ use crate::journal::Journal;
 use crate::sessions::Sessions;
 use crate::time::Time;
 use crate::wire::Frame;
-use lb::BackendSet;
 use lb::affinity::{Metrics, Update};
+use lb::{BackendSet, Directory};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -252,12 +254,12 @@ pub enum Device {
     Dpdk(io::dpdk::PortSetup),
 }
 
-/// Which frames are ours, by an engine's configuration.
-pub fn filter(config: &Config) -> Filter {
+/// Which frames are ours: for a version of the directory, what is leaving included.
+pub fn filter(config: &Config, directory: &Directory) -> Filter {
     Filter {
         addresses: config.ports.iter().flat_map(|p| p.addresses.iter().map(|(ip, _)| *ip)).collect(),
-        services: config.vips(),
-        backends: config.backends().iter().map(|b| b.addr).collect(),
+        services: directory.listeners().iter().map(|(listener, _)| *listener).collect(),
+        backends: directory.backends().map(|b| b.addr).collect(),
         dnat: config.address_mode == AddressMode::Dnat,
     }
 }
@@ -314,16 +316,18 @@ impl Sharing {
         }
     }
 
+    /// Whether the drivers have room for it.
+    pub fn fits(&self, filter: &Filter) -> Result<(), OpenError> {
+        if self.xdp.is_empty() { Ok(()) } else { af_xdp::fits(filter) }
+    }
+
     /// Has the drivers take exactly this from now on, while the workers run; what stays is taken without a gap. Other drivers than af-xdp
     /// take all frames, and leave it to the engine to tell. For any thread but the workers': it asks the kernel for a lot.
     ///
     /// What is to be served must be taken first, and what is no longer served may be left to the kernel afterwards only. When it fails,
     /// more may be taken than was before, and nothing less.
     pub fn set_filter(&self, filter: &Filter) -> Result<(), OpenError> {
-        if self.xdp.is_empty() {
-            return Ok(());
-        }
-        af_xdp::fits(filter)?;
+        self.fits(filter)?;
         self.xdp.iter().try_for_each(|common| common.set_filter(filter))
     }
 }
@@ -382,6 +386,8 @@ pub struct Plan {
     pub share: Share,
     /// Its way to the others, where there are several workers.
     pub exchange: Option<Exchange>,
+    /// How it hears of changes.
+    pub changes: Subscriber,
     /// The same for all workers.
     pub sharing: Sharing,
     /// The same for all workers, or they would take each other's cookies for old.
@@ -464,12 +470,13 @@ fn prepare(plan: Plan, opened: Vec<Port>) -> Result<(poll::Loop<Engine>, Vec<Str
     let backends: Vec<_> = plan.config.backends().iter().map(|b| b.name.clone()).collect();
     // The configuration first: it costs nothing outside.
     let clock = plan.clock;
-    let filter = filter(&plan.config);
+    let filter = filter(&plan.config, plan.share.directory());
     let number = plan.share.worker();
     let engine = Engine::for_worker(plan.config, plan.secret, plan.share, clock.now()).map_err(|e| e.to_string())?;
     let ports = open_ports(&plan.ports, &filter, number, &plan.sharing, opened).map_err(|e| e.to_string())?;
     let descriptions = ports.iter().map(|p| p.description.clone()).collect();
     let run = poll::Loop::new(engine, ports, clock, plan.idle, plan.journal, Totals::new(backends));
+    let run = run.following(plan.changes);
     let run = match plan.exchange {
         Some(exchange) => run.among(exchange),
         None => run,

@@ -151,6 +151,23 @@ pub struct Worker {
     pub busy_turns: u64,
     /// Turns that found none.
     pub idle_turns: u64,
+    /// How long it was away from its queues.
+    pub pauses: Pauses,
+}
+
+/// How long a worker was away from its queues. Times are seconds, rounded up to two digits.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Pauses {
+    /// Changes of services and backends that it has taken over. It does nothing else meanwhile.
+    pub changes: u64,
+    /// What half of them took at most.
+    pub change_median: f64,
+    /// What 99 % of them took at most.
+    pub change_p99: f64,
+    /// What the longest of them took.
+    pub change_longest: f64,
+    /// The longest turn of its loop that had frames. Changes, and the kernel's scheduler, have their part in it.
+    pub turn_longest: f64,
 }
 
 /// `GET /v1/drops`: one way in which frames came to nothing.

@@ -1,13 +1,15 @@
 //! What a running dispatcher answers at its control socket.
 
-use super::api::{Backend, Drop, Observed, Offered, Overview, Problem, Reopened, Service, Sessions, Wanted, Worker};
+use super::api::{
+    Backend, Drop, Observed, Offered, Overview, Pauses, Problem, Reopened, Service, Sessions, Wanted, Worker,
+};
 use super::queue::Control;
 use crate::engine::DropReason;
 use crate::io::{Loss, Traffic};
 use crate::journal::JournalWriter;
 use crate::sessions;
 use crate::worker::poll::Clock;
-use crate::worker::{self, Snapshot};
+use crate::worker::{self, Conductor, Snapshot};
 use lb::affinity::Reader;
 use lb::{Directory, Millis};
 use std::sync::Arc;
@@ -18,8 +20,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What everything that is told is read from. Nothing here is written by workers for this: they tell it anyway.
 pub struct Running<'a> {
-    /// Services, pools and backends.
-    pub directory: Arc<Directory>,
+    /// Services, pools and backends, and how they change.
+    pub conductor: Conductor,
     /// The affinity tables of all workers.
     pub rows: Reader,
     /// The clock of the workers.
@@ -31,13 +33,17 @@ pub struct Running<'a> {
 }
 
 impl Running<'_> {
+    fn directory(&self) -> &Arc<Directory> {
+        self.conductor.directory()
+    }
+
     fn snapshots(&self) -> Vec<Snapshot> {
         self.workers.iter().map(|w| w.shared.snapshot()).collect()
     }
 
     /// In the first pool that it is in.
     fn weight(&self, backend: &lb::Backend) -> u16 {
-        self.directory.pools().find(|p| p.backends().contains(backend.id)).map_or(0, |p| p.weight(backend.id))
+        self.directory().pools().find(|p| p.backends().contains(backend.id)).map_or(0, |p| p.weight(backend.id))
     }
 
     fn backend(&self, spec: &lb::Backend, workers: &[Snapshot], sum: &Snapshot) -> Backend {
@@ -56,7 +62,7 @@ impl Running<'_> {
             observed: Observed {
                 health: health.to_string(),
                 up,
-                flows: self.directory.live().connections(id),
+                flows: self.directory().live().connections(id),
                 connections: ended.connections,
                 resumed: ended.resumed,
                 new_sessions: ended.new_sessions,
@@ -89,7 +95,7 @@ impl Control for Running<'_> {
     }
 
     fn services(&mut self) -> Vec<Service> {
-        let directory = &self.directory;
+        let directory = self.directory();
         let name = |id| directory.backend(id).map(|b| b.name.clone());
         let one = |service: &lb::Service| Service {
             name: service.name().to_string(),
@@ -105,7 +111,7 @@ impl Control for Running<'_> {
     fn backends(&mut self) -> Vec<Backend> {
         let workers = self.snapshots();
         let sum = Snapshot::fold(&workers);
-        self.directory.backends().map(|spec| self.backend(spec, &workers, &sum)).collect()
+        self.directory().backends().map(|spec| self.backend(spec, &workers, &sum)).collect()
     }
 
     fn sessions(&mut self) -> Sessions {
@@ -126,7 +132,7 @@ impl Control for Running<'_> {
         };
         let mut offered = Vec::new();
         for kind in sessions::KINDS {
-            for spec in self.directory.backends() {
+            for spec in self.directory().backends() {
                 let c = metrics.of(spec.id, kind);
                 if c != Default::default() {
                     offered.push(Offered {
@@ -159,6 +165,13 @@ impl Control for Running<'_> {
             received: told.handover.received,
             busy_turns: told.busy_turns,
             idle_turns: told.idle_turns,
+            pauses: Pauses {
+                changes: told.pauses.changes(),
+                change_median: told.pauses.change_quantile(0.5).as_secs_f64(),
+                change_p99: told.pauses.change_quantile(0.99).as_secs_f64(),
+                change_longest: told.pauses.longest_change().as_secs_f64(),
+                turn_longest: told.pauses.longest_turn().as_secs_f64(),
+            },
         };
         self.snapshots().into_iter().zip(self.workers).enumerate().map(one).collect()
     }

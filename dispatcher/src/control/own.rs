@@ -2,10 +2,10 @@
 //!
 //! The kernel sees what comes in by an interface that we share with it (over AF_XDP what our program does not take). Has it one of
 //! our addresses, on whatever interface, it resets what servers answer to us; over AF_XDP we reset what is answered to it.
-//! That is looked for at the start, and again and again ([`super::signs`]).
+//! That is looked for at the start, when VIPs come, and again and again (`cli/signs.rs`).
 
-use crate::control::port::{Driver, PortArg};
-use crate::io::kernel::KernelAddress;
+use super::port::{Driver, PortArg};
+use crate::io::kernel::{self, KernelAddress};
 use std::net::{IpAddr, SocketAddr};
 
 /// An address of ours that frames reach by an interface of the kernel's.
@@ -44,6 +44,20 @@ pub fn shared(ports: &[PortArg], vips: &[SocketAddr]) -> Vec<Own> {
         }
     }
     all
+}
+
+/// The kernel has none of these addresses of ours; else a line that says which it has, and what to type. Where it cannot be asked, the signs
+/// will show.
+pub fn free(ours: &[Own]) -> Result<(), String> {
+    let kernel = kernel::addresses().unwrap_or_default();
+    let held = held(ours, &kernel);
+    if !held.is_empty() {
+        return Err(explain(&held));
+    }
+    match routed(ours, &held, kernel::takes).as_slice() {
+        [] => Ok(()),
+        routed => Err(explain_routed(routed)),
+    }
 }
 
 /// Which of ours the kernel has as well.
