@@ -140,7 +140,7 @@ impl Serialize for VersionName {
 }
 
 /// With flags alone there is one service and one pool: nothing to tell.
-fn told(name: Option<&str>) -> Option<&str> {
+pub(crate) fn told(name: Option<&str>) -> Option<&str> {
     name.filter(|name| *name != DEFAULT)
 }
 

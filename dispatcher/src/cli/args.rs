@@ -73,6 +73,8 @@ Examples:
   Re-enact the recorded conversations against other servers, through the whole engine:
     dispatcher replay fleet.pcap --out sent.pcapng --vip 10.0.0.1:443 \\
         --backend a=10.1.0.1:443 --backend b=10.1.0.2:443
+  Before a change of the configuration: who would meet another server?
+    dispatcher replay fleet.pcap --config dispatcher.toml --next-config next.toml
 
 The report names the connections that could not be followed, and with --backend those that the dispatcher would have refused, and the rule.
 
@@ -258,7 +260,16 @@ pub struct ReplayArgs {
     #[allow(missing_docs)]
     pub tuning: Tuning,
 
-    /// JSON lines instead of a report: one a connection, then a summary
+    /// Re-enact against the services, pools and backends of a configuration file instead of flags
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["Service", "Tuning"])]
+    pub config: Option<PathBuf>,
+
+    /// What would change if this configuration took the place of --config: how many of the recorded clients would meet another server if they
+    /// came again, and how many sessions would be lost by that
+    #[arg(long, value_name = "FILE", requires = "config", conflicts_with = "out")]
+    pub next_config: Option<PathBuf>,
+
+    /// JSON lines instead of a report: one a connection (with --next-config: one for each that meets another server), then a summary
     #[arg(long)]
     pub json: bool,
 

@@ -118,11 +118,7 @@ pub fn replay_options(args: &ReplayArgs) -> Result<ReplayOptions, Refusal> {
     if args.service.backends.is_empty() && !args.service.vips.is_empty() {
         return Err(Refusal::new("--vip without --backend: nowhere to send its connections"));
     }
-    if let Some(out) = &args.out
-        && args.files.iter().any(|f| f == out || same_file(f, out))
-    {
-        return Err(Refusal::new(format!("{} would be overwritten while it is read", out.display())));
-    }
+    check_out(args)?;
     let wanted = wanted(&args.service, &args.tuning);
     // Without backends the recording has its own; without VIPs the recorded servers' addresses stand in, and what only VIPs can have wrong
     // is not asked.
@@ -135,9 +131,29 @@ pub fn replay_options(args: &ReplayArgs) -> Result<ReplayOptions, Refusal> {
         rules::services(&wanted)
     };
     first(broken)?;
-    let mut config = config(wanted, &process(&args.tuning), &args.tuning.ticket_keys);
-    config.keep_names = true;
-    Ok(ReplayOptions { files: args.files.clone(), json: args.json, out: args.out.clone(), config })
+    let config = config(wanted, &process(&args.tuning), &args.tuning.ticket_keys);
+    Ok(options(args, config))
+}
+
+/// What `replay` is told of a configuration file, whose rules are kept.
+pub fn replay_of(args: &ReplayArgs, file: &Configuration) -> Result<ReplayOptions, Refusal> {
+    check_out(args)?;
+    Ok(options(args, config(file.wanted.clone(), &file.process, &file.ticket_keys)))
+}
+
+fn options(args: &ReplayArgs, config: Config) -> ReplayOptions {
+    let config = Config { keep_names: true, ..config };
+    ReplayOptions { files: args.files.clone(), json: args.json, out: args.out.clone(), config }
+}
+
+/// No capture is overwritten while it is read.
+fn check_out(args: &ReplayArgs) -> Result<(), Refusal> {
+    match &args.out {
+        Some(out) if args.files.iter().any(|f| f == out || same_file(f, out)) => {
+            Err(Refusal::new(format!("{} would be overwritten while it is read", out.display())))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn same_file(a: &std::path::Path, b: &std::path::Path) -> bool {

@@ -5,6 +5,7 @@
 //! * [`check`]: what is wrong with values that are each right.
 //! * [`ctl`]: `dispatcher ctl`; `listing`: its tables.
 //! * [`check_file`]: `dispatcher check`.
+//! * [`replay`]: `dispatcher replay`.
 //! * [`run`]: `dispatcher run`; [`report`]: what it prints; [`signs`]: what it warns of.
 
 pub mod args;
@@ -12,11 +13,11 @@ pub mod check;
 pub mod check_file;
 pub mod ctl;
 mod listing;
+pub mod replay;
 pub mod report;
 pub mod run;
 pub mod signs;
 
-use crate::replay::unread::NotRead;
 use args::{Cli, Command};
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -58,16 +59,7 @@ pub fn main() -> ExitCode {
         },
         Command::Ctl(args) => ctl::run(&args),
         Command::Check(args) => check_file::run(&args).unwrap_or_else(|e| refuse(&e.0)),
-        Command::Replay(args) => match check::replay_options(&args).map(|options| crate::replay::run(&options)) {
-            Ok(Ok(())) => ExitCode::SUCCESS,
-            Ok(Err(e)) if e.is::<NotRead>() => {
-                eprintln!("dispatcher: {e}");
-                ExitCode::from(INCOMPLETE)
-            }
-            // An error's whole chain on one line.
-            Ok(Err(e)) => refuse(&format!("{e:#}")),
-            Err(e) => refuse(&e.0),
-        },
+        Command::Replay(args) => replay::run(&args).unwrap_or_else(|e| refuse(&e.0)),
     }
 }
 

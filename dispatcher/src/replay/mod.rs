@@ -6,9 +6,11 @@
 //! * [`dialogue`]: how a connection's streams begin.
 //! * [`inspect`]: what the TLS and DTLS streams of a capture say in the clear.
 //! * [`reenact`]: recorded conversations against other backends, through the whole engine.
+//! * [`against`]: what a change of services and backends would do to recorded traffic.
 //! * [`unread`]: what of a capture is not read, by name; [`warnings`]: connections that were refused or not followed, and why.
 //! * [`recorded`]: connections go where they were recorded going, and the affinity table is asked and taught.
 
+pub mod against;
 pub mod decode;
 pub mod dialogue;
 pub mod fragments;
@@ -48,7 +50,12 @@ pub struct ReplayOptions {
 /// there may be connections in frames that are not read. A reader of our output that has seen enough
 /// (a broken pipe) is no error.
 pub fn run(options: &ReplayOptions) -> anyhow::Result<()> {
-    match replay(options, &mut BufWriter::new(io::stdout().lock())) {
+    whole(replay(options, &mut BufWriter::new(io::stdout().lock())))
+}
+
+/// A reader of our output that has seen enough is no error.
+pub(crate) fn whole(done: anyhow::Result<()>) -> anyhow::Result<()> {
+    match done {
         Err(error) if is_broken_pipe(&error) => Ok(()),
         done => done,
     }

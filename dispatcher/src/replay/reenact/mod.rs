@@ -43,23 +43,26 @@ use recording::{Reader, Recording};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use wire::Ended;
 use world::{BACKENDS, CLIENTS, Witness, World, vip_for};
 
-/// Re-enacts captures and writes what came of it to `out`.
-///
-/// What could be read of a damaged capture is re-enacted and reported, and then the error is returned.
-pub fn replay(options: &ReplayOptions, out: &mut dyn Write) -> anyhow::Result<()> {
-    let mut captures = Vec::new();
-    for path in &options.files {
-        let capture = Capture::open(path).map_err(|e| anyhow::anyhow!("{} {e}", path.display()))?;
-        captures.push((path, capture));
-    }
+/// Captures that are open, with their names.
+pub(super) type Captures<'o> = Vec<(&'o Path, Capture)>;
+
+/// Opens all of them, or says which one cannot be opened.
+pub(super) fn open(files: &[PathBuf]) -> anyhow::Result<Captures<'_>> {
+    let open = |path: &'_ PathBuf| Capture::open(path).map_err(|e| anyhow::anyhow!("{} {e}", path.display()));
+    files.iter().map(|path| Ok((path.as_path(), open(path)?))).collect()
+}
+
+/// What is to be re-enacted; and why no more than that could be read, of a damaged capture.
+pub(super) fn read<'c>(captures: &'c Captures<'_>) -> (Recording<'c>, Option<String>) {
     let mut reader = Reader::default();
     let mut failed = None;
     let bar = progress_bar(captures.iter().map(|(_, c)| c.as_bytes().len() as u64).sum());
     let mut before = 0;
-    for (path, capture) in &captures {
+    for (path, capture) in captures {
         let read: Result<(), CaptureError> = reader.read(capture, |at| bar.set_position((before + at) as u64));
         if let Err(error) = read {
             failed = Some(format!("{} {error}", path.display()));
@@ -68,7 +71,15 @@ pub fn replay(options: &ReplayOptions, out: &mut dyn Write) -> anyhow::Result<()
         before += capture.as_bytes().len();
     }
     bar.finish_and_clear();
-    let recording = reader.finish();
+    (reader.finish(), failed)
+}
+
+/// Re-enacts captures and writes what came of it to `out`.
+///
+/// What could be read of a damaged capture is re-enacted and reported, and then the error is returned.
+pub fn replay(options: &ReplayOptions, out: &mut dyn Write) -> anyhow::Result<()> {
+    let captures = open(&options.files)?;
+    let (recording, failed) = read(&captures);
     let config = served(options.config.clone(), &recording)?;
     let copy = options.out.as_ref().map(|path| {
         let file = File::create(path).map_err(|e| anyhow::anyhow!("{} cannot be written: {e}", path.display()))?;

@@ -188,6 +188,46 @@ pub struct Recorded<'c> {
     pub scripts: [Script<'c>; 2],
 }
 
+/// Most bytes of a client that [`Recorded::greeting`] keeps: more than is ever read of a hello.
+const GREETING: u32 = 64 << 10;
+
+impl<'c> Recorded<'c> {
+    /// The same connection, begun at another time and closed by both as soon as the client has said what it said before the server spoke:
+    /// a server is chosen by it, and says nothing that anybody could learn from.
+    pub fn greeting(&self, begun: Time) -> Recorded<'c> {
+        let [client, server] = &self.scripts;
+        let answered = server.steps.iter().filter(|s| s.len > 0).map(|s| s.order).min().unwrap_or(u32::MAX);
+        let mut said = Script::default();
+        let mut at = begun;
+        for step in client.steps.iter().filter(|s| s.order < answered && s.len > 0 && s.start + s.len <= GREETING) {
+            let mut start = step.start;
+            for piece in client.range(step.start, step.start + step.len) {
+                said.insert(start, piece);
+                start += piece.len() as u32;
+            }
+            at = begun + step.at.since(self.begun);
+            said.steps.push(Step { at, need: 0, fin: false, ..*step });
+        }
+        said.close(None);
+        let fin = |start, need, order| Step { at, order, start, len: 0, need, push: false, fin: true, reset: false };
+        said.steps.push(fin(said.len, 1, u32::MAX));
+        said.fin = true;
+        let silent = Script { fin: true, steps: vec![fin(0, said.len, u32::MAX - 1)], ..Script::default() };
+        Recorded { begun, scripts: [said, silent], ..self.clone() }
+    }
+
+    /// Ends with a reset by the client, when no end of it was recorded: as late as everything else was said.
+    pub fn close(&mut self) {
+        let reset = self.scripts.iter().flat_map(|s| &s.steps).any(|s| s.reset);
+        if reset || self.scripts.iter().all(|s| s.fin) {
+            return;
+        }
+        let at = self.scripts.iter().flat_map(|s| &s.steps).map(|s| s.at).max().unwrap_or(self.begun);
+        let end = Step { at, order: u32::MAX, start: 0, len: 0, need: 0, push: false, fin: false, reset: true };
+        self.scripts[0].steps.push(end);
+    }
+}
+
 /// All connections of some captures.
 #[derive(Default)]
 pub struct Recording<'c> {

@@ -1,7 +1,7 @@
 //! Between the ends and the engine: frames under way, in order, each the same short time.
 
 use crate::engine::{Class, ConnectionRecord, Effects, End, PortId};
-use crate::journal::{ConnectionLine, VersionName};
+use crate::journal::{ConnectionLine, VersionName, told};
 use crate::time::Time;
 use crate::wire::packet::{Ip, Tcp};
 use core::time::Duration;
@@ -147,6 +147,8 @@ pub struct Ended {
     pub conn: u64,
     pub client: SocketAddr,
     pub vip: SocketAddr,
+    pub service: Option<String>,
+    pub pool: Option<String>,
     pub backend: Option<String>,
     pub class: &'static str,
     pub decided: Option<String>,
@@ -168,6 +170,8 @@ impl From<&ConnectionRecord<'_>> for Ended {
             conn: r.conn,
             client: r.client,
             vip: r.vip,
+            service: r.service.map(str::to_owned),
+            pool: r.pool.map(str::to_owned),
             backend: r.backend.map(str::to_owned),
             class: r.class.as_str(),
             decided: r.decided.map(str::to_owned),
@@ -192,6 +196,8 @@ impl Ended {
             conn: 0,
             client,
             vip,
+            service: None,
+            pool: None,
             backend: None,
             class: Class::NonSecure.as_str(),
             decided: None,
@@ -229,8 +235,8 @@ impl Ended {
             dial_attempts: self.dial_attempts,
             intact: Some(Some(intact)),
             end: self.end.as_str(),
-            service: None,
-            pool: None,
+            service: told(self.service.as_deref()),
+            pool: told(self.pool.as_deref()),
         }
     }
 }

@@ -6,21 +6,29 @@
 //!
 //! Whatever happens next is what is due first: a frame, the engine's timers, a conversation's next step; in that
 //! order when they are due together. Nothing else decides, so the same captures give the same frames.
+//!
+//! One recording may be played after another to the same engine, and services, pools and backends may change in between: see
+//! [`World::play`], [`World::change`] and [`World::next_recording`].
 
 use super::conversation::{CLIENT, Conversation, Outcome, SERVER, USUAL};
 use super::endpoint::Endpoint;
 use super::faults::Faults;
 use super::recording::{Recorded, Recording, Syn};
 use super::wire::{Ended, Flight, Heard, Loss, Wire};
-use crate::engine::{Config, ConfigError, Counters, DropReason, End, Engine, PortId, PortSpec, Verdict};
+use crate::engine::{
+    Config, ConfigError, Counters, DropReason, End, Engine, PortId, PortSpec, Revision, Verdict, hello_patience,
+};
+use crate::sessions::Sessions;
 use crate::time::Time;
 use crate::wire::build::{Arp, Link, MAX_HEADERS, Ndp, arp_op, ndp_type};
 use crate::wire::packet::{Ethernet, Ip, Packet, Tcp, ethertype, protocol};
 use crate::wire::{Addr, Family, Frame, Mac, Seq};
 use core::time::Duration;
+use lb::{Directory, Wanted};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 /// Where clients are.
 pub const CLIENTS: PortId = PortId(0);
@@ -61,15 +69,21 @@ pub trait Witness {
 /// The world.
 pub struct World<'c> {
     engine: Engine,
+    config: Config,
     wire: Wire,
     now: Time,
+    /// When the first SYN of the recording is sent.
+    start: Time,
     recording: &'c Recording<'c>,
     vips: Vec<SocketAddr>,
+    /// Connections with numbers up to this are of an earlier recording.
+    earlier: u64,
     backends: HashMap<Addr, Mac>,
     /// What a backend says that is asked without a client.
     usual: Syn<'c>,
     mtu: [u16; 2],
-    proxy_protocol: bool,
+    /// VIPs whose backends are told the client by a PROXY header.
+    proxied: HashSet<SocketAddr>,
     patience: Duration,
     /// By index in the recording; none before its beginning and when all is said.
     conversations: Vec<Option<Box<Conversation<'c>>>>,
@@ -107,12 +121,24 @@ pub fn vip_for(server: SocketAddr, vips: &[SocketAddr]) -> Option<SocketAddr> {
 
 impl<'c> World<'c> {
     /// Everything at its place, nothing begun. The configuration's ports are made here; its VIPs must be there.
-    pub fn new(mut config: Config, recording: &'c Recording<'c>) -> Result<World<'c>, ConfigError> {
-        let taken = |ip: IpAddr| {
-            config.vips().iter().any(|v| v.ip() == ip)
-                || config.backends().iter().any(|b| b.addr.ip() == ip)
-                || recording.connections.iter().any(|c| c.client.ip() == ip)
-        };
+    pub fn new(config: Config, recording: &'c Recording<'c>) -> Result<World<'c>, ConfigError> {
+        World::with_room_for(&Wanted::default(), config, recording)
+    }
+
+    /// As [`World::new`], where [`World::change`] may bring `next`.
+    pub fn with_room_for(
+        next: &Wanted,
+        mut config: Config,
+        recording: &'c Recording<'c>,
+    ) -> Result<World<'c>, ConfigError> {
+        let taken: HashSet<IpAddr> = [&config.wanted, next]
+            .iter()
+            .flat_map(|wanted| wanted.listeners().into_iter().chain(wanted.backends().into_iter().map(|b| b.addr)))
+            .chain(recording.connections.iter().map(|c| c.client))
+            .map(|addr| addr.ip())
+            .collect();
+        let taken = |ip: IpAddr| taken.contains(&ip);
+        config.limits.backends = config.backends().len() + next.backends().len();
         // RFC 2544 and RFC 5180 set these aside for tests of network devices.
         let v4 =
             (1..=u16::MAX).map(|n| IpAddr::V4(Ipv4Addr::new(198, 18, (n >> 8) as u8, n as u8))).find(|a| !taken(*a));
@@ -131,28 +157,28 @@ impl<'c> World<'c> {
         };
         config.ports = vec![port("clients", ENGINE_MACS[0], Vec::new()), port("backends", ENGINE_MACS[1], own)];
         let mut backends = HashMap::new();
-        for (i, backend) in config.backends().iter().enumerate() {
-            let [a, b] = (i as u16).to_be_bytes();
-            backends.entry(Addr::from(backend.addr.ip())).or_insert(Mac([2, 0, 0, 2, a, b]));
-        }
+        settle_in(&config.wanted, &mut backends);
         let usual = recording.connections.iter().find_map(|c| c.syn_ack);
         let usual = usual.unwrap_or(Syn { isn: Seq(0), flags: 0x12, window: u16::MAX, options: USUAL });
         // A trace of a host that speaks to itself is as good as any.
         config.loopback_sources = true;
         let vips = config.vips();
-        let proxy_protocol = config.wanted.services.iter().any(|s| s.policy.proxy_protocol);
+        let proxied = proxied(&config.wanted);
         let patience = config.hello_patience() + PATIENCE;
-        let engine = Engine::new(config, SECRET, Time::ZERO)?;
+        let engine = Engine::new(config.clone(), SECRET, Time::ZERO)?;
         Ok(World {
             engine,
+            config,
             wire: Wire::default(),
             now: Time::ZERO,
+            start: Time::ZERO + LEAD,
             recording,
             vips,
+            earlier: 0,
             backends,
             usual,
             mtu: [mtu, mtu],
-            proxy_protocol,
+            proxied,
             patience,
             conversations: recording.connections.iter().map(|_| None).collect(),
             lines: HashMap::new(),
@@ -182,13 +208,57 @@ impl<'c> World<'c> {
         self.engine.counters()
     }
 
-    /// The sessions the engine knows.
-    pub fn engine(&self) -> &Engine {
-        &self.engine
+    /// What the affinity tables hold and have counted.
+    pub fn sessions(&self) -> Sessions {
+        self.engine.sessions(self.now)
     }
 
-    fn start(&self) -> Time {
-        Time::ZERO + LEAD
+    /// Plays the recording, and lets the engine go on for `rest` after its end. What the engine still has open is not told.
+    pub fn play(&mut self, rest: Duration, witness: &mut dyn Witness) -> anyhow::Result<()> {
+        while self.over < self.conversations.len() {
+            self.turn(witness)?;
+        }
+        let end = self.now + rest;
+        // Last acknowledgements are still under way.
+        while let Some(at) = self.wire.due() {
+            self.advance(at);
+            self.frames(witness)?;
+        }
+        loop {
+            let due = [self.wire.due(), self.engine.next_deadline()].into_iter().flatten().min();
+            let Some(at) = due.filter(|at| *at <= end) else { break };
+            self.advance(at);
+            self.frames(witness)?;
+            self.timers();
+            self.told(witness)?;
+        }
+        self.advance(end);
+        Ok(())
+    }
+
+    /// Services, pools and backends are `next` from now on, as [`Engine::apply`] has it; or in one line why they cannot be.
+    pub fn change(&mut self, next: &Wanted) -> Result<(), ConfigError> {
+        let before = self.engine.directory().clone();
+        let directory = Directory::next(Some(&before), next, |_| false)
+            .map_err(|faults| ConfigError(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
+        let revision = Revision::new(&self.config, Arc::new(directory))?;
+        self.engine.apply(&Arc::new(revision), self.now);
+        settle_in(next, &mut self.backends);
+        self.proxied = proxied(next);
+        let patience = next.services.iter().map(|s| hello_patience(&s.policy)).max().unwrap_or_default() + PATIENCE;
+        self.patience = self.patience.max(patience);
+        Ok(())
+    }
+
+    /// Another recording is played next, a moment from now. Its servers are among `vips`.
+    pub fn next_recording(&mut self, recording: &'c Recording<'c>, vips: Vec<SocketAddr>) {
+        (self.recording, self.vips, self.start) = (recording, vips, self.now + LEAD);
+        self.conversations = recording.connections.iter().map(|_| None).collect();
+        self.lines.clear();
+        self.dialled.clear();
+        self.wakes.clear();
+        (self.started, self.over) = (0, 0);
+        self.earlier = self.engine.counters().flows_opened;
     }
 
     /// Plays everything to the end.
@@ -216,17 +286,12 @@ impl<'c> World<'c> {
 
     /// The next thing that is due.
     fn turn(&mut self, witness: &mut dyn Witness) -> anyhow::Result<()> {
-        let next_start = self.recording.connections.get(self.started).map(|c| self.start() + c.begun.since(Time::ZERO));
+        let next_start = self.recording.connections.get(self.started).map(|c| self.start + c.begun.since(Time::ZERO));
         let next_wake = self.wakes.peek().map(|Reverse((at, _))| *at);
         let due = [self.wire.due(), self.engine.next_deadline(), next_start, next_wake].into_iter().flatten().min();
         self.advance(due.unwrap_or(self.now));
         self.frames(witness)?;
-        if self.engine.next_deadline().is_some_and(|at| at <= self.now) {
-            let before = Marks::of(&self.engine, &self.wire);
-            self.engine.poll(self.now, &mut self.wire);
-            let lost_by = before.refused(&self.engine);
-            self.note(&before, lost_by, None);
-        }
+        self.timers();
         while let Some(Reverse((at, i))) = self.wakes.peek().copied()
             && at <= self.now
         {
@@ -243,6 +308,16 @@ impl<'c> World<'c> {
             self.enter(i, witness)?;
         }
         self.told(witness)
+    }
+
+    /// What the engine has to do by itself.
+    fn timers(&mut self) {
+        if self.engine.next_deadline().is_some_and(|at| at <= self.now) {
+            let before = Marks::of(&self.engine, &self.wire);
+            self.engine.poll(self.now, &mut self.wire);
+            let lost_by = before.refused(&self.engine);
+            self.note(&before, lost_by, None);
+        }
     }
 
     fn advance(&mut self, to: Time) {
@@ -439,13 +514,14 @@ impl<'c> World<'c> {
             fresh.accept(seg, &self.usual, 0, self.now, &mut self.wire);
             return Ok(());
         };
-        let Some(c) = self.conversations[index].as_mut() else { return Ok(()) };
         self.dialled.insert((from, to), index);
-        let header = match (self.proxy_protocol, seg.ip.family) {
+        let vip = self.vip_of(&self.recording.connections[index]);
+        let header = match (self.proxied.contains(&vip), seg.ip.family) {
             (false, _) => 0,
             (true, Family::V4) => 28,
             (true, Family::V6) => 52,
         };
+        let Some(c) = self.conversations[index].as_mut() else { return Ok(()) };
         let answer = c.answer();
         if !c.ends[SERVER].is_between(local, remote) {
             c.ends[SERVER] = fresh;
@@ -495,7 +571,7 @@ impl<'c> World<'c> {
 
     /// Lets a conversation do what it can, and arranges for the next time.
     fn go_on(&mut self, i: usize, witness: &mut dyn Witness) -> anyhow::Result<()> {
-        let (now, start, patience) = (self.now, self.start(), self.patience);
+        let (now, start, patience) = (self.now, self.start, self.patience);
         let Some(c) = self.conversations[i].as_mut() else { return Ok(()) };
         let was = c.outcome;
         c.go_on(now, start, patience, &mut self.wire);
@@ -509,7 +585,7 @@ impl<'c> World<'c> {
             witness.progress(self.over);
             let c = self.conversations[i].as_mut().expect("it was there a moment ago");
             let key = (c.recorded.client, vip_for(c.recorded.server, &self.vips).unwrap_or(c.recorded.server));
-            if self.proxy_protocol {
+            if self.proxied.contains(&key.1) {
                 c.header_fits = header_fits(&c.ends[SERVER].header, key.0, key.1);
             }
             if let Some(next) = self.lines.get_mut(&key).and_then(|l| l.waiting.pop_front()) {
@@ -523,6 +599,9 @@ impl<'c> World<'c> {
     /// Takes in what the engine has told.
     fn told(&mut self, witness: &mut dyn Witness) -> anyhow::Result<()> {
         while let Some(ended) = self.wire.ended.pop_front() {
+            if ended.conn <= self.earlier {
+                continue;
+            }
             let Some(line) = self.lines.get(&(ended.client, ended.vip)) else { continue };
             let untold = |i: &&usize| self.conversations[**i].as_ref().is_some_and(|c| c.told.is_none());
             let Some(&i) = line.begun.iter().find(untold) else { continue };
@@ -570,6 +649,20 @@ impl<'c> World<'c> {
         }
         self.settle(i, witness)
     }
+}
+
+/// Gives each backend that has none an Ethernet address.
+fn settle_in(wanted: &Wanted, backends: &mut HashMap<Addr, Mac>) {
+    for backend in wanted.backends() {
+        let [a, b] = (backends.len() as u16).to_be_bytes();
+        backends.entry(Addr::from(backend.addr.ip())).or_insert(Mac([2, 0, 0, 2, a, b]));
+    }
+}
+
+/// The VIPs whose backends expect a PROXY header.
+fn proxied(wanted: &Wanted) -> HashSet<SocketAddr> {
+    let services = wanted.services.iter().filter(|s| s.policy.proxy_protocol);
+    services.flat_map(|s| s.listen.iter().copied()).collect()
 }
 
 /// What the engine had counted and told before a step.
