@@ -7,6 +7,9 @@ say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 # Says why, and ends.
 die() { say "$*"; exit 1; }
 
+# built ROOT PROGRAM: where cargo, run in ROOT, leaves a program that it has built as a release.
+built() { (cd "$1" && realpath -m "${CARGO_TARGET_DIR:-target}/release/$2"); }
+
 need_root() { [ "$(id -u)" = 0 ] || die "needs root (network namespaces); try: sudo $0 $*"; }
 
 # need_packages COMMAND:PACKAGE...: installs what is missing, and says so.

@@ -4,7 +4,7 @@ use core::ops::Range;
 use core::time::Duration;
 use dispatcher::engine::Config;
 use lb::{Algorithm, MemberSpec, Policy, PoolSpec, RouteSpec, ServiceSpec, Wanted};
-use sim::apps::{FlightSeen, Plan};
+use sim::apps::{FlightSeen, Plan, Write};
 use sim::config::{client_ip, pool, two_armed, vip};
 use sim::tls::Hello;
 use sim::world::World;
@@ -157,6 +157,74 @@ fn protocols_route_where_no_name_does_and_what_says_no_hello_goes_to_the_service
     w.connect(3, Plan::echo(b"GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n"));
     w.run_until_done(LONG);
     assert_eq!(pool_of(&w), "default");
+    w.assert_quiescent();
+}
+
+/// A hello in two parts, cut at this place, with a pause between them.
+fn halved(hello: &Hello, cut: usize, pause: Duration) -> Plan {
+    let mut plan = Plan::tls(hello, b"body");
+    let rest = plan.writes[0].bytes.split_off(cut);
+    plan.writes.insert(1, Write { pause, ..Write::now(rest) });
+    plan
+}
+
+/// Where the name begins in the hello.
+fn name_at(hello: &Hello) -> usize {
+    let name = hello.sni.unwrap().as_bytes();
+    hello.bytes().windows(name.len()).position(|w| w == name).unwrap()
+}
+
+/// Three pools, and routes for what the name of "api" would be if it ended too early.
+fn names_that_begin_alike() -> Config {
+    let mut config = three_pools();
+    let cut = ["a", "api", "api.e", "api.example", "api.example.c", "api.example.co"];
+    config.wanted.services[0].routes.push(route(&cut, &[], "shops"));
+    config
+}
+
+#[test]
+fn a_hello_whose_first_part_ends_within_the_name_is_routed_by_the_whole_name() {
+    let mut w = World::new("cut-names", names_that_begin_alike(), 16, CLIENTS, 9, false);
+    let hello = Hello { sni: Some("api.example.com"), ..Hello::default() };
+    let (from, len) = (name_at(&hello), "api.example.com".len());
+    for (n, cut) in (from - 9..=from + len).enumerate() {
+        let id = w.connect(n % CLIENTS, halved(&hello, cut, Duration::from_millis(300 + 100 * n as u64)));
+        w.run_until_done(LONG);
+        assert!(w.conn(id).complete(), "cut at {cut}");
+        assert_eq!(w.told.last().unwrap().pool.as_deref(), Some("api"), "cut at {cut}");
+        assert!((3..6).contains(&w.conn(id).flight().unwrap().server));
+    }
+    w.assert_quiescent();
+}
+
+#[test]
+fn half_a_hello_whose_time_is_up_is_routed_by_its_name_if_that_is_whole_and_to_the_services_own_pool_if_not() {
+    let mut w = World::new("half-hellos", names_that_begin_alike(), 17, CLIENTS, 9, false);
+    let hello = Hello { sni: Some("api.example.com"), at_least: 400, ..Hello::default() };
+    let (from, len) = (name_at(&hello), "api.example.com".len());
+    let cuts = [from - 9, from, from + 1, from + 3, from + 11, from + len - 1, from + len, from + len + 40];
+    // The rest comes when nobody waits for it any more, and goes where the first part went.
+    for (n, cut) in cuts.into_iter().enumerate() {
+        let id = w.connect(n, halved(&hello, cut, Duration::from_secs(35)));
+        w.run_until_done(LONG);
+        assert!(w.conn(id).complete(), "cut at {cut}");
+        let (pool, servers) = if cut >= from + len { ("api", 3..6) } else { ("default", 0..3) };
+        assert_eq!(w.told.last().unwrap().pool.as_deref(), Some(pool), "cut at {cut} of {from}+{len}");
+        assert!(servers.contains(&w.conn(id).flight().unwrap().server));
+    }
+    w.assert_quiescent();
+}
+
+#[test]
+fn with_encrypted_client_hello_the_outer_name_routes_whole_or_in_pieces() {
+    let mut w = World::new("outer-names", three_pools(), 18, CLIENTS, 9, false);
+    let names = [("api.example.com", "api"), ("front.example.com", "shops"), ("public.example", "default")];
+    for (n, (name, pool)) in (0..12).flat_map(|n| names.iter().map(move |of| (n, of))) {
+        w.servers().into_iter().for_each(|s| w.server_mut(s).tls13 = true);
+        let hello = Hello { sni: Some(name), ech: true, tls13: true, ..Hello::default() };
+        go(&mut w, n % CLIENTS, &hello, n);
+        assert_eq!(w.told.last().unwrap().pool.as_deref(), Some(*pool), "{name}");
+    }
     w.assert_quiescent();
 }
 

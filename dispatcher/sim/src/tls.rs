@@ -15,6 +15,8 @@ pub struct Hello {
     pub psk: Vec<Vec<u8>>,
     /// Offers TLS 1.3.
     pub tls13: bool,
+    /// With Encrypted Client Hello (draft-ietf-tls-esni-22 section 5): what is read here is the outer hello.
+    pub ech: bool,
     /// Filled up with a padding extension (RFC 7685) to at least this many bytes on the wire.
     pub at_least: usize,
     /// Makes it differ from others.
@@ -51,6 +53,7 @@ impl Default for Hello {
             ticket: None,
             psk: vec![],
             tls13: false,
+            ech: false,
             at_least: 0,
             random: [0; 32],
         }
@@ -78,6 +81,11 @@ impl Hello {
                 extensions.extend(extension(43, &vec8(&[3, 4, 3, 3])));
                 extensions.extend(extension(45, &vec8(&[1])));
                 extensions.extend(extension(51, &vec16(&[&[0, 29][..], &vec16(&[7; 32])].concat())));
+            }
+            if self.ech {
+                // Outer; HKDF-SHA256 with AES-128-GCM; configuration 7; key and sealed inner hello.
+                let sealed = [&[0, 0, 1, 0, 1, 7][..], &vec16(&[9; 32]), &vec16(&[0x5a; 160])].concat();
+                extensions.extend(extension(0xfe0d, &sealed));
             }
             if let Some(n) = padding {
                 extensions.extend(extension(21, &vec![0; n]));

@@ -111,7 +111,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         if Instant::now() >= next_look {
             let all: Vec<_> = workers.iter().map(|w| w.shared.snapshot()).collect();
             let kernel = kernel::addresses().ok();
-            let lines = signs.look(&all, kernel.as_deref(), kernel::takes);
+            let lines = signs.look(&all, kernel.as_deref(), kernel::takes());
             lines.iter().for_each(|line| eprintln!("dispatcher: warning: {line}"));
             if let Some(line) = running.conductor.settle() {
                 eprintln!("dispatcher: warning: {line}");

@@ -64,7 +64,7 @@ impl Signs {
         &mut self,
         workers: &[Snapshot],
         kernel: Option<&[KernelAddress]>,
-        takes: impl Fn(IpAddr) -> bool,
+        takes: impl FnMut(IpAddr) -> bool,
     ) -> Vec<String> {
         let mut lines = Vec::new();
         let all = Snapshot::fold(workers);
@@ -100,7 +100,12 @@ impl Signs {
     }
 
     /// An address, or a route to one, that somebody gives the kernel while we run.
-    fn look_for_kernel(&mut self, kernel: &[KernelAddress], takes: impl Fn(IpAddr) -> bool, lines: &mut Vec<String>) {
+    fn look_for_kernel(
+        &mut self,
+        kernel: &[KernelAddress],
+        takes: impl FnMut(IpAddr) -> bool,
+        lines: &mut Vec<String>,
+    ) {
         let held = own::held(&self.ours, kernel);
         let routed = own::routed(&self.ours, &held, takes);
         let before = &self.held;

@@ -54,7 +54,7 @@ pub fn free(ours: &[Own]) -> Result<(), String> {
     if !held.is_empty() {
         return Err(explain(&held));
     }
-    match routed(ours, &held, kernel::takes).as_slice() {
+    match routed(ours, &held, kernel::takes()).as_slice() {
         [] => Ok(()),
         routed => Err(explain_routed(routed)),
     }
@@ -67,7 +67,11 @@ pub fn held<'a>(ours: &'a [Own], kernel: &'a [KernelAddress]) -> Vec<(&'a Own, &
 }
 
 /// Which of ours the kernel takes by a route, though no interface has them.
-pub fn routed<'a>(ours: &'a [Own], held: &[(&Own, &KernelAddress)], takes: impl Fn(IpAddr) -> bool) -> Vec<&'a Own> {
+pub fn routed<'a>(
+    ours: &'a [Own],
+    held: &[(&Own, &KernelAddress)],
+    mut takes: impl FnMut(IpAddr) -> bool,
+) -> Vec<&'a Own> {
     ours.iter().filter(|own| held.iter().all(|(o, _)| o.ip != own.ip) && takes(own.ip)).collect()
 }
 

@@ -202,7 +202,7 @@ fn ports(configuration: &Configuration, found: &mut Vec<Broken>) {
                     About::Address(p, b),
                     format!(
                         "backend '{name}' is {family}, but no port has an {family} address of its own to reach it from \
-                         (--port ...,ip=ADDR/PREFIX)"
+                         (ip of a port: ADDR/PREFIX)"
                     ),
                 );
             } else if !gateway[index] && !ports.iter().any(|port| port.is_on_link(ip)) {

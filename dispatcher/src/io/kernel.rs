@@ -4,8 +4,9 @@
 //! answered twice, and TCP that the kernel knows nothing of is reset.
 
 use super::sys;
+use socket2::{Domain, Socket, Type};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// An address of the kernel's.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,17 +24,28 @@ pub fn addresses() -> io::Result<Vec<KernelAddress>> {
     sys::interface_addresses()
 }
 
-/// Whether the kernel takes packets to this address for its own: one of its addresses, or of a local route (`ip route add local`),
+/// Tells of addresses whether the kernel takes packets to them for its own: its addresses, and those of local routes (`ip route add local`),
 /// which no interface's list shows. A packet to such an address has it as its source, too; none is sent.
-pub fn takes(ip: IpAddr) -> bool {
-    let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let source = || {
-        let socket = UdpSocket::bind((any, 0))?;
+///
+/// Asks with one socket for each family, of which there is none before the first question: there may be a thousand addresses.
+pub fn takes() -> impl FnMut(IpAddr) -> bool {
+    let mut sockets = [None, None];
+    move |ip| {
+        let socket = match &mut sockets[usize::from(ip.is_ipv6())] {
+            Some(socket) => socket,
+            none => {
+                let domain = if ip.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+                // A machine may have no IPv6.
+                let Ok(socket) = Socket::new(domain, Type::DGRAM, None) else { return false };
+                none.insert(socket)
+            }
+        };
         // Any port will do: 9 throws away what comes (RFC 863).
-        socket.connect((ip, 9))?;
-        socket.local_addr()
-    };
-    source().is_ok_and(|source| source.ip() == ip)
+        let source = socket.connect(&SocketAddr::new(ip, 9).into()).and_then(|()| socket.local_addr());
+        // Else the source would stay what it is.
+        let asked = sys::disconnect(socket);
+        asked.is_ok() && source.is_ok_and(|source| source.as_socket().is_some_and(|source| source.ip() == ip))
+    }
 }
 
 /// Where TCP sockets of the calling thread's network namespace listen; an unspecified address stands for all. What
@@ -108,8 +120,11 @@ mod tests {
     }
 
     #[test]
-    fn the_loopback_address_is_taken_and_nobody_elses_is() {
-        assert!(takes([127, 0, 0, 1].into()));
-        assert!(!takes([192, 0, 2, 1].into()) && !takes("2001:db8::1".parse().unwrap()));
+    fn the_loopback_address_is_taken_and_nobody_elses_is_whoever_was_asked_of_before() {
+        let mut takes = takes();
+        for _ in 0..2 {
+            assert!(!takes([192, 0, 2, 1].into()) && !takes("2001:db8::1".parse().unwrap()));
+            assert!(takes([127, 0, 0, 1].into()));
+        }
     }
 }

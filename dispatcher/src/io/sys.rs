@@ -104,6 +104,19 @@ pub(super) fn interface_addresses() -> io::Result<Vec<KernelAddress>> {
     Ok(found)
 }
 
+/// A datagram socket belongs to nobody any more, nor has it a source (connect(2), "AF_UNSPEC").
+pub(super) fn disconnect(socket: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: a socket address is plain numbers.
+    let mut nobody: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
+    nobody.sin6_family = libc::AF_UNSPEC as libc::sa_family_t;
+    let len = size_of_val(&nobody) as libc::socklen_t;
+    // SAFETY: an address of so many bytes, which is read during the call only.
+    match unsafe { libc::connect(socket.as_raw_fd(), (&raw const nobody).cast(), len) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// The IP address in a socket address; none of another family.
 ///
 /// # Safety
