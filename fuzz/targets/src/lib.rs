@@ -13,9 +13,11 @@
 //! | [`capture`] | a capture file | frames lie within the file; the same from any reader |
 //! | [`flags`] | a command line | refused in one line, or understood |
 //! | [`config`] | a configuration file | refused with faults that lie in it, or understood |
+//! | [`control`] | a request at the control socket | one answer that programs can read; what is refused is not done |
 
 mod capture;
 mod config;
+mod control;
 mod digest;
 mod dtls;
 mod engine;
@@ -26,6 +28,7 @@ mod oracle;
 
 pub use capture::capture;
 pub use config::config;
+pub use control::control;
 pub use dtls::dtls;
 pub use engine::engine;
 pub use flags::flags;
@@ -36,7 +39,7 @@ pub use messages::messages;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("client_hello", client_hello),
     ("server_hello", server_hello),
     ("follower", follower),
@@ -46,4 +49,5 @@ pub const TARGETS: [Target; 9] = [
     ("capture", capture),
     ("flags", flags),
     ("config", config),
+    ("control", control),
 ];

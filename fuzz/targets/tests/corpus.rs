@@ -93,4 +93,5 @@ targets! {
     capture: 200,
     flags: 20,
     config: 100,
+    control: 40,
 }

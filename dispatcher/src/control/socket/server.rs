@@ -153,8 +153,8 @@ async fn accept(listener: UnixListener, handle: Handle, times: Times) {
     }
 }
 
-/// One connection: one request. What is wrong with the connection itself is its client's to notice.
-async fn serve(stream: UnixStream, router: axum::Router, head: Duration) {
+/// One connection: one request, whose head has to be there within `head`. What is wrong with the connection itself is its client's to notice.
+pub async fn serve(stream: UnixStream, router: axum::Router, head: Duration) {
     let Ok(who) = stream.peer_cred() else { return };
     let peer = Peer { uid: who.uid(), pid: who.pid() };
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
