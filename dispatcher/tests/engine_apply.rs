@@ -113,6 +113,27 @@ fn connections_to_a_backend_that_is_removed_at_once_are_reset_on_both_sides_with
     w.assert_quiescent();
 }
 
+/// The second change comes before the engine has looked at a single flow for the first; a third takes one of the two back.
+#[test]
+fn removals_at_once_that_follow_each_other_reset_the_connections_of_each_and_of_none_that_came_back() {
+    let (mut w, wanted) = world("resets", 4, 4);
+    let ids: Vec<_> = (0..12).map(|i| w.connect(i % 2, slow())).collect();
+    w.run(Duration::from_millis(300));
+    w.reconfigure(&of(&wanted, vec![server(1), server(2), server(3)]), &[address(0)]).unwrap();
+    w.reconfigure(&of(&wanted, vec![server(2), server(3)]), &[address(1)]).unwrap();
+    w.reconfigure(&of(&wanted, vec![server(3)]), &[address(2)]).unwrap();
+    w.reconfigure(&of(&wanted, vec![server(2), server(3)]), &[]).unwrap();
+    w.run(Duration::from_millis(50));
+    let ended = |name: &str, w: &World| {
+        let of = |id: &&_| w.told_of(w.conn(**id).local).first().is_some_and(|t| t.backend.as_deref() == Some(name));
+        ids.iter().filter(of).count()
+    };
+    assert_eq!(["web0", "web1", "web2", "web3"].map(|name| ended(name, &w)), [3, 3, 0, 0]);
+    w.run_until_done(Duration::from_secs(10));
+    assert_eq!(ids.iter().filter(|id| w.conn(**id).complete()).count(), 6);
+    w.assert_quiescent();
+}
+
 #[test]
 fn a_service_that_vanishes_refuses_new_clients_and_keeps_its_connections() {
     let (mut w, wanted) = world("closed", 1, 1);

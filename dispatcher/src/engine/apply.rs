@@ -118,10 +118,17 @@ impl Engine {
         }
         self.health.refresh_offers();
         self.balancers.follow(next.directory());
-        let resets: BackendSet = next.resets().filter(|id| next.directory().backend(id).is_some_and(|b| b.leaving));
-        if !resets.is_empty() {
-            self.unfinished.resetting = Some((resets, FlowId(0)));
-        }
+        let leaving = |id| next.directory().backend(id).is_some_and(|b| b.leaving);
+        let resets: BackendSet = next.resets().filter(leaving);
+        // A walk that is under way goes on for whoever is still leaving: one that is wanted again keeps its flows.
+        let same = |id| {
+            before.directory().backend(id).map(|b| b.generation) == next.directory().backend(id).map(|b| b.generation)
+        };
+        let (due, at) = self.unfinished.resetting.take().unwrap_or((BackendSet::EMPTY, FlowId(0)));
+        let due = due.filter(|id| leaving(id) && same(id));
+        let at = if resets.is_empty() { at } else { FlowId(0) };
+        let all = due.union(&resets);
+        self.unfinished.resetting = (!all.is_empty()).then_some((all, at));
         if self.worker == 0 {
             // One says it for all.
             let new = next.addresses().into_iter().filter(|(_, addr)| before.held_by(*addr).is_none());
