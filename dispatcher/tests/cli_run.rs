@@ -133,8 +133,7 @@ fn several_workers_share_the_frames_of_every_port_and_tell_what_each_did() {
         for flags in ["--workers 3 --stats-interval 100ms", "--cores 0 --stats-interval 100ms"] {
             let several = flags.starts_with("--workers");
             let (mut child, mut out, said) = started(flags);
-            for (expected, when) in
-                [("3 workers on any core", several), ("mailboxes", several), ("on core 0", !several)]
+            for (expected, when) in [("3 workers on any core", several), ("inboxes", several), ("on core 0", !several)]
             {
                 assert_eq!(said.contains(expected), when, "{expected}: {said}");
             }

@@ -1,6 +1,6 @@
 //! How workers sleep, wake each other and leave, under every interleaving and every reordering loom knows.
 //!
-//! The module under test is the worker's own, compiled once more over loom's atomics. Of the mailbox's queue (crossbeam's, which is trusted)
+//! The module under test is the worker's own, compiled once more over loom's atomics. Of the inbox's queue (crossbeam's, which is trusted)
 //! less is assumed than is true: that it counts, and nothing of what its operations order besides.
 
 use loom::sync::atomic::{AtomicUsize, Ordering};
@@ -41,16 +41,16 @@ impl Bell {
     }
 }
 
-struct Mailbox {
+struct Inbox {
     frames: AtomicUsize,
     sleep: Sleep,
     bell: Bell,
     senders: Present,
 }
 
-impl Mailbox {
-    fn new(senders: usize) -> Arc<Mailbox> {
-        Arc::new(Mailbox {
+impl Inbox {
+    fn new(senders: usize) -> Arc<Inbox> {
+        Arc::new(Inbox {
             frames: AtomicUsize::new(0),
             sleep: Sleep::new(),
             bell: Bell::default(),
@@ -91,25 +91,25 @@ fn check(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     builder.check(model);
 }
 
-/// Who sleeps with something in its mailbox sleeps for ever here, which loom tells as a deadlock. One that cannot sleep any more for a ring
+/// Who sleeps with something in its inbox sleeps for ever here, which loom tells as a deadlock. One that cannot sleep any more for a ring
 /// that was never heard turns round for ever, which loom tells as too many branches.
 #[test]
 fn no_frame_is_slept_over() {
     check(3, || {
-        let mailbox = Mailbox::new(1);
+        let inbox = Inbox::new(1);
         let sender = {
-            let mailbox = mailbox.clone();
+            let inbox = inbox.clone();
             thread::spawn(move || {
-                mailbox.put();
-                mailbox.wake();
-                mailbox.put();
-                mailbox.wake();
+                inbox.put();
+                inbox.wake();
+                inbox.put();
+                inbox.wake();
             })
         };
         let mut received = 0;
         while received < 2 {
-            match mailbox.take_all() {
-                0 => mailbox.rest(),
+            match inbox.take_all() {
+                0 => inbox.rest(),
                 some => received += some,
             }
         }
@@ -120,18 +120,18 @@ fn no_frame_is_slept_over() {
 #[test]
 fn no_frame_of_several_senders_is_slept_over() {
     check(2, || {
-        let mailbox = Mailbox::new(2);
+        let inbox = Inbox::new(2);
         let senders = [(); 2].map(|()| {
-            let mailbox = mailbox.clone();
+            let inbox = inbox.clone();
             thread::spawn(move || {
-                mailbox.put();
-                mailbox.wake();
+                inbox.put();
+                inbox.wake();
             })
         });
         let mut received = 0;
         while received < 2 {
-            match mailbox.take_all() {
-                0 => mailbox.rest(),
+            match inbox.take_all() {
+                0 => inbox.rest(),
                 some => received += some,
             }
         }
@@ -139,22 +139,22 @@ fn no_frame_of_several_senders_is_slept_over() {
     });
 }
 
-/// What was handed over is received: the owner looks first whether all have left, and empties its mailbox then.
+/// What was handed over is received: the owner looks first whether all have left, and empties its inbox then.
 #[test]
 fn what_was_put_before_all_left_is_received() {
     check(3, || {
-        let mailbox = Mailbox::new(2);
+        let inbox = Inbox::new(2);
         let senders = [1, 2].map(|frames| {
-            let mailbox = mailbox.clone();
+            let inbox = inbox.clone();
             thread::spawn(move || {
-                (0..frames).for_each(|_| mailbox.put());
-                mailbox.senders.leave();
+                (0..frames).for_each(|_| inbox.put());
+                inbox.senders.leave();
             })
         });
         let mut received = 0;
         loop {
-            let last = mailbox.senders.none();
-            received += mailbox.take_all();
+            let last = inbox.senders.none();
+            received += inbox.take_all();
             if last {
                 break;
             }

@@ -1,4 +1,4 @@
-//! Several workers in place of a world's one engine: the real loops with their mailboxes, over in-memory ports. A frame comes in by
+//! Several workers in place of a world's one engine: the real loops with their inboxes, over in-memory ports. A frame comes in by
 //! any worker's queue, as the dice fall: neither symmetric nor stable within a flow. All in one thread, so that each seed is one run.
 
 use crate::rng::Rng;
@@ -42,7 +42,7 @@ impl Crew {
             None => Returning::by_range(workers),
         });
         let steering = Steering::new(config, &secret, workers).returning(returning.clone());
-        let exchanges = Exchange::between(&steering, 1500).expect("mailboxes");
+        let exchanges = Exchange::between(&steering, 1500).expect("inboxes");
         let shares = Share::divide(config, &secret, workers).expect("a configuration that works");
         let (publisher, subscribers) = changes::between(workers).expect("bells");
         let (loops, wires, memories, rng) = (vec![], vec![], vec![], Rng::new(seed));

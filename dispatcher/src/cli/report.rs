@@ -81,7 +81,7 @@ pub fn start(
     if workers > 1 {
         let mtu = config.ports.iter().map(|p| p.mtu).max().unwrap_or(1500);
         let bytes = exchange::bytes_for(workers, mtu);
-        tables.push(TableSize { name: "mailboxes, frames", entries: workers * exchange::FRAMES, bytes });
+        tables.push(TableSize { name: "inboxes, frames", entries: workers * exchange::FRAMES, bytes });
     }
     if journal {
         tables.push(TableSize {

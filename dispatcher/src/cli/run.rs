@@ -220,7 +220,7 @@ fn start(
     if cores.len() > 1 {
         let steering = Steering::new(&config, &secret, cores.len()).returning(returning.clone());
         let mtu = ports.iter().map(|p| p.mtu).max().unwrap_or(1500);
-        exchanges = Exchange::between(&steering, mtu).map_err(|e| format!("mailboxes between workers: {e}"))?;
+        exchanges = Exchange::between(&steering, mtu).map_err(|e| format!("inboxes between workers: {e}"))?;
         steers = Some(Arc::new(steering));
     }
     let sharing = Sharing::new(&ports, cores.len());
@@ -247,7 +247,7 @@ fn start(
         match worker::start(number, plan) {
             Ok(worker) => started.push(worker),
             Err(why) => {
-                // Those that wait for the mailbox of one that never came wait in vain.
+                // Those that wait for the inbox of one that never came wait in vain.
                 drop(exchanges);
                 started.iter().for_each(Worker::stop);
                 started.into_iter().for_each(|worker| _ = worker.join());

@@ -1,6 +1,6 @@
-//! How the owner of a mailbox falls asleep without missing what is put into it, and how it knows that nothing more will be.
+//! How the owner of an inbox falls asleep without missing what is put into it, and how it knows that nothing more will be.
 //!
-//! **Sleep.** An owner that is about to sleep says so, and then looks into its mailbox once more; one that has put something into a mailbox
+//! **Sleep.** An owner that is about to sleep says so, and then looks into its inbox once more; one that has put something into an inbox
 //! looks afterwards whether its owner sleeps, and rings. A full fence lies between the two steps on both sides, so at least one of them
 //! sees the other (Dekker's pattern).
 //!
@@ -10,7 +10,7 @@
 
 use super::sync::{AtomicBool, AtomicUsize, Ordering, fence};
 
-/// Whether the owner of a mailbox sleeps.
+/// Whether the owner of an inbox sleeps.
 pub struct Sleep {
     sleeping: AtomicBool,
     /// Rings that were promised and not heard yet; the owner's alone. One that came too late for the sleep that it was meant to end would
@@ -25,11 +25,11 @@ impl Sleep {
         Sleep { sleeping: AtomicBool::new(false), owed: AtomicUsize::new(0) }
     }
 
-    /// The owner: whether it may sleep until somebody rings, its mailbox being empty. In any case to be followed by [`Sleep::awake`].
-    pub fn doze(&self, mailbox_is_empty: impl FnOnce() -> bool) -> bool {
+    /// The owner: whether it may sleep until somebody rings, its inbox being empty. In any case to be followed by [`Sleep::awake`].
+    pub fn doze(&self, inbox_is_empty: impl FnOnce() -> bool) -> bool {
         self.sleeping.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        mailbox_is_empty()
+        inbox_is_empty()
     }
 
     /// The owner, up again. `silence` ends all ringing, and tells how many rings it was; it is called when one is due, or was promised and
@@ -48,7 +48,7 @@ impl Sleep {
     }
 }
 
-/// To be called between what was put into mailboxes, and the look at who sleeps.
+/// To be called between what was put into inboxes, and the look at who sleeps.
 pub fn have_put() {
     fence(Ordering::SeqCst);
 }

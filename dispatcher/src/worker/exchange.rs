@@ -1,11 +1,11 @@
 //! What workers hand each other: frames of flows that are another's, and rows for another's part of the affinity tables.
 //!
-//! Every worker has a mailbox, into which all others put. Three bounded lock-free queues (`crossbeam`'s `ArrayQueue`) make it up:
+//! Every worker has an inbox, into which all others put. Three bounded lock-free queues (`crossbeam`'s `ArrayQueue`) make it up:
 //! buffers with frames, free buffers, and updates of affinity rows. A frame is copied once: a free buffer of the *owner's* is taken,
 //! filled, and put into the owner's queue; the owner works on it where it lies, and puts it back among the free ones. There are as many buffers
 //! as the queue has places, so nothing is allocated on the way, and the only thing that can run out is free buffers: then the frame is
 //! lost and counted (`handover-full`), like one that finds a ring full. What was handed over is received, always: the
-//! owner empties its mailbox once more when all others have [left](Exchange::leave).
+//! owner empties its inbox once more when all others have [left](Exchange::leave).
 //!
 //! **Sleep.** A worker that sleeps is woken by a [`Doorbell`]; see [`doze`](super::doze), where the tests go through all interleavings. A
 //! ring, a system call, is paid only towards a sleeper, and at most once a burst. With `--idle spin` or `yield` nobody ever rings.
@@ -23,26 +23,26 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-/// Frames that a worker's mailbox holds. Full: further ones are lost, and counted (`handover-full`).
+/// Frames that a worker's inbox holds. Full: further ones are lost, and counted (`handover-full`).
 pub const FRAMES: usize = 4096;
 
-/// Affinity updates that a worker's mailbox holds. Full: further ones are lost, and counted; each costs a full handshake.
+/// Affinity updates that a worker's inbox holds. Full: further ones are lost, and counted; each costs a full handshake.
 pub const UPDATES: usize = 4096;
 
 /// What a worker handed over, and was handed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Handover {
-    /// Frames put into others' mailboxes.
+    /// Frames put into others' inboxes.
     pub sent: u64,
     /// Frames taken from its own.
     pub received: u64,
-    /// Frames lost because the owner's mailbox was full.
+    /// Frames lost because the owner's inbox was full.
     pub full: u64,
-    /// Affinity updates put into others' mailboxes.
+    /// Affinity updates put into others' inboxes.
     pub updates_sent: u64,
     /// Affinity updates taken from its own.
     pub updates_received: u64,
-    /// Affinity updates lost because the owner's mailbox was full.
+    /// Affinity updates lost because the owner's inbox was full.
     pub updates_lost: u64,
 }
 
@@ -58,29 +58,29 @@ impl AddAssign for Handover {
 }
 
 /// A frame on its way to its owner, in a buffer of the owner's.
-pub struct Letter {
+pub struct Handoff {
     /// Where it came in.
     pub port: u8,
     len: usize,
     buffer: Box<[u8]>,
 }
 
-impl Letter {
+impl Handoff {
     /// The frame.
     pub fn frame(&mut self) -> Frame<'_> {
         Frame::new(&mut self.buffer, HEADROOM, self.len)
     }
 }
 
-struct Mailbox {
-    frames: ArrayQueue<Box<Letter>>,
-    free: ArrayQueue<Box<Letter>>,
+struct Inbox {
+    frames: ArrayQueue<Box<Handoff>>,
+    free: ArrayQueue<Box<Handoff>>,
     updates: ArrayQueue<Update>,
     sleep: Sleep,
     bell: Doorbell,
 }
 
-impl Mailbox {
+impl Inbox {
     /// More than half full: only for what cannot go elsewhere.
     fn is_busy(&self) -> bool {
         self.frames.len() > self.frames.capacity() / 2
@@ -88,11 +88,11 @@ impl Mailbox {
 }
 
 /// What all workers see.
-struct Office {
-    mailboxes: Box<[CachePadded<Mailbox>]>,
+struct Inboxes {
+    all: Box<[CachePadded<Inbox>]>,
     /// The longest frame that a buffer holds.
     longest: usize,
-    /// Workers that may still put something into a mailbox.
+    /// Workers that may still put something into an inbox.
     senders: Present,
     /// Workers that still have flows.
     unsettled: Present,
@@ -100,20 +100,20 @@ struct Office {
 
 /// One worker's way to the others.
 pub struct Exchange {
-    office: Arc<Office>,
+    inboxes: Arc<Inboxes>,
     me: usize,
     steering: Arc<Steering>,
-    /// Mailboxes that something was put into since the last [`Exchange::wake`].
+    /// Inboxes that something was put into since the last [`Exchange::wake`].
     touched: Box<[bool]>,
     left: bool,
     settled: bool,
     counts: Handover,
 }
 
-/// Bytes that the mailboxes of `workers` workers take, for ports of no larger MTU than `mtu`.
+/// Bytes that the inboxes of `workers` workers take, for ports of no larger MTU than `mtu`.
 pub fn bytes_for(workers: usize, mtu: u16) -> usize {
-    let letter = size_of::<Letter>() + buffer_len(mtu) + 2 * size_of::<(usize, usize)>();
-    workers * (FRAMES * letter + UPDATES * (size_of::<Update>() + size_of::<usize>()))
+    let handoff = size_of::<Handoff>() + buffer_len(mtu) + 2 * size_of::<(usize, usize)>();
+    workers * (FRAMES * handoff + UPDATES * (size_of::<Update>() + size_of::<usize>()))
 }
 
 fn buffer_len(mtu: u16) -> usize {
@@ -127,17 +127,17 @@ impl Exchange {
         Exchange::with_capacity(steering, mtu, FRAMES, UPDATES)
     }
 
-    /// The same with mailboxes of another size.
+    /// The same with inboxes of another size.
     pub fn with_capacity(steering: &Steering, mtu: u16, frames: usize, updates: usize) -> io::Result<Vec<Exchange>> {
         let workers = steering.workers();
-        let mailbox = |_| {
+        let inbox = |_| {
             let free = ArrayQueue::new(frames);
             for _ in 0..frames {
-                let letter = Letter { port: 0, len: 0, buffer: vec![0; buffer_len(mtu)].into() };
+                let handoff = Handoff { port: 0, len: 0, buffer: vec![0; buffer_len(mtu)].into() };
                 // As many as there are places.
-                let _ = free.push(Box::new(letter));
+                let _ = free.push(Box::new(handoff));
             }
-            Ok(CachePadded::new(Mailbox {
+            Ok(CachePadded::new(Inbox {
                 frames: ArrayQueue::new(frames),
                 free,
                 updates: ArrayQueue::new(updates),
@@ -145,16 +145,16 @@ impl Exchange {
                 bell: Doorbell::new()?,
             }))
         };
-        let mailboxes = (0..workers).map(mailbox).collect::<io::Result<Box<[_]>>>()?;
-        let office = Arc::new(Office {
-            mailboxes,
+        let all = (0..workers).map(inbox).collect::<io::Result<Box<[_]>>>()?;
+        let inboxes = Arc::new(Inboxes {
+            all,
             longest: buffer_len(mtu) - HEADROOM,
             senders: Present::new(workers),
             unsettled: Present::new(workers),
         });
         let steering = Arc::new(steering.clone());
         let exchange = |me| Exchange {
-            office: office.clone(),
+            inboxes: inboxes.clone(),
             me,
             steering: steering.clone(),
             touched: vec![false; workers].into(),
@@ -167,12 +167,12 @@ impl Exchange {
 
     /// Frames are led by another steering from now on, of the same number of workers.
     pub fn steer_by(&mut self, steering: Arc<Steering>) {
-        assert_eq!(steering.workers(), self.touched.len(), "as many workers as there are mailboxes");
+        assert_eq!(steering.workers(), self.touched.len(), "as many workers as there are inboxes");
         self.steering = steering;
     }
 
-    fn mine(&self) -> &Mailbox {
-        &self.office.mailboxes[self.me]
+    fn mine(&self) -> &Inbox {
+        &self.inboxes.all[self.me]
     }
 
     /// Looks whose a frame is that came in by `port`, and hands it over when it is another's. True when it is gone: handed over,
@@ -187,7 +187,7 @@ impl Exchange {
                 true
             }
             Place::Preferably(owner) => {
-                let busy = self.office.mailboxes[owner].is_busy();
+                let busy = self.inboxes.all[owner].is_busy();
                 if !busy {
                     self.put(owner, port, frame);
                 }
@@ -197,11 +197,7 @@ impl Exchange {
                 let me = self.me;
                 for other in (0..self.touched.len()).filter(|w| *w != me) {
                     // A flood of claims must not crowd out flows; a question that stays unanswered is asked again.
-                    if self.office.mailboxes[other].is_busy() {
-                        self.counts.full += 1
-                    } else {
-                        self.put(other, port, frame)
-                    }
+                    if self.inboxes.all[other].is_busy() { self.counts.full += 1 } else { self.put(other, port, frame) }
                 }
                 false
             }
@@ -209,19 +205,19 @@ impl Exchange {
     }
 
     fn put(&mut self, to: usize, port: u8, frame: &[u8]) {
-        let mailbox = &self.office.mailboxes[to];
+        let inbox = &self.inboxes.all[to];
         // The longest frame that the ports take fits (`Exchange::between`). Looked at first: a buffer that was taken must go back.
-        let free = if frame.len() <= self.office.longest { mailbox.free.pop() } else { None };
-        let Some(mut letter) = free else {
+        let free = if frame.len() <= self.inboxes.longest { inbox.free.pop() } else { None };
+        let Some(mut handoff) = free else {
             self.counts.full += 1;
             return;
         };
-        letter.port = port;
-        letter.len = frame.len();
-        letter.buffer[HEADROOM..HEADROOM + frame.len()].copy_from_slice(frame);
-        match mailbox.frames.push(letter) {
+        handoff.port = port;
+        handoff.len = frame.len();
+        handoff.buffer[HEADROOM..HEADROOM + frame.len()].copy_from_slice(frame);
+        match inbox.frames.push(handoff) {
             Ok(()) => self.counts.sent += 1,
-            // Cannot be: there are no more letters than places.
+            // Cannot be: there are no more handoffs than places.
             Err(_) => self.counts.full += 1,
         }
         self.touched[to] = true;
@@ -235,23 +231,23 @@ impl Exchange {
 
     /// The next frame that another worker handed us. To be given [back](Exchange::give_back).
     #[inline]
-    pub fn take(&mut self) -> Option<Box<Letter>> {
-        let letter = self.mine().frames.pop()?;
+    pub fn take(&mut self) -> Option<Box<Handoff>> {
+        let handoff = self.mine().frames.pop()?;
         self.counts.received += 1;
-        Some(letter)
+        Some(handoff)
     }
 
     /// Its buffer is free again.
     #[inline]
-    pub fn give_back(&mut self, letter: Box<Letter>) {
-        // There are no more letters than places.
-        let _ = self.mine().free.push(letter);
+    pub fn give_back(&mut self, handoff: Box<Handoff>) {
+        // There are no more handoffs than places.
+        let _ = self.mine().free.push(handoff);
     }
 
     /// Brings an update to its owner.
-    pub fn carry(&mut self, update: Update) {
+    pub fn send_update(&mut self, update: Update) {
         let to = update.owner();
-        match self.office.mailboxes.get(to).map(|mailbox| mailbox.updates.push(update)) {
+        match self.inboxes.all.get(to).map(|inbox| inbox.updates.push(update)) {
             Some(Ok(())) => {
                 self.counts.updates_sent += 1;
                 self.touched[to] = true;
@@ -273,9 +269,9 @@ impl Exchange {
             return;
         }
         have_put();
-        for (touched, mailbox) in self.touched.iter_mut().zip(&self.office.mailboxes) {
-            if core::mem::take(touched) && mailbox.sleep.must_ring() {
-                mailbox.bell.ring();
+        for (touched, inbox) in self.touched.iter_mut().zip(&self.inboxes.all) {
+            if core::mem::take(touched) && inbox.sleep.must_ring() {
+                inbox.bell.ring();
             }
         }
     }
@@ -283,39 +279,39 @@ impl Exchange {
     /// We are about to sleep: what to wait on as well; none when there is something to do. In any case to be followed by
     /// [`Exchange::awake`].
     pub fn doze(&self) -> Option<RawFd> {
-        let mailbox = self.mine();
-        let may_sleep = mailbox.sleep.doze(|| mailbox.frames.is_empty() && mailbox.updates.is_empty());
-        may_sleep.then(|| mailbox.bell.fd())
+        let inbox = self.mine();
+        let may_sleep = inbox.sleep.doze(|| inbox.frames.is_empty() && inbox.updates.is_empty());
+        may_sleep.then(|| inbox.bell.fd())
     }
 
     /// Up again.
     pub fn awake(&self) {
-        let mailbox = self.mine();
-        mailbox.sleep.awake(|| mailbox.bell.silence());
+        let inbox = self.mine();
+        inbox.sleep.awake(|| inbox.bell.silence());
     }
 
     /// We have no flow left, and shall open none: what else comes by our queues is others'.
     pub fn settle(&mut self) {
         if !core::mem::replace(&mut self.settled, true) {
-            self.office.unsettled.leave();
+            self.inboxes.unsettled.leave();
         }
     }
 
     /// Nobody has a flow left.
     pub fn all_have_settled(&self) -> bool {
-        self.office.unsettled.none()
+        self.inboxes.unsettled.none()
     }
 
     /// We shall hand over nothing any more.
     pub fn leave(&mut self) {
         if !core::mem::replace(&mut self.left, true) {
-            self.office.senders.leave();
+            self.inboxes.senders.leave();
         }
     }
 
     /// Nobody will hand over anything any more.
     pub fn all_have_left(&self) -> bool {
-        self.office.senders.none()
+        self.inboxes.senders.none()
     }
 
     /// What was handed over so far, and what came.
@@ -350,10 +346,10 @@ mod tests {
     fn a_frame_arrives_as_it_was_with_headroom_and_its_port() {
         let (mut a, mut b) = two(2);
         a.put(1, 3, b"frame");
-        let mut letter = b.take().unwrap();
-        assert_eq!((letter.port, letter.frame().bytes()), (3, &b"frame"[..]));
-        assert!(letter.frame().push_front(HEADROOM));
-        b.give_back(letter);
+        let mut handoff = b.take().unwrap();
+        assert_eq!((handoff.port, handoff.frame().bytes()), (3, &b"frame"[..]));
+        assert!(handoff.frame().push_front(HEADROOM));
+        b.give_back(handoff);
         assert!(b.take().is_none());
         assert_eq!((a.counts().sent, b.counts().received), (1, 1));
     }
@@ -364,8 +360,8 @@ mod tests {
         for round in 1..=3 {
             (0..6).for_each(|_| a.put(1, 0, &[7; 60]));
             let mut got = 0;
-            while let Some(letter) = b.take() {
-                b.give_back(letter);
+            while let Some(handoff) = b.take() {
+                b.give_back(handoff);
                 got += 1;
             }
             assert_eq!((got, a.counts().sent, a.counts().full), (4, 4 * round, 2 * round));
@@ -380,7 +376,7 @@ mod tests {
         assert_eq!((a.counts().sent, a.counts().full), (0, 10));
         (0..4).for_each(|_| a.put(1, 0, &vec![7; longest]));
         assert_eq!((a.counts().sent, a.counts().full), (4, 10), "all buffers are still there");
-        assert!((0..4).all(|_| b.take().is_some_and(|mut letter| letter.frame().len() == longest)));
+        assert!((0..4).all(|_| b.take().is_some_and(|mut handoff| handoff.frame().len() == longest)));
     }
 
     #[test]
@@ -420,7 +416,7 @@ mod tests {
         let handed = |a: &mut Exchange, flags, times: usize| {
             (0..times).filter(|_| a.handed_over(0, &segment(theirs, flags))).count()
         };
-        assert_eq!(handed(a, 0x02, 10), 5, "SYNs, until the mailbox is more than half full");
+        assert_eq!(handed(a, 0x02, 10), 5, "SYNs, until the inbox is more than half full");
         assert_eq!((handed(a, 0x10, 10), a.counts().sent, a.counts().full), (10, 8, 7), "the rest of it is for flows");
         drop(b);
     }
@@ -449,11 +445,11 @@ mod tests {
             b.leave();
             loop {
                 let over = b.all_have_left();
-                while let Some(mut letter) = b.take() {
-                    let n = u64::from_be_bytes(letter.frame().bytes().try_into().unwrap());
+                while let Some(mut handoff) = b.take() {
+                    let n = u64::from_be_bytes(handoff.frame().bytes().try_into().unwrap());
                     assert!(last < Some(n), "in order");
                     last = Some(n);
-                    b.give_back(letter);
+                    b.give_back(handoff);
                 }
                 if over {
                     break;

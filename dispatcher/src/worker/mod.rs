@@ -3,7 +3,7 @@
 //! * [`poll`]: the loop.
 //! * [`idle`]: what a worker does when nothing has arrived.
 //! * [`steer`]: whose a frame is, where there are several workers.
-//! * [`exchange`]: the mailboxes by which it gets there.
+//! * [`exchange`]: the inboxes by which it gets there.
 //! * [`doze`]: how their owners sleep without missing anything.
 //! * [`changes`]: how services, pools and backends come and go while they run; [`conductor`]: in which order all of that follows a change.
 //! * [`pauses`]: how long they were away from their queues.

@@ -166,7 +166,7 @@ impl<H: FrameHandler> Loop<H> {
         if let Some(exchange) = &mut self.exchange {
             exchange.leave();
         }
-        self.empty_mailbox(until);
+        self.empty_inbox(until);
         self.flush();
         self.tell(self.clock.now(), shared, true);
     }
@@ -200,13 +200,13 @@ impl<H: FrameHandler> Loop<H> {
 
     /// Takes what others still hand over until they have come to their ends, too: there is no flow left that it belongs to, but
     /// what was handed over is to be accounted for.
-    fn empty_mailbox(&mut self, until: Time) {
+    fn empty_inbox(&mut self, until: Time) {
         let Some(exchange) = &mut self.exchange else { return };
         loop {
             // Asked first: what was put before is then taken.
             let last = exchange.all_have_left() || self.clock.now() >= until;
-            while let Some(letter) = exchange.take() {
-                exchange.give_back(letter);
+            while let Some(handoff) = exchange.take() {
+                exchange.give_back(handoff);
             }
             while exchange.take_update().is_some() {}
             if last {
@@ -247,14 +247,14 @@ impl<H: FrameHandler> Loop<H> {
                 }
             }
         }
-        frames += self.open_mail(now);
+        frames += self.take_handed_over(now);
         if frames > 0 || self.handler.next_deadline().is_some_and(|at| at <= now) {
             self.handler.poll(now, &mut self.outside);
         }
         self.flush();
         if let Some(exchange) = &mut self.exchange {
             while let Some(update) = self.handler.next_update() {
-                exchange.carry(update);
+                exchange.send_update(update);
             }
             exchange.wake();
         }
@@ -288,18 +288,18 @@ impl<H: FrameHandler> Loop<H> {
     }
 
     /// What other workers have handed over: how many frames. No more than could have come in by our own queues in a turn.
-    fn open_mail(&mut self, now: Time) -> usize {
+    fn take_handed_over(&mut self, now: Time) -> usize {
         let Some(exchange) = &mut self.exchange else { return 0 };
         while let Some(update) = exchange.take_update() {
             self.handler.learn(update);
         }
         let most = io::BURST * self.rx.len().max(1);
         for done in 0..most {
-            let Some(mut letter) = self.exchange.as_mut().and_then(Exchange::take) else { return done };
+            let Some(mut handoff) = self.exchange.as_mut().and_then(Exchange::take) else { return done };
             // Who handed it over may know more than we do.
             self.look_for_change(now);
-            let port = PortId(letter.port);
-            let mut frame = letter.frame();
+            let port = PortId(handoff.port);
+            let mut frame = handoff.frame();
             let verdict = self.handler.handle(port, &mut frame, now, &mut self.outside);
             if let Verdict::Forward(to) | Verdict::Reply(to) = verdict
                 && let Some(tx) = self.outside.tx.get_mut(usize::from(to.0))
@@ -308,7 +308,7 @@ impl<H: FrameHandler> Loop<H> {
                 tx.transmit_copy(frame.bytes());
             }
             if let Some(exchange) = &mut self.exchange {
-                exchange.give_back(letter);
+                exchange.give_back(handoff);
             }
         }
         most
@@ -593,7 +593,7 @@ mod tests {
         workers[0].turn(Time::ZERO);
         assert_eq!((publisher.applied(0), publisher.applied(1)), (1, 0));
         workers[0].exchange.as_mut().unwrap().hand_to(1, 0, &[4]);
-        assert_eq!(workers[1].open_mail(Time::ZERO), 1);
+        assert_eq!(workers[1].take_handed_over(Time::ZERO), 1);
         workers[1].flush();
         assert_eq!(wires[1].take().unwrap(), [0xaa, 1]);
     }
