@@ -445,7 +445,7 @@ fn a_running_dispatcher_is_asked_by_its_control_socket_which_is_gone_with_it() {
         // Wanted and observed side by side.
         let (_, backends, _) = ctl(&socket, "show backends");
         let row: Vec<_> = backends.lines().find(|l| l.starts_with("web2")).unwrap().split_whitespace().collect();
-        assert_eq!((&row[..3], row[4]), (&["web2", "10.78.0.12:443", "up"][..], "2"), "{backends}");
+        assert_eq!((&row[..3], row[4]), (&["web2", "10.78.0.12:443", "up,"][..], "2"), "{backends}");
         // The log is opened anew under its name, by ctl and by signal.
         for by_signal in [false, true] {
             std::fs::rename(&log, &moved).unwrap();
@@ -494,5 +494,139 @@ fn a_killed_dispatchers_control_socket_is_taken_over_and_without_a_log_none_is_r
         assert_eq!(ctl(&socket, "show").0, Some(0));
         signal(&child, libc::SIGTERM);
         assert_eq!(child.wait().unwrap().code(), Some(0));
+    });
+}
+
+/// A configuration file, with a control socket.
+fn configuration(control: &Path) -> String {
+    format!(
+        r#"
+[dispatcher]
+workers = 2
+control = "{}"
+
+[[port]]
+name = "wan"
+driver = "af-packet:wan"
+ip = ["10.77.0.1/24"]
+
+[[port]]
+name = "lan"
+driver = "af-packet:lan"
+ip = ["10.78.0.1/24"]
+
+[[service]]
+name = "shop"
+listen = ["10.77.0.100:443"]
+pool = "shop"
+
+[pool.shop]
+backend = [
+  {{ name = "web1", address = "10.78.0.11:443" }},
+  {{ name = "web2", address = "10.78.0.12:443" }},
+]
+"#,
+        control.display()
+    )
+}
+
+/// Asks until it is so.
+fn until(socket: &Path, words: &str, so: impl Fn(&str) -> bool) -> String {
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        let (_, said, wrong) = ctl(socket, words);
+        if so(&said) {
+            return said;
+        }
+        assert!(Instant::now() < end, "{words}: {said}{wrong}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn what_operators_say_is_in_force_at_once_and_after_a_restart_until_its_time_is_over_or_the_file_changes() {
+    in_namespace(|| {
+        let (socket, file) = (scratch("day-two"), scratch("day-two.toml"));
+        let text = configuration(&socket);
+        let write = |from: &str, to: &str| {
+            assert!(text.contains(from), "{from}");
+            std::fs::write(&file, text.replacen(from, to, 1)).unwrap();
+        };
+        write("", "");
+        let run = || {
+            let mut command = Command::new(program());
+            command.args(["run", "--config"]).arg(&file);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
+            start(command)
+        };
+        let (mut child, _out, _) = run();
+        let good = |words: &str| {
+            let (status, said, wrong) = ctl(&socket, words);
+            assert_eq!((status, wrong.as_str()), (Some(0), ""), "{words}");
+            said
+        };
+        let bad = |words: &str, expected: &str| {
+            let (status, said, wrong) = ctl(&socket, words);
+            assert_eq!((status, said.as_str()), (Some(1), ""), "{words}");
+            assert!(wrong.contains(expected), "{words}: {wrong}");
+        };
+        let version = || good("diff").split_whitespace().nth(1).unwrap().trim_end_matches(',').to_string();
+        let row = |name: &str| good("show backends").lines().find(|l| l.starts_with(name)).unwrap_or("").to_string();
+        let said = good("drain web1 --for 1h --why disk");
+        assert!(said.contains("~ backend web1: state up -> draining\n") && said.contains("in all workers"), "{said}");
+        assert!(row("web1").contains("drain web1 (by uid ") && row("web1").contains(": disk)"), "{}", row("web1"));
+        good("weight web2 5");
+        good("add shop web3=10.78.0.13:443,weight=2 --for 2s");
+        bad("remove web9", "there is no backend 'web9'");
+        bad("add shop web4=10.78.0.11:443", "two backends have the address 10.78.0.11:443");
+        bad("add shop web4=192.0.2.9:443", "is in no port's network");
+        // Two operators: what the second one knows is old.
+        let old = version();
+        good(&format!("weight web2 6 --only-if {old}"));
+        bad(&format!("weight web2 7 --only-if {old}"), "somebody has changed something");
+        // Its time is over.
+        until(&socket, "show backends", |said| !said.lines().any(|l| l.starts_with("web3")));
+        // A file with faults changes nothing; each is told with its place.
+        let before = version();
+        write("[pool.shop]", "[pool.shop]\nbalance = \"best\"\ncolour = 1");
+        let (status, _, wrong) = ctl(&socket, "reload");
+        assert_eq!(status, Some(1));
+        for expected in
+            ["2 faults, nothing was changed\n", "\n  22:11: balance: 'best'", "\n  23:1: unknown key 'colour'"]
+        {
+            assert!(wrong.contains(expected), "{wrong}");
+        }
+        write("workers = 2", "workers = 1");
+        bad("reload", "needs a restart: workers 2 -> 1; nothing was changed");
+        assert_eq!(version(), before);
+        // One more listener, by signal; overrides stay.
+        write("\"10.77.0.100:443\"", "\"10.77.0.100:443\", \"10.77.0.101:443\"");
+        assert!(good("diff").contains("+ service shop: listener 10.77.0.101:443"));
+        assert!(good("reload --dry-run").contains("nothing was done"));
+        signal(&child, libc::SIGHUP);
+        until(&socket, "show services", |said| said.contains("10.77.0.101:443"));
+        assert!(row("web1").contains("draining") && row("web2").contains("weight 6"));
+        assert!(good("sessions forget web2").contains("forgotten"));
+        good("remove web2 --now");
+        // Over a restart.
+        signal(&child, libc::SIGTERM);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        let told = rest(&mut child);
+        assert!(told.contains("control: drain web1 (uid ") && told.contains("dispatcher: reload: "), "{told}");
+        let (mut child, _out, _) = run();
+        assert!(row("web1").contains("draining") && row("web2").is_empty(), "{}", good("show backends"));
+        let diff = good("diff");
+        assert!(diff.contains("override: drain web1 ") && diff.contains("override: remove web2 "), "{diff}");
+        good("ready web2");
+        assert!(row("web2").contains("up"));
+        // What the file says anew wins.
+        write("10.78.0.11:443\"", "10.78.0.11:443\", state = \"down\"");
+        assert!(good("reload").contains("'drain web1'"));
+        assert_eq!(row("web1").split_whitespace().nth(2), Some("down"));
+        assert!(!good("diff").contains("override"));
+        signal(&child, libc::SIGTERM);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        let kept = PathBuf::from(format!("{}.overrides", socket.display()));
+        [file, kept].iter().for_each(|file| std::fs::remove_file(file).unwrap());
     });
 }

@@ -1,9 +1,11 @@
 //! The control socket from outside: who gets it, what it answers, and what it survives. Behind it stands a dispatcher that is made up.
 
+use dispatcher::control::overrides::Order;
 use dispatcher::control::socket::api::*;
 use dispatcher::control::socket::client;
-use dispatcher::control::socket::queue::{self, Control, Queue};
-use dispatcher::control::socket::router::{OPENAPI, paths};
+use dispatcher::control::socket::client::Question;
+use dispatcher::control::socket::queue::{self, Control, Queue, Upload};
+use dispatcher::control::socket::router::{FILE_BYTES, OPENAPI, paths};
 use dispatcher::control::socket::server::{self, CONNECTIONS, Server, Times};
 use hyper::Method;
 use serde_json::Value;
@@ -44,10 +46,13 @@ impl Control for MadeUp {
         vec![Service {
             name: "default".into(),
             listen: vec!["10.0.0.1:443".parse().unwrap(), "[fd00::1]:443".parse().unwrap()],
+            pools: vec!["default".into()],
             balance: "maglev".into(),
             affinity: true,
             proxy_protocol: false,
             backends: vec!["a".into(), "b".into()],
+            overrides: overrides(),
+            observed: Reached { up: 1, down: 1, flows: 5 },
         }]
     }
     fn backends(&mut self) -> Vec<Backend> {
@@ -61,8 +66,21 @@ impl Control for MadeUp {
             bytes_to_server: 1,
             bytes_to_client: 2,
         };
-        let wanted = Wanted { state: "up".into(), weight: 3 };
-        vec![Backend { name: "a".into(), address: "10.1.0.1:443".parse().unwrap(), wanted, observed }]
+        let wanted = Wanted { state: "up".into(), weights: vec![Weight { pool: "default".into(), weight: 3 }] };
+        let in_force = Some(Wanted { state: "draining".into(), ..wanted.clone() });
+        let address = "10.1.0.1:443".parse().unwrap();
+        let left = Backend {
+            name: "b".into(),
+            address,
+            wanted: None,
+            overrides: vec![],
+            in_force: None,
+            observed: observed.clone(),
+        };
+        vec![
+            Backend { name: "a".into(), address, wanted: Some(wanted), overrides: overrides(), in_force, observed },
+            left,
+        ]
     }
     fn sessions(&mut self) -> Sessions {
         let offered = Offered {
@@ -102,6 +120,33 @@ impl Control for MadeUp {
     fn drops(&mut self) -> Vec<Drop> {
         vec![Drop { reason: "bad-cookie".into(), frames: 3, answered: 2 }]
     }
+    fn version(&self) -> String {
+        "v7".into()
+    }
+    fn configuration(&mut self) -> Configuration {
+        Configuration { version: "v7".into(), file: Some("/etc/x.toml".into()), text: Some("# nothing".into()) }
+    }
+    fn apply(&mut self, file: Upload) -> Result<Applied, Problem> {
+        if file.text == b"wrong" {
+            let fault = Fault { line: 1, column: 1, what: "wrong".into(), hint: Some("right".into()) };
+            let error = format!("{}: 1 fault, nothing was changed", file.name);
+            return Err(Problem { status: 422, failure: Failure { error, faults: vec![fault] } });
+        }
+        Ok(Applied { dry_run: file.dry_run, ..applied(&format!("{} {}", file.name, file.text.len())) })
+    }
+    fn reload(&mut self, dry_run: bool) -> Result<Applied, Problem> {
+        Ok(Applied { dry_run, ..applied("reload") })
+    }
+    fn diff(&mut self) -> Result<Diff, Problem> {
+        let notes = vec!["made up".into()];
+        Ok(Diff { changes: applied("weight a 1 -> 2").changes, overrides: overrides(), notes })
+    }
+    fn order(&mut self, order: Order) -> Result<Applied, Problem> {
+        Ok(applied(&format!("{} by {}", order.what, order.who)))
+    }
+    fn forget(&mut self, backend: &str) -> Result<Forgotten, Problem> {
+        Ok(Forgotten { backend: backend.into(), took: 0.001 })
+    }
     fn reopen_log(&mut self) -> Result<Reopened, Problem> {
         match self.log {
             true => Ok(Reopened { file: "/var/log/x".into() }),
@@ -109,6 +154,16 @@ impl Control for MadeUp {
             false => panic!("made up to fail"),
         }
     }
+}
+
+fn overrides() -> Vec<Override> {
+    let by = |left, why| Override { what: "drain a".into(), who: "uid 0".into(), since: 3, left, why };
+    vec![by(Some(5), None), by(None, Some("new disk".into()))]
+}
+
+fn applied(what: &str) -> Applied {
+    let changes = vec![Change { sign: "~".into(), what: what.into() }];
+    Applied { version: "v8".into(), dry_run: false, changes, notes: vec!["made up".into()], took: 0.001 }
 }
 
 /// A server with its owner, until it is dropped.
@@ -138,7 +193,11 @@ impl Scene {
     }
 
     fn ask(&self, method: Method, path: &str) -> (u16, Value) {
-        let answer = client::request(&self.socket, method, path).unwrap();
+        self.put(Question::new(method, path))
+    }
+
+    fn put(&self, question: Question) -> (u16, Value) {
+        let answer = client::request(&self.socket, question).unwrap();
         (answer.status, serde_json::from_slice(&answer.body).unwrap())
     }
 
@@ -177,6 +236,9 @@ fn folder(name: &str) -> PathBuf {
 
 /// Is the value what the schema says? Only what docs/openapi.json uses of JSON Schema is known here; anything else fails.
 fn check(value: &Value, schema: &Value, document: &Value, place: &str) {
+    if value.is_null() && schema["type"].as_array().is_some_and(|all| all.contains(&"null".into())) {
+        return;
+    }
     for (key, rule) in schema.as_object().unwrap() {
         match key.as_str() {
             "description" => {}
@@ -190,6 +252,8 @@ fn check(value: &Value, schema: &Value, document: &Value, place: &str) {
                 );
             }
             "type" => {
+                // One type, or one and null.
+                let rule = if rule.is_array() { &rule[0] } else { rule };
                 let fits = match rule.as_str().unwrap() {
                     "object" => value.is_object(),
                     "array" => value.is_array(),
@@ -202,6 +266,7 @@ fn check(value: &Value, schema: &Value, document: &Value, place: &str) {
                 assert!(fits, "{place}: {value} is no {rule}");
             }
             "minimum" => assert!(value.as_f64() >= rule.as_f64(), "{place}: {value}"),
+            "maximum" => assert!(value.as_f64() <= rule.as_f64(), "{place}: {value}"),
             "enum" => assert!(rule.as_array().unwrap().contains(value), "{place}: {value} is none of {rule}"),
             "items" => value.as_array().unwrap().iter().for_each(|v| check(v, rule, document, &format!("{place}[]"))),
             "required" => rule
@@ -236,8 +301,21 @@ fn the_description_has_every_path_and_method_and_every_answer_is_as_described() 
     let failure = &document["components"]["schemas"]["Failure"];
     for path in known {
         for method in METHODS {
-            let (status, answer) = scene.ask(method.clone(), path);
             let place = format!("{method} {path}");
+            let question = |body: Vec<u8>| Question {
+                body: body.into(),
+                ..Question::new(method.clone(), path.replace("{backend}", "web1").replace("{pool}", "shop"))
+            };
+            // What stands there as an example is as described, too, and is taken.
+            let wanted = &described[path][method.as_str().to_lowercase()]["requestBody"]["content"];
+            let body = match wanted.as_object().and_then(|all| all.iter().next()) {
+                None => Vec::new(),
+                Some((_, content)) => {
+                    check(&content["example"], &content["schema"], &document, &place);
+                    content["example"].as_str().map_or(content["example"].to_string(), str::to_string).into_bytes()
+                }
+            };
+            let (status, answer) = scene.put(question(body));
             match described[path].get(method.as_str().to_lowercase()) {
                 None => {
                     assert_eq!(status, 405, "{place}");
@@ -254,6 +332,66 @@ fn the_description_has_every_path_and_method_and_every_answer_is_as_described() 
     let (status, answer) = scene.ask(Method::GET, "/v1/nonsense");
     assert_eq!(status, 404);
     check(&answer, failure, &document, "404");
+}
+
+#[test]
+fn a_file_is_taken_as_it_is_and_only_over_the_version_that_its_sender_knows() {
+    let scene = Scene::new("file", true, Times::default());
+    let put = |path: &str, only_if: Option<&str>, body: Vec<u8>| {
+        let only_if = only_if.map(String::from);
+        scene.put(Question { only_if, body: body.into(), ..Question::new(Method::PUT, path) })
+    };
+    let path = format!("/v1/configuration?dry_run=true&name={}", client::escaped("/etc/d i/ß.toml"));
+    // Bytes that are no text come through, too: what is wrong with them is the reader's to say.
+    let (status, answer) = put(&path, Some("v7"), vec![0xff; 1000]);
+    assert_eq!((status, &answer["dry_run"]), (200, &Value::Bool(true)), "{answer}");
+    assert_eq!(answer["changes"][0]["what"], "/etc/d i/ß.toml 1000");
+    assert_eq!(put("/v1/configuration", Some("v6"), Vec::new()).0, 412);
+    assert_eq!(put("/v1/configuration", Some("*"), Vec::new()).0, 412, "a star in quotes is a version");
+    let (status, answer) = put("/v1/configuration?name=x", None, b"wrong".to_vec());
+    assert_eq!((status, &answer["faults"][0]["hint"]), (422, &Value::from("right")));
+    assert_eq!(put("/v1/configuration", None, vec![b'#'; FILE_BYTES]).0, 200);
+    assert_eq!(put("/v1/configuration", None, vec![b'#'; FILE_BYTES + 1]).0, 413);
+    for path in ["/v1/configuration?dry_run=perhaps", "/v1/configuration?dry-run=true", "/v1/configuration?name=a%0Ab"]
+    {
+        assert_eq!(put(path, None, Vec::new()).0, 400, "{path}");
+    }
+    // Who only looks is told what to name.
+    for path in ["configuration", "backends", "diff"] {
+        let request = format!("GET /v1/{path} HTTP/1.1\r\nHost: d\r\n\r\n");
+        let head = String::from_utf8(scene.raw(request.as_bytes())).unwrap();
+        assert!(head.to_lowercase().contains("etag: \"v7\"\r\n"), "{head}");
+    }
+}
+
+#[test]
+fn whoever_changes_something_is_told_to_the_owner_and_may_name_the_version_that_he_knows() {
+    let scene = Scene::new("orders", true, Times::default());
+    let (whole, named) = (Question::default, |only_if: &str| Some(only_if.to_string()));
+    for (method, path, body, what) in [
+        (Method::POST, "/v1/backends/a/drain", "", "drain a"),
+        (Method::PUT, "/v1/backends/a/weight", r#"{"weight": 2}"#, "weight a 2"),
+        (
+            Method::POST,
+            "/v1/pools/p/backends",
+            r#"{"name": "c", "address": "10.0.0.3:443"}"#,
+            "add p c=10.0.0.3:443,weight=1",
+        ),
+        (Method::DELETE, "/v1/backends/a?now=true", "", "remove a --now"),
+        (Method::POST, "/v1/reload?dry_run=true", "", "reload"),
+        (Method::DELETE, "/v1/backends/a/sessions", "", "a"),
+    ] {
+        let question = Question { method, path: path.into(), body: body.into(), ..whole() };
+        let (status, answer) = scene.put(Question { only_if: named("v7"), ..question.clone() });
+        assert_eq!(status, 200, "{path}: {answer}");
+        // SAFETY: cannot fail.
+        let me = unsafe { libc::getuid() };
+        let told = answer["changes"][0]["what"].as_str().or(answer["backend"].as_str()).unwrap();
+        let by = format!("{what} by uid {me}, pid {}", std::process::id());
+        assert!(told == by || told == what, "{told}");
+        assert_eq!(scene.put(Question { only_if: named("v6"), ..question.clone() }).0, 412, "{path}");
+        assert_eq!(scene.put(question).0, 200);
+    }
 }
 
 #[test]
@@ -315,7 +453,7 @@ fn clients_that_say_nothing_or_half_a_request_give_their_places_back() {
         // All places are taken twice over; it is answered when they are given back, while these are still held. Who asks has no longer
         // than they have: on a slow machine it may have to ask again.
         let mut asked = 0;
-        while client::request(&scene.socket, Method::GET, "/v1").map(|a| a.status) != Ok(200) {
+        while client::request(&scene.socket, Question::new(Method::GET, "/v1")).map(|a| a.status) != Ok(200) {
             asked += 1;
             assert!(asked < 400, "{}", String::from_utf8_lossy(said));
             std::thread::sleep(Duration::from_millis(25));
@@ -341,9 +479,10 @@ fn without_an_owner_the_answer_is_that_it_is_stopping() {
     let (handle, queue) = queue::queue();
     let server = server::start(&socket, handle, Times::default()).unwrap();
     drop(queue);
-    assert_eq!(client::request(&socket, Method::GET, "/v1").unwrap().status, 503);
+    let question = || Question::new(Method::GET, "/v1");
+    assert_eq!(client::request(&socket, question()).unwrap().status, 503);
     drop(server);
-    let gone = client::request(&socket, Method::GET, "/v1").unwrap_err();
+    let gone = client::request(&socket, question()).unwrap_err();
     assert!(gone.starts_with("no dispatcher answers at ") && !gone.contains('\n'), "{gone}");
     std::fs::remove_dir_all(&folder).unwrap();
 }
@@ -372,6 +511,7 @@ fn ten_thousand_nonsense_requests_cost_nothing_and_it_still_answers() {
     let mut dice = Dice(0x1234_5678_9abc_def1);
     let whole: Vec<Vec<u8>> = paths()
         .iter()
+        .map(|path| path.replace("{backend}", "web1").replace("{pool}", "shop"))
         .flat_map(|path| METHODS.map(|m| format!("{m} {path} HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\n\r\n{{}}")))
         .map(String::into_bytes)
         .collect();

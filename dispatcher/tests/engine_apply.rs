@@ -219,6 +219,25 @@ fn clients_whose_pool_is_renamed_are_routed_anew_by_their_service_the_silent_and
 }
 
 #[test]
+fn sessions_that_are_forgotten_resume_no_more_and_connections_and_those_of_others_stay() {
+    let (mut w, wanted) = world("forgotten", 2, 2);
+    let all: Vec<_> = (0..6).map(|_| session(&mut w)).collect();
+    let slow_one = w.connect(1, slow());
+    w.run(Duration::from_millis(300));
+    w.forget_sessions(&wanted, address(0)).unwrap();
+    w.run(Duration::from_millis(300));
+    let (gone, stay): (Vec<_>, Vec<_>) = all.iter().partition(|(_, server)| *server == 0);
+    assert!(!gone.is_empty() && !stay.is_empty());
+    assert_eq!(w.engine.sessions(w.engine_now()).census.session_ids, stay.len());
+    assert!(stay.iter().all(|(id, _)| back(&mut w, id) == (1, true)));
+    assert!(w.conn(slow_one).complete());
+    // It learns on.
+    let (new, server) = (0..4).map(|_| session(&mut w)).find(|(_, server)| *server == 0).unwrap();
+    assert_eq!(back(&mut w, &new), (server, true));
+    w.assert_quiescent();
+}
+
+#[test]
 fn a_slot_is_given_away_when_the_last_flow_and_the_last_row_of_its_backend_are_gone() {
     let (mut w, wanted) = world("slot", 2, 3);
     let (id, issuer) = [session(&mut w), session(&mut w)].into_iter().find(|(_, issuer)| *issuer == 0).unwrap();

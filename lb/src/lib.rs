@@ -54,7 +54,7 @@ pub use affinity::{
     Affinity, Config, Decision, Identity, IdentityKind, Key, KeyKind, KeyName, Lookup, Offered, Reason, Sighting,
     TicketDigest, Update,
 };
-pub use backend::{BackendId, BackendSet, MAX_BACKENDS, State};
+pub use backend::{BackendId, BackendSet, MAX_BACKENDS, MAX_WEIGHT, State};
 pub use balance::{Algorithm, Balancer, Balancers, StableHash};
 pub use choose::{Hints, ResumeFallback, choose};
 pub use directory::{Backend, Directory, PoolId, Service, ServiceId};

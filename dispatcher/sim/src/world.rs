@@ -19,7 +19,7 @@ use dispatcher::engine::Revision;
 use dispatcher::engine::{Class, Config, ConnectionRecord, Effects, End, Engine, PortId, Verdict};
 use dispatcher::time::Time;
 use dispatcher::wire::Frame;
-use lb::{Directory, Wanted};
+use lb::{Backend, Directory, Wanted};
 use smoltcp::socket::tcp;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -457,12 +457,31 @@ impl World {
     /// # Errors
     /// Why they cannot be. Nothing has changed then.
     pub fn reconfigure(&mut self, wanted: &Wanted, reset: &[SocketAddr]) -> Result<(), String> {
+        self.change(wanted, |backends, revision| {
+            revision.resetting(backends.filter(|b| reset.contains(&b.addr)).map(|b| b.id).collect())
+        })
+    }
+
+    /// The sessions of the backend at this address are to be forgotten; services, pools and backends stay as `wanted`.
+    ///
+    /// # Errors
+    /// As those of [`World::reconfigure`].
+    pub fn forget_sessions(&mut self, wanted: &Wanted, of: SocketAddr) -> Result<(), String> {
+        self.change(wanted, |backends, revision| {
+            revision.forgetting(backends.filter(|b| b.addr == of).map(|b| b.id).collect())
+        })
+    }
+
+    fn change(
+        &mut self,
+        wanted: &Wanted,
+        also: impl FnOnce(&mut dyn Iterator<Item = &Backend>, Revision) -> Revision,
+    ) -> Result<(), String> {
         let (before, released) = (self.directory().clone(), self.one().released().clone());
         let free = |id| before.backend(id).is_some_and(|b| released.is_free(id, b.generation));
         let next = Directory::next(Some(&before), wanted, free).map_err(|faults| format!("{faults:?}"))?;
         let revision = Revision::new(&self.config, Arc::new(next)).map_err(|e| e.to_string())?;
-        let gone = before.backends().filter(|b| reset.contains(&b.addr)).map(|b| b.id).collect();
-        let revision = Arc::new(revision.resetting(gone));
+        let revision = Arc::new(also(&mut before.backends(), revision));
         self.pairs.extend(revision.directory());
         let now = self.engine_now();
         match &mut self.crew {

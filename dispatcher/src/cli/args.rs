@@ -62,7 +62,7 @@ The kernel must not have the addresses of `ip=` and `--vip`, and the interfaces 
 
 Needs CAP_NET_RAW and CAP_NET_ADMIN; af-xdp also CAP_BPF. docs/operating.md says what cards and DPDK need.
 
-SIGINT or SIGTERM stops with a summary, SIGUSR1 opens the connections log anew. Exit status: 0 stopped as asked, 1 died, 2 refused to start (one line on standard error says why).";
+SIGINT or SIGTERM stops with a summary, SIGUSR1 opens the connections log anew; with --config SIGHUP takes over the file as it is then. Exit status: 0 stopped as asked, 1 died, 2 refused to start (one line on standard error says why).";
 
 const REPLAY_EXAMPLES: &str = "\
 Examples:
@@ -83,8 +83,8 @@ Exit status: 0 done; 1 done, but there were frames that are not read and may hol
 /// Flags of `run`.
 #[derive(Args, Debug)]
 pub struct RunArgs {
-    /// Take everything from a configuration file instead of flags: several services, pools and routes (see docs/configuration.md; `dispatcher
-    /// check FILE` tells its mistakes)
+    /// Take everything from a configuration file instead of flags: several services, pools and routes, changed while it runs (see
+    /// docs/configuration.md; `dispatcher check FILE` tells its mistakes)
     #[arg(long, value_name = "FILE", exclusive = true)]
     pub config: Option<PathBuf>,
 
@@ -146,6 +146,10 @@ pub struct RunArgs {
     /// /run/dispatcher/control.sock
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
+
+    /// Where what operators say by `dispatcher ctl` is kept over a restart [default: beside the control socket, PATH.overrides]
+    #[arg(long, value_name = "FILE")]
+    pub overrides: Option<PathBuf>,
 
     /// Print rates, flows and drops this often
     #[arg(long, value_name = "D", value_parser = duration)]

@@ -27,13 +27,7 @@ fn config(wanted: Wanted, process: &Process, ticket_keys: &[TicketKey]) -> Confi
         probe: true,
         loopback_sources: false,
         keep_names: false,
-        limits: Limits {
-            flows: process.flow_capacity,
-            sessions: process.session_capacity,
-            // Who can be asked to change can be asked for more backends.
-            backends: if process.control.is_some() { MAX_BACKENDS } else { 0 },
-            ..Limits::default()
-        },
+        limits: Limits { flows: process.flow_capacity, sessions: process.session_capacity, ..Limits::default() },
     }
 }
 
@@ -66,6 +60,7 @@ pub fn configuration(args: &RunArgs) -> Result<Configuration, Refusal> {
             idle: args.idle.into(),
             connections_log: args.connections_log.clone(),
             control: args.control.clone(),
+            overrides: args.overrides.clone(),
             stats_interval: args.stats_interval,
             ..process(&args.tuning)
         },
@@ -179,8 +174,8 @@ pub struct Checked {
     pub interfaces: Vec<Option<String>>,
 }
 
-/// Checks a configuration, whose rules are kept, against this machine.
-pub fn run(wanted: &Configuration) -> Result<Checked, Refusal> {
+/// Checks a configuration, whose rules are kept, against this machine. `changes`: it may change while it runs.
+pub fn run(wanted: &Configuration, changes: bool) -> Result<Checked, Refusal> {
     let Configuration { process, ports: wanted_ports, .. } = wanted;
     let mut cores: Vec<Option<usize>> = match &process.cores {
         Some(cores) => cores.0.iter().copied().map(Some).collect(),
@@ -188,6 +183,8 @@ pub fn run(wanted: &Configuration) -> Result<Checked, Refusal> {
     };
     let mut config = config(wanted.wanted.clone(), process, &wanted.ticket_keys);
     config.keep_names = process.connections_log.is_some();
+    // Who can be asked to change can be asked for more backends.
+    config.limits.backends = if changes { MAX_BACKENDS } else { 0 };
     check_queues(wanted_ports, cores.len())?;
     check_cores(&cores, &io::allowed_cores(), io::can_bind_to)?;
     let (mut ports, mut warnings) = (Vec::new(), Vec::new());

@@ -4,7 +4,8 @@ use super::args::CheckArgs;
 use super::{REFUSED, Refusal};
 use crate::control::configuration::Configuration;
 use crate::control::fault::Faults;
-use crate::control::file::{self, MAX_FILE};
+use crate::control::file::MAX_FILE;
+use crate::control::live::Source;
 use serde_json::json;
 use std::collections::HashSet;
 use std::fs::File;
@@ -13,16 +14,16 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// Reads a configuration file; what is longer than any may be is not read to its end.
-pub fn load(path: &Path) -> Result<Result<Configuration, Faults>, Refusal> {
+pub fn load(path: &Path) -> Result<Result<Source, Faults>, Refusal> {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|f| f.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes));
     read.map_err(|e| Refusal::new(format!("{}: {e}", path.display())))?;
-    Ok(file::read(&path.display().to_string(), &bytes))
+    Ok(Source::file(&path.display().to_string(), &bytes))
 }
 
 /// The command.
 pub fn run(args: &CheckArgs) -> Result<ExitCode, Refusal> {
-    let read = load(&args.file)?;
+    let read = load(&args.file)?.map(|source| source.configuration);
     let good = read.is_ok();
     let text = match (read, args.json) {
         (Ok(configuration), false) => summary(&args.file, &configuration),

@@ -1,13 +1,22 @@
 //! `dispatcher ctl`: asks a running dispatcher over its control socket.
 
 use super::listing;
-use crate::control::socket::api::{Backend, Drop, Failure, Overview, Reopened, Service, Sessions, Worker};
-use crate::control::socket::{DEFAULT_SOCKET, client};
+use crate::control::overrides::verb;
+use crate::control::socket::api::{
+    Applied, Backend, Configuration, Diff, Drop, Failure, Forgotten, Overview, Reopened, Service, Sessions, Worker,
+};
+use crate::control::socket::client::{self, Question, escaped};
+use crate::control::socket::orders::{NewBackend, NewWeight, Terms};
+use crate::control::socket::{DEFAULT_SOCKET, router};
+use crate::control::values;
 use clap::{Args, Subcommand, ValueEnum};
 use hyper::Method;
+use lb::{MemberSpec, State};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// What stands below the help.
@@ -15,6 +24,8 @@ pub const EXAMPLES: &str = "\
 Examples:
   dispatcher ctl show
   dispatcher ctl show backends
+  dispatcher ctl drain web2 --for 10m --why 'new disk'
+  dispatcher ctl apply dispatcher.toml --dry-run
   dispatcher ctl --socket /run/dispatcher/control.sock show drops --json
   curl --unix-socket /run/dispatcher/control.sock http://dispatcher/v1/backends
 
@@ -28,6 +39,10 @@ pub struct CtlArgs {
     /// The control socket of the dispatcher
     #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
+
+    /// Change something only if this version is in force still: nobody else has changed anything since `ctl diff` showed it
+    #[arg(long, global = true, value_name = "VERSION")]
+    pub only_if: Option<String>,
 
     /// What to ask, or to have done.
     #[command(subcommand)]
@@ -47,9 +62,107 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Take over a configuration file: validated as a whole, and in force in all workers when this is done, or nothing is changed
+    Apply {
+        /// As for `run --config`
+        file: PathBuf,
+
+        /// Say what would change, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Take over the file that the dispatcher was started with, as it is now (SIGHUP does the same)
+    Reload {
+        /// Say what would change, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// What a reload would change, and what is other than the file has it
+    Diff,
+    /// Give a backend no new sessions; its own it still resumes
+    Drain(Target),
+    /// Give a backend whatever there is
+    Ready(Target),
+    /// Give a backend nothing
+    Disable(Target),
+    /// Give a backend another share of new connections
+    Weight {
+        /// Its name
+        backend: String,
+
+        /// Relative to the others' weights
+        weight: u16,
+
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        terms: TermArgs,
+    },
+    /// Add a backend to a pool
+    Add {
+        /// The pool's name
+        pool: String,
+
+        /// The backend
+        #[arg(value_name = "NAME=ADDR:PORT[,weight=N]", value_parser = values::backend)]
+        backend: MemberSpec,
+
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        terms: TermArgs,
+    },
+    /// Take a backend away: it gets no new connections, and is gone when its last one has ended
+    Remove {
+        /// Its name
+        backend: String,
+
+        /// Reset its connections instead of waiting for their ends
+        #[arg(long)]
+        now: bool,
+    },
+    /// The affinity tables
+    #[command(subcommand)]
+    Sessions(SessionsVerb),
     /// The connections log
     #[command(subcommand)]
     Log(LogVerb),
+}
+
+/// A backend, and for how long.
+#[derive(Args, Debug)]
+pub struct Target {
+    /// Its name
+    pub backend: String,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub terms: TermArgs,
+}
+
+/// For how long, and why.
+#[derive(Args, Debug)]
+pub struct TermArgs {
+    /// Until then; for good, if it is left away
+    #[arg(long = "for", value_name = "D", value_parser = a_duration)]
+    pub time: Option<String>,
+
+    /// Shown in listings, to whoever looks next
+    #[arg(long, value_name = "TEXT")]
+    pub why: Option<String>,
+}
+
+/// Sent as it was written.
+fn a_duration(text: &str) -> Result<String, String> {
+    values::duration(text).map(|_| text.to_string())
+}
+
+/// What can be done with the affinity tables.
+#[derive(Subcommand, Debug)]
+pub enum SessionsVerb {
+    /// Forget which sessions a backend can resume
+    Forget {
+        /// Its name
+        backend: String,
+    },
 }
 
 /// What `ctl show` shows.
@@ -88,7 +201,8 @@ pub fn run(args: &CtlArgs) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err((code, why)) => {
-            eprintln!("dispatcher: {}", why.trim_end().replace('\n', " "));
+            // One line; where a file is wrong, one for each of its faults.
+            eprintln!("dispatcher: {}", why.trim_end());
             ExitCode::from(code)
         }
     }
@@ -96,13 +210,71 @@ pub fn run(args: &CtlArgs) -> ExitCode {
 
 /// What to print; or an exit status and why.
 fn carry_out(args: &CtlArgs) -> Result<String, (u8, String)> {
-    match &args.verb {
-        Verb::Show { what, json } => show(args, *what, *json),
-        Verb::Log(LogVerb::Reopen) => {
-            let done: Reopened = read(&ask(args, Method::POST, "/v1/log/reopen")?)?;
-            Ok(format!("connections log {}: opened anew\n", done.file))
+    let question = match &args.verb {
+        Verb::Show { what, json } => return show(args, *what, *json),
+        Verb::Diff => {
+            let now: Configuration = get(args, "/v1/configuration")?;
+            return Ok(listing::diff(&now, &get::<Diff>(args, "/v1/diff")?));
         }
-    }
+        Verb::Log(LogVerb::Reopen) => {
+            let done: Reopened = read(&ask(args, Question::new(Method::POST, "/v1/log/reopen"))?)?;
+            return Ok(format!("connections log {}: opened anew\n", done.file));
+        }
+        Verb::Sessions(SessionsVerb::Forget { backend }) => {
+            let path = format!("/v1/backends/{}/sessions", escaped(backend));
+            let done: Forgotten = read(&ask(args, Question::new(Method::DELETE, path))?)?;
+            return Ok(format!("the sessions of {} are forgotten\n", done.backend));
+        }
+        Verb::Apply { file, dry_run } => {
+            let shown = file.display();
+            let text = contents(file).map_err(|e| (NOT_ASKED, format!("{shown}: {e}")))?;
+            let path = format!("/v1/configuration?dry_run={dry_run}&name={}", escaped(&shown.to_string()));
+            Question { body: text.into(), ..Question::new(Method::PUT, path) }
+        }
+        Verb::Reload { dry_run } => Question::new(Method::POST, format!("/v1/reload?dry_run={dry_run}")),
+        Verb::Drain(target) => state(State::Draining, target)?,
+        Verb::Ready(target) => state(State::Up, target)?,
+        Verb::Disable(target) => state(State::Down, target)?,
+        Verb::Weight { backend, weight, terms: TermArgs { time, why } } => {
+            let body = NewWeight { weight: *weight, time: time.clone(), why: why.clone() };
+            question(Method::PUT, format!("/v1/backends/{}/weight", escaped(backend)), &body)?
+        }
+        Verb::Add { pool, backend: MemberSpec { name, addr, weight, .. }, terms: TermArgs { time, why } } => {
+            let body = NewBackend {
+                name: name.clone(),
+                address: addr.to_string(),
+                weight: Some(*weight),
+                time: time.clone(),
+                why: why.clone(),
+            };
+            question(Method::POST, format!("/v1/pools/{}/backends", escaped(pool)), &body)?
+        }
+        Verb::Remove { backend, now } => {
+            Question::new(Method::DELETE, format!("/v1/backends/{}?now={now}", escaped(backend)))
+        }
+    };
+    Ok(listing::applied(&read::<Applied>(&ask(args, question)?)?))
+}
+
+fn state(wanted: State, Target { backend, terms: TermArgs { time, why } }: &Target) -> Result<Question, (u8, String)> {
+    let body = Terms { time: time.clone(), why: why.clone() };
+    question(Method::POST, format!("/v1/backends/{}/{}", escaped(backend), verb(wanted)), &body)
+}
+
+fn question(method: Method, path: String, body: &impl Serialize) -> Result<Question, (u8, String)> {
+    let body = serde_json::to_vec(body).map_err(|e| (NOT_ASKED, e.to_string()))?.into();
+    Ok(Question { body, ..Question::new(method, path) })
+}
+
+/// A file, of which no more is read than the dispatcher would take.
+fn contents(path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(path)?.take(router::FILE_BYTES as u64 + 1).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+fn get<T: DeserializeOwned>(args: &CtlArgs, path: &str) -> Result<T, (u8, String)> {
+    read(&ask(args, Question::new(Method::GET, path))?)
 }
 
 fn show(args: &CtlArgs, what: Option<What>, json: bool) -> Result<String, (u8, String)> {
@@ -114,7 +286,7 @@ fn show(args: &CtlArgs, what: Option<What>, json: bool) -> Result<String, (u8, S
         Some(What::Workers) => "/v1/workers",
         Some(What::Drops) => "/v1/drops",
     };
-    let body = ask(args, Method::GET, path)?;
+    let body = ask(args, Question::new(Method::GET, path))?;
     if json {
         let value: serde_json::Value = read(&body)?;
         return serde_json::to_string_pretty(&value).map(|text| text + "\n").map_err(|e| (REFUSED, e.to_string()));
@@ -130,13 +302,14 @@ fn show(args: &CtlArgs, what: Option<What>, json: bool) -> Result<String, (u8, S
 }
 
 /// The body of an answer that is none of a refusal.
-fn ask(args: &CtlArgs, method: Method, path: &str) -> Result<Vec<u8>, (u8, String)> {
-    let answer = client::request(&args.socket, method, path).map_err(|why| (NOT_ASKED, why))?;
+fn ask(args: &CtlArgs, question: Question) -> Result<Vec<u8>, (u8, String)> {
+    let only_if = args.only_if.clone();
+    let answer = client::request(&args.socket, Question { only_if, ..question }).map_err(|why| (NOT_ASKED, why))?;
     if (200..300).contains(&answer.status) {
         return Ok(answer.body.to_vec());
     }
     let why = match serde_json::from_slice::<Failure>(&answer.body) {
-        Ok(failure) => failure.error,
+        Ok(failure) => listing::failure(&failure),
         Err(_) => format!("{}: refused, status {}", args.socket.display(), answer.status),
     };
     Err((REFUSED, why))

@@ -1,6 +1,8 @@
 //! The tables of `dispatcher ctl show`.
 
-use crate::control::socket::api::{Backend, Drop, Overview, Service, Sessions, Worker};
+use crate::control::socket::api::{
+    Applied, Backend, Change, Configuration, Diff, Drop, Failure, Override, Overview, Service, Sessions, Wanted, Worker,
+};
 use crate::sessions::HEADS;
 use comfy_table::{CellAlignment, Table, presets};
 use core::fmt::Write;
@@ -40,19 +42,66 @@ pub(super) fn overview(o: &Overview) -> String {
 }
 
 pub(super) fn services(all: &[Service]) -> String {
-    let mut table = table(&["SERVICE", "LISTEN", "BALANCE", "AFFINITY", "PROXY PROTOCOL", "BACKENDS"], 6);
+    let heads = [
+        "SERVICE",
+        "LISTEN",
+        "POOLS",
+        "BALANCE",
+        "AFFINITY",
+        "PROXY PROTOCOL",
+        "BACKENDS",
+        "OVERRIDES",
+        "UP",
+        "DOWN",
+        "FLOWS",
+    ];
+    let mut table = table(&heads, 8);
     for s in all {
         let listen: Vec<_> = s.listen.iter().map(|l| l.to_string()).collect();
         table.add_row([
             s.name.clone(),
             listen.join("\n"),
+            s.pools.join("\n"),
             s.balance.clone(),
             yes(s.affinity).to_string(),
             (if s.proxy_protocol { "v2" } else { "off" }).to_string(),
             s.backends.join("\n"),
+            overrides(&s.overrides),
+            s.observed.up.to_string(),
+            s.observed.down.to_string(),
+            s.observed.flows.to_string(),
         ]);
     }
     text(&table)
+}
+
+/// One a line.
+fn overrides(all: &[Override]) -> String {
+    let lines: Vec<_> = all.iter().map(|o| format!("{} ({})", o.what, terms(o))).collect();
+    if lines.is_empty() { "-".to_string() } else { lines.join("\n") }
+}
+
+/// Who, since when, until when, why.
+fn terms(o: &Override) -> String {
+    let mut out = format!("by {}, {} ago", o.who, humantime::format_duration(Duration::from_secs(o.since)));
+    if let Some(left) = o.left {
+        _ = write!(out, ", for another {}", humantime::format_duration(Duration::from_secs(left)));
+    }
+    if let Some(why) = &o.why {
+        _ = write!(out, ": {why}");
+    }
+    out
+}
+
+/// A state; and weights where they are not all 1.
+fn wanted(wanted: &Option<Wanted>, none: &str) -> String {
+    let Some(Wanted { state, weights }) = wanted else { return none.to_string() };
+    let Some(first) = weights.first() else { return state.clone() };
+    if weights.iter().any(|w| w.weight != first.weight) {
+        let all: Vec<_> = weights.iter().map(|w| format!("{} in {}", w.weight, w.pool)).collect();
+        return format!("{state}, weight {}", all.join(", "));
+    }
+    if first.weight == 1 { state.clone() } else { format!("{state}, weight {}", first.weight) }
 }
 
 pub(super) fn backends(all: &[Backend]) -> String {
@@ -60,8 +109,9 @@ pub(super) fn backends(all: &[Backend]) -> String {
         "BACKEND",
         "ADDRESS",
         "WANTED",
+        "OVERRIDES",
+        "IN FORCE",
         "HEALTH",
-        "WEIGHT",
         "FLOWS",
         "CONNECTIONS",
         "RESUMED",
@@ -69,20 +119,19 @@ pub(super) fn backends(all: &[Backend]) -> String {
         "TO SERVER",
         "TO CLIENT",
     ];
-    let mut table = table(&heads, 4);
+    let mut table = table(&heads, 6);
     for b in all {
         let o = &b.observed;
-        let numbers = [
-            u64::from(b.wanted.weight),
-            o.flows.into(),
-            o.connections,
-            o.resumed,
-            o.new_sessions,
-            o.bytes_to_server,
-            o.bytes_to_client,
+        let numbers = [o.flows.into(), o.connections, o.resumed, o.new_sessions, o.bytes_to_server, o.bytes_to_client];
+        let words = [
+            b.name.clone(),
+            b.address.to_string(),
+            wanted(&b.wanted, "-"),
+            overrides(&b.overrides),
+            wanted(&b.in_force, "leaving"),
+            o.health.clone(),
         ];
-        let words = [b.name.clone(), b.address.to_string(), b.wanted.state.clone(), o.health.clone()];
-        table.add_row(words.into_iter().chain(numbers.map(|n| n.to_string())));
+        table.add_row(words.into_iter().chain(numbers.map(|n: u64| n.to_string())));
     }
     text(&table)
 }
@@ -146,4 +195,48 @@ pub(super) fn drops(all: &[Drop]) -> String {
     let mut table = table(&["DROPS BY", "FRAMES", "ANSWERED BY A RESET"], 1);
     happened.iter().for_each(|d| _ = table.add_row([d.reason.clone(), d.frames.to_string(), d.answered.to_string()]));
     text(&table)
+}
+
+fn changes(all: &[Change], out: &mut String) {
+    all.iter().for_each(|change| _ = writeln!(out, "{} {}", change.sign, change.what));
+}
+
+pub(super) fn applied(a: &Applied) -> String {
+    let mut out = String::new();
+    changes(&a.changes, &mut out);
+    a.notes.iter().for_each(|note| _ = writeln!(out, "note: {note}"));
+    let took = a.took * 1e3;
+    _ = match (a.dry_run, a.changes.is_empty()) {
+        (true, true) => writeln!(out, "nothing would change (version {})", a.version),
+        (true, false) => writeln!(out, "nothing was done: --dry-run (version {})", a.version),
+        (false, true) => writeln!(out, "nothing to change (version {})", a.version),
+        (false, false) => writeln!(out, "version {}, in force in all workers after {took:.1} ms", a.version),
+    };
+    out
+}
+
+pub(super) fn diff(now: &Configuration, d: &Diff) -> String {
+    let mut out = String::new();
+    let file = now.file.as_deref().unwrap_or("none (started by flags)");
+    _ = writeln!(out, "version {}, file: {file}", now.version);
+    changes(&d.changes, &mut out);
+    for o in &d.overrides {
+        _ = writeln!(out, "override: {} ({})", o.what, terms(o));
+    }
+    d.notes.iter().for_each(|note| _ = writeln!(out, "note: {note}"));
+    if d.changes.is_empty() && d.overrides.is_empty() {
+        out.push_str("no difference\n");
+    }
+    out
+}
+
+pub(super) fn failure(f: &Failure) -> String {
+    let mut out = f.error.replace('\n', " ");
+    for fault in &f.faults {
+        _ = write!(out, "\n  {}:{}: {}", fault.line, fault.column, fault.what);
+        if let Some(hint) = &fault.hint {
+            _ = write!(out, "; {hint}");
+        }
+    }
+    out
 }

@@ -15,14 +15,15 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode, Refusal> {
         return done(replay::run(&check::replay_options(args)?));
     };
     let now = match check_file::load(file)? {
-        Ok(now) => now,
+        Ok(source) => source.configuration,
         Err(faults) => return faulty(&faults),
     };
     let Some(next) = &args.next_config else {
         return done(replay::run(&check::replay_of(args, &now)?));
     };
     match check_file::load(next)? {
-        Ok(next_one) => {
+        Ok(source) => {
+            let next_one = source.configuration;
             warn(&now, &next_one, next);
             let config = check::replay_of(args, &now)?.config;
             let options =

@@ -2,7 +2,11 @@
 
 use super::args::RunArgs;
 use super::signs::Signs;
-use super::{REFUSED, Refusal, check, check_file, report};
+use super::{REFUSED, Refusal, check, check_file, listing, report};
+use crate::control::configuration::Configuration;
+use crate::control::live::{Live, Source};
+use crate::control::overrides::saved::Saved;
+use crate::control::socket::running::wall_clock;
 use crate::control::socket::{self, Control, Running};
 use crate::engine::{Returning, Share};
 use crate::io::kernel;
@@ -12,7 +16,7 @@ use crate::journal;
 use crate::worker::poll::Clock;
 use crate::worker::{self, Conductor, Exchange, Idle, Plan, Sharing, Steering, Worker, changes};
 use lb::affinity::Reader;
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -31,10 +35,10 @@ const IMPATIENT: i32 = 130;
 
 /// The command. `Err` when nothing was started.
 pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
-    let wanted = match &args.config {
-        None => check::configuration(args)?,
+    let source = match &args.config {
+        None => Source::flags(check::configuration(args)?),
         Some(file) => match check_file::load(file)? {
-            Ok(wanted) => wanted,
+            Ok(source) => source,
             // All of them, each with its place.
             Err(faults) => {
                 eprint!("{faults}");
@@ -42,8 +46,17 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
             }
         },
     };
+    let process = source.configuration.process.clone();
+    let saved = match (&process.overrides, &process.control) {
+        (Some(file), _) => Some(Saved::at(file)),
+        (None, Some(socket)) => Some(Saved::beside(socket)),
+        (None, None) => None,
+    };
+    let (live, notes) = Live::new(args.config.clone(), source, saved, wall_clock());
+    notes.iter().for_each(|note| eprintln!("dispatcher: {note}"));
+    let wanted = Configuration { wanted: live.in_force().clone(), ..live.configuration().clone() };
     let process = &wanted.process;
-    let checked = check::run(&wanted)?;
+    let checked = check::run(&wanted, process.control.is_some() || args.config.is_some())?;
     for warning in &checked.warnings {
         eprintln!("dispatcher: warning: {warning}");
     }
@@ -59,6 +72,10 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     let stop = stop_on_signals().map_err(signals)?;
     let reopen = Arc::new(AtomicBool::new(false));
     flag::register(SIGUSR1, reopen.clone()).map_err(signals)?;
+    let reload = Arc::new(AtomicBool::new(false));
+    if args.config.is_some() {
+        flag::register(SIGHUP, reload.clone()).map_err(signals)?;
+    }
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(|e| Refusal::new(format!("no random numbers: {e}")))?;
     one_line_panics();
@@ -89,7 +106,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     say(&report::start(&config, ports, port_memory, process.idle, &cores, writer.is_some()));
 
     let started = Instant::now();
-    let mut running = Running { conductor, rows, clock, workers: &workers, journal: writer.as_ref() };
+    let mut running = Running { live, conductor, rows, clock, workers: &workers, journal: writer.as_ref() };
     let mut version = running.conductor.directory().version();
     let mut rates = report::Rates::default();
     let mut next_report = process.stats_interval.map(|every| started + every);
@@ -113,9 +130,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
             let kernel = kernel::addresses().ok();
             let lines = signs.look(&all, kernel.as_deref(), kernel::takes());
             lines.iter().for_each(|line| eprintln!("dispatcher: warning: {line}"));
-            if let Some(line) = running.conductor.settle() {
-                eprintln!("dispatcher: warning: {line}");
-            }
+            running.tick().iter().for_each(|line| eprintln!("dispatcher: {line}"));
             let directory = running.conductor.directory();
             if std::mem::replace(&mut version, directory.version()) != directory.version() {
                 let vips: Vec<_> = directory.listeners().iter().map(|(vip, _)| *vip).collect();
@@ -123,6 +138,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
                 lines.iter().for_each(|line| eprintln!("dispatcher: warning: {line}"));
             }
             next_look = Instant::now() + WATCH;
+        }
+        if reload.swap(false, Ordering::Relaxed) {
+            match running.reload(false) {
+                Ok(done) => eprint!("dispatcher: reload: {}", listing::applied(&done)),
+                Err(problem) => eprintln!("dispatcher: reload: {}", listing::failure(&problem.failure)),
+            }
         }
         if reopen.swap(false, Ordering::Relaxed)
             && writer.is_some()

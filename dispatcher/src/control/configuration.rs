@@ -57,6 +57,8 @@ pub struct Process {
     pub connections_log: Option<PathBuf>,
     /// Where the control socket is, if there is one.
     pub control: Option<PathBuf>,
+    /// What keeps overrides over a restart, if it does not lie beside the control socket.
+    pub overrides: Option<PathBuf>,
     /// How often rates are printed.
     pub stats_interval: Option<Duration>,
 }
@@ -76,6 +78,7 @@ impl Default for Process {
             flow_idle_timeout: engine.flow_idle_timeout,
             connections_log: None,
             control: None,
+            overrides: None,
             stats_interval: None,
         }
     }

@@ -18,8 +18,8 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use toml::de::{DeTable, DeValue};
 
-/// Longest file. A thousand backends take a tenth of it.
-pub const MAX_FILE: usize = 1 << 20;
+/// Longest file. A thousand backends take a fortieth of it.
+pub const MAX_FILE: usize = 4 << 20;
 
 /// Reads a file's bytes. `name` is what the faults call it.
 pub fn read(name: &str, bytes: &[u8]) -> Result<Configuration, Faults> {
@@ -143,6 +143,7 @@ impl File<'_> {
         process.cores = cores.map(|(cores, _)| cores);
         process.connections_log = section.one(reader, "connections-log", path).map(|(path, _)| path);
         process.control = section.one(reader, "control", path).map(|(path, _)| path);
+        process.overrides = section.one(reader, "overrides", path).map(|(path, _)| path);
         process.stats_interval = section.one(reader, "stats-interval", duration).map(|(every, _)| every);
         if let Some((idle, _)) = section.one(reader, "idle", word::<IdleArg>) {
             process.idle = idle.into();

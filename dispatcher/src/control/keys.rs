@@ -73,8 +73,8 @@ use Table::{Backend, Dispatcher, Pool, Port, Root, Route, Service};
 /// All of them, in the order of the document.
 #[rustfmt::skip]
 pub const KEYS: &[Key] = &[
-    key(Root, "dispatcher", "table", "", "What holds for the whole process: read at its start"),
-    key(Root, "port", "tables", "", "Network ports: read at the start"),
+    key(Root, "dispatcher", "table", "", "What holds for the whole process: read at its start; a change needs a restart"),
+    key(Root, "port", "tables", "", "Network ports: read at the start; a change needs a restart"),
     key(Root, "service", "tables", "", "What clients connect to"),
     key(Root, "pool", "table of tables", "", "Backends, and how one of them is chosen"),
     key(Dispatcher, "workers", "2", "1", "Threads that move frames, each with a queue of every port; not beside `cores`"),
@@ -88,6 +88,7 @@ pub const KEYS: &[Key] = &[
     key(Dispatcher, "flow-idle-timeout", "\"10m\"", "5m", "After so long without frames the ends of a connection are asked whether they are there"),
     key(Dispatcher, "connections-log", "\"/var/log/dispatcher/connections.jsonl\"", "", "A JSON line for each connection that ends"),
     key(Dispatcher, "control", "\"/run/dispatcher/control.sock\"", "", "Where the control socket is made"),
+    key(Dispatcher, "overrides", "\"/var/lib/dispatcher/overrides.json\"", "beside `control`", "What keeps over a restart what operators said by `dispatcher ctl`"),
     key(Dispatcher, "stats-interval", "\"10s\"", "", "Print rates, flows and drops this often"),
     key(Port, "name", "\"wan\"", "", "Its name in reports; must be there"),
     key(Port, "driver", "\"af-xdp:eth1\"", "", "DRIVER:DEVICE as with `--port`; must be there"),

@@ -4,13 +4,18 @@
 //! * [`mod@file`] reads it from TOML, whose keys [`keys`] lists; [`fault`] is what is said of a file's mistakes.
 //! * [`values`] are words, numbers and addresses, for flags and keys alike; [`port`] is one network port, [`name`] what names may be.
 //! * [`own`]: addresses of ours that others have, too.
+//! * [`overrides`]: what operators said while it ran; [`diff`]: what is different between two configurations.
+//! * [`live`] has what is wanted now, and brings changes of it into force.
 //! * [`socket`] is the control socket.
 
 pub mod configuration;
+pub mod diff;
 pub mod fault;
 pub mod file;
 pub mod keys;
+pub mod live;
 pub mod name;
+pub mod overrides;
 pub mod own;
 pub mod port;
 mod reader;

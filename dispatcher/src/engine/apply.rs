@@ -6,7 +6,7 @@
 //!
 //! * Addresses that are new are announced.
 //! * Connections to a backend that was removed go on to their end. If it is to be at once they are reset, both ways (`cut`).
-//! * Rows of a backend that was removed are cleared. When none is left and no flow names the slot any more, this worker has let go of it
+//! * Rows of a backend whose sessions are to be forgotten are cleared, and those of one that was removed. When none is left and no flow names the slot any more, this worker has let go of it
 //!   ([`lb::Released`]); when all have, the slot may be given to another backend.
 //!
 //! No connection notices a change that is not about it. One that is being dialled at a backend that has just been removed goes to another if that
@@ -129,6 +129,8 @@ impl Engine {
         let at = if resets.is_empty() { at } else { FlowId(0) };
         let all = due.union(&resets);
         self.unfinished.resetting = (!all.is_empty()).then_some((all, at));
+        let wanted = |id| next.directory().backend(id).is_some_and(|b| !b.leaving);
+        self.unfinished.rows_of = self.unfinished.rows_of.union(&next.forgets().filter(wanted));
         if self.worker == 0 {
             // One says it for all.
             let new = next.addresses().into_iter().filter(|(_, addr)| before.held_by(*addr).is_none());
@@ -149,15 +151,22 @@ impl Engine {
         unfinished.released.hold(self.worker, id);
         unfinished.rows_of.remove(id);
         unfinished.rowless.remove(id);
-        let of = |key: &&TicketKey| key.backend() == backend.name;
-        let keys = || config.ticket_keys.iter().filter(of);
-        affinity.admit(id, backend.generation, !keys().any(|key| matches!(key, TicketKey::Unknown { .. })));
-        for key in keys() {
-            if let TicketKey::Name { name, .. } = key {
-                affinity.tell_name(id, name);
+        let of = |key: &TicketKey| key.backend() == backend.name;
+        let unknown = |key: &TicketKey| of(key) && matches!(key, TicketKey::Unknown { .. });
+        affinity.admit(id, backend.generation, !config.ticket_keys.iter().any(unknown));
+        self.tell_names(backend);
+        self.health.add(id, Addr::from(backend.addr.ip()), now);
+    }
+
+    /// The names of its ticket keys that the configuration tells.
+    fn tell_names(&mut self, backend: &Backend) {
+        for key in &self.config.ticket_keys {
+            if let TicketKey::Name { name, .. } = key
+                && key.backend() == backend.name
+            {
+                self.affinity.tell_name(backend.id, name);
             }
         }
-        self.health.add(id, Addr::from(backend.addr.ip()), now);
     }
 
     /// A backend is wanted no more. Its flows go on.
@@ -228,6 +237,10 @@ impl Engine {
             let gone = |id: BackendId| directory.backend(id).is_some_and(|b| b.leaving);
             let again = unfinished.rows_of;
             unfinished.rowless = unfinished.rowless.union(&cleared.filter(|id| gone(id) && !again.contains(id)));
+            // Who is still wanted was to be forgotten only: what the configuration tells holds on.
+            let directory = self.directory.clone();
+            let stay = cleared.iter().filter_map(|id| directory.backend(id)).filter(|b| !b.leaving);
+            stay.for_each(|backend| self.tell_names(backend));
         }
     }
 

@@ -40,6 +40,7 @@ pub struct Revision {
     /// By family.
     families: [BackendSet; 2],
     resets: BackendSet,
+    forgets: BackendSet,
 }
 
 impl Revision {
@@ -91,7 +92,8 @@ impl Revision {
             families[way.addr.family() as usize].insert(backend.id);
             ways[backend.id.index()] = Some(way);
         }
-        Ok(Revision { directory, services, servers, held, ways: ways.into(), families, resets: BackendSet::EMPTY })
+        let (resets, forgets) = (BackendSet::EMPTY, BackendSet::EMPTY);
+        Ok(Revision { directory, services, servers, held, ways: ways.into(), families, resets, forgets })
     }
 
     /// The same, where connections to those of `backends` that are leaving are ended by resets, instead of going on to their end.
@@ -104,9 +106,19 @@ impl Revision {
         &self.directory
     }
 
+    /// The same, where workers forget which sessions these can resume.
+    pub fn forgetting(self, backends: BackendSet) -> Revision {
+        Revision { forgets: backends, ..self }
+    }
+
     /// Whose connections end by resets.
     pub(crate) fn resets(&self) -> &BackendSet {
         &self.resets
+    }
+
+    /// Whose rows are cleared.
+    pub(super) fn forgets(&self) -> &BackendSet {
+        &self.forgets
     }
 
     /// Who listens there.

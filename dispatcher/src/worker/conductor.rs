@@ -95,6 +95,8 @@ pub struct Conductor {
     told: bool,
     /// Backends, with generations, whose connections are to end at once, as long as some worker may not have heard.
     resets: Vec<(BackendId, u32)>,
+    /// The same of those whose rows are to be cleared.
+    forgets: Vec<(BackendId, u32)>,
     patience: Duration,
 }
 
@@ -120,8 +122,8 @@ impl Conductor {
         let wanted = config.wanted.clone();
         let taken = sorted(filter(&config, first.directory()));
         let change = Change { revision: first, steering };
-        let (wide, told, resets, patience) = (false, false, Vec::new(), PATIENCE);
-        Conductor { config, wanted, change, released, publisher, filters, taken, wide, told, resets, patience }
+        let (wide, told, resets, forgets, patience) = (false, false, Vec::new(), Vec::new(), PATIENCE);
+        Conductor { config, wanted, change, released, publisher, filters, taken, wide, told, resets, forgets, patience }
     }
 
     /// Services, pools and backends in force.
@@ -137,6 +139,15 @@ impl Conductor {
     /// What is wanted is in force when this returns, unless it is refused: then nothing has changed. Connections to the backends named
     /// by `reset` end at once, as far as these are wanted no more; those of all others go on.
     pub fn apply(&mut self, wanted: &Wanted, reset: &[String]) -> Result<InForce, Refused> {
+        self.put_in_force(wanted, reset, None)
+    }
+
+    /// All workers forget which sessions a backend can resume. Nothing else changes.
+    pub fn forget(&mut self, backend: &str) -> Result<InForce, Refused> {
+        self.put_in_force(&self.wanted.clone(), &[], Some(backend))
+    }
+
+    fn put_in_force(&mut self, wanted: &Wanted, reset: &[String], forget: Option<&str>) -> Result<InForce, Refused> {
         let began = Instant::now();
         let all_have_it = self.all_have_it();
         let Next { revision, filter, both } = self.next(wanted, all_have_it)?;
@@ -150,17 +161,23 @@ impl Conductor {
         self.taken = both;
         if all_have_it {
             self.resets.clear();
+            self.forgets.clear();
         }
         let directory = revision.directory().clone();
         let named = directory.backends().filter(|b| b.leaving && reset.contains(&b.name));
         self.resets.extend(named.map(|b| (b.id, b.generation)));
+        let named = forget.and_then(|name| directory.find(name));
+        self.forgets.extend(named.map(|b| (b.id, b.generation)));
         // A worker takes over the latest change only: one that it has skipped may have said whom to reset.
-        let due = self.resets.iter().filter(|(id, generation)| {
-            directory.backend(*id).is_some_and(|b| b.leaving && b.generation == *generation)
-        });
-        let resets: BackendSet = due.map(|(id, _)| *id).collect();
+        let due = |all: &[(BackendId, u32)], leaving: bool| -> BackendSet {
+            let is = |id, generation| {
+                directory.backend(id).is_some_and(|b| b.leaving == leaving && b.generation == generation)
+            };
+            all.iter().filter(|(id, generation)| is(*id, *generation)).map(|(id, _)| *id).collect()
+        };
+        let (resets, forgets) = (due(&self.resets, true), due(&self.forgets, false));
         let steering = self.change.steering.as_ref().map(|s| Arc::new(s.following(&directory)));
-        self.change = Change { revision: Arc::new(revision.resetting(resets)), steering };
+        self.change = Change { revision: Arc::new(revision.resetting(resets).forgetting(forgets)), steering };
         self.wanted = wanted.clone();
         self.publisher.publish(self.change.clone());
         let late = self.publisher.wait(self.patience).err();
@@ -187,6 +204,7 @@ impl Conductor {
             return None;
         }
         self.resets.clear();
+        self.forgets.clear();
         let free = |b: &lb::Backend| b.leaving && self.released.is_free(b.id, b.generation);
         if self.directory().backends().any(free) {
             let wanted = self.wanted.clone();

@@ -1,7 +1,11 @@
 //! Requests at the control socket.
 
-use dispatcher::control::socket::api::{Backend, Drop, Overview, Problem, Reopened, Rows, Service, Sessions, Worker};
-use dispatcher::control::socket::queue::{self, Control};
+use dispatcher::control::overrides::Order;
+use dispatcher::control::socket::api::{
+    Applied, Backend, Configuration, Diff, Drop, Forgotten, Overview, Problem, Reopened, Rows, Service, Sessions,
+    Worker,
+};
+use dispatcher::control::socket::queue::{self, Control, Upload};
 use dispatcher::control::socket::router::router;
 use dispatcher::control::socket::server;
 use std::future::{Future, poll_fn};
@@ -56,10 +60,39 @@ impl Control for Willing {
     fn drops(&mut self) -> Vec<Drop> {
         Vec::new()
     }
+    fn version(&self) -> String {
+        "1.1".into()
+    }
+    fn configuration(&mut self) -> Configuration {
+        Configuration::default()
+    }
+    fn apply(&mut self, file: Upload) -> Result<Applied, Problem> {
+        self.changes += usize::from(!file.dry_run);
+        Ok(applied(file.dry_run))
+    }
+    fn reload(&mut self, dry_run: bool) -> Result<Applied, Problem> {
+        self.changes += usize::from(!dry_run);
+        Ok(applied(dry_run))
+    }
+    fn diff(&mut self) -> Result<Diff, Problem> {
+        Ok(Diff { changes: Vec::new(), overrides: Vec::new(), notes: Vec::new() })
+    }
+    fn order(&mut self, _: Order) -> Result<Applied, Problem> {
+        self.changes += 1;
+        Ok(applied(false))
+    }
+    fn forget(&mut self, backend: &str) -> Result<Forgotten, Problem> {
+        self.changes += 1;
+        Ok(Forgotten { backend: backend.into(), took: 0.0 })
+    }
     fn reopen_log(&mut self) -> Result<Reopened, Problem> {
         self.changes += 1;
         Ok(Reopened { file: "f".into() })
     }
+}
+
+fn applied(dry_run: bool) -> Applied {
+    Applied { version: "1.2".into(), dry_run, changes: Vec::new(), notes: Vec::new(), took: 0.0 }
 }
 
 thread_local! {

@@ -43,7 +43,9 @@ pub struct Service {
     pub name: String,
     /// Where clients connect to.
     pub listen: Vec<SocketAddr>,
-    /// How a backend is chosen without a session.
+    /// The names of its pools: its own, then those of its routes.
+    pub pools: Vec<String>,
+    /// How a backend of its own pool is chosen without a session.
     pub balance: String,
     /// Whether sessions are led to the backend that can resume them.
     pub affinity: bool,
@@ -51,6 +53,21 @@ pub struct Service {
     pub proxy_protocol: bool,
     /// The names of its backends.
     pub backends: Vec<String>,
+    /// What operators said of these.
+    pub overrides: Vec<Override>,
+    /// What is seen of these.
+    pub observed: Reached,
+}
+
+/// What is seen of a service's backends together. One that stands in pools of several services counts for each of them.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Reached {
+    /// So many are up.
+    pub up: usize,
+    /// So many are down; those of which workers do not agree are neither.
+    pub down: usize,
+    /// Connections to them in the flow tables of all workers.
+    pub flows: u64,
 }
 
 /// `GET /v1/backends`: one of the backends.
@@ -60,18 +77,31 @@ pub struct Backend {
     pub name: String,
     /// Its address.
     pub address: SocketAddr,
-    /// As it is configured.
-    pub wanted: Wanted,
+    /// What the file (or the flags) want of it; none: they do not have it.
+    pub wanted: Option<Wanted>,
+    /// What operators said of it.
+    pub overrides: Vec<Override>,
+    /// What comes of the two; none: it was removed, and still has connections or sessions.
+    pub in_force: Option<Wanted>,
     /// As it is seen.
     pub observed: Observed,
 }
 
-/// What the configuration wants of a backend.
+/// What is wanted of a backend.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Wanted {
     /// `up`, `draining` or `down`.
     pub state: String,
-    /// Its share of new connections, relative to the others'.
+    /// Its weight in each of its pools.
+    pub weights: Vec<Weight>,
+}
+
+/// A backend's share of new connections in a pool.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Weight {
+    /// The pool's name.
+    pub pool: String,
+    /// Relative to those of the pool's others.
     pub weight: u16,
 }
 
@@ -188,11 +218,98 @@ pub struct Reopened {
     pub file: String,
 }
 
+/// `GET /v1/configuration`: the file in force. Its version is the answer's `ETag`, too.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Configuration {
+    /// Changes with everything that is changed.
+    pub version: String,
+    /// What the file was called; none: the dispatcher was started by flags.
+    pub file: Option<String>,
+    /// The file as it was taken.
+    pub text: Option<String>,
+}
+
+/// One difference.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Change {
+    /// `+` comes, `-` goes, `~` changes, `!` takes a restart to change.
+    pub sign: String,
+    /// What, in words.
+    pub what: String,
+}
+
+/// `GET /v1/diff`: what a reload would change, and what operators want other than the file.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Diff {
+    /// From what is in force to the file as it is now.
+    pub changes: Vec<Change>,
+    /// What is other than the file in force has it.
+    pub overrides: Vec<Override>,
+    /// What else should be known: overrides that a changed line of the file would win over, for one.
+    pub notes: Vec<String>,
+}
+
+/// What an operator said at run time.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Override {
+    /// As it was said, such as `drain web1`.
+    pub what: String,
+    /// Who said so.
+    pub who: String,
+    /// Seconds since then.
+    pub since: u64,
+    /// Seconds until it expires by itself; none: never.
+    pub left: Option<u64>,
+    /// The reason given.
+    pub why: Option<String>,
+}
+
+/// The answer to everything that changes something.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Applied {
+    /// The version in force now.
+    pub version: String,
+    /// Nothing was done: this is what would be.
+    pub dry_run: bool,
+    /// What changed.
+    pub changes: Vec<Change>,
+    /// What else should be known: overrides that a changed line of the file wins over, for one.
+    pub notes: Vec<String>,
+    /// Seconds until all workers had it.
+    pub took: f64,
+}
+
+/// `DELETE /v1/backends/{backend}/sessions`: they are forgotten.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// The backend.
+    pub backend: String,
+    /// Seconds until all workers had it.
+    pub took: f64,
+}
+
+/// Something wrong in a file.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Fault {
+    /// From 1.
+    pub line: usize,
+    /// In characters, from 1.
+    pub column: usize,
+    /// What is wrong.
+    pub what: String,
+    /// What was probably meant, or what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
 /// The body of every answer that is an error.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Failure {
     /// What is wrong, in one line.
     pub error: String,
+    /// Of a file: everything that is wrong in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<Fault>,
 }
 
 /// An error, with the status it is answered by.
@@ -207,6 +324,6 @@ pub struct Problem {
 impl Problem {
     /// With one line that says what is wrong.
     pub fn new(status: u16, error: impl Into<String>) -> Problem {
-        Problem { status, failure: Failure { error: error.into() } }
+        Problem { status, failure: Failure { error: error.into(), faults: Vec::new() } }
     }
 }

@@ -1,6 +1,7 @@
 //! The control socket of a running dispatcher: the socket itself, what can be asked there, and who answers.
 //!
 //! * [`api`]: what goes over the socket, as JSON; the same types for both ends.
+//! * [`orders`]: what can be asked to be changed, as it comes in requests.
 //! * [`router`]: which request means what.
 //! * [`server`]: the Unix socket, and the bounds of whoever connects to it.
 //! * [`queue`]: the way of a request to the thread that owns the dispatcher's state, and of its answer back.
@@ -12,6 +13,7 @@
 
 pub mod api;
 pub mod client;
+pub mod orders;
 pub mod queue;
 pub mod router;
 pub mod running;

@@ -3,11 +3,25 @@
 //! The owner lends itself to one request after the other ([`Queue::serve`]), so requests need no lock and see no half of a change. A
 //! request that panics is answered by an error and harms nothing else; one whose asker has given up is not begun.
 
-use super::api::{Backend, Drop, Overview, Problem, Reopened, Service, Sessions, Worker};
+use super::api::{
+    Applied, Backend, Configuration, Diff, Drop, Forgotten, Overview, Problem, Reopened, Service, Sessions, Worker,
+};
+use crate::control::overrides::Order;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+
+/// A configuration that somebody sends.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Upload {
+    /// What its faults are to call it.
+    pub name: String,
+    /// TOML.
+    pub text: Vec<u8>,
+    /// Say what would be, and do nothing.
+    pub dry_run: bool,
+}
 
 /// What can be asked of a running dispatcher.
 pub trait Control {
@@ -23,6 +37,20 @@ pub trait Control {
     fn workers(&mut self) -> Vec<Worker>;
     /// Every way in which frames came to nothing, those that have not happened included.
     fn drops(&mut self) -> Vec<Drop>;
+    /// Of what is wanted: changes with everything that is changed.
+    fn version(&self) -> String;
+    /// The file in force.
+    fn configuration(&mut self) -> Configuration;
+    /// Takes a file over, or says what would change; nothing changes when anything is wrong with it.
+    fn apply(&mut self, file: Upload) -> Result<Applied, Problem>;
+    /// Takes over the file it was started with, as it is now.
+    fn reload(&mut self, dry_run: bool) -> Result<Applied, Problem>;
+    /// What a reload would change, and what is overridden.
+    fn diff(&mut self) -> Result<Diff, Problem>;
+    /// What an operator wants other than the file has it.
+    fn order(&mut self, order: Order) -> Result<Applied, Problem>;
+    /// Forgets the sessions of a backend.
+    fn forget(&mut self, backend: &str) -> Result<Forgotten, Problem>;
     /// Opens the connections log anew, under its name.
     fn reopen_log(&mut self) -> Result<Reopened, Problem>;
 }

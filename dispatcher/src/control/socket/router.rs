@@ -1,14 +1,21 @@
 //! Which request means what. Every answer is JSON; an error is [`Failure`](super::api::Failure) with its status.
 
 use super::api::Problem;
-use super::queue::{Control, Handle};
-use axum::extract::{Extension, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use super::orders;
+use super::queue::{Control, Handle, Upload};
+use crate::control::file::MAX_FILE;
+use crate::control::overrides::Order;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Extension, Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post, put};
 use axum::{Json, Router};
+use bytes::Bytes;
 use core::fmt;
-use serde::Serialize;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use lb::State as Wanted;
+use serde::{Deserialize, Serialize};
 
 /// Who is at the other end of a connection, as the kernel says (`SO_PEERCRED`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +45,16 @@ fn routes() -> Vec<(&'static str, MethodRouter<Handle>)> {
         ("/v1/sessions", read(|c| c.sessions())),
         ("/v1/workers", read(|c| c.workers())),
         ("/v1/drops", read(|c| c.drops())),
+        ("/v1/configuration", read(|c| c.configuration()).put(apply)),
+        ("/v1/reload", post(reload)),
+        ("/v1/diff", get(diff)),
+        ("/v1/backends/{backend}", delete(remove)),
+        ("/v1/backends/{backend}/drain", state(Wanted::Draining)),
+        ("/v1/backends/{backend}/ready", state(Wanted::Up)),
+        ("/v1/backends/{backend}/disable", state(Wanted::Down)),
+        ("/v1/backends/{backend}/weight", put(weight)),
+        ("/v1/backends/{backend}/sessions", delete(forget)),
+        ("/v1/pools/{pool}/backends", post(add)),
         ("/v1/log/reopen", post(reopen_log)),
         ("/v1/openapi.json", get(openapi)),
     ]
@@ -62,12 +79,196 @@ pub fn router(handle: Handle) -> Router {
 
 /// A path that changes nothing.
 fn read<T: Serialize + Send + 'static>(ask: fn(&mut dyn Control) -> T) -> MethodRouter<Handle> {
-    get(async move |State(handle): State<Handle>| handle.ask(ask).await.map(Json))
+    get(async move |State(handle): State<Handle>| looked(handle.ask(move |c| Ok((c.version(), ask(c)))).await))
 }
 
-async fn reopen_log(State(handle): State<Handle>, Extension(peer): Extension<Peer>) -> Result<Response, Problem> {
-    let done = handle.ask(move |c| said(peer, "log reopen", c.reopen_log())).await??;
-    Ok(Json(done).into_response())
+/// What is told, with the version that it is of as a validator for who wants to change something.
+fn looked<T: Serialize>(told: Result<Result<(String, T), Problem>, Problem>) -> Result<Response, Problem> {
+    let (version, told) = told??;
+    let tag = HeaderValue::from_str(&format!("\"{version}\"")).ok();
+    Ok((tag.map(|tag| [(header::ETAG, tag)]), Json(told)).into_response())
+}
+
+/// Does something, if the version is in force that the request names, and says on standard error who had it done.
+async fn change<T: Serialize + Send + 'static>(
+    handle: Handle,
+    headers: &HeaderMap,
+    who: Peer,
+    what: String,
+    job: impl FnOnce(&mut dyn Control) -> Result<T, Problem> + Send + 'static,
+) -> Result<Response, Problem> {
+    let only_if = match headers.get(header::IF_MATCH).map(|tag| tag.to_str()) {
+        None | Some(Ok("*")) => None,
+        Some(Ok(tag)) => Some(tag.trim_matches('"').to_string()),
+        Some(Err(_)) => return Err(Problem::new(400, "If-Match: that is no version")),
+    };
+    let done = handle.ask(move |c| {
+        let now = c.version();
+        let done = match only_if {
+            Some(version) if version != now => Err(Problem::new(
+                412,
+                format!("version {now} is in force, not {version}: somebody has changed something; nothing was done"),
+            )),
+            _ => job(c),
+        };
+        said(who, &what, done)
+    });
+    done.await?.map(|done| Json(done).into_response())
+}
+
+async fn reopen_log(
+    State(handle): State<Handle>,
+    Extension(who): Extension<Peer>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    change(handle, &headers, who, "log reopen".to_string(), |c| c.reopen_log()).await
+}
+
+/// What may stand behind the path of a configuration that is taken over.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct HowToApply {
+    name: Option<String>,
+    dry_run: bool,
+}
+
+type Asked<T> = Result<Query<T>, QueryRejection>;
+
+async fn apply(
+    State(handle): State<Handle>,
+    Extension(who): Extension<Peer>,
+    asked: Asked<HowToApply>,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Response, Problem> {
+    let HowToApply { name, dry_run } = query(asked)?;
+    let name = name.unwrap_or_else(|| "configuration".to_string());
+    if name.len() > MAX_PATH || name.chars().any(char::is_control) {
+        return Err(Problem::new(400, "name: that is no name of a file"));
+    }
+    let text = body(request, FILE_BYTES).await?.to_vec();
+    let what = format!("apply {name}{}", dry(dry_run));
+    change(handle, &headers, who, what, move |c| c.apply(Upload { name, text, dry_run })).await
+}
+
+fn dry(run: bool) -> &'static str {
+    if run { " --dry-run" } else { "" }
+}
+
+/// What may stand behind the path of a reload.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct HowToReload {
+    dry_run: bool,
+}
+
+async fn reload(
+    State(handle): State<Handle>,
+    Extension(who): Extension<Peer>,
+    asked: Asked<HowToReload>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let HowToReload { dry_run } = query(asked)?;
+    change(handle, &headers, who, format!("reload{}", dry(dry_run)), move |c| c.reload(dry_run)).await
+}
+
+async fn diff(State(handle): State<Handle>) -> Result<Response, Problem> {
+    looked(handle.ask(|c| Ok((c.version(), c.diff()?))).await)
+}
+
+fn state(wanted: Wanted) -> MethodRouter<Handle> {
+    post(
+        async move |State(handle): State<Handle>,
+                    Extension(who): Extension<Peer>,
+                    Path(backend): Path<String>,
+                    headers: HeaderMap,
+                    request: Request| {
+            let order = orders::state(who, wanted, &backend, &body(request, ORDER_BYTES).await?);
+            follow(handle, &headers, who, order).await
+        },
+    )
+}
+
+async fn weight(
+    State(handle): State<Handle>,
+    Extension(who): Extension<Peer>,
+    Path(backend): Path<String>,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Response, Problem> {
+    let order = orders::weight(who, &backend, &body(request, ORDER_BYTES).await?);
+    follow(handle, &headers, who, order).await
+}
+
+async fn add(
+    State(handle): State<Handle>,
+    Extension(who): Extension<Peer>,
+    Path(pool): Path<String>,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Response, Problem> {
+    let order = orders::add(who, &pool, &body(request, ORDER_BYTES).await?);
+    follow(handle, &headers, who, order).await
+}
+
+/// What may stand behind the path of a backend that is to go.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct HowToRemove {
+    now: bool,
+}
+
+async fn remove(
+    State(handle): State<Handle>,
+    Extension(who): Extension<Peer>,
+    Path(backend): Path<String>,
+    asked: Asked<HowToRemove>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    follow(handle, &headers, who, orders::remove(who, &backend, query(asked)?.now)).await
+}
+
+async fn forget(
+    State(handle): State<Handle>,
+    Extension(who): Extension<Peer>,
+    Path(backend): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let backend = orders::name("backend", &backend)?;
+    let what = format!("sessions forget {backend}");
+    change(handle, &headers, who, what, move |c| c.forget(&backend)).await
+}
+
+async fn follow(
+    handle: Handle,
+    headers: &HeaderMap,
+    who: Peer,
+    order: Result<Order, Problem>,
+) -> Result<Response, Problem> {
+    let order = order?;
+    change(handle, headers, who, order.what.to_string(), move |c| c.order(order)).await
+}
+
+fn query<T>(asked: Asked<T>) -> Result<T, Problem> {
+    asked.map(|Query(asked)| asked).map_err(|e| Problem::new(400, e.body_text()))
+}
+
+/// Largest configuration that is taken.
+pub const FILE_BYTES: usize = MAX_FILE;
+
+/// Largest body of any other request.
+pub const ORDER_BYTES: usize = 16 << 10;
+
+/// Longest name of a file.
+const MAX_PATH: usize = 4096;
+
+/// A request's whole body. That it comes at all is the connection's time's to see to.
+async fn body(request: Request, most: usize) -> Result<Bytes, Problem> {
+    match Limited::new(request.into_body(), most).collect().await {
+        Ok(whole) => Ok(whole.to_bytes()),
+        Err(e) if e.is::<LengthLimitError>() => Err(Problem::new(413, format!("the body is longer than {most} bytes"))),
+        Err(_) => Err(Problem::new(400, "the body ends too soon")),
+    }
 }
 
 /// Says on standard error who had what done, and what came of it.

@@ -1,26 +1,35 @@
 //! What a running dispatcher answers at its control socket.
 
 use super::api::{
-    Backend, Drop, Observed, Offered, Overview, Pauses, Problem, Reopened, Service, Sessions, Wanted, Worker,
+    Applied, Backend, Configuration, Diff, Drop, Forgotten, Observed, Offered, Overview, Pauses, Problem, Reached,
+    Reopened, Service, Sessions, Wanted, Weight, Worker,
 };
-use super::queue::Control;
+use super::queue::{Control, Upload};
+use crate::control::live::{DataPlane, Done, Live};
+use crate::control::overrides::Order;
+use crate::control::overrides::lay::members_of;
+use crate::control::own;
+use crate::control::port::PortArg;
 use crate::engine::DropReason;
 use crate::io::{Loss, Traffic};
 use crate::journal::JournalWriter;
 use crate::sessions;
 use crate::worker::poll::Clock;
-use crate::worker::{self, Conductor, Snapshot};
+use crate::worker::{self, Conductor, InForce, Snapshot};
 use lb::affinity::Reader;
 use lb::{Directory, Millis};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long workers may take to tell what their affinity tables have counted.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What everything that is told is read from. Nothing here is written by workers for this: they tell it anyway.
 pub struct Running<'a> {
-    /// Services, pools and backends, and how they change.
+    /// What is wanted: the configuration and what operators said.
+    pub live: Live,
+    /// Services, pools and backends as they are in force, and how they change.
     pub conductor: Conductor,
     /// The affinity tables of all workers.
     pub rows: Reader,
@@ -41,9 +50,19 @@ impl Running<'_> {
         self.workers.iter().map(|w| w.shared.snapshot()).collect()
     }
 
-    /// In the first pool that it is in.
-    fn weight(&self, backend: &lb::Backend) -> u16 {
-        self.directory().pools().find(|p| p.backends().contains(backend.id)).map_or(0, |p| p.weight(backend.id))
+    /// Has `change` done with what is wanted.
+    fn change<T>(&mut self, change: impl FnOnce(&mut Live, &mut dyn DataPlane, u64) -> T) -> T {
+        let Running { live, conductor, .. } = self;
+        let ports = live.configuration().ports.clone();
+        change(live, &mut Workers { conductor, ports }, wall_clock())
+    }
+
+    /// Ends overrides whose time is over, and does what else became possible since the last change. What an operator should know is returned. To
+    /// be called now and then.
+    pub fn tick(&mut self) -> Vec<String> {
+        let mut told = self.change(|live, plane, now| live.expire(plane, now));
+        told.extend(self.conductor.settle());
+        told
     }
 
     fn backend(&self, spec: &lb::Backend, workers: &[Snapshot], sum: &Snapshot) -> Backend {
@@ -55,10 +74,14 @@ impl Running<'_> {
             (false, _) => "down",
         };
         let ended = sum.totals.backend(&spec.name).cloned().unwrap_or_default();
+        let (live, now) = (&self.live, wall_clock());
+        let in_force = if spec.leaving { None } else { wanted(live.in_force(), &spec.name, spec.addr) };
         Backend {
             name: spec.name.clone(),
             address: spec.addr,
-            wanted: Wanted { state: spec.state.to_string(), weight: self.weight(spec) },
+            wanted: wanted(&live.configuration().wanted, &spec.name, spec.addr),
+            overrides: live.told(live.overrides().about(&spec.name), now),
+            in_force,
             observed: Observed {
                 health: health.to_string(),
                 up,
@@ -71,6 +94,61 @@ impl Running<'_> {
             },
         }
     }
+}
+
+/// Seconds since 1970.
+pub fn wall_clock() -> u64 {
+    // Before 1970 there are no overrides.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// What is said of a backend: its state, and its weight by pool. `None`: there is none of this name and address.
+fn wanted(all: &lb::Wanted, name: &str, address: SocketAddr) -> Option<Wanted> {
+    let members = members_of(all, name).map(|(p, b)| (&all.pools[p].name, &all.pools[p].backends[b]));
+    let members: Vec<_> = members.filter(|(_, b)| b.addr == address).collect();
+    let state = members.first()?.1.state.to_string();
+    let weights = members.iter().map(|(pool, b)| Weight { pool: pool.to_string(), weight: b.weight });
+    Some(Wanted { state, weights: weights.collect() })
+}
+
+/// Workers and drivers, and the kernel beside them.
+struct Workers<'a> {
+    conductor: &'a mut Conductor,
+    ports: Vec<PortArg>,
+}
+
+impl Workers<'_> {
+    /// The kernel has none of the VIPs that are new.
+    fn kernel_has_none(&self, wanted: &lb::Wanted) -> Result<(), String> {
+        let directory = self.conductor.directory();
+        let new = wanted.listeners().into_iter().filter(|vip| directory.service_at(*vip).is_none());
+        let new: Vec<_> = new.collect();
+        if new.is_empty() { Ok(()) } else { own::free(&own::shared(&self.ports, &new)) }
+    }
+}
+
+impl DataPlane for Workers<'_> {
+    fn apply(&mut self, wanted: &lb::Wanted, reset: &[String]) -> Result<Done, String> {
+        self.kernel_has_none(wanted)?;
+        self.conductor.apply(wanted, reset).map(done).map_err(|why| why.to_string())
+    }
+
+    fn try_out(&self, wanted: &lb::Wanted) -> Result<(), String> {
+        self.kernel_has_none(wanted)?;
+        self.conductor.dry_run(wanted).map(drop).map_err(|why| why.to_string())
+    }
+
+    fn is_leaving(&self, backend: &str) -> bool {
+        self.conductor.directory().backends().any(|b| b.leaving && b.name == backend)
+    }
+
+    fn forget(&mut self, backend: &str) -> Result<Done, String> {
+        self.conductor.forget(backend).map(done).map_err(|why| why.to_string())
+    }
+}
+
+fn done(in_force: InForce) -> Done {
+    Done { took: in_force.took, late: in_force.late.map(|late| late.to_string()) }
 }
 
 impl Control for Running<'_> {
@@ -95,15 +173,30 @@ impl Control for Running<'_> {
     }
 
     fn services(&mut self) -> Vec<Service> {
+        let backends = self.backends();
         let directory = self.directory();
-        let name = |id| directory.backend(id).map(|b| b.name.clone());
-        let one = |service: &lb::Service| Service {
-            name: service.name().to_string(),
-            listen: service.listen().to_vec(),
-            balance: directory.pool(service.pool()).map(|p| p.balance().to_string()).unwrap_or_default(),
-            affinity: service.policy().affinity,
-            proxy_protocol: service.policy().proxy_protocol,
-            backends: service.backends().iter().filter_map(name).collect(),
+        let (live, now) = (&self.live, wall_clock());
+        let one = |service: &lb::Service| {
+            let name = |id| directory.backend(id).map(|b| b.name.clone());
+            let names: Vec<String> = service.backends().iter().filter_map(name).collect();
+            let mine = || backends.iter().filter(|b| b.in_force.is_some() && names.contains(&b.name));
+            let overrides = live.overrides().iter().filter(|o| names.iter().any(|name| o.what.backend() == name));
+            let pools = service.pools().iter().filter_map(|id| directory.pool_name(*id)).map(str::to_string);
+            Service {
+                name: service.name().to_string(),
+                listen: service.listen().to_vec(),
+                pools: pools.collect(),
+                balance: directory.pool(service.pool()).map(|p| p.balance().to_string()).unwrap_or_default(),
+                affinity: service.policy().affinity,
+                proxy_protocol: service.policy().proxy_protocol,
+                overrides: live.told(overrides, now),
+                observed: Reached {
+                    up: mine().filter(|b| b.observed.health == "up").count(),
+                    down: mine().filter(|b| b.observed.health == "down").count(),
+                    flows: mine().map(|b| u64::from(b.observed.flows)).sum(),
+                },
+                backends: names,
+            }
         };
         directory.services().map(one).collect()
     }
@@ -187,6 +280,36 @@ impl Control for Running<'_> {
         let outside = drivers.chain([("handover-full", sum.handover.full)]);
         let outside = outside.map(|(why, frames)| Drop { reason: why.to_string(), frames, answered: 0 });
         engine.chain(outside).collect()
+    }
+
+    fn version(&self) -> String {
+        self.live.version()
+    }
+
+    fn configuration(&mut self) -> Configuration {
+        self.live.described()
+    }
+
+    fn apply(&mut self, file: Upload) -> Result<Applied, Problem> {
+        let Upload { name, text, dry_run } = file;
+        self.change(|live, plane, now| live.apply(&name, &text, dry_run, plane, now))
+    }
+
+    fn reload(&mut self, dry_run: bool) -> Result<Applied, Problem> {
+        self.change(|live, plane, now| live.reload(dry_run, plane, now))
+    }
+
+    fn diff(&mut self) -> Result<Diff, Problem> {
+        self.live.diff(wall_clock())
+    }
+
+    fn order(&mut self, order: Order) -> Result<Applied, Problem> {
+        self.change(|live, plane, now| live.order(&order, plane, now))
+    }
+
+    fn forget(&mut self, backend: &str) -> Result<Forgotten, Problem> {
+        let done = self.change(|live, plane, _| live.forget(backend, plane))?;
+        Ok(Forgotten { backend: backend.to_string(), took: done.took.as_secs_f64() })
     }
 
     fn reopen_log(&mut self) -> Result<Reopened, Problem> {

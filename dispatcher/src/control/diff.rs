@@ -1,0 +1,319 @@
+//! What is different between two configurations, in words.
+
+use super::configuration::{Configuration, Process};
+use super::port::PortArg;
+use crate::engine::{AddressMode, TicketKey};
+use crate::worker::Idle;
+use core::fmt::{Debug, Display};
+use lb::service::{HashOn, ServiceKind};
+use lb::{MemberSpec, Policy, PoolSpec, ResumeFallback, RouteSpec, ServiceSpec, Wanted};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// What kind of difference.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Sign {
+    /// Something comes.
+    Comes,
+    /// Something goes.
+    Goes,
+    /// Something is another.
+    Changes,
+    /// It cannot change while the dispatcher runs.
+    Restart,
+}
+
+impl Sign {
+    /// One character.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Sign::Comes => "+",
+            Sign::Goes => "-",
+            Sign::Changes => "~",
+            Sign::Restart => "!",
+        }
+    }
+}
+
+/// One difference.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Difference {
+    /// What kind.
+    pub sign: Sign,
+    /// What, in words.
+    pub what: String,
+}
+
+/// From one configuration to another. What cannot change while running comes first.
+pub fn configurations(from: &Configuration, to: &Configuration) -> Vec<Difference> {
+    let mut found = fixed(from, to);
+    found.extend(services(&from.wanted, &to.wanted));
+    found
+}
+
+/// From one configuration to another: only what cannot change while running.
+pub fn fixed(from: &Configuration, to: &Configuration) -> Vec<Difference> {
+    let mut found = Found::default();
+    processes(&from.process, &to.process, &mut found);
+    ports(&from.ports, &to.ports, &mut found);
+    ticket_keys(&from.ticket_keys, &to.ticket_keys, &mut found);
+    found.0
+}
+
+/// From services, pools and backends to others; none when they are equal, and only then.
+pub fn services(from: &Wanted, to: &Wanted) -> Vec<Difference> {
+    let mut found = Found::default();
+    let (old, new) = (by(&from.services, |s| &s.name), by(&to.services, |s| &s.name));
+    for one in &from.services {
+        match new.get(one.name.as_str()) {
+            Some(other) => service(one, other, &mut found),
+            None => found.put(Sign::Goes, format!("service {}", one.name)),
+        }
+    }
+    for one in to.services.iter().filter(|s| !old.contains_key(s.name.as_str())) {
+        found.put(Sign::Comes, format!("service {} at {}, pool {}", one.name, list(&one.listen), one.pool));
+        one.routes.iter().for_each(|r| found.put(Sign::Comes, format!("service {}: {}", one.name, route(r))));
+        policy(&one.name, &Policy::default(), &one.policy, &mut found);
+    }
+    let names = |all: &'_ Wanted| all.services.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
+    found.order(Sign::Changes, "services", common(names(from), &new), common(names(to), &old));
+    pools(from, to, &mut found);
+    found.0
+}
+
+#[derive(Default)]
+struct Found(Vec<Difference>);
+
+impl Found {
+    fn put(&mut self, sign: Sign, what: String) {
+        self.0.push(Difference { sign, what });
+    }
+
+    fn changed<T: PartialEq>(&mut self, what: &str, from: &T, to: &T, shown: impl Fn(&T) -> String) {
+        if from != to {
+            self.put(Sign::Changes, format!("{what} {} -> {}", shown(from), shown(to)));
+        }
+    }
+
+    /// What both have stands in another order.
+    fn order<T: PartialEq>(&mut self, sign: Sign, what: &str, from: Vec<T>, to: Vec<T>) {
+        if from != to {
+            self.put(sign, format!("{what}: in another order"));
+        }
+    }
+}
+
+/// Those that the other side has, too.
+fn common<T>(names: Vec<String>, other: &HashMap<&str, T>) -> Vec<String> {
+    names.into_iter().filter(|name| other.contains_key(name.as_str())).collect()
+}
+
+fn by<T>(all: &[T], name: impl Fn(&T) -> &String) -> HashMap<&str, &T> {
+    all.iter().map(|one| (name(one).as_str(), one)).collect()
+}
+
+fn list<T: Display>(all: &[T]) -> String {
+    all.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn on(on: &bool) -> String {
+    String::from(if *on { "on" } else { "off" })
+}
+
+fn duration(d: &Duration) -> String {
+    humantime::format_duration(*d).to_string()
+}
+
+fn service(from: &ServiceSpec, to: &ServiceSpec, found: &mut Found) {
+    let name = &to.name;
+    let (old, new): (HashSet<_>, HashSet<_>) = (from.listen.iter().collect(), to.listen.iter().collect());
+    let listener = |at: &&SocketAddr| format!("service {name}: listener {at}");
+    from.listen.iter().filter(|at| !new.contains(at)).for_each(|at| found.put(Sign::Goes, listener(&at)));
+    to.listen.iter().filter(|at| !old.contains(at)).for_each(|at| found.put(Sign::Comes, listener(&at)));
+    let stay = from.listen.iter().filter(|at| new.contains(at)).collect();
+    let stays = to.listen.iter().filter(|at| old.contains(at)).collect();
+    found.order(Sign::Changes, &format!("service {name}: listeners"), stay, stays);
+    found.changed(&format!("service {name}: pool"), &from.pool, &to.pool, String::clone);
+    if from.routes != to.routes {
+        // The same route may be there twice.
+        let mut left: Vec<&RouteSpec> = to.routes.iter().collect();
+        let mut gone = Vec::new();
+        for one in &from.routes {
+            match left.iter().position(|other| *other == one) {
+                Some(at) => drop(left.remove(at)),
+                None => gone.push(one),
+            }
+        }
+        if gone.is_empty() && left.is_empty() {
+            found.put(Sign::Changes, format!("service {name}: routes: in another order"));
+        }
+        gone.iter().for_each(|one| found.put(Sign::Goes, format!("service {name}: {}", route(one))));
+        left.iter().for_each(|one| found.put(Sign::Comes, format!("service {name}: {}", route(one))));
+    }
+    policy(name, &from.policy, &to.policy, found);
+}
+
+fn route(route: &RouteSpec) -> String {
+    let protocols: Vec<_> = route.alpn.iter().map(|p| p.escape_ascii().to_string()).collect();
+    let parts = [("sni", list(&route.sni)), ("alpn", list(&protocols))];
+    let parts: Vec<_> =
+        parts.iter().filter(|(_, all)| !all.is_empty()).map(|(key, all)| format!("{key} {all}")).collect();
+    format!("route {} to pool {}", parts.join("; "), route.pool)
+}
+
+fn policy(name: &str, from: &Policy, to: &Policy, found: &mut Found) {
+    let what = |key: &str| format!("service {name}: {key}");
+    let proxy = |v2: &bool| String::from(if *v2 { "v2" } else { "off" });
+    let kind = |kind: &ServiceKind| String::from(if *kind == ServiceKind::Tls { "tls" } else { "auto" });
+    found.changed(&what("affinity"), &from.affinity, &to.affinity, on);
+    found.changed(&what("proxy-protocol"), &from.proxy_protocol, &to.proxy_protocol, proxy);
+    found.changed(&what("hello-timeout"), &from.hello_timeout, &to.hello_timeout, duration);
+    found.changed(&what("service-kind"), &from.kind, &to.kind, kind);
+    found.changed(&what("servers-have-ech"), &from.servers_have_ech, &to.servers_have_ech, bool::to_string);
+}
+
+fn pools(from: &Wanted, to: &Wanted, found: &mut Found) {
+    let (old, new) = (by(&from.pools, |p| &p.name), by(&to.pools, |p| &p.name));
+    // A backend of several pools has one address and one state: told once.
+    let mut told = HashSet::new();
+    for one in &from.pools {
+        match new.get(one.name.as_str()) {
+            Some(other) => pool(one, other, &mut told, found),
+            None => found.put(Sign::Goes, format!("pool {}", one.name)),
+        }
+    }
+    for one in to.pools.iter().filter(|p| !old.contains_key(p.name.as_str())) {
+        found.put(Sign::Comes, format!("pool {}", one.name));
+        balance(&PoolSpec::default(), one, found);
+        one.backends.iter().for_each(|b| found.put(Sign::Comes, member(&one.name, b)));
+    }
+    let names = |all: &Wanted| all.pools.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
+    found.order(Sign::Changes, "pools", common(names(from), &new), common(names(to), &old));
+}
+
+fn balance(from: &PoolSpec, to: &PoolSpec, found: &mut Found) {
+    let what = |key: &str| format!("pool {}: {key}", to.name);
+    let hash = |on: &HashOn| String::from(if *on == HashOn::Tuple { "tuple" } else { "source-ip" });
+    let fallback = |to: &ResumeFallback| to.to_string();
+    found.changed(&what("balance"), &from.balance, &to.balance, ToString::to_string);
+    found.changed(&what("hash-on"), &from.hash_on, &to.hash_on, hash);
+    found.changed(&what("resume-fallback"), &from.resume_fallback, &to.resume_fallback, fallback);
+}
+
+fn member(pool: &str, backend: &MemberSpec) -> String {
+    let MemberSpec { name, addr, weight, state } = backend;
+    format!("pool {pool}: backend {name} at {addr}, weight {weight}, {state}")
+}
+
+fn pool(from: &PoolSpec, to: &PoolSpec, told: &mut HashSet<String>, found: &mut Found) {
+    balance(from, to, found);
+    let (old, new) = (by(&from.backends, |b| &b.name), by(&to.backends, |b| &b.name));
+    for one in &from.backends {
+        let name = &one.name;
+        let Some(other) = new.get(name.as_str()) else {
+            found.put(Sign::Goes, format!("pool {}: backend {name}", to.name));
+            continue;
+        };
+        let mut of_all = Found::default();
+        of_all.changed(&format!("backend {name}: address"), &one.addr, &other.addr, ToString::to_string);
+        of_all.changed(&format!("backend {name}: state"), &one.state, &other.state, ToString::to_string);
+        found.0.extend(of_all.0.into_iter().filter(|difference| told.insert(difference.what.clone())));
+        let weight = format!("pool {}: backend {name}: weight", to.name);
+        found.changed(&weight, &one.weight, &other.weight, u16::to_string);
+    }
+    let come = to.backends.iter().filter(|b| !old.contains_key(b.name.as_str()));
+    come.for_each(|one| found.put(Sign::Comes, member(&to.name, one)));
+    let names = |all: &PoolSpec| all.backends.iter().map(|b| b.name.clone()).collect::<Vec<_>>();
+    let what = format!("pool {}: backends", to.name);
+    found.order(Sign::Changes, &what, common(names(from), &new), common(names(to), &old));
+}
+
+fn restart(found: &mut Found, what: impl Display, from: String, to: String) {
+    if from != to {
+        found.put(Sign::Restart, format!("{what} {from} -> {to}"));
+    }
+}
+
+/// Of something that need not be there.
+fn maybe<T>(value: &Option<T>, shown: impl Fn(&T) -> String) -> String {
+    value.as_ref().map_or_else(|| String::from("none"), shown)
+}
+
+fn processes(from: &Process, to: &Process, found: &mut Found) {
+    let path = |path: &std::path::PathBuf| path.display().to_string();
+    let idle = |idle: Idle| match idle {
+        Idle::Spin => "spin",
+        Idle::Yield => "yield",
+        Idle::Sleep => "sleep",
+    };
+    let mode = |mode: AddressMode| match mode {
+        AddressMode::Snat => "snat",
+        AddressMode::Dnat => "dnat",
+    };
+    let cores = |p: &Process| maybe(&p.cores, |c| list(&c.0));
+    // Workers without cores of their own: one, if it is not said.
+    let workers = |p: &Process| p.cores.as_ref().map_or(p.workers.unwrap_or(1), |cores| cores.0.len()).to_string();
+    let mut is = |key: &str, shown: &dyn Fn(&Process) -> String| restart(found, key, shown(from), shown(to));
+    is("workers", &workers);
+    is("cores", &cores);
+    is("idle", &|p| idle(p.idle).to_string());
+    is("address-mode", &|p| mode(p.address_mode).to_string());
+    is("hash-seed", &|p| p.hash_seed.to_string());
+    is("session-capacity", &|p| p.session_capacity.to_string());
+    is("session-ttl", &|p| duration(&p.session_ttl));
+    is("flow-capacity", &|p| p.flow_capacity.to_string());
+    is("flow-idle-timeout", &|p| duration(&p.flow_idle_timeout));
+    is("connections-log", &|p| maybe(&p.connections_log, path));
+    is("control", &|p| maybe(&p.control, path));
+    is("overrides", &|p| maybe(&p.overrides, path));
+    is("stats-interval", &|p| maybe(&p.stats_interval, duration));
+}
+
+fn ports(from: &[PortArg], to: &[PortArg], found: &mut Found) {
+    let (old, new) = (by(from, |p| &p.name), by(to, |p| &p.name));
+    for one in from {
+        match new.get(one.name.as_str()) {
+            Some(other) => port(one, other, found),
+            None => found.put(Sign::Restart, format!("port {} goes", one.name)),
+        }
+    }
+    for one in to.iter().filter(|p| !old.contains_key(p.name.as_str())) {
+        found.put(Sign::Restart, format!("port {} comes", one.name));
+    }
+    let names = |all: &[PortArg]| all.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
+    found.order(Sign::Restart, "ports", common(names(from), &new), common(names(to), &old));
+}
+
+fn port(from: &PortArg, to: &PortArg, found: &mut Found) {
+    fn any<T: Debug>(value: &Option<T>) -> String {
+        maybe(value, |value| format!("{value:?}").to_lowercase())
+    }
+    let path = |path: &std::path::PathBuf| path.display().to_string();
+    let all = |all: String| if all.is_empty() { String::from("none") } else { all };
+    let ip = |p: &PortArg| {
+        let own: Vec<_> = p.addresses.iter().map(|(ip, prefix)| format!("{ip}/{prefix}")).collect();
+        all(list(&own))
+    };
+    let mut is = |key: &str, shown: &dyn Fn(&PortArg) -> String| {
+        restart(found, format_args!("port {}: {key}", to.name), shown(from), shown(to))
+    };
+    is("driver", &|p| format!("{}:{}", p.driver.as_str(), p.device));
+    is("ip", &ip);
+    is("gateway", &|p| all(list(&p.gateways)));
+    is("vlan", &|p| all(list(&p.vlans)));
+    is("mtu", &|p| any(&p.mtu));
+    is("queues", &|p| any(&p.queues));
+    is("mode", &|p| any(&p.mode));
+    is("huge", &|p| any(&p.huge));
+    is("out", &|p| maybe(&p.out, path));
+    is("tee", &|p| maybe(&p.tee, path));
+}
+
+/// Their order says nothing.
+fn ticket_keys(from: &[TicketKey], to: &[TicketKey], found: &mut Found) {
+    let of = |key: &TicketKey| key.backend().to_string();
+    let changed = from.iter().filter(|key| !to.contains(key)).chain(to.iter().filter(|key| !from.contains(key)));
+    let backends: BTreeSet<String> = changed.map(of).collect();
+    backends.iter().for_each(|name| found.put(Sign::Restart, format!("backend {name}: ticket-key")));
+}
