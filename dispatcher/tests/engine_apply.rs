@@ -164,6 +164,8 @@ fn a_new_address_serves_at_once_and_an_address_that_is_ours_no_more_is_silent() 
     let elsewhere: SocketAddr = "10.1.9.77:443".parse().unwrap();
     let mut moved = wanted.clone();
     moved.services[0].listen = vec![elsewhere];
+    // No flow is left there, so the address is given up with the next version.
+    w.reconfigure(&moved, &[]).unwrap();
     w.reconfigure(&moved, &[]).unwrap();
     let here = w.connect_at(0, elsewhere, Plan::get(100));
     let there = w.connect(1, Plan::get(100));
@@ -174,6 +176,41 @@ fn a_new_address_serves_at_once_and_an_address_that_is_ours_no_more_is_silent() 
     w.reconfigure(&wanted, &[]).unwrap();
     w.run_until_done(Duration::from_secs(60));
     assert!(w.conn(there).complete());
+    w.assert_quiescent();
+}
+
+#[test]
+fn an_address_that_is_removed_stays_ours_until_its_last_flow_is_forgotten_and_refuses_everybody_new() {
+    let (mut w, wanted) = world("leaving", 1, 1);
+    let second: SocketAddr = "10.1.9.77:443".parse().unwrap();
+    let mut two = wanted.clone();
+    two.services.push(ServiceSpec { name: "second".into(), listen: vec![second], ..wanted.services[0].clone() });
+    w.reconfigure(&two, &[]).unwrap();
+    let slow_one = w.connect_at(0, second, slow());
+    w.run(Duration::from_millis(300));
+    let there = |w: &World| w.directory().listener(second).map(|l| l.is_leaving());
+    for _ in 0..3 {
+        // However many versions come meanwhile.
+        w.reconfigure(&wanted, &[]).unwrap();
+        assert_eq!(there(&w), Some(true));
+        let id = w.connect_at(1, second, Plan::get(100));
+        w.run(Duration::from_millis(200));
+        assert_eq!(w.conn(id).outcome, Ended::Reset, "a closed port of an address that is ours");
+    }
+    w.run_until_done(Duration::from_secs(10));
+    assert!(w.conn(slow_one).complete() && w.conn(slow_one).outcome == Ended::Closed);
+    w.reconfigure(&wanted, &[]).unwrap();
+    assert_eq!(there(&w), Some(true), "its last segments may come again");
+    w.run(Duration::from_secs(16));
+    w.reconfigure(&wanted, &[]).unwrap();
+    assert_eq!(there(&w), None);
+    let id = w.connect_at(1, second, Plan::get(100));
+    w.run(Duration::from_secs(1));
+    assert_eq!(w.conn(id).outcome, Ended::Open, "nobody is there");
+    // It comes back, with flows and all.
+    w.reconfigure(&two, &[]).unwrap();
+    w.run_until_done(Duration::from_secs(60));
+    assert!(w.conn(id).complete());
     w.assert_quiescent();
 }
 

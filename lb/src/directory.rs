@@ -12,13 +12,19 @@
 //! **Services and pools** have numbers as well, [`ServiceId`] and [`PoolId`]. A flow may outlive its service, so a
 //! number carries its generation with it: one that has gone is not taken for its successor. Numbers that are vacant are
 //! used again only when all are, and the longest vacant first; until then the name is known.
+//!
+//! **Listeners** that are no longer wanted are leaving, too, until the caller says that no flow is left that came by them: their
+//! addresses are ours for as long.
 
 use crate::backend::{BackendId, BackendSet, MAX_BACKENDS, State};
+use crate::listener::Listener;
 use crate::live::Live;
 use crate::pool::Pool;
 use crate::routes::Routes;
-use crate::service::{Fault, FaultKind, MAX_POOLS, MAX_SERVICES, Place, Policy, ServiceSpec, Wanted, plain};
-use std::collections::HashMap;
+use crate::service::{
+    Fault, FaultKind, MAX_LISTENERS, MAX_POOLS, MAX_SERVICES, Place, Policy, ServiceSpec, Wanted, plain,
+};
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -66,6 +72,15 @@ pub struct Backend {
     pub state: State,
     /// No longer wanted: it is in no pool.
     pub leaving: bool,
+}
+
+/// What is no longer wanted, and stays until nothing names it.
+#[derive(Clone, Copy, Debug)]
+pub enum Leaving<'a> {
+    /// Flows and rows name it.
+    Backend(&'a Backend),
+    /// Flows came by it.
+    Listener(&'a Listener),
 }
 
 /// A service of a directory.
@@ -141,23 +156,24 @@ pub struct Directory {
     generations: Vec<u32>,
     service_numbers: Numbers,
     pool_numbers: Numbers,
-    /// Sorted.
-    listeners: Vec<(SocketAddr, ServiceId)>,
+    /// Sorted by address.
+    listeners: Vec<Listener>,
     live: Arc<Live>,
 }
 
 impl Directory {
     /// The next version: what is wanted, with the numbers of `previous` where something has stayed.
     ///
-    /// Backends keep their slot by name and address. One that is no longer wanted stays as leaving for one version at
-    /// least, and then until `free` says that no flow and no row names it. Ask this of workers that have all
-    /// taken over `previous`: before that one of them may still open a flow.
+    /// Backends keep their slot by name and address. A backend or listener that is no longer wanted stays as leaving for
+    /// one version at least, and then until `free` says that nothing names it: see
+    /// [`Released::frees`](crate::Released::frees). Ask this when all workers have taken over `previous`: before that one
+    /// of them may still open a flow.
     ///
     /// All faults at once when it cannot be.
     pub fn next(
         previous: Option<&Directory>,
         wanted: &Wanted,
-        free: impl Fn(BackendId) -> bool,
+        free: impl Fn(Leaving<'_>) -> bool,
     ) -> Result<Directory, Vec<Fault>> {
         let faults = wanted.faults();
         if !faults.is_empty() {
@@ -168,7 +184,7 @@ impl Directory {
         let (mut service_numbers, mut pool_numbers) = (before(|p| &p.service_numbers), before(|p| &p.pool_numbers));
         let service_ids = service_numbers.assign(version, wanted.services.iter().map(|s| &*s.name), MAX_SERVICES);
         let pool_ids = pool_numbers.assign(version, wanted.pools.iter().map(|p| &*p.name), MAX_POOLS);
-        let (backends, generations) = place_backends(previous, wanted, free).map_err(|fault| vec![fault])?;
+        let (backends, generations) = place_backends(previous, wanted, &free).map_err(|fault| vec![fault])?;
         let slots: HashMap<&str, BackendId> =
             backends.iter().flatten().filter(|b| !b.leaving).map(|b| (b.name.as_str(), b.id)).collect();
         let live = previous.map(|p| p.live.clone()).unwrap_or_default();
@@ -189,9 +205,7 @@ impl Directory {
             .zip(&service_ids)
             .map(|(spec, number)| Service::new(ServiceId(*number), spec, |name| by_name[name]))
             .collect();
-        let mut listeners: Vec<(SocketAddr, ServiceId)> =
-            services.iter().flat_map(|s| s.listen.iter().map(|l| (plain(*l), s.id))).collect();
-        listeners.sort_unstable();
+        let listeners = place_listeners(previous, &services, &free).map_err(|fault| vec![fault])?;
         Ok(Directory {
             version,
             services,
@@ -227,13 +241,24 @@ impl Directory {
 
     /// Who listens there.
     pub fn service_at(&self, listener: SocketAddr) -> Option<ServiceId> {
-        let at = self.listeners.binary_search_by_key(&plain(listener), |(known, _)| *known).ok()?;
-        Some(self.listeners[at].1)
+        Some(self.listener(listener).filter(|l| !l.leaving)?.service)
     }
 
-    /// All listeners, sorted; an IPv4 address is written as one.
-    pub fn listeners(&self) -> &[(SocketAddr, ServiceId)] {
+    /// The listener of this address and port, also when leaving.
+    pub fn listener(&self, addr: SocketAddr) -> Option<&Listener> {
+        let at = self.listeners.binary_search_by_key(&plain(addr), |l| l.addr).ok()?;
+        Some(&self.listeners[at])
+    }
+
+    /// All listeners, sorted by address, also those that are leaving.
+    pub fn listeners(&self) -> &[Listener] {
         &self.listeners
+    }
+
+    /// What is no longer wanted and still here.
+    pub fn leaving(&self) -> impl Iterator<Item = Leaving<'_>> {
+        let backends = self.backends().filter(|b| b.leaving).map(Leaving::Backend);
+        backends.chain(self.listeners.iter().filter(|l| l.leaving).map(Leaving::Listener))
     }
 
     /// In the order of the file.
@@ -322,7 +347,7 @@ type Slots = (Vec<Option<Backend>>, Vec<u32>);
 fn place_backends(
     previous: Option<&Directory>,
     wanted: &Wanted,
-    free: impl Fn(BackendId) -> bool,
+    free: impl Fn(Leaving<'_>) -> bool,
 ) -> Result<Slots, Fault> {
     let mut slots = previous.map(|p| p.backends.clone()).unwrap_or_default();
     let mut generations = previous.map(|p| p.generations.clone()).unwrap_or_default();
@@ -351,7 +376,7 @@ fn place_backends(
         if stays.contains(holder.id) {
             continue;
         }
-        if holder.leaving && free(holder.id) {
+        if holder.leaving && free(Leaving::Backend(holder)) {
             *slot = None;
         } else {
             (holder.state, holder.leaving) = (State::Draining, true);
@@ -379,6 +404,30 @@ fn place_backends(
         });
     }
     Ok((slots, generations))
+}
+
+/// The listeners of the next version.
+fn place_listeners(
+    previous: Option<&Directory>,
+    services: &[Service],
+    free: impl Fn(Leaving<'_>) -> bool,
+) -> Result<Vec<Listener>, Fault> {
+    let mut listeners = BTreeMap::new();
+    for (service, listen) in services.iter().flat_map(|s| s.listen.iter().map(|l| (s.id, plain(*l)))) {
+        let flows = previous.and_then(|p| p.listener(listen)).map(|l| l.flows.clone()).unwrap_or_default();
+        listeners.insert(listen, Listener { addr: listen, service, leaving: false, flows });
+    }
+    let wanted = listeners.len();
+    for old in previous.into_iter().flat_map(|p| &p.listeners) {
+        if !(old.leaving && free(Leaving::Listener(old))) {
+            listeners.entry(old.addr).or_insert_with(|| Listener { leaving: true, ..old.clone() });
+        }
+    }
+    let leaving = listeners.len() - wanted;
+    if listeners.len() > MAX_LISTENERS {
+        return Err(Fault { place: Place::Whole, what: FaultKind::TooManyListeners { wanted, leaving } });
+    }
+    Ok(listeners.into_values().collect())
 }
 
 /// Numbers for things that have a name.

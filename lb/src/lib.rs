@@ -42,6 +42,7 @@ pub mod backend;
 pub mod balance;
 pub mod choose;
 pub mod directory;
+pub mod listener;
 pub mod live;
 pub mod pool;
 pub mod released;
@@ -57,7 +58,8 @@ pub use affinity::{
 pub use backend::{BackendId, BackendSet, MAX_BACKENDS, MAX_WEIGHT, State};
 pub use balance::{Algorithm, Balancer, Balancers, StableHash};
 pub use choose::{Hints, ResumeFallback, choose};
-pub use directory::{Backend, Directory, PoolId, Service, ServiceId};
+pub use directory::{Backend, Directory, Leaving, PoolId, Service, ServiceId};
+pub use listener::{FlowCount, Listener};
 pub use live::Live;
 pub use pool::{Member, Pool};
 pub use released::Released;

@@ -1,10 +1,12 @@
-//! Which slots every worker has let go of, so that they may be given to other backends.
+//! What every worker has let go of: slots that may be given to other backends, listeners that nobody needs any more.
 //!
 //! **Who writes, who reads.** Each worker says for itself, when a backend that is leaving has no flow of its and its rows are cleared from the
 //! worker's shard: one store, releasing. Whoever makes the next [`Directory`](crate::Directory) asks, acquiring. What is said is about one
 //! holder (its generation), so an old word is never taken for a new one; a worker that has not said it has not let go, whatever it is about.
+//! Of listeners nothing is said: their flows are counted ([`FlowCount`](crate::FlowCount)).
 
 use crate::backend::{BackendId, MAX_BACKENDS};
+use crate::directory::Leaving;
 use core::sync::atomic::{AtomicU32, Ordering::*};
 
 /// What the workers have said. Share it as `Arc`.
@@ -40,6 +42,14 @@ impl Released {
     pub fn is_free(&self, id: BackendId, generation: u32) -> bool {
         let word = generation.saturating_add(1);
         self.said.iter().all(|slots| slots.get(id.index()).is_some_and(|said| said.load(Acquire) == word))
+    }
+
+    /// Nothing names it any more. To be asked as [`Released::is_free`].
+    pub fn frees(&self, leaving: Leaving<'_>) -> bool {
+        match leaving {
+            Leaving::Backend(backend) => self.is_free(backend.id, backend.generation),
+            Leaving::Listener(listener) => listener.flows().is_none(),
+        }
     }
 }
 

@@ -19,6 +19,9 @@ pub const DEFAULT: &str = "default";
 /// Most services in one directory.
 pub const MAX_SERVICES: usize = 1024;
 
+/// Most listeners in one directory, those included that are leaving and still have flows.
+pub const MAX_LISTENERS: usize = 4096;
+
 /// Most pools in one directory.
 pub const MAX_POOLS: usize = 1024;
 
@@ -218,6 +221,13 @@ pub enum Place {
 pub enum FaultKind {
     /// More than [`MAX_SERVICES`].
     TooManyServices(usize),
+    /// More than [`MAX_LISTENERS`], together with those that are leaving and still have flows.
+    TooManyListeners {
+        /// So many are wanted.
+        wanted: usize,
+        /// So many are leaving.
+        leaving: usize,
+    },
     /// More than [`MAX_POOLS`].
     TooManyPools(usize),
     /// More different backends than there are places, together with those that are leaving and still in use.
@@ -263,6 +273,16 @@ impl fmt::Display for FaultKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             FaultKind::TooManyServices(n) => write!(f, "{n} services, at most {MAX_SERVICES} are possible"),
+            FaultKind::TooManyListeners { wanted, leaving: 0 } => {
+                write!(f, "{wanted} listeners, at most {MAX_LISTENERS} are possible")
+            }
+            FaultKind::TooManyListeners { wanted, leaving } => {
+                write!(
+                    f,
+                    "{wanted} listeners and {leaving} that were removed and still have connections, at most {MAX_LISTENERS} are possible \
+                     together"
+                )
+            }
             FaultKind::TooManyPools(n) => write!(f, "{n} pools, at most {MAX_POOLS} are possible"),
             FaultKind::TooManyBackends { wanted, leaving: 0 } => {
                 write!(f, "{wanted} backends, at most {MAX_BACKENDS} are possible")
@@ -331,6 +351,11 @@ impl Wanted {
         let mut found = Vec::new();
         if self.services.len() > MAX_SERVICES {
             found.push(Fault { place: Place::Whole, what: FaultKind::TooManyServices(self.services.len()) });
+        }
+        let listeners = self.services.iter().map(|s| s.listen.len()).sum();
+        if listeners > MAX_LISTENERS {
+            let what = FaultKind::TooManyListeners { wanted: listeners, leaving: 0 };
+            found.push(Fault { place: Place::Whole, what });
         }
         if self.pools.len() > MAX_POOLS {
             found.push(Fault { place: Place::Whole, what: FaultKind::TooManyPools(self.pools.len()) });

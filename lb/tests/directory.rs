@@ -2,8 +2,8 @@
 
 use lb::directory::Backend;
 use lb::{
-    BackendId, Directory, FaultKind, MAX_BACKENDS, MemberSpec, Policy, PoolSpec, RouteSpec, ServiceSpec, SniPattern,
-    State, Wanted,
+    BackendId, Directory, FaultKind, Leaving, MAX_BACKENDS, MemberSpec, Policy, PoolSpec, RouteSpec, ServiceSpec,
+    SniPattern, State, Wanted,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashMap};
@@ -110,6 +110,26 @@ fn what_leaves_and_is_in_use_takes_room_and_says_so() {
 }
 
 #[test]
+fn listeners_that_leave_and_are_in_use_take_room_and_say_so() {
+    use lb::service::MAX_LISTENERS;
+    let wanted = |from: usize, n: usize| {
+        let at = |i: usize| SocketAddr::from(([10, 0, (i >> 8) as u8, i as u8], 443));
+        let listen = (from..from + n).map(at).collect();
+        let service = ServiceSpec { listen, ..service("s", 443, "p", vec![]) };
+        Wanted { services: vec![service], pools: vec![pool("p", &[("a", 1)])] }
+    };
+    let most = MAX_LISTENERS;
+    let first = Directory::next(None, &wanted(0, most), |_| true).unwrap();
+    let full = |wanted, leaving| FaultKind::TooManyListeners { wanted, leaving };
+    assert_eq!(Directory::next(None, &wanted(0, most + 1), |_| true).unwrap_err()[0].what, full(most + 1, 0));
+    assert_eq!(Directory::next(Some(&first), &wanted(most, 1), |_| true).unwrap_err()[0].what, full(1, most));
+    let second = Directory::next(Some(&first), &wanted(0, 10), |_| true).unwrap();
+    assert_eq!(Directory::next(Some(&second), &wanted(most, 1), |_| false).unwrap_err()[0].what, full(1, most));
+    let third = Directory::next(Some(&second), &wanted(most, 1), |_| true).unwrap();
+    assert_eq!((third.listeners().len(), third.leaving().count()), (11, 10));
+}
+
+#[test]
 fn a_number_of_a_service_or_pool_that_has_gone_is_not_taken_for_its_successor() {
     let wanted = |n: usize| Wanted {
         services: vec![service(&format!("s{n}"), 443, &format!("p{n}"), vec![])],
@@ -160,7 +180,8 @@ proptest! {
                 [named("one", one), named("two", two)].into_iter().filter(|p| !p.backends.is_empty()).collect();
             let wanted = Wanted { services: vec![], pools };
             let is_free = |b: BackendId| free & 1 << (b.0 % 16) != 0;
-            let next = Directory::next(directory.as_ref(), &wanted, is_free).unwrap();
+            let says = |leaving: Leaving<'_>| matches!(leaving, Leaving::Backend(b) if is_free(b.id));
+            let next = Directory::next(directory.as_ref(), &wanted, says).unwrap();
             let before: BTreeMap<u16, Backend> =
                 directory.iter().flat_map(|d| d.backends().cloned()).map(|b| (b.id.0, b)).collect();
             let all: HashMap<(String, u16), bool> = members(one | two).into_iter().map(|m| (m, true)).collect();
@@ -189,6 +210,50 @@ proptest! {
                     prop_assert!(!next.backend(member.id).unwrap().leaving);
                 }
             }
+            directory = Some(next);
+        }
+    }
+
+    /// Listeners against a plain model: one that is wanted is there and its service's; one that is wanted no more is leaving for a version at
+    /// least and until it is said to be free, and no longer; its counters are the same throughout, and new ones when it comes again later.
+    #[test]
+    fn listeners_leave_when_they_are_said_to_be_free_and_not_before(
+        changes in proptest::collection::vec((any::<[u8; 6]>(), any::<u8>()), 1..40),
+    ) {
+        let pools = vec![pool("p", &[("a", 1)])];
+        let mut directory: Option<Directory> = None;
+        // By port: it is leaving, and its counters.
+        let mut model: BTreeMap<u16, (bool, usize)> = BTreeMap::new();
+        for (owners, free) in changes {
+            let mut services: Vec<ServiceSpec> = (0..2).map(|s| service(&format!("s{s}"), 1, "p", vec![])).collect();
+            services.iter_mut().for_each(|s| s.listen.clear());
+            let at = |i: usize| SocketAddr::from(([10, 0, 0, 1], 100 + i as u16));
+            for (i, owner) in owners.iter().enumerate().filter(|(_, owner)| **owner % 3 < 2) {
+                services[usize::from(owner % 3)].listen.push(at(i));
+            }
+            services.retain(|s| !s.listen.is_empty());
+            let wanted = Wanted { services, pools: pools.clone() };
+            let is_free = |port: u16| free & 1 << (port - 100) != 0;
+            let says = |leaving: Leaving<'_>| matches!(leaving, Leaving::Listener(l) if is_free(l.addr().port()));
+            let next = Directory::next(directory.as_ref(), &wanted, says).unwrap();
+            model.retain(|port, (leaving, _)| owners[usize::from(port - 100)] % 3 < 2 || !(*leaving && is_free(*port)));
+            for (i, owner) in owners.iter().enumerate() {
+                let port = at(i).port();
+                let (there, counters) = (next.listener(at(i)), |l: &lb::Listener| std::sync::Arc::as_ptr(l.flows()) as usize);
+                if owner % 3 < 2 {
+                    let name = format!("s{}", owner % 3);
+                    prop_assert_eq!(next.service_at(at(i)).and_then(|s| next.service_name(s)), Some(name.as_str()));
+                    model.entry(port).or_insert((false, counters(there.unwrap()))).0 = false;
+                } else {
+                    prop_assert!(next.service_at(at(i)).is_none());
+                    model.entry(port).and_modify(|(leaving, _)| *leaving = true);
+                }
+                let expected = model.get(&port).copied();
+                prop_assert_eq!(there.map(|l| (l.is_leaving(), counters(l))), expected);
+            }
+            prop_assert_eq!(next.listeners().len(), model.len());
+            let leaving = next.leaving().filter(|l| matches!(l, Leaving::Listener(_))).count();
+            prop_assert_eq!(leaving, model.values().filter(|(leaving, _)| *leaving).count());
             directory = Some(next);
         }
     }

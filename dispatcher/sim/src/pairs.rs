@@ -36,7 +36,7 @@ impl Pairs {
 
     /// Services and backends that came.
     pub fn extend(&mut self, directory: &Directory) {
-        self.vips.extend(directory.listeners().iter().map(|(listener, _)| *listener));
+        self.vips.extend(directory.listeners().iter().map(|l| l.addr()));
         self.backends.extend(directory.backends().map(|b| b.addr));
         self.vips.sort_unstable();
         self.vips.dedup();

@@ -478,8 +478,8 @@ impl World {
         also: impl FnOnce(&mut dyn Iterator<Item = &Backend>, Revision) -> Revision,
     ) -> Result<(), String> {
         let (before, released) = (self.directory().clone(), self.one().released().clone());
-        let free = |id| before.backend(id).is_some_and(|b| released.is_free(id, b.generation));
-        let next = Directory::next(Some(&before), wanted, free).map_err(|faults| format!("{faults:?}"))?;
+        let next = Directory::next(Some(&before), wanted, |leaving| released.frees(leaving))
+            .map_err(|faults| format!("{faults:?}"))?;
         let revision = Revision::new(&self.config, Arc::new(next)).map_err(|e| e.to_string())?;
         let revision = Arc::new(also(&mut before.backends(), revision));
         self.pairs.extend(revision.directory());

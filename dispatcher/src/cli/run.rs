@@ -133,7 +133,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
             running.tick().iter().for_each(|line| eprintln!("dispatcher: {line}"));
             let directory = running.conductor.directory();
             if std::mem::replace(&mut version, directory.version()) != directory.version() {
-                let vips: Vec<_> = directory.listeners().iter().map(|(vip, _)| *vip).collect();
+                let vips: Vec<_> = directory.services().flat_map(|s| s.listen()).copied().collect();
                 let lines = signs.follow(&vips, kernel::listeners);
                 lines.iter().for_each(|line| eprintln!("dispatcher: warning: {line}"));
             }

@@ -208,6 +208,9 @@ impl Engine {
             story: Story::new(self.serial + 1, service.id(), service.pool()),
         };
         let id = self.flows.insert(*proof.tuple(), connection).ok_or(DropReason::FlowTableFull)?;
+        if let Some(flows) = self.routes.revision.flows_at(seg.ip.dst, seg.tcp.dst_port) {
+            flows.opened(self.worker);
+        }
         self.serial += self.step;
         self.counters.flows_opened += 1;
         self.wheel.arm(id.0, now + patience);

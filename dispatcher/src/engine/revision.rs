@@ -7,7 +7,7 @@
 use super::config::{Config, ConfigError};
 use super::{AddressMode, PortId};
 use crate::wire::{Addr, Family};
-use lb::{Backend, BackendId, BackendSet, Directory, ServiceId};
+use lb::{Backend, BackendId, BackendSet, Directory, FlowCount, ServiceId};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,13 +27,21 @@ pub(super) struct Way {
     pub source: Addr,
 }
 
+/// Where clients connect to.
+#[derive(Debug)]
+struct Door {
+    /// None where it is leaving: nothing begins there.
+    service: Option<ServiceId>,
+    flows: Arc<FlowCount>,
+}
+
 /// A version of the directory, and what the engines need of it.
 #[derive(Debug)]
 pub struct Revision {
     directory: Arc<Directory>,
-    services: HashMap<(Addr, u16), ServiceId>,
+    doors: HashMap<(Addr, u16), Door>,
     servers: HashSet<(Addr, u16)>,
-    /// Our own addresses and the VIPs, and the ports that answer for them.
+    /// Our own addresses and the VIPs, also those that are leaving, and the ports that answer for them.
     held: HashMap<Addr, Vec<PortId>>,
     /// By slot, also of those that are leaving.
     ways: Box<[Option<Way>]>,
@@ -60,10 +68,11 @@ impl Revision {
                 held.entry(Addr::from(*addr)).or_default().push(id);
             }
         }
-        let mut services = HashMap::new();
-        for (listener, service) in directory.listeners() {
-            let addr = Addr::from(listener.ip());
-            services.insert((addr, listener.port()), *service);
+        let mut doors = HashMap::new();
+        for listener in directory.listeners() {
+            let addr = Addr::from(listener.addr().ip());
+            let service = (!listener.is_leaving()).then(|| listener.service());
+            doors.insert((addr, listener.addr().port()), Door { service, flows: listener.flows().clone() });
             let near: Vec<PortId> = ports()
                 .filter(|(_, p)| p.addresses.iter().any(|(a, prefix)| addr.in_prefix(Addr::from(*a), *prefix)))
                 .map(|(id, _)| id)
@@ -93,7 +102,7 @@ impl Revision {
             ways[backend.id.index()] = Some(way);
         }
         let (resets, forgets) = (BackendSet::EMPTY, BackendSet::EMPTY);
-        Ok(Revision { directory, services, servers, held, ways: ways.into(), families, resets, forgets })
+        Ok(Revision { directory, doors, servers, held, ways: ways.into(), families, resets, forgets })
     }
 
     /// The same, where connections to those of `backends` that are leaving are ended by resets, instead of going on to their end.
@@ -121,10 +130,15 @@ impl Revision {
         &self.forgets
     }
 
-    /// Who listens there.
+    /// Who listens there, for who comes now.
     #[inline]
     pub(super) fn service_at(&self, addr: Addr, port: u16) -> Option<ServiceId> {
-        self.services.get(&(addr, port)).copied()
+        self.doors.get(&(addr, port))?.service
+    }
+
+    /// The flows of whoever listens or has listened there.
+    pub(super) fn flows_at(&self, addr: Addr, port: u16) -> Option<&FlowCount> {
+        Some(&self.doors.get(&(addr, port))?.flows)
     }
 
     /// A backend listens here.

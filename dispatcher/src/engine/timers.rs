@@ -8,6 +8,7 @@ use super::record::{Class, ConnectionRecord, End};
 use super::{DropReason, Effects, Engine};
 use crate::flow::{FlowId, Side};
 use crate::time::Time;
+use crate::wire::Addr;
 use core::time::Duration;
 
 /// Timers handled in one call.
@@ -149,6 +150,11 @@ impl Engine {
     pub(super) fn remove(&mut self, id: FlowId) {
         self.drop_held(id);
         self.wheel.disarm(id.0);
+        if let Some(client) = self.flows.tuple(id, Side::Client)
+            && let Some(flows) = self.routes.revision.flows_at(Addr(client.dst), client.dport)
+        {
+            flows.closed(self.worker);
+        }
         let story = self.flows.remove(id).story;
         story.backend.into_iter().chain(story.decided).for_each(|b| self.unfinished.unrefer(b));
     }

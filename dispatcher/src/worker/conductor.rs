@@ -5,7 +5,8 @@
 //! 2. The drivers' filters take what the old version and the new one need.
 //! 3. The change is [published](Publisher::publish): each worker exchanges its steering and its engine's directory in one step. What was
 //!    handed over because of the new steering meets an engine that has the new directory.
-//! 4. When all workers have it, the filters are narrowed to what it needs. Backends that are leaving still have frames, and are part of it.
+//! 4. When all workers have it, the filters are narrowed to what it needs. Backends and listeners that are leaving still have frames, and are
+//!    part of it.
 //! 5. Later, when nothing names one that was leaving ([`Released`]), the next version does without it: see [`Conductor::settle`].
 //!
 //! Everything here is done by the thread that owns the dispatcher's state. It may wait for workers; workers never wait for it.
@@ -16,7 +17,7 @@ use crate::io::{Filter, OpenError};
 use core::fmt;
 use core::time::Duration;
 use lb::service::Fault;
-use lb::{BackendId, BackendSet, Directory, Released, Wanted};
+use lb::{BackendId, BackendSet, Directory, Leaving, Released, Wanted};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -205,8 +206,7 @@ impl Conductor {
         }
         self.resets.clear();
         self.forgets.clear();
-        let free = |b: &lb::Backend| b.leaving && self.released.is_free(b.id, b.generation);
-        if self.directory().backends().any(free) {
+        if self.directory().leaving().any(|leaving| self.released.frees(leaving)) {
             let wanted = self.wanted.clone();
             if let Err(why) = self.apply(&wanted, &[]) {
                 return self.tell_once(why.to_string());
@@ -232,13 +232,14 @@ impl Conductor {
 
     fn next(&self, wanted: &Wanted, all_have_it: bool) -> Result<Next, Refused> {
         let before = self.directory();
-        let holder = |id| before.backend(id).map(|b| b.generation);
-        // A worker that is late may still open a flow to one that another has let go of.
-        let free = |id| all_have_it && holder(id).is_some_and(|generation| self.released.is_free(id, generation));
+        // A worker that is late may still open a flow to what others have let go of.
+        let free = |leaving: Leaving<'_>| all_have_it && self.released.frees(leaving);
         let directory = Directory::next(Some(before), wanted, free).map_err(Refused::Faults)?;
         let filter = sorted(filter(&self.config, &directory));
+        let mut stays = filter.clone();
+        stays.services.retain(|at| directory.service_at(*at).is_some());
         let revision = Revision::new(&self.config, Arc::new(directory)).map_err(|e| Refused::Impossible(e.0))?;
-        self.filters.fits(&filter).map_err(|e| Refused::Impossible(e.0))?;
+        self.filters.fits(&stays).map_err(|e| Refused::Impossible(e.0))?;
         let both = union(&self.taken, &filter);
         self.filters.fits(&both).map_err(|e| {
             Refused::Impossible(format!(
@@ -405,11 +406,33 @@ mod tests {
         let done = s.apply(&wanted(&[2, 3], &[1, 2]), &[], &[0, 1]).unwrap();
         assert_eq!((done.version, done.workers, done.late), (2, 2, None));
         let (both, new) = (vec![vip(1), vip(2), vip(3)], vec![vip(2), vip(3)]);
-        assert_eq!(s.events(), [Event::Take(both), Event::Has(2), Event::Has(2), Event::Take(new)]);
+        // What is leaving may have flows.
+        assert_eq!(s.events(), [Event::Take(both), Event::Has(2), Event::Has(2)]);
         assert!(s.conductor.directory().service_at(vip(3)).is_some());
+        let leaving = s.conductor.directory().listener(vip(1)).unwrap().flows().clone();
+        leaving.opened(1);
         // What changes no address asks the kernel for nothing.
         s.apply(&wanted(&[2, 3], &[2]), &[], &[0, 1]).unwrap();
         assert_eq!(s.events(), [Event::Has(3), Event::Has(3)]);
+        leaving.closed(1);
+        s.apply(&wanted(&[2, 3], &[2]), &[], &[0, 1]).unwrap();
+        assert_eq!(s.events(), [Event::Has(4), Event::Has(4), Event::Take(new)]);
+    }
+
+    #[test]
+    fn a_listener_is_given_up_when_its_last_flow_is_forgotten_without_anybody_asking() {
+        let mut s = scene(1);
+        let flows = s.conductor.directory().listener(vip(1)).unwrap().flows().clone();
+        flows.opened(0);
+        s.apply(&wanted(&[2], &[1, 2]), &[], &[0]).unwrap();
+        s.conductor.settle();
+        assert_eq!(s.conductor.directory().version(), 2);
+        flows.closed(0);
+        // Nobody takes it over: the version is there all the same.
+        s.conductor.patience = Duration::from_millis(20);
+        s.conductor.settle();
+        assert_eq!(s.conductor.directory().version(), 3);
+        assert!(s.conductor.directory().listener(vip(1)).is_none());
     }
 
     #[test]

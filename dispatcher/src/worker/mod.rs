@@ -258,7 +258,7 @@ pub enum Device {
 pub fn filter(config: &Config, directory: &Directory) -> Filter {
     Filter {
         addresses: config.ports.iter().flat_map(|p| p.addresses.iter().map(|(ip, _)| *ip)).collect(),
-        services: directory.listeners().iter().map(|(listener, _)| *listener).collect(),
+        services: directory.listeners().iter().map(|l| l.addr()).collect(),
         backends: directory.backends().map(|b| b.addr).collect(),
         dnat: config.address_mode == AddressMode::Dnat,
     }

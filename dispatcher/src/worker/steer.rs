@@ -84,9 +84,9 @@ impl Steering {
 
     /// The same for the services and backends of another version of the directory. Those that are leaving still have frames.
     pub fn following(&self, directory: &Directory) -> Steering {
-        let services = directory.listeners().iter().map(|(listener, _)| listener);
+        let services: Vec<SocketAddr> = directory.listeners().iter().map(|l| l.addr()).collect();
         let backends = directory.backends().map(|b| &b.addr);
-        Steering { services: sorted(services), backends: sorted(backends), ..self.clone() }
+        Steering { services: sorted(services.iter()), backends: sorted(backends), ..self.clone() }
     }
 
     /// Workers in all.
@@ -252,6 +252,22 @@ mod tests {
             any::<[u16; 4]>().prop_map(|b| IpAddr::from([0x2001, 0xdb8, b[0], b[1], 0, 0, b[2], b[3]])),
         ];
         (ip, 1u16..).prop_map(|(ip, port)| SocketAddr::new(ip, port))
+    }
+
+    #[test]
+    fn frames_to_a_listener_that_is_leaving_are_led_where_its_flows_are() {
+        let mut config = config(AddressMode::Snat);
+        let first = Directory::next(None, &config.wanted, |_| true).unwrap();
+        let gone = config.wanted.services[0].listen.remove(0);
+        let second = Directory::next(Some(&first), &config.wanted, |_| false).unwrap();
+        let third = Directory::next(Some(&second), &config.wanted, |_| true).unwrap();
+        let before = steering(AddressMode::Snat, 4);
+        for port in 1..200 {
+            let tuple = Tuple::between(SocketAddr::from(([172, 16, 0, 9], port)), gone);
+            assert!(before.owner(&tuple).is_some());
+            assert_eq!(before.following(&second).owner(&tuple), before.owner(&tuple));
+            assert_eq!(before.following(&third).owner(&tuple), None);
+        }
     }
 
     proptest! {

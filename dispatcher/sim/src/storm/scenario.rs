@@ -101,9 +101,9 @@ impl Scenario {
             self.kinds = [Kind::EvilServer, Kind::Ports, Kind::Tables].into_iter().fold(self.kinds, Kinds::without);
         }
         if self.kinds.has(Kind::Workers) {
-            // Not `reconfigure`: what steers between workers does not follow changes.
-            let with_workers = [Kind::Loss, Kind::Duplication, Kind::Reordering, Kind::Corruption, Kind::Delay];
-            self.kinds = self.kinds.and(with_workers.into_iter().collect()).with(Kind::Workers);
+            let links = [Kind::Loss, Kind::Duplication, Kind::Reordering, Kind::Corruption, Kind::Delay];
+            let with_workers = links.into_iter().chain([Kind::Reconfigure]);
+            self.kinds = self.kinds.and(with_workers.collect()).with(Kind::Workers);
         }
         self
     }
