@@ -146,18 +146,19 @@ class Dispatcher:
 
     serial = 0
 
-    def __init__(self, *flags, args=None, log=None, environment=None, services=None):
-        """With flags, or with a configuration file: the lab's ports, and services and pools as `services` has them in TOML."""
+    def __init__(self, *flags, args=None, log=None, environment=None, services=None, control=None):
+        """With flags, or with a configuration file: the lab's ports, and services and pools as `services` has them in TOML, with a control
+        socket at `control`."""
         Dispatcher.serial += 1
         self.has_file = services is not None
         self.log_path = log or f"{WORK}/connections.{Dispatcher.serial}.json"
         self.peak = 0
         self.status = None
         if self.has_file:
-            path = f"{WORK}/dispatcher.{Dispatcher.serial}.toml"
-            with open(path, "w") as f:
-                f.write(configuration(self.log_path) + services)
-            args = ["--config", path]
+            self.config = f"{WORK}/dispatcher.{Dispatcher.serial}.toml"
+            with open(self.config, "w") as f:
+                f.write(configuration(self.log_path, control) + services)
+            args = ["--config", self.config]
         else:
             args = [*(base_args() if args is None else args), *flags, "--connections-log", self.log_path, "--stats-interval", "200ms"]
         self.process = subprocess.Popen(
@@ -301,11 +302,12 @@ def base_args(vips=None, backends=None):
     return [word for pair in pairs for word in pair]
 
 
-def configuration(log_path):
+def configuration(log_path, control=None):
     """What holds for the process, and the lab's ports, in TOML."""
     args = base_args(vips=[], backends=[])
     pairs = list(zip(args[::2], args[1::2]))
     text = f'[dispatcher]\nconnections-log = "{log_path}"\nstats-interval = "200ms"\n'
+    text += f'control = "{control}"\n' if control else ""
     text += "".join(f"workers = {n}\n" for flag, n in pairs if flag == "--workers")
     for flag, port in pairs:
         if flag == "--port":
