@@ -13,9 +13,10 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -124,7 +125,12 @@ impl Control for MadeUp {
         "v7".into()
     }
     fn configuration(&mut self) -> Configuration {
-        Configuration { version: "v7".into(), file: Some("/etc/x.toml".into()), text: Some("# nothing".into()) }
+        Configuration {
+            version: "v7".into(),
+            file: Some("/etc/x.toml".into()),
+            text: Some("# nothing".into()),
+            in_force: with(&["a", "b", "c"]),
+        }
     }
     fn apply(&mut self, file: Upload) -> Result<Applied, Problem> {
         if file.text == b"wrong" {
@@ -132,7 +138,11 @@ impl Control for MadeUp {
             let error = format!("{}: 1 fault, nothing was changed", file.name);
             return Err(Problem { status: 422, failure: Failure { error, faults: vec![fault] } });
         }
-        Ok(Applied { dry_run: file.dry_run, ..applied(&format!("{} {}", file.name, file.text.len())) })
+        if !file.dry_run && file.name.ends_with(LED) {
+            APPLIED.fetch_add(1, Ordering::Relaxed);
+        }
+        let in_force = file.dry_run.then(|| String::from_utf8_lossy(&file.text).into_owned());
+        Ok(Applied { dry_run: file.dry_run, in_force, ..applied(&format!("{} {}", file.name, file.text.len())) })
     }
     fn reload(&mut self, dry_run: bool) -> Result<Applied, Problem> {
         Ok(Applied { dry_run, ..applied("reload") })
@@ -156,6 +166,20 @@ impl Control for MadeUp {
     }
 }
 
+/// The file of the test of `--against`, and how often it was applied.
+const LED: &str = "led.toml";
+static APPLIED: AtomicUsize = AtomicUsize::new(0);
+
+/// A file of a service at addresses of a capture's, with these backends.
+fn with(backends: &[&str]) -> String {
+    let backend = |name: &&str| format!("{{ name = \"{name}\", address = \"10.9.0.{}:443\" }}", name.as_bytes()[0]);
+    let backends = backends.iter().map(backend).collect::<Vec<_>>().join(", ");
+    format!(
+        "[[port]]\nname = \"net\"\ndriver = \"af-packet:eth0\"\nip = [\"10.9.0.1/24\"]\n\n[[service]]\nname = \"shop\"\n\
+         listen = [\"10.0.0.2:443\", \"10.0.0.3:443\"]\npool = \"web\"\n\n[pool.web]\nbackend = [{backends}]\n"
+    )
+}
+
 fn overrides() -> Vec<Override> {
     let by = |left, why| Override { what: "drain a".into(), who: "uid 0".into(), since: 3, left, why };
     vec![by(Some(5), None), by(None, Some("new disk".into()))]
@@ -163,7 +187,14 @@ fn overrides() -> Vec<Override> {
 
 fn applied(what: &str) -> Applied {
     let changes = vec![Change { sign: "~".into(), what: what.into() }];
-    Applied { version: "v8".into(), dry_run: false, changes, notes: vec!["made up".into()], took: 0.001 }
+    Applied {
+        version: "v8".into(),
+        dry_run: false,
+        changes,
+        notes: vec!["made up".into()],
+        took: 0.001,
+        in_force: None,
+    }
 }
 
 /// A server with its owner, until it is dropped.
@@ -395,6 +426,40 @@ fn whoever_changes_something_is_told_to_the_owner_and_may_name_the_version_that_
         assert_eq!(scene.put(Question { only_if: named("v6"), ..question.clone() }).0, 412, "{path}");
         assert_eq!(scene.put(question).0, 200);
     }
+}
+
+#[test]
+fn a_change_is_run_over_recorded_traffic_before_it_is_made_and_not_made_when_nothing_can_be_told_of_it() {
+    let scene = Scene::new("against", true, Times::default());
+    let file = scene.folder.join(LED);
+    std::fs::write(&file, with(&["b", "c"])).unwrap();
+    let captures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/captures");
+    let ctl = |trace: &str, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dispatcher"));
+        command.args(["ctl", "--socket"]).arg(&scene.socket).arg("apply").arg(&file);
+        let out = command.arg("--against").arg(captures.join(trace)).args(more).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (out.status.code().unwrap(), text(&out.stdout), text(&out.stderr))
+    };
+    let fleet = "fleet_tls12_sessionid.pcap";
+    let (code, told, error) = ctl(fleet, &["--dry-run"]);
+    assert_eq!((code, error.as_str()), (0, ""), "{told}");
+    assert!(
+        told.contains("recorded connections, coming again after the change") && told.contains(": a, then "),
+        "{told}"
+    );
+    assert!(told.contains("nothing was done: --dry-run") && APPLIED.load(Ordering::Relaxed) == 0, "{told}");
+    let (code, told, _) = ctl(fleet, &[]);
+    assert!(code == 0 && told.contains("sessions are lost") && told.contains("version v8, in force"), "{told}");
+    assert_eq!(APPLIED.load(Ordering::Relaxed), 1);
+    let (code, _, error) = ctl("ipv6_openssl_nginx.pcap", &[]);
+    assert!(
+        code == 1 && error.contains("at which a service listens") && error.contains("nothing was changed"),
+        "{error}"
+    );
+    let (code, _, error) = ctl("no-such-file.pcap", &[]);
+    assert!(code == 1 && error.contains("no-such-file.pcap"), "{error}");
+    assert_eq!(APPLIED.load(Ordering::Relaxed), 1, "what cannot be told is not done");
 }
 
 #[test]

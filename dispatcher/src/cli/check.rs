@@ -133,7 +133,12 @@ pub fn replay_options(args: &ReplayArgs) -> Result<ReplayOptions, Refusal> {
 /// What `replay` is told of a configuration file, whose rules are kept.
 pub fn replay_of(args: &ReplayArgs, file: &Configuration) -> Result<ReplayOptions, Refusal> {
     check_out(args)?;
-    Ok(options(args, config(file.wanted.clone(), &file.process, &file.ticket_keys)))
+    Ok(options(args, engine(file)))
+}
+
+/// What an engine is told of a configuration, without its ports.
+pub fn engine(file: &Configuration) -> Config {
+    config(file.wanted.clone(), &file.process, &file.ticket_keys)
 }
 
 fn options(args: &ReplayArgs, config: Config) -> ReplayOptions {

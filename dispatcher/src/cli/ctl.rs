@@ -25,7 +25,7 @@ Examples:
   dispatcher ctl show
   dispatcher ctl show backends
   dispatcher ctl drain web2 --for 10m --why 'new disk'
-  dispatcher ctl apply dispatcher.toml --dry-run
+  dispatcher ctl apply dispatcher.toml --dry-run --against trace.pcapng
   dispatcher ctl --socket /run/dispatcher/control.sock show drops --json
   curl --unix-socket /run/dispatcher/control.sock http://dispatcher/v1/backends
 
@@ -70,6 +70,11 @@ pub enum Verb {
         /// Say what would change, and change nothing
         #[arg(long)]
         dry_run: bool,
+
+        /// Run the change over this capture first, and tell how many of its clients would meet another server, and how many sessions would be lost;
+        /// what cannot be told is not applied
+        #[arg(long, value_name = "TRACE")]
+        against: Option<PathBuf>,
     },
     /// Take over the file that the dispatcher was started with, as it is now (SIGHUP does the same)
     Reload {
@@ -225,11 +230,17 @@ fn carry_out(args: &CtlArgs) -> Result<String, (u8, String)> {
             let done: Forgotten = read(&ask(args, Question::new(Method::DELETE, path))?)?;
             return Ok(format!("the sessions of {} are forgotten\n", done.backend));
         }
-        Verb::Apply { file, dry_run } => {
+        Verb::Apply { file, dry_run, against } => {
             let shown = file.display();
             let text = contents(file).map_err(|e| (NOT_ASKED, format!("{shown}: {e}")))?;
-            let path = format!("/v1/configuration?dry_run={dry_run}&name={}", escaped(&shown.to_string()));
-            Question { body: text.into(), ..Question::new(Method::PUT, path) }
+            let put = |dry_run: bool| {
+                let path = format!("/v1/configuration?dry_run={dry_run}&name={}", escaped(&shown.to_string()));
+                Question { body: text.clone().into(), ..Question::new(Method::PUT, path) }
+            };
+            if let Some(trace) = against {
+                return apply_against(args, trace, put, *dry_run);
+            }
+            put(*dry_run)
         }
         Verb::Reload { dry_run } => Question::new(Method::POST, format!("/v1/reload?dry_run={dry_run}")),
         Verb::Drain(target) => state(State::Draining, target)?,
@@ -277,6 +288,26 @@ fn get<T: DeserializeOwned>(args: &CtlArgs, path: &str) -> Result<T, (u8, String
     read(&ask(args, Question::new(Method::GET, path))?)
 }
 
+/// Tells what the change would do to recorded traffic, and then makes it, unless somebody else has made one meanwhile.
+fn apply_against(
+    args: &CtlArgs,
+    trace: &Path,
+    put: impl Fn(bool) -> Question,
+    dry_run: bool,
+) -> Result<String, (u8, String)> {
+    let now: Configuration = get(args, "/v1/configuration")?;
+    let tried: Applied = read(&ask(args, put(true))?)?;
+    let next = tried.in_force.as_deref().unwrap_or_default();
+    let told = super::ctl_against::tell(trace, &now.in_force, next, &mut io::stdout().lock());
+    told.map_err(|why| (REFUSED, format!("--against {}: {why}; nothing was changed", trace.display())))?;
+    if dry_run {
+        return Ok(listing::applied(&tried));
+    }
+    let only_if = args.only_if.clone().or(Some(now.version));
+    let answer = client::request(&args.socket, Question { only_if, ..put(false) }).map_err(|why| (NOT_ASKED, why))?;
+    Ok(listing::applied(&read::<Applied>(&done(args, &answer)?)?))
+}
+
 fn show(args: &CtlArgs, what: Option<What>, json: bool) -> Result<String, (u8, String)> {
     let path = match what {
         None => "/v1",
@@ -305,6 +336,11 @@ fn show(args: &CtlArgs, what: Option<What>, json: bool) -> Result<String, (u8, S
 fn ask(args: &CtlArgs, question: Question) -> Result<Vec<u8>, (u8, String)> {
     let only_if = args.only_if.clone();
     let answer = client::request(&args.socket, Question { only_if, ..question }).map_err(|why| (NOT_ASKED, why))?;
+    done(args, &answer)
+}
+
+/// The body of an answer, if it is none of a refusal.
+fn done(args: &CtlArgs, answer: &client::Answer) -> Result<Vec<u8>, (u8, String)> {
     if (200..300).contains(&answer.status) {
         return Ok(answer.body.to_vec());
     }

@@ -3,7 +3,7 @@
 //!
 //! * [`args`] has the flags.
 //! * [`check`]: what is wrong with values that are each right.
-//! * [`ctl`]: `dispatcher ctl`; `listing`: its tables.
+//! * [`ctl`]: `dispatcher ctl`; `listing`: its tables; [`ctl_against`]: changes before they are made.
 //! * [`check_file`]: `dispatcher check`.
 //! * [`replay`]: `dispatcher replay`.
 //! * [`run`]: `dispatcher run`; [`report`]: what it prints; [`signs`]: what it warns of.
@@ -12,6 +12,7 @@ pub mod args;
 pub mod check;
 pub mod check_file;
 pub mod ctl;
+pub mod ctl_against;
 mod listing;
 pub mod replay;
 pub mod report;

@@ -12,6 +12,7 @@ use super::overrides::saved::Saved;
 use super::overrides::{Order, Override, Overrides, What, Wrong};
 use super::rules;
 use super::socket::api::{self, Applied, Change, Failure, Problem};
+use super::text;
 use lb::Wanted;
 use std::fs::File;
 use std::io::{self, Read};
@@ -135,7 +136,8 @@ impl Live {
     /// The file in force.
     pub fn described(&self) -> api::Configuration {
         let Source { name, text, .. } = &self.source;
-        api::Configuration { version: self.version(), file: name.clone(), text: text.clone() }
+        let in_force = written(&self.source.configuration, &self.in_force);
+        api::Configuration { version: self.version(), file: name.clone(), text: text.clone(), in_force }
     }
 
     /// Takes a configuration over that somebody sends, or says what would change.
@@ -279,7 +281,8 @@ impl Live {
                 notes.push(format!("it would be refused: {why}"));
             }
             let changes = differences.into_iter().map(change).collect();
-            return Ok(self.answer(true, changes, notes, Done::default()));
+            let in_force = Some(written(&next.configuration, &wanted));
+            return Ok(Applied { in_force, ..self.answer(true, changes, notes, Done::default()) });
         }
         may.map_err(refused)?;
         let changes = differences.into_iter().map(change).collect();
@@ -322,7 +325,8 @@ impl Live {
 
     fn answer(&self, dry_run: bool, changes: Vec<Change>, mut notes: Vec<String>, done: Done) -> Applied {
         notes.extend(done.late);
-        Applied { version: self.version(), dry_run, changes, notes, took: done.took.as_secs_f64() }
+        let took = done.took.as_secs_f64();
+        Applied { version: self.version(), dry_run, changes, notes, took, in_force: None }
     }
 
     /// What was probably meant.
@@ -350,6 +354,11 @@ fn fault(configuration: &Configuration, wanted: &Wanted) -> Option<String> {
     }
     let whole = Configuration { wanted: wanted.clone(), ..configuration.clone() };
     rules::faults(&whole).into_iter().next().map(|broken| broken.what)
+}
+
+/// A configuration with these services and pools, as a file.
+fn written(configuration: &Configuration, wanted: &Wanted) -> String {
+    text::text(&Configuration { wanted: wanted.clone(), ..configuration.clone() })
 }
 
 fn over((one, why): &(Override, String)) -> String {

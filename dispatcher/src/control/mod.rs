@@ -2,6 +2,7 @@
 //!
 //! * [`configuration`] holds what is wanted; [`rules`] say what is wrong with values that are each right.
 //! * [`mod@file`] reads it from TOML, whose keys [`keys`] lists; [`fault`] is what is said of a file's mistakes.
+//! * [`mod@text`] writes one as the file that says it.
 //! * [`values`] are words, numbers and addresses, for flags and keys alike; [`port`] is one network port, [`name`] what names may be.
 //! * [`own`]: addresses of ours that others have, too.
 //! * [`overrides`]: what operators said while it ran; [`diff`]: what is different between two configurations.
@@ -21,4 +22,5 @@ pub mod port;
 mod reader;
 pub mod rules;
 pub mod socket;
+pub mod text;
 pub mod values;

@@ -1,11 +1,16 @@
 //! Configuration files.
 
-use dispatcher::control::{file, rules};
+use dispatcher::control::{file, rules, text};
 
 /// A file: refused with faults that lie in it, or understood.
 pub fn config(bytes: &[u8]) {
     match file::read("f", bytes) {
-        Ok(configuration) => assert!(rules::faults(&configuration).is_empty()),
+        Ok(configuration) => {
+            assert!(rules::faults(&configuration).is_empty());
+            let written = text::text(&configuration);
+            let again = file::read("f", written.as_bytes()).unwrap_or_else(|faults| panic!("{faults}\n{written}"));
+            assert_eq!(again, configuration, "{written}");
+        }
         Err(faults) => {
             let lines = bytes.iter().filter(|b| **b == b'\n').count() + 1;
             assert!(!faults.faults.is_empty());

@@ -92,7 +92,7 @@ impl Control for Willing {
 }
 
 fn applied(dry_run: bool) -> Applied {
-    Applied { version: "1.2".into(), dry_run, changes: Vec::new(), notes: Vec::new(), took: 0.0 }
+    Applied { version: "1.2".into(), dry_run, changes: Vec::new(), notes: Vec::new(), took: 0.0, in_force: None }
 }
 
 thread_local! {

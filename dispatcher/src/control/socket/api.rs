@@ -227,6 +227,8 @@ pub struct Configuration {
     pub file: Option<String>,
     /// The file as it was taken.
     pub text: Option<String>,
+    /// A file that says what is in force: the file or the flags, and what operators want other than these.
+    pub in_force: String,
 }
 
 /// One difference.
@@ -277,6 +279,9 @@ pub struct Applied {
     pub notes: Vec<String>,
     /// Seconds until all workers had it.
     pub took: f64,
+    /// Of a dry run: a file that says what would be in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<String>,
 }
 
 /// `DELETE /v1/backends/{backend}/sessions`: they are forgotten.

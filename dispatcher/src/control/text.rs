@@ -1,0 +1,292 @@
+//! A configuration as the file that says it: what flags and overrides have come to can be read, compared and kept like any other.
+//!
+//! What holds anyway is left out. [`super::file::read`] of it gives the same configuration, which a fuzz target holds.
+
+use super::configuration::{Configuration, Process};
+use super::port::PortArg;
+use super::values::{BalanceArg, HashOnArg};
+use crate::engine::{AddressMode, TicketKey};
+use crate::io::af_xdp;
+use crate::worker::Idle;
+use clap::ValueEnum;
+use core::fmt::Display;
+use core::time::Duration;
+use lb::{Algorithm, HashOn, MemberSpec, Policy, PoolSpec, ServiceKind, ServiceSpec, State};
+use std::collections::HashSet;
+use std::path::Path;
+
+/// The whole file.
+pub fn text(configuration: &Configuration) -> String {
+    let Configuration { process, ports, wanted, ticket_keys } = configuration;
+    let mut file = String::new();
+    table(&mut file, "[dispatcher]", of_process(process));
+    for port in ports {
+        table(&mut file, "[[port]]", of_port(port));
+    }
+    for service in &wanted.services {
+        table(&mut file, "[[service]]", of_service(service));
+    }
+    // A backend's keys are told once.
+    let mut told = HashSet::new();
+    for pool in &wanted.pools {
+        let keys = |backend: &str| if told.insert(backend.to_owned()) { keys_of(backend, ticket_keys) } else { vec![] };
+        table(&mut file, &format!("[pool.{}]", quoted(&pool.name)), of_pool(pool, keys));
+    }
+    file
+}
+
+type Lines = Vec<(&'static str, String)>;
+
+fn table(file: &mut String, head: &str, lines: Lines) {
+    if lines.is_empty() {
+        return;
+    }
+    let gap = if file.is_empty() { "" } else { "\n" };
+    *file += &format!("{gap}{head}\n");
+    for (key, value) in lines {
+        *file += &format!("{key} = {value}\n");
+    }
+}
+
+/// As a string of TOML. What JSON escapes TOML does in the same way, and DEL besides.
+fn quoted(text: &(impl Display + ?Sized)) -> String {
+    serde_json::Value::from(text.to_string()).to_string().replace('\u{7f}', "\\u007F")
+}
+
+fn path(path: &Path) -> String {
+    quoted(&path.display())
+}
+
+fn duration(duration: Duration) -> String {
+    quoted(&humantime::format_duration(duration))
+}
+
+fn list<T>(all: &[T], one: impl Fn(&T) -> String) -> String {
+    format!("[{}]", all.iter().map(one).collect::<Vec<_>>().join(", "))
+}
+
+fn inline(lines: Lines) -> String {
+    format!("{{ {} }}", lines.iter().map(|(key, value)| format!("{key} = {value}")).collect::<Vec<_>>().join(", "))
+}
+
+/// The word of the key for what it means.
+fn word<E: ValueEnum + Copy + Into<T>, T: PartialEq>(meant: &T) -> String {
+    let word = E::value_variants().iter().find(|word| (**word).into() == *meant).and_then(E::to_possible_value);
+    quoted(&word.map(|word| word.get_name().to_owned()).unwrap_or_default())
+}
+
+fn of_process(process: &Process) -> Lines {
+    let usual = Process::default();
+    let mut lines = Lines::new();
+    lines.extend(process.workers.map(|n| ("workers", n.to_string())));
+    lines.extend(process.cores.as_ref().map(|cores| {
+        let cores: Vec<String> = cores.0.iter().map(usize::to_string).collect();
+        ("cores", quoted(&cores.join(",")))
+    }));
+    if process.idle != usual.idle {
+        let word = match process.idle {
+            Idle::Spin => "spin",
+            Idle::Yield => "yield",
+            Idle::Sleep => "sleep",
+        };
+        lines.push(("idle", quoted(word)));
+    }
+    if process.address_mode != AddressMode::default() {
+        lines.push(("address-mode", quoted(process.address_mode.as_str())));
+    }
+    if process.hash_seed != usual.hash_seed {
+        // TOML has no numbers above 2^63.
+        lines.push(("hash-seed", quoted(&process.hash_seed)));
+    }
+    if process.session_capacity != usual.session_capacity {
+        lines.push(("session-capacity", process.session_capacity.to_string()));
+    }
+    if process.session_ttl != usual.session_ttl {
+        lines.push(("session-ttl", duration(process.session_ttl)));
+    }
+    if process.flow_capacity != usual.flow_capacity {
+        lines.push(("flow-capacity", process.flow_capacity.to_string()));
+    }
+    if process.flow_idle_timeout != usual.flow_idle_timeout {
+        lines.push(("flow-idle-timeout", duration(process.flow_idle_timeout)));
+    }
+    lines.extend(process.connections_log.as_deref().map(|file| ("connections-log", path(file))));
+    lines.extend(process.control.as_deref().map(|file| ("control", path(file))));
+    lines.extend(process.overrides.as_deref().map(|file| ("overrides", path(file))));
+    lines.extend(process.stats_interval.map(|every| ("stats-interval", duration(every))));
+    lines
+}
+
+fn of_port(port: &PortArg) -> Lines {
+    let PortArg { name, driver, device, addresses, gateways, queues, vlans, mtu, mode, huge, out, tee } = port;
+    let mut lines = vec![("name", quoted(name)), ("driver", quoted(&format!("{}:{device}", driver.as_str())))];
+    if !addresses.is_empty() {
+        lines.push(("ip", list(addresses, |(ip, prefix)| quoted(&format!("{ip}/{prefix}")))));
+    }
+    if !gateways.is_empty() {
+        lines.push(("gateway", list(gateways, quoted)));
+    }
+    if !vlans.is_empty() {
+        lines.push(("vlan", list(vlans, u16::to_string)));
+    }
+    lines.extend(mtu.map(|n| ("mtu", n.to_string())));
+    lines.extend(queues.map(|n| ("queues", n.to_string())));
+    let words = af_xdp::Mode::ALL.iter();
+    lines.extend(mode.and_then(|mode| words.clone().find(|(_, m)| *m == mode)).map(|(word, _)| ("mode", quoted(word))));
+    lines.extend(huge.map(|huge| ("huge", quoted(if huge { "on" } else { "off" }))));
+    lines.extend(out.as_deref().map(|file| ("out", path(file))));
+    lines.extend(tee.as_deref().map(|file| ("tee", path(file))));
+    lines
+}
+
+fn of_service(service: &ServiceSpec) -> Lines {
+    let ServiceSpec { name, listen, pool, routes, policy } = service;
+    let mut lines = vec![("name", quoted(name)), ("listen", list(listen, quoted)), ("pool", quoted(pool))];
+    if !routes.is_empty() {
+        let one = |route: &lb::RouteSpec| {
+            let mut lines = Lines::new();
+            if !route.sni.is_empty() {
+                lines.push(("sni", list(&route.sni, quoted)));
+            }
+            if !route.alpn.is_empty() {
+                lines.push(("alpn", list(&route.alpn, |protocol| quoted(&String::from_utf8_lossy(protocol)))));
+            }
+            lines.push(("pool", quoted(&route.pool)));
+            inline(lines)
+        };
+        lines.push(("route", list(routes, one)));
+    }
+    let usual = Policy::default();
+    if policy.proxy_protocol {
+        lines.push(("proxy-protocol", quoted("v2")));
+    }
+    if !policy.affinity {
+        lines.push(("affinity", quoted("off")));
+    }
+    if policy.hello_timeout != usual.hello_timeout {
+        lines.push(("hello-timeout", duration(policy.hello_timeout)));
+    }
+    if policy.kind == ServiceKind::Tls {
+        lines.push(("service-kind", quoted("tls")));
+    }
+    if policy.servers_have_ech {
+        lines.push(("servers-have-ech", "true".into()));
+    }
+    lines
+}
+
+fn of_pool(pool: &PoolSpec, mut keys: impl FnMut(&str) -> Vec<String>) -> Lines {
+    let mut lines = Lines::new();
+    if pool.balance != Algorithm::default() {
+        lines.push(("balance", word::<BalanceArg, _>(&pool.balance)));
+    }
+    if pool.hash_on != HashOn::default() {
+        lines.push(("hash-on", word::<HashOnArg, _>(&pool.hash_on)));
+    }
+    if pool.resume_fallback != PoolSpec::default().resume_fallback {
+        lines.push(("resume-fallback", quoted(&pool.resume_fallback)));
+    }
+    let backends: Vec<String> = pool.backends.iter().map(|b| inline(of_backend(b, keys(&b.name)))).collect();
+    lines.push(("backend", format!("[\n  {},\n]", backends.join(",\n  "))));
+    lines
+}
+
+fn of_backend(backend: &MemberSpec, keys: Vec<String>) -> Lines {
+    let MemberSpec { name, addr, weight, state } = backend;
+    let mut lines = vec![("name", quoted(name)), ("address", quoted(addr))];
+    if *weight != 1 {
+        lines.push(("weight", weight.to_string()));
+    }
+    if *state != State::Up {
+        lines.push(("state", quoted(state)));
+    }
+    if !keys.is_empty() {
+        lines.push(("ticket-key", list(&keys, quoted)));
+    }
+    lines
+}
+
+fn keys_of(backend: &str, keys: &[TicketKey]) -> Vec<String> {
+    let key = |key: &TicketKey| match key {
+        TicketKey::Name { name, .. } => format!("{:032x}", u128::from_be_bytes(*name)),
+        TicketKey::Unknown { .. } => "unknown".to_owned(),
+    };
+    keys.iter().filter(|key| key.backend() == backend).map(key).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::file;
+
+    #[test]
+    fn a_file_with_every_key_is_written_as_one_that_says_the_same() {
+        let all = r#"
+            [dispatcher]
+            cores = "2,4-5"
+            idle = "spin"
+            address-mode = "dnat"
+            hash-seed = "18446744073709551615"
+            session-capacity = 500000
+            session-ttl = "90m"
+            flow-capacity = 1000
+            flow-idle-timeout = "1500ms"
+            connections-log = "/var/log/a \"b\"\\c\u0007\u007f.jsonl"
+            control = "/run/d.sock"
+            overrides = "/var/lib/o.json"
+            stats-interval = "10s"
+
+            [[port]]
+            name = "wan"
+            driver = "af-xdp:eth1"
+            ip = ["192.0.2.2/24", "[2001:db8::2]/64"]
+            gateway = ["192.0.2.1", "2001:db8::1"]
+            vlan = [300, 40]
+            mtu = 1400
+            queues = 3
+            mode = "zero-copy"
+            tee = "all.pcapng"
+
+            [[port]]
+            name = "lan"
+            driver = "pcap:in.pcap"
+            ip = ["198.51.100.2/24", "2001:db8:1::2/64"]
+            out = "sent.pcap"
+
+            [[service]]
+            name = "shop"
+            listen = ["192.0.2.10:443", "[2001:db8::10]:443"]
+            pool = "a.b:1"
+            proxy-protocol = "v2"
+            affinity = "off"
+            hello-timeout = "5s 250ms"
+            service-kind = "tls"
+            servers-have-ech = true
+            route = [{ sni = ["api.example.com", "*.example.com"], alpn = ["h2"], pool = "api" }, { alpn = ["a\"b"], pool = "api" }]
+
+            [pool."a.b:1"]
+            balance = "least-conn"
+            hash-on = "tuple"
+            resume-fallback = "balance"
+            backend = [
+              { name = "web1", address = "198.51.100.11:443", weight = 0, ticket-key = ["00112233445566778899aabbccddeeff", "0000000000000000000000000000000f"] },
+              { name = "web2", address = "198.51.100.12:443", weight = 7, state = "draining" },
+              { name = "web6", address = "[2001:db8:1::11]:443", ticket-key = "unknown" },
+            ]
+
+            [pool.api]
+            balance = "random-two"
+            backend = [
+              { name = "web1", address = "198.51.100.11:443" },
+              { name = "web6", address = "[2001:db8:1::11]:443" },
+            ]
+        "#;
+        let read = |text: &str| file::read("f", text.as_bytes()).unwrap_or_else(|faults| panic!("{faults}\n{text}"));
+        let once = read(all);
+        let written = text(&once);
+        assert_eq!(read(&written), once, "{written}");
+        assert_eq!(text(&read(&written)), written);
+        let shop = include_str!("../../../docs/shop.toml");
+        assert_eq!(read(&text(&read(shop))), read(shop));
+    }
+}
