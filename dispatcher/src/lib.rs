@@ -6,7 +6,13 @@
 //! * [`wire`]: header views and checksums, sequence numbers as types.
 //! * [`capture`]: pcap and pcapng files: read in place, written block by block.
 //! * [`flow`]: flow table, SYN cookie, splice.
-//! * [`engine`]: what happens to one frame.
+//! * [`config`]: what the engine is told at start.
+//! * [`counters`]: every way to lose a frame, and what is counted.
+//! * [`path`]: how a backend is reached.
+//! * [`backends`]: whether backends answer, and what TCP options they speak.
+//! * [`tls`]: what clients offer to resume, and what servers make of it.
+//! * [`tcp`]: one connection.
+//! * [`engine`]: what happens to one frame: the ladder, and all tables together.
 //! * [`worker`]: the poll loop, counters.
 //! * [`io`]: one trait, one file per driver.
 //! * [`replay`]: captures, and the engine driven by them.
@@ -14,15 +20,21 @@
 //! * [`control`]: what is wanted of the dispatcher, as it was written; the control socket, and what can be asked there.
 //! * [`cli`]: the command line.
 
+pub mod backends;
 pub mod capture;
 pub mod cli;
+pub mod config;
 pub mod control;
+pub mod counters;
 pub mod engine;
 pub mod flow;
 pub mod io;
 pub mod journal;
+pub mod path;
 pub mod replay;
 pub mod sessions;
+pub mod tcp;
 pub mod time;
+pub mod tls;
 pub mod wire;
 pub mod worker;

@@ -1,8 +1,8 @@
 //! Nobody decides for others: what a client says, repeats or leaves unsaid makes, keeps and ends no row that others use.
 
 use core::time::Duration;
-use dispatcher::engine::session::{Offer, Watch};
 use dispatcher::engine::{Config, Limits};
+use dispatcher::tls::{OfferedSessions, ServerFlight};
 use dispatcher::wire::options::SynOptions;
 use dispatcher::wire::packet::Flags;
 use lb::affinity::Census;
@@ -16,10 +16,10 @@ fn seen() -> Sighting {
     Sighting { backend: BackendId(1), client: 1, now: Millis(5) }
 }
 
-fn offer(hello: &Hello) -> Offer {
+fn offer(hello: &Hello) -> OfferedSessions {
     let bytes = hello.bytes();
     let mut scratch = vec![0; 20_000];
-    Offer::new(&ssl_parse::client_hello(&bytes, &mut scratch).complete().unwrap())
+    OfferedSessions::new(&ssl_parse::client_hello(&bytes, &mut scratch).complete().unwrap())
 }
 
 fn flight_13(psk_selected: bool) -> Vec<u8> {
@@ -66,7 +66,7 @@ fn after_a_retry_the_first_hello_explains_nothing() {
         for serial in 0..10 {
             let hello =
                 Hello { tls13: true, psk: vec![sealed(7, serial)], session_id: vec![1; 32], ..Hello::default() };
-            let mut watch = Watch::new(offer(&hello), false);
+            let mut watch = ServerFlight::new(offer(&hello), false);
             watch.feed(&retry(), &mut affinity, seen());
             watch.feed(&flight_13(psk_selected), &mut affinity, seen());
             assert_eq!(watch.resumed(), Some(psk_selected), "told, not learned");
@@ -82,7 +82,7 @@ fn a_ticket_beside_an_id_that_is_resumed_is_credited_only_when_the_id_is_its_dig
     for (id, known) in [(vec![8; 32], false), (digest, true)] {
         let mut affinity = Affinity::single(lb::Config::new(2));
         let hello = Hello { session_id: id.clone(), ticket: Some(ticket.clone()), ..Hello::default() };
-        let mut watch = Watch::new(offer(&hello), false);
+        let mut watch = ServerFlight::new(offer(&hello), false);
         watch.feed(&flight_12(id.clone(), true), &mut affinity, seen());
         assert_eq!(watch.resumed(), Some(true));
         assert_eq!(leads(&affinity, IdentityKind::Ticket, &ticket).is_some(), known);
@@ -98,7 +98,7 @@ fn inventions_beside_a_real_id_evict_nothing() {
     affinity.issued(&good, Sighting { backend: BackendId(0), client: 7, now: Millis(0) });
     for n in 0..2000u32 {
         let ticket = Some([&n.to_be_bytes()[..], &[0x55; 60]].concat());
-        let mut watch = Watch::new(offer(&Hello { session_id: vec![8; 32], ticket, ..Hello::default() }), false);
+        let mut watch = ServerFlight::new(offer(&Hello { session_id: vec![8; 32], ticket, ..Hello::default() }), false);
         // The server knows no tickets, and resumes by the ID.
         watch.feed(&flight_12(vec![8; 32], true), &mut affinity, seen());
     }
@@ -328,7 +328,7 @@ fn nothing_is_learned_from_the_outer_hello_where_servers_have_ech() {
             let mut scratch = vec![0; 20_000];
             let hello = ssl_parse::client_hello(&bytes, &mut scratch).complete().unwrap();
             assert!(hello.ech && !hello.is_ambiguous());
-            let mut watch = Watch::new(Offer::new(&hello), false);
+            let mut watch = ServerFlight::new(OfferedSessions::new(&hello), false);
             if have {
                 watch.servers_have_ech();
             }

@@ -4,8 +4,8 @@ mod captures;
 
 use captures::odd_hellos;
 use core::time::Duration;
-use dispatcher::engine::session::Offer;
 use dispatcher::engine::{Class, End};
+use dispatcher::tls::OfferedSessions;
 use lb::IdentityKind;
 use sim::apps::{Manner, Plan};
 use sim::config::two_armed;
@@ -38,7 +38,7 @@ fn psk_identities_beside_no_offer_of_tls_1_3_are_none() {
     let kinds = |bytes: &[u8]| {
         let hello = ssl_parse::client_hello(bytes, &mut []).complete().unwrap();
         assert_eq!(hello.psk_identities().count(), 1);
-        Offer::new(&hello).identities().iter().map(|i| i.kind()).collect::<Vec<_>>()
+        OfferedSessions::new(&hello).identities().iter().map(|i| i.kind()).collect::<Vec<_>>()
     };
     let hellos = odd_hellos();
     let (_, fine, _) = hellos.iter().find(|(name, ..)| name == "13/psk-fine").unwrap();

@@ -3,7 +3,7 @@
 
 use crate::rng::Rng;
 use dispatcher::engine::{Config, Counters, Engine, Returning, Revision, Share};
-use dispatcher::flow::{Rss, Tuple};
+use dispatcher::flow::{Key, Rss};
 use dispatcher::io::mem::{Memory, Wire};
 use dispatcher::time::Time;
 use dispatcher::wire::packet::{Ethernet, Ip, Tcp, protocol};
@@ -68,7 +68,7 @@ impl Crew {
 
     /// A frame comes in at a port, by some queue.
     pub fn hand_in(&mut self, port: usize, frame: &[u8]) {
-        let by_card = self.card.as_ref().and_then(|card| card.worker(&tuple(frame)?));
+        let by_card = self.card.as_ref().and_then(|card| card.worker(&key(frame)?));
         let worker = by_card.unwrap_or_else(|| self.rng.below(self.wires.len()));
         assert!(self.wires[worker][port].inject(frame), "room");
     }
@@ -136,9 +136,9 @@ impl Crew {
 }
 
 /// Of a TCP segment.
-fn tuple(frame: &[u8]) -> Option<Tuple> {
+fn key(frame: &[u8]) -> Option<Key> {
     let eth = Ethernet::parse(frame).ok()?;
     let ip = Ip::parse(frame, eth.payload, eth.ethertype).ok().filter(|ip| ip.protocol == protocol::TCP)?;
     let tcp = Tcp::parse(frame, &ip).ok()?;
-    Some(Tuple { src: ip.src.0, dst: ip.dst.0, sport: tcp.src_port, dport: tcp.dst_port })
+    Some(Key::of(&ip, &tcp))
 }

@@ -13,16 +13,13 @@
 //! one does not answer. One whose pool has gone before it had a backend is routed anew by its service; when that has gone, too, it is led to
 //! the pool it had while that stands, and is reset after that.
 
-use super::connection::State;
-use super::record::End;
-use super::revision::Revision;
-use super::{Effects, Engine, PortId, TicketKey};
+use super::{Effects, Engine, TicketKey};
 use crate::flow::FlowId;
+use crate::path::Revision;
 use crate::time::Time;
 use crate::wire::Addr;
 use lb::affinity::Forgetting;
-use lb::{Backend, BackendId, BackendSet, MAX_BACKENDS, Released};
-use std::collections::VecDeque;
+use lb::{Backend, BackendId, BackendSet, Released};
 use std::sync::Arc;
 
 /// Rows of each table looked at in one call for those of backends that left.
@@ -31,66 +28,6 @@ const ROWS: usize = 1024;
 const PLACES: u32 = 4096;
 /// Flows reset in one call.
 const RESETS: usize = 64;
-/// Addresses announced in one call.
-const ANNOUNCED: usize = 32;
-
-/// What is still to be done of changes.
-pub(super) struct Unfinished {
-    /// What all workers say of slots.
-    released: Arc<Released>,
-    /// By slot: what flows in the table name it.
-    users: Box<[u32]>,
-    /// Those that left, and whose rows are not being cleared yet.
-    rows_of: BackendSet,
-    forgetting: Option<Forgetting>,
-    /// Without rows: the slot is let go of when no flow names it.
-    rowless: BackendSet,
-    /// Whose flows are reset, and which place of the table is next.
-    resetting: Option<(BackendSet, FlowId)>,
-    /// Ours, and not said yet.
-    unannounced: VecDeque<(PortId, Addr)>,
-}
-
-impl Unfinished {
-    pub fn new(released: Arc<Released>, unannounced: Vec<(PortId, Addr)>) -> Unfinished {
-        Unfinished {
-            released,
-            users: vec![0; MAX_BACKENDS].into_boxed_slice(),
-            rows_of: BackendSet::EMPTY,
-            forgetting: None,
-            rowless: BackendSet::EMPTY,
-            resetting: None,
-            unannounced: unannounced.into(),
-        }
-    }
-
-    /// A flow names the slot.
-    pub fn refer(&mut self, id: BackendId) {
-        self.users[id.index()] += 1;
-    }
-
-    /// It does no more.
-    pub fn unrefer(&mut self, id: BackendId) {
-        let users = &mut self.users[id.index()];
-        debug_assert!(*users > 0, "{id:?} was not referred to");
-        *users = users.saturating_sub(1);
-    }
-
-    /// There is something to do that waits for nothing.
-    pub fn is_due(&self) -> bool {
-        self.forgetting.is_some()
-            || !self.rows_of.is_empty()
-            || self.resetting.is_some()
-            || !self.unannounced.is_empty()
-    }
-
-    /// Addresses to be announced now.
-    pub fn next_addresses(&mut self) -> Vec<(PortId, Addr)> {
-        let n = self.unannounced.len().min(ANNOUNCED);
-        self.unannounced.drain(..n).collect()
-    }
-}
-
 impl Engine {
     /// From now on the services, pools and backends are those of `next`, a later version of the directory than the present one. A walk over the
     /// slots; what takes longer is begun, and done by [`Engine::poll`].
@@ -209,14 +146,12 @@ impl Engine {
                 continue;
             }
             let c = self.flows.get(id);
-            if c.story.told || !c.story.backend.is_some_and(|b| backends.contains(b)) {
+            if c.record.told || !c.record.backend.is_some_and(|b| backends.contains(b)) {
                 continue;
             }
             done += 1;
-            match c.state {
-                State::Dialing(_) => self.redispatch(id, now, fx),
-                _ => self.cut(id, End::BackendRemoved, now, fx),
-            }
+            self.take_backend_away(id, now, fx);
+            self.refresh(id);
         }
         let over = at as usize >= self.flows.capacity();
         self.unfinished.resetting = (!over).then_some((backends, FlowId(at)));

@@ -1,7 +1,7 @@
 //! Other hosts that say they have an address of ours (RFC 5227, RFC 4862): remembered, so that somebody is told. What
 //! they say changes nothing here.
 
-use super::PortId;
+use crate::config::PortId;
 use crate::wire::Mac;
 use arrayvec::ArrayVec;
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
 //! Frames to ourselves: ARP, NDP, echo requests, answers to probes; and what we say of our own accord.
 
-use super::send::Own;
-use super::{Arrived, Conflict, DropReason, Effects, Engine, PortId, Step, Verdict};
+use super::{Conflict, DropReason, Effects, Engine, PortId, Step, Verdict};
+use crate::tcp::{Arrived, ControlSegment};
 use crate::time::Time;
 use crate::wire::build::{Arp, Link, Ndp, Segment, arp_op, ndp_type, solicited_node};
 use crate::wire::checksum::transport;
@@ -178,8 +178,7 @@ impl Engine {
             let ecn = Some(flags.contains(Flags::ECE));
             self.health.heard(id, seg.now);
             self.health.answered(id, &self.probe_options(seg.ip.family, seg.now), &got, ecn, seg.tcp.window);
-            let own = Own { seq: seg.tcp.ack, ack: Seq(0), flags: Flags::RST, window: 0, options: &[] };
-            return self.answer(seg, &own, frame, fx);
+            return self.answer(seg, &ControlSegment::reset(seg.tcp.ack, None), frame, fx);
         }
         self.refuse(seg, DropReason::NoFlow, frame, fx)
     }
@@ -187,7 +186,7 @@ impl Engine {
     fn probe_options(&self, family: Family, now: Time) -> SynOptions {
         SynOptions {
             mss: Some(self.routes.mss()[family as usize]),
-            wscale: Some(super::health::OUR_WSCALE),
+            wscale: Some(crate::backends::OUR_WSCALE),
             sack_permitted: true,
             timestamps: Some(Timestamps { val: now.as_millis() as u32, ecr: 0 }),
         }

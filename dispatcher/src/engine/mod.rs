@@ -8,78 +8,63 @@
 //!
 //! From the most to the least frequent, and in this order in the code; each step returns a verdict:
 //!
-//! 1. **Known flow** (`forward`): look the tuple up, translate, send.
-//! 2. **Bare SYN to a VIP** (`admit`): answer with a cookie. No state is kept.
-//! 3. **ACK to a VIP whose cookie verifies** (`admit`): open a flow, read its payload if it has any.
-//! 4. **More payload for a flow without a complete hello** (`admit`): assemble; when the hello is complete, or known not to be
-//!    TLS, choose a backend (`choose`) and dial it (`dial`).
-//! 5. **SYN-ACK or RST of a backend being dialled** (`dial`): finish the splice and release what was held, or choose another.
+//! 1. **Known flow** (`ladder`, [`tcp::forward`](crate::tcp::forward)): look the key up, translate, send.
+//! 2. **Bare SYN to a VIP** ([`tcp::admit`](crate::tcp::admit)): answer with a cookie. No state is kept.
+//! 3. **ACK to a VIP whose cookie verifies** (the same): open a flow, read its payload if it has any.
+//! 4. **More payload for a flow without a complete hello** ([`tcp::hello`](crate::tcp::hello)): assemble; when the hello is complete, or known not to
+//!    be TLS, choose a backend (`choose`) and dial it ([`tcp::dial`](crate::tcp::dial)).
+//! 5. **SYN-ACK or RST of a backend being dialled** (the same): finish the splice and release what was held, or choose another.
 //! 6. **ARP, NDP, ICMP echo to our addresses** (`local`); **ICMP errors about a flow** (`icmp`).
 //! 7. Else: drop, counted.
 //!
-//! Everything that happens by itself, without a frame, is in `timers`; what is ours to retransmit, in `ours`; how a silent flow's ends
-//! are asked whether they are still there, in `keepalive`; how we end a flow, in `cut`.
+//! # Floors
+//!
+//! What a connection does with a segment or a time is said by [`tcp`](crate::tcp), as an [`Action`](crate::tcp::Action); here it is done. Each floor
+//! calls those below it only, and no floor is called from below: `ladder` and `timers` (what is asked of whom), `apply` and `icmp`; `execute` (the
+//! executor); `late` (hellos that come too late); `choose` (which backend); `forget` (how a connection is told of and forgotten); `local` (frames to
+//! ourselves); `send` (frames that leave).
 
-mod admit;
 mod apply;
 mod choose;
-mod config;
 pub mod conflicts;
-mod connection;
-mod counters;
-mod cut;
-mod dial;
-mod dial_from;
-mod doubts;
-mod forward;
-mod health;
-pub(crate) mod icmp;
-mod keepalive;
+mod execute;
+mod forget;
+mod icmp;
+mod ladder;
 mod late;
-mod limiter;
 mod local;
-mod neighbours;
-mod ours;
-mod record;
-mod revision;
-mod routes;
 mod send;
-pub mod session;
 mod share;
-mod split;
+mod sizes;
+mod stop;
 mod timers;
-mod watches;
+mod unfinished;
 
-pub use config::{AddressMode, Config, ConfigError, Limits, PortSpec, TicketKey, hello_patience};
+pub use crate::config::{AddressMode, Config, ConfigError, Limits, PortId, PortSpec, TicketKey, hello_patience};
+pub use crate::counters::{Counters, DropReason};
+pub use crate::path::Revision;
+pub use crate::path::{MAX_WORKERS, Returning, worker_of_port};
+pub use crate::tcp::{Class, ConnectionRecord, End};
 pub use conflicts::{Conflict, Conflicts};
-pub use counters::{Counters, DropReason};
-pub use record::{Class, ConnectionRecord, End};
-pub use revision::Revision;
-pub use share::{MAX_WORKERS, Returning, Share, worker_of_port};
+pub use share::Share;
+pub(crate) use share::derived;
+pub use sizes::TableSize;
 
-use crate::flow::{BufferPool, CookieJar, FlowId, FlowTable, LocalPorts, Side, Tuple, Wheel};
+use crate::backends::Health;
+use crate::flow::{BufferPool, CookieJar, FlowId, FlowTable, Key, LocalPorts, Side, Wheel};
+use crate::path::{FIRST_PORT, Neighbours, Routes};
 use crate::sessions::Sessions;
+use crate::tcp::{Connection, Eviction, HEADER_ROOM, Hot, Limiter, ResetGrace};
 use crate::time::Time;
-use crate::wire::packet::{Ethernet, Ip, Tcp, WireError, ethertype, protocol};
-use crate::wire::{Addr, Family, Frame};
-use apply::Unfinished;
-use connection::Connection;
+use crate::tls::{Lates, ServerFlights};
+use crate::wire::packet::{Headers, Parsed};
+use crate::wire::{Addr, Frame};
 use core::time::Duration;
-use doubts::Doubts;
-use health::Health;
-use late::Lates;
 use lb::affinity::Update;
 use lb::{Affinity, Balancers, Directory, Live, StableHash, Wanted};
-use limiter::Limiter;
-use neighbours::Neighbours;
-use routes::Routes;
-use siphasher::sip::{SipHasher13, SipHasher24};
+use siphasher::sip::SipHasher13;
 use std::sync::Arc;
-use watches::Watches;
-
-/// A port of the engine: its index in [`Config::ports`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub struct PortId(pub u8);
+use unfinished::Unfinished;
 
 /// What becomes of a frame that was handed to [`Engine::handle`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,33 +92,17 @@ pub trait Effects {
 /// What a step of the ladder comes to: a verdict, or the reason for a drop.
 type Step = Result<Verdict, DropReason>;
 
-/// A TCP segment in a frame, its headers read.
-#[derive(Clone, Copy, Debug)]
-struct Arrived {
-    port: PortId,
-    eth: Ethernet,
-    ip: Ip,
-    tcp: Tcp,
-    now: Time,
-}
-
-impl Arrived {
-    fn tuple(&self) -> Tuple {
-        Tuple { src: self.ip.src.0, dst: self.ip.dst.0, sport: self.tcp.src_port, dport: self.tcp.dst_port }
-    }
-}
-
 /// One worker's engine.
 pub struct Engine {
     config: Config,
     routes: Routes,
     neighbours: Neighbours,
     health: Health,
-    flows: FlowTable<Connection>,
+    flows: FlowTable<Hot, Connection>,
     wheel: Wheel,
     cookies: CookieJar,
     buffers: BufferPool,
-    watches: Watches,
+    flights: ServerFlights,
     /// Hellos that came too late to be asked for.
     lates: Lates,
     local_ports: LocalPorts,
@@ -152,7 +121,7 @@ pub struct Engine {
     /// Resets for segments of connections that we do not know.
     resets: Limiter,
     /// Connections whose first segment may still come.
-    doubts: Doubts,
+    reset_grace: ResetGrace,
     counters: Counters,
     /// Other hosts that claim addresses of ours.
     conflicts: Conflicts,
@@ -173,71 +142,12 @@ pub struct Engine {
     closing: FlowId,
     /// It was begun: no flow is opened any more.
     stopping: bool,
-    /// By buffer: the flow that took it for a hello, if it still has it.
-    holders: Box<[FlowId]>,
-    /// The buffer to be looked at next for one that is kept for too long.
-    hand: usize,
+    /// Whose hello buffer is taken back when all are in use.
+    eviction: Eviction,
 }
 
-/// Room in front of a hello for a PROXY v2 header: 16 bytes and 36 of addresses.
-const HEADER_ROOM: usize = 64;
-/// Local ports for flows; those below are left to the system and to probes.
-const FIRST_PORT: u16 = health::PROBE_PORT + health::PROBE_PORTS;
 /// Exactness of timers.
 const TICK: Duration = Duration::from_millis(10);
-/// Horizon of the timing wheel in ticks: longer spans are looked at again when they come into it.
-const WHEEL_SLOTS: usize = 4096;
-
-/// What one table takes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TableSize {
-    /// What it holds.
-    pub name: &'static str,
-    /// So many of them.
-    pub entries: usize,
-    /// In so many bytes, all told.
-    pub bytes: usize,
-}
-
-impl Limits {
-    /// What the engines of `workers` workers take in memory together, table by table, for `backends` backends.
-    pub fn tables(&self, backends: usize, workers: usize) -> Vec<TableSize> {
-        let backends = self.slots(backends);
-        let part = self.divided(workers);
-        let all = part.tables_of_one(backends).into_iter().map(|t| TableSize {
-            entries: t.entries * workers,
-            bytes: t.bytes * workers,
-            ..t
-        });
-        let affinity = Affinity::bytes(&self.affinity(backends), workers);
-        all.chain([TableSize { name: "affinity rows", entries: self.sessions, bytes: affinity }]).collect()
-    }
-
-    fn tables_of_one(&self, backends: usize) -> Vec<TableSize> {
-        let size = |name, entries, bytes| TableSize { name, entries, bytes };
-        vec![
-            size("flows", self.flows, FlowTable::<Connection>::bytes_for(self.flows)),
-            size("timers", self.flows, Wheel::bytes_for(self.flows, WHEEL_SLOTS)),
-            size(
-                "held hellos",
-                self.hellos,
-                BufferPool::bytes_for(self.hellos, HEADER_ROOM + self.hello_bytes) + self.hellos * size_of::<FlowId>(),
-            ),
-            size("watched answers", self.watches, Watches::bytes_for(self.watches)),
-            size("local port cursors", backends, LocalPorts::bytes_for(backends)),
-        ]
-    }
-
-    /// Slots for backends, of which there are so many at start.
-    pub(super) fn slots(&self, backends: usize) -> usize {
-        backends.max(self.backends).min(lb::MAX_BACKENDS)
-    }
-
-    fn affinity(&self, backends: usize) -> lb::Config {
-        lb::Config { session_capacity: self.sessions, ..lb::Config::new(backends) }
-    }
-}
-
 impl Engine {
     /// Builds all tables at their full size; nothing grows afterwards.
     ///
@@ -261,12 +171,12 @@ impl Engine {
         let derive = |purpose: u8| derived(&secret, purpose);
         let half = |purpose: u8| u64::from_le_bytes(derive(purpose)[..8].try_into().expect("8 of 16 bytes"));
         let limits = config.limits;
-        if !(1..=FlowTable::<Connection>::MAX_CAPACITY).contains(&limits.flows) {
+        if !(1..=FlowTable::<Hot, Connection>::MAX_CAPACITY).contains(&limits.flows) {
             return Err(ConfigError(format!("a flow table of {} flows cannot be", limits.flows)));
         }
         // Where cards decide whose a port is, each worker's are scattered over all.
         let (first_port, last_port) =
-            if returning.knows_cards() { (FIRST_PORT, u16::MAX) } else { share::dial_ports(worker, workers) };
+            if returning.knows_cards() { (FIRST_PORT, u16::MAX) } else { crate::path::dial_ports(worker, workers) };
         let largest = routes.ports.iter().map(|p| usize::from(p.mtu)).max().unwrap_or(1500) + 32;
         let mss = routes.mss();
         Ok(Engine {
@@ -277,14 +187,14 @@ impl Engine {
                 half(2) as u32,
                 now,
             )
-            .probing_from(share::probe_ports(worker, workers))
+            .probing_from(crate::path::probe_ports(worker, workers))
             .with_foreign_dials(config.address_mode == AddressMode::Dnat),
             neighbours,
             flows: FlowTable::new(limits.flows, (half(3), half(4))),
-            wheel: Wheel::new(limits.flows, TICK, WHEEL_SLOTS, now),
+            wheel: Wheel::new(limits.flows, TICK, sizes::WHEEL_SLOTS, now),
             cookies: CookieJar::new(derive(5)),
             buffers: BufferPool::new(limits.hellos, HEADER_ROOM + limits.hello_bytes),
-            watches: Watches::new(limits.watches),
+            flights: ServerFlights::new(limits.watches),
             lates: Lates::new(),
             local_ports: LocalPorts::new(first_port, last_port, slots, derive(6)),
             returning,
@@ -297,7 +207,7 @@ impl Engine {
             live: directory.live().clone(),
             directory,
             resets: Limiter::new(1000u64.div_ceil(workers as u64), now),
-            doubts: Doubts::new(now),
+            reset_grace: ResetGrace::new(now),
             counters: Counters::default(),
             conflicts: Conflicts::new(),
             scratch: vec![0; largest].into_boxed_slice(),
@@ -309,8 +219,7 @@ impl Engine {
             swept: now,
             closing: FlowId(0),
             stopping: false,
-            holders: vec![FlowId(0); limits.hellos].into_boxed_slice(),
-            hand: 0,
+            eviction: Eviction::new(limits.hellos),
             routes,
             config,
         })
@@ -329,90 +238,31 @@ impl Engine {
 
     /// One frame that came in at `port`.
     pub fn handle(&mut self, port: PortId, frame: &mut Frame<'_>, now: Time, fx: &mut dyn Effects) -> Verdict {
+        let headers = Parsed::read(frame.bytes());
+        self.handle_parsed(port, &headers, frame, now, fx)
+    }
+
+    /// As [`Engine::handle`], where the frame's headers have been read.
+    pub fn handle_parsed(
+        &mut self,
+        port: PortId,
+        headers: &Headers,
+        frame: &mut Frame<'_>,
+        now: Time,
+        fx: &mut dyn Effects,
+    ) -> Verdict {
         self.counters.frames_in += 1;
-        let verdict = self.climb(port, frame, now, fx).unwrap_or_else(Verdict::Drop);
+        let step = match headers {
+            Ok(headers) => self.climb(port, headers, frame, now, fx),
+            Err(e) => Err((*e).into()),
+        };
+        let verdict = step.unwrap_or_else(Verdict::Drop);
         match verdict {
             Verdict::Forward(_) | Verdict::Reply(_) => self.counters.frames_out += 1,
             Verdict::Hold => self.counters.held += 1,
             Verdict::Drop(reason) => self.counters.drops[reason as usize] += 1,
         }
         verdict
-    }
-
-    /// The ladder.
-    fn climb(&mut self, port: PortId, frame: &mut Frame<'_>, now: Time, fx: &mut dyn Effects) -> Step {
-        let bytes = frame.bytes();
-        let eth = Ethernet::parse(bytes)?;
-        let ours = self.routes.ports[usize::from(port.0)].mac;
-        if eth.dst != ours && !eth.dst.is_group() {
-            return Err(DropReason::NotForUs);
-        }
-        // Nobody sends from a group's address (IEEE 802.3 section 3.2.3), and it would be where we answer to.
-        if eth.src.is_group() {
-            return Err(DropReason::Malformed);
-        }
-        let ip = match eth.ethertype {
-            ethertype::IPV4 | ethertype::IPV6 => Ip::parse(bytes, eth.payload, eth.ethertype)?,
-            ethertype::ARP => return self.on_arp(port, &eth, frame, now),
-            _ => return Err(DropReason::NotForUs),
-        };
-        match ip.protocol {
-            // TCP is between two (RFC 9293 section 3.9.2.3): what all hear is a mistake or an attack.
-            protocol::TCP if eth.dst.is_group() => Err(DropReason::Malformed),
-            protocol::TCP => {
-                let tcp = Tcp::parse(bytes, &ip)?;
-                let seg = Arrived { port, eth, ip, tcp, now };
-                match self.flows.lookup(&seg.tuple()) {
-                    Some((id, side)) => self.on_known(id, side, &seg, frame, fx),
-                    None => self.on_stranger(&seg, frame, fx),
-                }
-            }
-            protocol::ICMP | protocol::ICMPV6 => self.on_icmp(port, &eth, &ip, frame, now, fx),
-            _ => Err(DropReason::NotForUs),
-        }
-    }
-
-    /// A segment of no flow.
-    fn on_stranger(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
-        if martian(seg.ip.src) && !(self.config.loopback_sources && seg.ip.src.ip().is_loopback()) {
-            return Err(DropReason::Malformed);
-        }
-        if let Some(service) = self.routes.service_at(seg.ip.dst, seg.tcp.dst_port) {
-            if seg.tcp.is_bare_syn() {
-                self.on_syn(service, seg, frame, fx)
-            } else {
-                self.on_cookie(service, seg, frame, fx)
-            }
-        } else {
-            self.on_unserved(seg, frame, fx)
-        }
-    }
-
-    /// A segment of no flow to no service.
-    fn on_unserved(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
-        if self.routes.is_ours(seg.ip.dst) {
-            self.on_own_address(seg, frame, fx)
-        } else if self.config.address_mode == AddressMode::Dnat && self.routes.is_backend(seg.ip.src, seg.tcp.src_port)
-        {
-            // To a client of ours whose flow is over: it is told in the client's name.
-            self.refuse(seg, DropReason::NoFlow, frame, fx)
-        } else {
-            Err(DropReason::NotForUs)
-        }
-    }
-
-    /// A segment of a known flow: by far the most frequent case is that both sides are connected.
-    fn on_known(&mut self, id: FlowId, side: Side, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
-        use connection::State;
-        match (&self.flows.get(id).state, side) {
-            (State::Spliced(_), _) => self.forward(id, side, seg, frame, fx),
-            (State::AwaitHello(_), Side::Client) => self.on_waiting(id, seg, frame, fx),
-            (State::Dialing(_), Side::Client) => self.on_client_while_dialing(id, seg, frame, fx),
-            (State::Dialing(_), Side::Server) => self.on_dialed(id, seg, frame, fx),
-            (State::TimeWait { .. } | State::Reset { .. }, _) => self.on_closed(id, side, seg, frame, fx),
-            (State::Cut(_), _) => self.on_cut(id, side, seg, frame, fx),
-            (State::AwaitHello(_), Side::Server) => Err(DropReason::NoFlow),
-        }
     }
 
     /// All counters so far.
@@ -437,7 +287,7 @@ impl Engine {
 
     /// Server answers now being read.
     pub fn watched(&self) -> usize {
-        self.watches.in_use()
+        self.flights.in_use()
     }
 
     /// What the affinity tables counted and hold. Walks them: not for every frame.
@@ -474,11 +324,11 @@ impl Engine {
         &self.directory
     }
 
-    /// The client's address and port, for a flow whose frames arrive from a backend with this tuple (backend, then our
+    /// The client's address and port, for a flow whose frames arrive from a backend with this key (backend, then our
     /// own address).
-    pub fn client_of(&self, server_side: &Tuple) -> Option<std::net::SocketAddr> {
+    pub fn client_of(&self, server_side: &Key) -> Option<std::net::SocketAddr> {
         let (id, Side::Server) = self.flows.lookup(server_side)? else { return None };
-        Some(self.flows.tuple(id, Side::Client)?.source())
+        Some(self.flows.key(id, Side::Client)?.source())
     }
 
     /// The client, and what it connected to, for a flow whose frames arrive at `own`, an address and port of ours (or with
@@ -488,51 +338,8 @@ impl Engine {
         backend: std::net::SocketAddr,
         own: std::net::SocketAddr,
     ) -> Option<(std::net::SocketAddr, std::net::SocketAddr)> {
-        let (id, Side::Server) = self.flows.lookup(&Tuple::between(backend, own))? else { return None };
-        let tuple = self.flows.tuple(id, Side::Client)?;
-        Some((tuple.source(), tuple.destination()))
+        let (id, Side::Server) = self.flows.lookup(&Key::tcp(backend, own))? else { return None };
+        let key = self.flows.key(id, Side::Client)?;
+        Some((key.source(), key.destination()))
     }
-
-    fn count(&mut self, reason: DropReason) {
-        self.counters.drops[reason as usize] += 1;
-    }
-}
-
-impl From<WireError> for DropReason {
-    fn from(e: WireError) -> DropReason {
-        match e {
-            WireError::Truncated => DropReason::Truncated,
-            WireError::Malformed => DropReason::Malformed,
-            WireError::Fragment => DropReason::IpFragment,
-        }
-    }
-}
-
-/// An address that no packet can come from: multicast, unspecified, broadcast, loopback.
-fn martian(a: Addr) -> bool {
-    match a.ip() {
-        std::net::IpAddr::V4(a) => a.is_multicast() || a.is_unspecified() || a.is_broadcast() || a.is_loopback(),
-        std::net::IpAddr::V6(a) => a.is_multicast() || a.is_unspecified() || a.is_loopback(),
-    }
-}
-
-/// The Ethernet type of a family.
-fn ethertype_of(family: Family) -> u16 {
-    match family {
-        Family::V4 => ethertype::IPV4,
-        Family::V6 => ethertype::IPV6,
-    }
-}
-
-/// 16 bytes for one purpose out of the secret, telling nothing about those for others.
-pub(crate) fn derived(secret: &[u8; 32], purpose: u8) -> [u8; 16] {
-    let mut out = [0; 16];
-    for (i, half) in out.chunks_exact_mut(8).enumerate() {
-        let key: &[u8; 16] = secret[..16].try_into().expect("16 of 32 bytes");
-        let mut message = [purpose; 17];
-        message[..16].copy_from_slice(&secret[16..]);
-        let word = SipHasher24::new_with_key(key).hash(&[&message[..], &[i as u8]].concat());
-        half.copy_from_slice(&word.to_le_bytes());
-    }
-    out
 }

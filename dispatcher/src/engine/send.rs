@@ -1,46 +1,17 @@
-//! Frames of our own making.
+//! Frames that leave: written, translated, handed out. The lowest floor of the engine: nothing here changes where a connection stands.
 
-use super::connection::Connection;
-use super::neighbours::NextHop;
-use super::{Arrived, DropReason, Effects, Engine, PortId, Step, Verdict};
+use super::{Effects, Engine, Step, Verdict};
+use crate::config::PortId;
+use crate::counters::DropReason;
 use crate::flow::{Endpoints, FlowId, Side};
+use crate::path::NextHop;
+use crate::path::split::Pieces;
+use crate::tcp::action::Passing;
+use crate::tcp::{Arrived, ControlSegment};
 use crate::time::Time;
 use crate::wire::build::{Link, Segment};
-use crate::wire::options::{Timestamps, write_timestamps};
-use crate::wire::packet::{Flags, tcp_checksum_ok};
-use crate::wire::{Frame, Seq};
-
-/// What differs between the segments we send on a flow.
-#[derive(Clone, Copy, Debug)]
-pub struct Own<'a> {
-    /// Sequence number, as the receiver counts.
-    pub seq: Seq,
-    /// Acknowledgement, likewise.
-    pub ack: Seq,
-    /// Flags.
-    pub flags: Flags,
-    /// Window field.
-    pub window: u16,
-    /// Options.
-    pub options: &'a [u8],
-}
-
-impl<'a> Own<'a> {
-    /// As a segment without payload.
-    fn segment(&self, link: Link, ends: &Endpoints) -> Segment<'a> {
-        Segment {
-            link,
-            src: ends.src,
-            dst: ends.dst,
-            seq: self.seq,
-            ack: self.ack,
-            flags: self.flags,
-            window: self.window,
-            options: self.options,
-            payload: &[],
-        }
-    }
-}
+use crate::wire::packet::{Flags, ethertype, tcp_checksum_ok};
+use crate::wire::{Family, Frame};
 
 impl Engine {
     /// Writes a segment and hands it out.
@@ -67,22 +38,34 @@ impl Engine {
         sent
     }
 
-    /// A segment of ours to the client, without payload.
-    pub(super) fn send_to_client(&mut self, id: FlowId, own: &Own<'_>, fx: &mut dyn Effects) -> bool {
-        let c = self.flows.get(id);
-        let (port, link) = (c.client_port, c.client_link);
-        let Some(t) = self.flows.tuple(id, Side::Client).copied() else { return false };
-        let segment = own.segment(link, &Endpoints::answering(&t));
-        self.emit(port, &segment, fx)
+    fn count(&mut self, reason: DropReason) {
+        self.counters.drops[reason as usize] += 1;
     }
 
-    /// A segment of ours to the backend, without payload. When the next hop is not known it is not sent, and counted.
-    pub(super) fn send_to_server(&mut self, id: FlowId, own: &Own<'_>, now: Time, fx: &mut dyn Effects) -> bool {
-        let Some(t) = self.flows.tuple(id, Side::Server).copied() else { return false };
-        let hop = self.flows.get(id).hop;
-        let Some((port, link)) = self.link_to(hop, now) else { return false };
-        let segment = own.segment(link, &Endpoints::answering(&t));
-        self.emit(port, &segment, fx)
+    /// A segment of ours to one side of a flow. When that has no address, or its next hop's is not known, it is not sent, and the latter is
+    /// counted.
+    pub(super) fn send(
+        &mut self,
+        id: FlowId,
+        to: Side,
+        control: &ControlSegment,
+        now: Time,
+        fx: &mut dyn Effects,
+    ) -> bool {
+        let Some(key) = self.flows.key(id, to) else { return false };
+        let way = match to {
+            Side::Client => {
+                let client = self.flows.hot(id).client;
+                Some((client.port(), client.link(self.mac(client.port()))))
+            }
+            Side::Server => {
+                let (hot, c) = self.flows.both(id);
+                let Some(hop) = c.hop(hot) else { return false };
+                self.link_to(hop, now)
+            }
+        };
+        let Some((port, link)) = way else { return false };
+        self.emit(port, &control.segment(link, &Endpoints::answering(&key)), fx)
     }
 
     /// The way to a next hop; when it is not known yet, it is asked for and the frame at hand is lost.
@@ -97,11 +80,77 @@ impl Engine {
         }
     }
 
+    /// Translates the frame and says where it goes.
+    #[inline]
+    pub(super) fn pass_on(
+        &mut self,
+        id: FlowId,
+        side: Side,
+        seg: &Arrived,
+        frame: &mut Frame<'_>,
+        passing: Passing,
+        fx: &mut dyn Effects,
+    ) -> Step {
+        let Some(other) = self.flows.key(id, side.other()) else { return Err(DropReason::NoFlow) };
+        let hot = self.flows.hot_mut(id);
+        let client = hot.client;
+        let Some(through) = &mut hot.through else { return Err(DropReason::NoFlow) };
+        let (port, link) = match side {
+            Side::Client => {
+                let (port, link) = self.neighbours.link(through.hop);
+                (port, link.ok_or(DropReason::NoNeighbour)?)
+            }
+            Side::Server => {
+                let port = client.port();
+                (port, client.link(self.routes.ports[usize::from(port.0)].mac))
+            }
+        };
+        // What follows the IP packet is padding.
+        let cut = frame.set_len(seg.ip.end);
+        debug_assert!(cut, "shorter is always possible");
+        let to = Endpoints::answering(&other);
+        let clock = through.splice.translate(side, frame.bytes_mut(), &seg.ip, &seg.tcp, &to, passing.floor);
+        let limit = usize::from(through.path[side as usize]);
+        if let Some(clock) = clock
+            && passing.noted
+        {
+            hot.shows_clock(side, clock);
+        }
+        relink(frame, seg.eth.payload, seg.ip.family, &link)?;
+        if seg.ip.end - seg.ip.header > limit {
+            self.send_pieces(port, limit, frame, fx)?;
+        }
+        self.counters.forwarded += 1;
+        Ok(Verdict::Forward(port))
+    }
+
+    /// Cuts a translated frame for a narrow path: what stands in it afterwards is the last piece.
+    #[cold]
+    fn send_pieces(
+        &mut self,
+        port: PortId,
+        limit: usize,
+        frame: &mut Frame<'_>,
+        fx: &mut dyn Effects,
+    ) -> Result<(), DropReason> {
+        let Some(mut pieces) = Pieces::of(frame.bytes(), limit, self.scratch.len())? else { return Ok(()) };
+        while let Some(n) = pieces.next(frame.bytes(), &mut self.scratch) {
+            self.hand_out(port, n, fx);
+        }
+        pieces.finish(frame);
+        Ok(())
+    }
+
     /// Turns the frame at hand into an answer to its sender, in its own buffer if that has room.
-    pub(super) fn answer(&mut self, seg: &Arrived, own: &Own<'_>, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
-        let mac = self.routes.ports[usize::from(seg.port.0)].mac;
-        let link = Link { dst: seg.eth.src, src: mac, vlans: seg.eth.vlans };
-        let segment = own.segment(link, &Endpoints::answering(&seg.tuple()));
+    pub(super) fn answer(
+        &mut self,
+        seg: &Arrived,
+        control: &ControlSegment,
+        frame: &mut Frame<'_>,
+        fx: &mut dyn Effects,
+    ) -> Step {
+        let link = Link { dst: seg.eth.src, src: self.mac(seg.port), vlans: seg.eth.vlans };
+        let segment = control.segment(link, &Endpoints::answering(&seg.key()));
         if frame.set_len(segment.frame_len()) {
             segment.write(frame.bytes_mut());
             return Ok(Verdict::Reply(seg.port));
@@ -130,7 +179,7 @@ impl Engine {
         // What the answer depends on.
         let (kind, number) =
             if seg.tcp.flags.contains(Flags::ACK) { (0, seg.tcp.ack) } else { (1 << 32, seg.tcp.seq_end()) };
-        let about = self.tuple_hash(&seg.tuple()) ^ kind ^ u64::from(number.0);
+        let about = self.keyed.hash(&seg.key().to_bytes()) ^ kind ^ u64::from(number.0);
         if !self.resets.allow(about, seg.now) {
             return Err(DropReason::RateLimited);
         }
@@ -139,30 +188,41 @@ impl Engine {
 
     /// The same, whatever was said before, to a segment that is intact and no reset.
     pub(super) fn answer_by_reset(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
-        let own = if seg.tcp.flags.contains(Flags::ACK) {
-            Own { seq: seg.tcp.ack, ack: Seq(0), flags: Flags::RST, window: 0, options: &[] }
+        let control = if seg.tcp.flags.contains(Flags::ACK) {
+            ControlSegment::reset(seg.tcp.ack, None)
         } else {
-            Own { seq: Seq(0), ack: seg.tcp.seq_end(), flags: Flags::RST.with(Flags::ACK), window: 0, options: &[] }
+            ControlSegment::reset(Default::default(), Some(seg.tcp.seq_end()))
         };
-        self.answer(seg, &own, frame, fx)
+        self.answer(seg, &control, frame, fx)
     }
 
     /// Segments answered by a reset are neither forwarded nor dropped; why they were refused is counted beside.
     pub(super) fn count_refusal(&mut self, why: DropReason) {
         self.counters.refused[why as usize] += 1;
     }
+
+    /// The Ethernet address of a port.
+    #[inline]
+    pub(super) fn mac(&self, port: PortId) -> crate::wire::Mac {
+        self.routes.ports[usize::from(port.0)].mac
+    }
 }
 
-impl Connection {
-    /// The timestamps option of a segment of ours to the client, if the client uses them.
-    pub(super) fn clock_for_client(&self) -> ([u8; 12], usize) {
-        let stamp = Timestamps { val: self.our_clock, ecr: self.client_clock };
-        (write_timestamps(stamp), if self.agreed.timestamps { 12 } else { 0 })
+/// Puts another link layer in front of the IP packet that begins at `ip`.
+#[inline]
+pub(super) fn relink(frame: &mut Frame<'_>, ip: usize, family: Family, link: &Link) -> Result<(), DropReason> {
+    let len = link.len();
+    if len > ip {
+        if !frame.push_front(len - ip) {
+            return Err(DropReason::NoHeadroom);
+        }
+    } else {
+        frame.pull_front(ip - len);
     }
-
-    /// A window in bytes, as the field of a segment to the client must say it.
-    pub(super) fn window_for_client(&self, bytes: usize) -> u16 {
-        let shift = if self.agreed.wscale.is_some() { super::health::OUR_WSCALE } else { 0 };
-        u16::try_from(bytes >> shift).unwrap_or(u16::MAX)
-    }
+    let kind = match family {
+        Family::V4 => ethertype::IPV4,
+        Family::V6 => ethertype::IPV6,
+    };
+    link.write(frame.bytes_mut(), kind);
+    Ok(())
 }

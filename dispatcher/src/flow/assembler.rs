@@ -310,6 +310,13 @@ impl Assembler {
         pool.bytes_mut(id).copy_within(reserve + n..reserve + n + self.extent as usize, reserve);
     }
 
+    /// The stream as it is, to be held elsewhere from now on; nothing is held here any more.
+    pub fn hand_over(&mut self) -> Assembler {
+        let rest = Assembler { buffer: self.buffer.take(), ..*self };
+        (self.in_order, self.extent) = (0, 0);
+        rest
+    }
+
     /// Gives the buffer back; bytes not consumed are forgotten, and would have to be sent again. To be called when the
     /// flow ends: dropping an assembler leaks its buffer.
     pub fn release(&mut self, pool: &mut BufferPool) {

@@ -29,8 +29,9 @@
 //!
 //! Options need no timestamps to be remembered: clients that send none (Windows) keep window scale and SACK.
 
-use super::Tuple;
+use super::Key;
 use crate::time::Time;
+use crate::wire::Family;
 use crate::wire::Seq;
 use core::cell::Cell;
 use core::time::Duration;
@@ -99,7 +100,7 @@ const fn classes(v4: bool) -> &'static [u16; 4] {
 /// Proof that a client has received our SYN-ACK. Made by [`CookieJar::verify`] alone; one proof opens one flow.
 #[derive(Debug, PartialEq, Eq)]
 pub struct CookieVerified {
-    tuple: Tuple,
+    key: Key,
     client_isn: Seq,
     cookie: Seq,
     options: ClientOptions,
@@ -107,8 +108,8 @@ pub struct CookieVerified {
 
 impl CookieVerified {
     /// Client to VIP.
-    pub fn tuple(&self) -> &Tuple {
-        &self.tuple
+    pub fn key(&self) -> &Key {
+        &self.key
     }
 
     /// Sequence number of the client's SYN.
@@ -142,40 +143,40 @@ impl CookieJar {
         CookieJar { master, keys: [0, 1].map(|epoch| Cell::new((epoch, epoch_key(&master, epoch)))) }
     }
 
-    /// The initial sequence number with which to answer a SYN that carried `tuple` and `isn`. `None` when the client's
+    /// The initial sequence number with which to answer a SYN that carried `key` and `isn`. `None` when the client's
     /// MSS is below the smallest class: drop it (`mss-too-small`); segments of that size are an attack on us.
-    pub fn issue(&self, tuple: &Tuple, isn: Seq, opts: &ClientOptions, now: Time) -> Option<Seq> {
+    pub fn issue(&self, key: &Key, isn: Seq, opts: &ClientOptions, now: Time) -> Option<Seq> {
         let epoch = epoch_of(now);
-        let bits = opts.encode(tuple.is_v4())? | parity(epoch);
-        Some(Seq(self.mac(tuple, isn, bits, epoch) | u32::from(bits)))
+        let bits = opts.encode(key.family() == Family::V4)? | parity(epoch);
+        Some(Seq(self.mac(key, isn, bits, epoch) | u32::from(bits)))
     }
 
-    /// Whether `cookie` is the number with which we answered, or would have answered, a SYN that carried `tuple` and
+    /// Whether `cookie` is the number with which we answered, or would have answered, a SYN that carried `key` and
     /// `isn`, in this epoch or the one before. From the client's ACK: `isn` is its sequence number less one, `cookie`
     /// its acknowledgement less one.
-    pub fn verify(&self, tuple: &Tuple, isn: Seq, cookie: Seq, now: Time) -> Option<CookieVerified> {
+    pub fn verify(&self, key: &Key, isn: Seq, cookie: Seq, now: Time) -> Option<CookieVerified> {
         let bits = cookie.0 as u8;
         let mac = cookie.0 & MAC_MASK;
         let now = epoch_of(now);
         let epoch = if bits & PARITY == parity(now) { now } else { now.checked_sub(1)? };
-        (self.mac(tuple, isn, bits, epoch) == mac).then(|| CookieVerified {
-            tuple: *tuple,
+        (self.mac(key, isn, bits, epoch) == mac).then(|| CookieVerified {
+            key: *key,
             client_isn: isn,
             cookie,
-            options: ClientOptions::decode(bits, tuple.is_v4()),
+            options: ClientOptions::decode(bits, key.family() == Family::V4),
         })
     }
 
     /// The MAC, where it stands in the cookie.
-    fn mac(&self, tuple: &Tuple, isn: Seq, bits: u8, epoch: u64) -> u32 {
+    fn mac(&self, key: &Key, isn: Seq, bits: u8, epoch: u64) -> u32 {
         let mut message = [0; 41];
-        message[..36].copy_from_slice(&tuple.to_bytes());
+        message[..36].copy_from_slice(&key.address_bytes());
         message[36..40].copy_from_slice(&isn.0.to_be_bytes());
         message[40] = bits;
-        (self.key(epoch).hash(&message) >> 32) as u32 & MAC_MASK
+        (self.key_of(epoch).hash(&message) >> 32) as u32 & MAC_MASK
     }
 
-    fn key(&self, epoch: u64) -> SipHasher24 {
+    fn key_of(&self, epoch: u64) -> SipHasher24 {
         let cell = &self.keys[(epoch & 1) as usize];
         let (of, key) = cell.get();
         if of == epoch {
@@ -211,12 +212,13 @@ fn epoch_key(master: &SipHasher24, epoch: u64) -> SipHasher24 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Addr;
     use proptest::prelude::*;
 
     const SECRET: [u8; 16] = *b"sixteen secrets!";
 
-    fn tuple() -> Tuple {
-        Tuple::v4([10, 0, 0, 7], 41022, [10, 0, 9, 1], 443)
+    fn key() -> Key {
+        Key::v4([10, 0, 0, 7], 41022, [10, 0, 9, 1], 443)
     }
 
     fn options() -> ClientOptions {
@@ -228,20 +230,20 @@ mod tests {
             .prop_map(|(mss, wscale, sack, ecn)| ClientOptions { mss, wscale, sack, ecn })
     }
 
-    fn any_tuple() -> impl Strategy<Value = Tuple> {
+    fn any_key() -> impl Strategy<Value = Key> {
         prop_oneof![
-            any::<([u8; 4], u16, [u8; 4], u16)>().prop_map(|(s, sp, d, dp)| Tuple::v4(s, sp, d, dp)),
-            any::<([u8; 16], u16, [u8; 16], u16)>().prop_map(|(s, sp, d, dp)| Tuple::v6(s, sp, d, dp)),
+            any::<([u8; 4], u16, [u8; 4], u16)>().prop_map(|(s, sp, d, dp)| Key::v4(s, sp, d, dp)),
+            any::<([u8; 16], u16, [u8; 16], u16)>().prop_map(|(s, sp, d, dp)| Key::v6(s, sp, d, dp)),
         ]
     }
 
     proptest! {
         #[test]
-        fn what_the_syn_offered_comes_back(t in any_tuple(), isn: u32, o in any_options(), at in 0..1_000_000u64, wait in 0..64_000u64) {
+        fn what_the_syn_offered_comes_back(t in any_key(), isn: u32, o in any_options(), at in 0..1_000_000u64, wait in 0..64_000u64) {
             let jar = CookieJar::new(SECRET);
             let cookie = jar.issue(&t, Seq(isn), &o, Time::from_millis(at)).unwrap();
             let proof = jar.verify(&t, Seq(isn), cookie, Time::from_millis(at + wait)).unwrap();
-            let classes = if t.is_v4() { [216, 536, 1360, 1460] } else { [216, 1220, 1360, 1440] };
+            let classes = if t.family() == Family::V4 { [216, 536, 1360, 1460] } else { [216, 1220, 1360, 1440] };
             let mss = classes.into_iter().filter(|c| *c <= o.mss).max().unwrap();
             let wscale = o.wscale.map(|shift| match (o.sack, shift) {
                 (true, 0..=9) => shift,
@@ -252,7 +254,7 @@ mod tests {
                 (false, _) => 7,
             });
             prop_assert_eq!(proof.options(), ClientOptions { mss, wscale, ..o });
-            prop_assert_eq!((proof.tuple(), proof.client_isn(), proof.cookie()), (&t, Seq(isn), cookie));
+            prop_assert_eq!((proof.key(), proof.client_isn(), proof.cookie()), (&t, Seq(isn), cookie));
         }
     }
 
@@ -269,16 +271,16 @@ mod tests {
         let half = |at: usize| u64::from_le_bytes(SECRET[at..at + 8].try_into().unwrap());
         let master = (half(0), half(8));
         let epoch = 3u64.to_be_bytes();
-        let key = (sip(master, &[&epoch[..], &[0]].concat()), sip(master, &[&epoch[..], &[1]].concat()));
+        let of_epoch = (sip(master, &[&epoch[..], &[0]].concat()), sip(master, &[&epoch[..], &[1]].concat()));
         let mapped = |d| [&[0; 10][..], &[0xff, 0xff, 10, 0], d].concat();
         // An odd epoch, MSS class 3, no ECN, SACK with scale 7: the ninth of twelve, after the four without.
         let bits = 1 << 7 | 3 << 5 | 12;
         let message =
             [&mapped(&[0, 7])[..], &mapped(&[9, 1]), &[0xa0, 0x3e, 0x01, 0xbb], &[0, 0, 0x30, 0x39], &[bits]].concat();
-        let expected = (sip(key, &message) >> 40 << 8) as u32 | u32::from(bits);
+        let expected = (sip(of_epoch, &message) >> 40 << 8) as u32 | u32::from(bits);
         let jar = CookieJar::new(SECRET);
         let now = Time::from_millis(3 * 64_000);
-        assert_eq!(jar.issue(&tuple(), Seq(12345), &options(), now), Some(Seq(expected)));
+        assert_eq!(jar.issue(&key(), Seq(12345), &options(), now), Some(Seq(expected)));
     }
 
     #[test]
@@ -287,8 +289,8 @@ mod tests {
         for epoch in [0, 1, 2, 77] {
             for issued in [epoch * 64_000, epoch * 64_000 + 63_999] {
                 let jar = CookieJar::new(SECRET);
-                let cookie = jar.issue(&tuple(), Seq(9), &options(), ms(issued)).unwrap();
-                let good = |at| jar.verify(&tuple(), Seq(9), cookie, at).is_some();
+                let cookie = jar.issue(&key(), Seq(9), &options(), ms(issued)).unwrap();
+                let good = |at| jar.verify(&key(), Seq(9), cookie, at).is_some();
                 assert!(good(ms(issued)));
                 assert!(good(ms((epoch + 2) * 64_000 - 1)));
                 assert!(good(Time::from_nanos((epoch + 2) * 64_000_000_000 - 1)));
@@ -302,9 +304,9 @@ mod tests {
     #[test]
     fn every_bit_of_every_field_matters() {
         let jar = CookieJar::new(SECRET);
-        let (now, isn, t) = (Time::from_millis(200_000), Seq(0x0102_0304), tuple());
+        let (now, isn, t) = (Time::from_millis(200_000), Seq(0x0102_0304), key());
         let cookie = jar.issue(&t, isn, &options(), now).unwrap();
-        let good = |t: &Tuple, isn, cookie| jar.verify(t, isn, cookie, now).is_some();
+        let good = |t: &Key, isn, cookie| jar.verify(t, isn, cookie, now).is_some();
         assert!(good(&t, isn, cookie));
         for bit in 0..32 {
             assert!(!good(&t, Seq(isn.0 ^ 1 << bit), cookie), "ISN bit {bit}");
@@ -315,12 +317,12 @@ mod tests {
                 a[bit / 8] ^= 1 << (bit % 8);
                 a
             };
-            assert!(!good(&Tuple { src: flip(t.src), ..t }, isn, cookie), "source bit {bit}");
-            assert!(!good(&Tuple { dst: flip(t.dst), ..t }, isn, cookie), "destination bit {bit}");
+            assert!(!good(&Key { src: Addr(flip(t.src.0)), ..t }, isn, cookie), "source bit {bit}");
+            assert!(!good(&Key { dst: Addr(flip(t.dst.0)), ..t }, isn, cookie), "destination bit {bit}");
         }
         for bit in 0..16 {
-            assert!(!good(&Tuple { sport: t.sport ^ 1 << bit, ..t }, isn, cookie), "source port bit {bit}");
-            assert!(!good(&Tuple { dport: t.dport ^ 1 << bit, ..t }, isn, cookie), "destination port bit {bit}");
+            assert!(!good(&Key { sport: t.sport ^ 1 << bit, ..t }, isn, cookie), "source port bit {bit}");
+            assert!(!good(&Key { dport: t.dport ^ 1 << bit, ..t }, isn, cookie), "destination port bit {bit}");
         }
         assert!(!good(&t.reversed(), isn, cookie));
         let mut other = SECRET;
@@ -335,21 +337,21 @@ mod tests {
         let jar = CookieJar::new(SECRET);
         let now = Time::from_millis(200_000);
         for issued in [now, Time::from_millis(130_000)] {
-            let cookie = jar.issue(&tuple(), Seq(1), &options(), issued).unwrap();
+            let cookie = jar.issue(&key(), Seq(1), &options(), issued).unwrap();
             let right = (0..=0xffffu32)
                 .map(|guess| Seq(cookie.0 & 0xff00_00ff | guess << 8))
-                .filter(|guess| jar.verify(&tuple(), Seq(1), *guess, now).is_some());
+                .filter(|guess| jar.verify(&key(), Seq(1), *guess, now).is_some());
             assert_eq!(right.collect::<Vec<_>>(), [cookie]);
         }
         // All the MACs there are, for one choice of the low bits: were both epochs tried, two would be right.
         let right =
-            (0..1u32 << 24).filter(|guess| jar.verify(&tuple(), Seq(1), Seq(guess << 8 | 0x7c), now).is_some()).count();
+            (0..1u32 << 24).filter(|guess| jar.verify(&key(), Seq(1), Seq(guess << 8 | 0x7c), now).is_some()).count();
         assert_eq!(right, 1);
 
         const N: u32 = 1 << 16;
         let mut spread = [[0u32; 256]; 3];
         for isn in 0..N {
-            let mac = jar.issue(&tuple(), Seq(isn), &options(), now).unwrap().0.to_be_bytes();
+            let mac = jar.issue(&key(), Seq(isn), &options(), now).unwrap().0.to_be_bytes();
             for (byte, counts) in mac.iter().zip(&mut spread) {
                 counts[usize::from(*byte)] += 1;
             }
@@ -367,20 +369,20 @@ mod tests {
         let (a, b) = (CookieJar::new(SECRET), CookieJar::new(SECRET));
         for at in [5, 900, 130, 70, 3, 1_000_000, 64, 0] {
             let now = Time::from_millis(at * 1000);
-            let cookie = a.issue(&tuple(), Seq(at as u32), &options(), now);
+            let cookie = a.issue(&key(), Seq(at as u32), &options(), now);
             let fresh = CookieJar::new(SECRET);
-            assert_eq!(fresh.issue(&tuple(), Seq(at as u32), &options(), now), cookie);
-            assert!(b.verify(&tuple(), Seq(at as u32), cookie.unwrap(), now).is_some());
+            assert_eq!(fresh.issue(&key(), Seq(at as u32), &options(), now), cookie);
+            assert!(b.verify(&key(), Seq(at as u32), cookie.unwrap(), now).is_some());
         }
     }
 
     #[test]
     fn a_tiny_mss_gets_no_cookie_and_a_huge_scale_is_rounded_down() {
         let jar = CookieJar::new(SECRET);
-        let issue = |o: &ClientOptions| jar.issue(&tuple(), Seq(1), o, Time::ZERO);
+        let issue = |o: &ClientOptions| jar.issue(&key(), Seq(1), o, Time::ZERO);
         assert_eq!(issue(&ClientOptions { mss: 215, ..options() }), None);
         let cookie = issue(&ClientOptions { mss: 216, wscale: Some(200), ..options() }).unwrap();
-        let back = jar.verify(&tuple(), Seq(1), cookie, Time::ZERO).unwrap().options();
+        let back = jar.verify(&key(), Seq(1), cookie, Time::ZERO).unwrap().options();
         assert_eq!((back.mss, back.wscale), (216, Some(11)));
     }
 }

@@ -1,12 +1,12 @@
 //! What is remembered of connections, and the parts it is made of. Pure: frames' facts, a [`crate::time::Time`] and
 //! entropy go in; nothing here knows a socket, a clock or a frame's buffer.
 //!
-//! * [`Tuple`], [`FlowTable`]: addresses and ports as they stand in an arriving frame, to the flow and the side it came
+//! * [`Key`], [`FlowTable`]: protocol, addresses and ports as they stand in an arriving frame, to the flow and the side it came
 //!   from.
 //! * [`Wheel`]: one timer a flow.
 //! * [`CookieJar`]: what a SYN must come back with before anything is remembered at all.
 //! * [`BufferPool`], [`Assembler`]: one direction of a stream, put in order.
-//! * [`Direction`]: which segments of a direction can be meant seriously.
+//! * [`Window`], [`Direction`]: which segments of a direction can be meant seriously.
 //! * [`Splice`]: two connections made into one.
 //! * [`LocalPorts`]: which port of ours to dial from next.
 //! * [`Rss`]: which queue a card brings a frame to.
@@ -16,7 +16,10 @@
 
 mod assembler;
 mod cookie;
+mod key;
+mod places;
 mod ports;
+pub mod quote;
 mod rss;
 pub mod splice;
 mod table;
@@ -25,9 +28,10 @@ mod wheel;
 
 pub use assembler::{Assembler, BufferId, BufferPool, Inserted, MAX_RANGES};
 pub use cookie::{ClientOptions, CookieJar, CookieVerified, EPOCH};
+pub use key::Key;
 pub use ports::{LocalPorts, PortUse};
 pub use rss::Rss;
 pub use splice::{Clock, Endpoints, Rescale, Splice};
-pub use table::{FlowId, FlowTable, Side, Tuple};
-pub use track::Direction;
+pub use table::{FlowId, FlowTable, Side};
+pub use track::{Direction, Oddities, Window};
 pub use wheel::Wheel;

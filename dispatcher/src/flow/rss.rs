@@ -4,7 +4,8 @@
 //! Side Scaling"; the cards' data sheets say the same). Knowing it, a worker dials from ports whose answers come back to its own
 //! queue. A card that computes something else costs frames handed over, and nothing more.
 
-use super::Tuple;
+use super::Key;
+use crate::wire::Family;
 
 /// Bytes that are hashed of an IPv6 segment: two addresses, two ports.
 const LONGEST: usize = 36;
@@ -49,14 +50,14 @@ impl Rss {
         self.parts.iter().zip(halves).fold(0, |sum, (part, half)| sum ^ part[usize::from(half)])
     }
 
-    /// Whose queue a segment with this tuple, as it arrives, comes to; none when the card hashes it otherwise.
+    /// Whose queue a segment with this key, as it arrives, comes to; none when the card hashes it otherwise.
     #[inline]
-    pub fn worker(&self, tuple: &Tuple) -> Option<usize> {
-        let ports = tuple.sport.to_be_bytes().into_iter().chain(tuple.dport.to_be_bytes());
-        let hash = if tuple.is_v4() {
-            self.v4.then(|| self.hash(tuple.src[12..].iter().chain(&tuple.dst[12..]).copied().chain(ports)))
+    pub fn worker(&self, key: &Key) -> Option<usize> {
+        let ports = key.sport.to_be_bytes().into_iter().chain(key.dport.to_be_bytes());
+        let hash = if key.family() == Family::V4 {
+            self.v4.then(|| self.hash(key.src.octets().iter().chain(key.dst.octets()).copied().chain(ports)))
         } else {
-            self.v6.then(|| self.hash(tuple.src.iter().chain(&tuple.dst).copied().chain(ports)))
+            self.v6.then(|| self.hash(key.src.0.iter().chain(&key.dst.0).copied().chain(ports)))
         }?;
         self.table[hash as usize % self.table.len()].map(usize::from)
     }
@@ -110,9 +111,10 @@ mod tests {
         let table: Vec<_> = (0..128).map(|entry| (entry % 4 != 3).then_some(entry % 4)).collect();
         let rss = Rss::new(&MICROSOFT, &table, true, false).unwrap();
         for (dst, dport, src, sport, _, hash) in VECTORS {
-            let tuple = Tuple::new(src.parse().unwrap(), sport, dst.parse().unwrap(), dport);
-            let expected = if tuple.is_v4() { table[hash as usize % 128].map(usize::from) } else { None };
-            assert_eq!(rss.worker(&tuple), expected, "{src}");
+            let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+            let key = Key::tcp((ip(src), sport).into(), (ip(dst), dport).into());
+            let expected = if key.family() == Family::V4 { table[hash as usize % 128].map(usize::from) } else { None };
+            assert_eq!(rss.worker(&key), expected, "{src}");
         }
     }
 

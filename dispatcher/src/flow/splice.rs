@@ -8,7 +8,7 @@
 //! Everything here works on a whole frame in place, with checksums updated by difference (RFC 1624): a checksum that
 //! was wrong stays wrong, so damage is still found by the receiver.
 
-use super::table::{Side, Tuple};
+use super::{Key, Side};
 use crate::wire::checksum::Change;
 use crate::wire::options::SegmentOptions;
 use crate::wire::packet::{Ip, Tcp};
@@ -83,8 +83,8 @@ pub struct Endpoints {
 impl Endpoints {
     /// From our own address to the other end of a flow, of which `arriving` comes to us from that end.
     #[inline]
-    pub fn answering(arriving: &Tuple) -> Endpoints {
-        Endpoints { src: (Addr(arriving.dst), arriving.dport), dst: (Addr(arriving.src), arriving.sport) }
+    pub fn answering(arriving: &Key) -> Endpoints {
+        Endpoints { src: (arriving.dst, arriving.dport), dst: (arriving.src, arriving.sport) }
     }
 }
 

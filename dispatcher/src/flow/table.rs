@@ -12,110 +12,10 @@
 //! Both addresses and ports are the sender's to choose, so the hash is keyed: SipHash-1-3 (Aumasson and Bernstein, "SipHash: a
 //! fast short-input PRF", 2012). Who does not know the key cannot make a long run.
 
-use core::fmt;
-use core::hash::Hash;
+use super::key::Key;
+use super::places::Places;
+use crate::wire::Addr;
 use siphasher::sip::SipHasher13;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-
-/// Addresses and ports of one direction of one connection, source first.
-///
-/// IPv4 addresses are held as v4-mapped (RFC 4291, section 2.5.5.2), which no frame may carry as IPv6, so the two
-/// families cannot collide.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Tuple {
-    /// Source address.
-    pub src: [u8; 16],
-    /// Destination address.
-    pub dst: [u8; 16],
-    /// Source port.
-    pub sport: u16,
-    /// Destination port.
-    pub dport: u16,
-}
-
-const V4_MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
-
-/// An address in 16 bytes.
-fn octets(addr: IpAddr) -> [u8; 16] {
-    match addr {
-        IpAddr::V4(a) => a.to_ipv6_mapped().octets(),
-        IpAddr::V6(a) => a.octets(),
-    }
-}
-
-/// The address that 16 bytes stand for.
-fn address(octets: &[u8; 16]) -> IpAddr {
-    match octets {
-        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => IpAddr::V4(Ipv4Addr::new(*a, *b, *c, *d)),
-        _ => IpAddr::V6(Ipv6Addr::from(*octets)),
-    }
-}
-
-impl Tuple {
-    /// From IPv4 addresses as a header carries them.
-    #[inline]
-    pub const fn v4(src: [u8; 4], sport: u16, dst: [u8; 4], dport: u16) -> Tuple {
-        const fn mapped(a: [u8; 4]) -> [u8; 16] {
-            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3]]
-        }
-        Tuple { src: mapped(src), dst: mapped(dst), sport, dport }
-    }
-
-    /// From IPv6 addresses as a header carries them.
-    #[inline]
-    pub const fn v6(src: [u8; 16], sport: u16, dst: [u8; 16], dport: u16) -> Tuple {
-        Tuple { src, dst, sport, dport }
-    }
-
-    /// From addresses of any family.
-    pub fn new(src: IpAddr, sport: u16, dst: IpAddr, dport: u16) -> Tuple {
-        Tuple { src: octets(src), dst: octets(dst), sport, dport }
-    }
-
-    /// From two endpoints.
-    pub fn between(src: SocketAddr, dst: SocketAddr) -> Tuple {
-        Tuple::new(src.ip(), src.port(), dst.ip(), dst.port())
-    }
-
-    /// The same connection, seen in a frame going the other way.
-    #[inline]
-    pub const fn reversed(&self) -> Tuple {
-        Tuple { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport }
-    }
-
-    /// Both addresses are IPv4.
-    #[inline]
-    pub fn is_v4(&self) -> bool {
-        self.src[..12] == V4_MAPPED && self.dst[..12] == V4_MAPPED
-    }
-
-    /// Source address and port.
-    pub fn source(&self) -> SocketAddr {
-        SocketAddr::new(address(&self.src), self.sport)
-    }
-
-    /// Destination address and port.
-    pub fn destination(&self) -> SocketAddr {
-        SocketAddr::new(address(&self.dst), self.dport)
-    }
-
-    /// All 36 bytes in a fixed order, to be hashed.
-    #[inline]
-    pub(crate) fn to_bytes(self) -> [u8; 36] {
-        let mut bytes = [0; 36];
-        bytes[..16].copy_from_slice(&self.src);
-        bytes[16..32].copy_from_slice(&self.dst);
-        bytes[32..34].copy_from_slice(&self.sport.to_be_bytes());
-        bytes[34..].copy_from_slice(&self.dport.to_be_bytes());
-        bytes
-    }
-}
-
-impl fmt::Debug for Tuple {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} -> {}", self.source(), self.destination())
-    }
-}
 
 /// A flow's place in the slab, below the table's capacity. It is given to another flow after this one is removed; what
 /// outlives a flow keeps its [`FlowTable::generation`] too.
@@ -166,57 +66,119 @@ const fn place_of(id: FlowId, side: Side) -> u32 {
     id.0 << 1 | side as u32
 }
 
-/// One place of the slab.
-struct Entry<F> {
-    /// By [`Side`]. The client's is meaningful while `flow` is there, the server's while `bound` too.
-    tuples: [Tuple; 2],
-    bound: bool,
-    generation: u32,
-    flow: Option<F>,
+/// The addresses and ports of a flow, as far as they are its own; the others stand among the [`Places`].
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct Ends {
+    /// The client's address and port.
+    client: Addr,
+    client_port: u16,
+    /// The number of what it connected to.
+    listener: u16,
+    /// By what the backend's frames are found, while `BOUND`: the number of its address and port,
+    backend: u16,
+    /// of our address towards it (with port 0), and our port. If `KEPT` these are the client's.
+    local: u16,
+    local_port: u16,
+    protocol: u8,
+    flags: u8,
 }
 
-/// Flows of type `F`, found by either of their two tuples.
-pub struct FlowTable<F> {
-    key: SipHasher13,
+/// A flow is there.
+const LIVE: u8 = 1;
+/// Its server's side has a key.
+const BOUND: u8 = 2;
+/// The backend sees the client's own address and port.
+const KEPT: u8 = 4;
+
+impl Ends {
+    fn is(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// What frames from the client carry.
+    #[inline]
+    fn client_key(&self, places: &Places) -> Key {
+        let (dst, dport) = places.get(self.listener);
+        Key { src: self.client, dst, sport: self.client_port, dport, protocol: self.protocol }
+    }
+
+    /// What frames from the backend carry.
+    #[inline]
+    fn server_key(&self, places: &Places) -> Key {
+        let (src, sport) = places.get(self.backend);
+        let (dst, dport) = match self.is(KEPT) {
+            true => (self.client, self.client_port),
+            false => (places.get(self.local).0, self.local_port),
+        };
+        Key { src, dst, sport, dport, protocol: self.protocol }
+    }
+
+    #[inline]
+    fn key(&self, side: Side, places: &Places) -> Key {
+        if side == Side::Client { self.client_key(places) } else { self.server_key(places) }
+    }
+}
+
+/// One place of the slab: what a frame of a known flow needs. Two cache lines, if `H` leaves it at that.
+#[repr(C, align(64))]
+struct Hot<H> {
+    ends: Ends,
+    flow: H,
+}
+
+/// The place beside it: the rest.
+struct Cold<C> {
+    generation: u32,
+    flow: Option<C>,
+}
+
+/// Flows, found by either of their two keys. What each frame needs of one is of type `H`, the rest of type `C`; the two lie apart.
+pub struct FlowTable<H, C> {
+    hasher: SipHasher13,
     index: Box<[Slot]>,
     /// `index.len() - 1`; the length is a power of two.
     mask: usize,
-    entries: Box<[Entry<F>]>,
+    hot: Box<[Hot<H>]>,
+    cold: Box<[Cold<C>]>,
+    places: Places,
     /// A stack: what was used last is still in the cache.
     free: Vec<u32>,
 }
 
-impl<F> FlowTable<F> {
+impl<H: Default, C> FlowTable<H, C> {
     /// Most flows a table can be made for.
     pub const MAX_CAPACITY: usize = 1 << 29;
+    /// What a flow takes of the slab that frames need, bytes.
+    pub const HOT_BYTES: usize = size_of::<Hot<H>>();
 
-    /// A table of at most `capacity` flows, hashed under `key`: keep it secret, never derive it from the time.
+    /// A table of at most `capacity` flows, hashed under `secret`: never derive it from the time.
     ///
     /// # Panics
     /// When `capacity` is 0 or exceeds [`FlowTable::MAX_CAPACITY`].
-    pub fn new(capacity: usize, key: (u64, u64)) -> FlowTable<F> {
+    pub fn new(capacity: usize, secret: (u64, u64)) -> FlowTable<H, C> {
         assert!((1..=Self::MAX_CAPACITY).contains(&capacity), "a flow table of {capacity} flows");
         let slots = index_slots(capacity);
-        let unset = Tuple { src: [0; 16], dst: [0; 16], sport: 0, dport: 0 };
         FlowTable {
-            key: SipHasher13::new_with_keys(key.0, key.1),
+            hasher: SipHasher13::new_with_keys(secret.0, secret.1),
             index: vec![EMPTY; slots].into_boxed_slice(),
             mask: slots - 1,
-            entries: (0..capacity)
-                .map(|_| Entry { tuples: [unset; 2], bound: false, generation: 0, flow: None })
-                .collect(),
+            hot: (0..capacity).map(|_| Hot { ends: Ends::default(), flow: H::default() }).collect(),
+            cold: (0..capacity).map(|_| Cold { generation: 0, flow: None }).collect(),
+            places: Places::new(),
             free: (0..capacity as u32).rev().collect(),
         }
     }
 
     /// Memory of a table of `capacity` flows, bytes.
     pub const fn bytes_for(capacity: usize) -> usize {
-        index_slots(capacity) * size_of::<Slot>() + capacity * (size_of::<Entry<F>>() + size_of::<u32>())
+        let flow = size_of::<Hot<H>>() + size_of::<Cold<C>>() + size_of::<u32>();
+        index_slots(capacity) * size_of::<Slot>() + capacity * flow + Places::bytes()
     }
 
     /// Flows in the table.
     pub fn len(&self) -> usize {
-        self.entries.len() - self.free.len()
+        self.hot.len() - self.free.len()
     }
 
     /// No flow is in the table.
@@ -226,54 +188,77 @@ impl<F> FlowTable<F> {
 
     /// Flows there is room for in all.
     pub fn capacity(&self) -> usize {
-        self.entries.len()
+        self.hot.len()
     }
 
-    /// Adds a flow whose client's frames carry `client_tuple`. `None` when the table is full: the flow is dropped, and
+    /// Adds a flow whose client's frames carry `client_key`. `None` when the table is full: the flow is dropped, and
     /// the client's retransmission may find room.
     ///
-    /// No flow may have this tuple yet; only debug builds check it.
-    pub fn insert(&mut self, client_tuple: Tuple, flow: F) -> Option<FlowId> {
-        debug_assert!(!self.contains(&client_tuple), "{client_tuple:?} has a flow");
-        let id = FlowId(self.free.pop()?);
-        let entry = &mut self.entries[id.index()];
-        entry.tuples[Side::Client as usize] = client_tuple;
-        entry.bound = false;
-        entry.flow = Some(flow);
+    /// No flow may have this key yet; only debug builds check it.
+    pub fn insert(&mut self, client_key: Key, hot: H, cold: C) -> Option<FlowId> {
+        debug_assert!(!self.contains(&client_key), "{client_key:?} has a flow");
+        let id = FlowId(*self.free.last()?);
+        let listener = self.places.enter(client_key.dst, client_key.dport)?;
+        self.free.pop();
+        let ends = Ends {
+            client: client_key.src,
+            client_port: client_key.sport,
+            listener,
+            protocol: client_key.protocol,
+            flags: LIVE,
+            ..Ends::default()
+        };
+        self.hot[id.index()] = Hot { ends, flow: hot };
+        self.cold[id.index()].flow = Some(cold);
         self.link(id, Side::Client);
         Some(id)
     }
 
-    /// Lets the flow also be found by `server_tuple`, as the backend's frames will carry it; replaces an earlier
-    /// one. False, and nothing changed, when that tuple leads to a flow already (this one included).
+    /// Lets the flow also be found by `server_key`, as the backend's frames will carry it; replaces an earlier
+    /// one. False, and nothing changed, when that key leads to a flow already (this one included).
     ///
     /// # Panics
     /// When there is no such flow.
-    pub fn bind(&mut self, id: FlowId, server_tuple: Tuple) -> bool {
+    pub fn bind(&mut self, id: FlowId, server_key: Key) -> bool {
         assert!(self.is_live(id), "{id:?} is no flow");
-        if self.contains(&server_tuple) {
+        if self.contains(&server_key) {
             return false;
         }
+        let Ends { client, client_port, protocol, .. } = self.hot[id.index()].ends;
+        debug_assert_eq!(protocol, server_key.protocol, "{id:?} is of another protocol");
+        let kept = (client, client_port) == (server_key.dst, server_key.dport);
+        let Some(backend) = self.places.enter(server_key.src, server_key.sport) else { return false };
+        let local = if kept { Some(0) } else { self.places.enter(server_key.dst, 0) };
+        let Some(local) = local else {
+            self.places.leave(backend);
+            return false;
+        };
         self.unbind(id);
-        let entry = &mut self.entries[id.index()];
-        entry.tuples[Side::Server as usize] = server_tuple;
-        entry.bound = true;
+        let ends = &mut self.hot[id.index()].ends;
+        (ends.backend, ends.local, ends.local_port) = (backend, local, server_key.dport);
+        ends.flags |= BOUND | if kept { KEPT } else { 0 };
         self.link(id, Side::Server);
         true
     }
 
-    /// Forgets the flow's server-side tuple, if it has one: another backend, or another port, is to be tried.
+    /// Forgets the flow's server-side key, if it has one: another backend, or another port, is to be tried.
     pub fn unbind(&mut self, id: FlowId) {
-        if self.entries[id.index()].bound {
-            self.unlink(id, Side::Server);
-            self.entries[id.index()].bound = false;
+        let ends = self.hot[id.index()].ends;
+        if !ends.is(BOUND) {
+            return;
+        }
+        self.unlink(id, Side::Server);
+        self.hot[id.index()].ends.flags &= !(BOUND | KEPT);
+        self.places.leave(ends.backend);
+        if !ends.is(KEPT) {
+            self.places.leave(ends.local);
         }
     }
 
-    /// The flow that a frame with this tuple belongs to, and the side it came from.
+    /// The flow that a frame with this key belongs to, and the side it came from.
     #[inline]
-    pub fn lookup(&self, tuple: &Tuple) -> Option<(FlowId, Side)> {
-        let tag = self.tag(tuple);
+    pub fn lookup(&self, key: &Key) -> Option<(FlowId, Side)> {
+        let tag = self.tag(key);
         let mut at = tag as usize & self.mask;
         // Half the slots are vacant, so this ends.
         loop {
@@ -282,57 +267,66 @@ impl<F> FlowTable<F> {
                 return None;
             }
             if slot.tag == tag {
-                let (id, side) = (slot.place >> 1, slot.place & 1);
-                if self.entries[id as usize].tuples[side as usize] == *tuple {
-                    return Some((FlowId(id), if side == 0 { Side::Client } else { Side::Server }));
+                let id = FlowId(slot.place >> 1);
+                let side = if slot.place & 1 == 0 { Side::Client } else { Side::Server };
+                if self.hot[id.index()].ends.key(side, &self.places) == *key {
+                    return Some((id, side));
                 }
             }
             at = (at + 1) & self.mask;
         }
     }
 
-    /// Some flow has this tuple, on either side.
-    pub fn contains(&self, tuple: &Tuple) -> bool {
-        self.lookup(tuple).is_some()
+    /// Some flow has this key, on either side.
+    pub fn contains(&self, key: &Key) -> bool {
+        self.lookup(key).is_some()
     }
 
-    /// The flow at `id`.
+    /// The rest of the flow at `id`.
     ///
     /// # Panics
     /// When there is none: ids from [`FlowTable::lookup`] and [`FlowTable::insert`] hold until the flow's removal, older ones
     /// go through [`FlowTable::is_current`].
-    #[inline]
-    pub fn get(&self, id: FlowId) -> &F {
-        self.entries[id.index()].flow.as_ref().expect("a live flow")
+    pub fn get(&self, id: FlowId) -> &C {
+        self.cold[id.index()].flow.as_ref().expect("a live flow")
     }
 
-    /// The flow at `id`, to change it.
+    /// As [`FlowTable::get`], to change it.
     ///
     /// # Panics
     /// When there is none.
-    #[inline]
-    pub fn get_mut(&mut self, id: FlowId) -> &mut F {
-        self.entries[id.index()].flow.as_mut().expect("a live flow")
+    pub fn get_mut(&mut self, id: FlowId) -> &mut C {
+        self.cold[id.index()].flow.as_mut().expect("a live flow")
     }
 
-    /// The flow at `id` to change it, and its tuples by [`Side`], in one look; the server's is `None` while not bound.
+    /// Both parts of the flow at `id`.
     ///
     /// # Panics
     /// When there is none.
+    pub fn both(&mut self, id: FlowId) -> (&mut H, &mut C) {
+        (&mut self.hot[id.index()].flow, self.cold[id.index()].flow.as_mut().expect("a live flow"))
+    }
+
+    /// What each frame needs of the flow at `id`; of meaning while it is there.
     #[inline]
-    pub fn get_with_tuples(&mut self, id: FlowId) -> (&mut F, &Tuple, Option<&Tuple>) {
-        let Entry { tuples: [client, server], bound, flow, .. } = &mut self.entries[id.index()];
-        (flow.as_mut().expect("a live flow"), client, bound.then_some(server))
+    pub fn hot(&self, id: FlowId) -> &H {
+        &self.hot[id.index()].flow
+    }
+
+    /// As [`FlowTable::hot`], to change it.
+    #[inline]
+    pub fn hot_mut(&mut self, id: FlowId) -> &mut H {
+        &mut self.hot[id.index()].flow
     }
 
     /// Some flow is at `id`, be it the one meant or a later one.
     pub fn is_live(&self, id: FlowId) -> bool {
-        self.entries.get(id.index()).is_some_and(|e| e.flow.is_some())
+        self.hot.get(id.index()).is_some_and(|h| h.ends.is(LIVE))
     }
 
     /// How many flows have been removed from this place, modulo 2^32. Together with `id` it names one flow for good.
     pub fn generation(&self, id: FlowId) -> u32 {
-        self.entries[id.index()].generation
+        self.cold[id.index()].generation
     }
 
     /// The flow that had `id` when its place was at `generation` is still there.
@@ -340,45 +334,48 @@ impl<F> FlowTable<F> {
         self.is_live(id) && self.generation(id) == generation
     }
 
-    /// The tuple by which frames from `side` find the flow.
+    /// The key by which frames from `side` find the flow.
     #[inline]
-    pub fn tuple(&self, id: FlowId, side: Side) -> Option<&Tuple> {
-        let entry = &self.entries[id.index()];
-        (entry.flow.is_some() && (side == Side::Client || entry.bound)).then(|| &entry.tuples[side as usize])
+    pub fn key(&self, id: FlowId, side: Side) -> Option<Key> {
+        let ends = &self.hot[id.index()].ends;
+        (ends.is(LIVE) && (side == Side::Client || ends.is(BOUND))).then(|| ends.key(side, &self.places))
     }
 
-    /// Takes the flow out, with both its tuples.
+    /// Takes the flow out, with both its keys: the rest of it.
     ///
     /// # Panics
     /// When there is none.
-    pub fn remove(&mut self, id: FlowId) -> F {
+    pub fn remove(&mut self, id: FlowId) -> C {
         assert!(self.is_live(id), "{id:?} is no flow");
         self.unbind(id);
         self.unlink(id, Side::Client);
-        let entry = &mut self.entries[id.index()];
-        entry.generation = entry.generation.wrapping_add(1);
+        let ends = &mut self.hot[id.index()].ends;
+        ends.flags = 0;
+        self.places.leave(ends.listener);
+        let cold = &mut self.cold[id.index()];
+        cold.generation = cold.generation.wrapping_add(1);
         self.free.push(id.0);
-        entry.flow.take().expect("asserted above")
+        cold.flow.take().expect("asserted above")
     }
 
     /// All flows, by place. Looks at every place: not for every packet.
     pub fn iter_ids(&self) -> impl Iterator<Item = FlowId> + '_ {
-        (0..self.entries.len() as u32).map(FlowId).filter(|id| self.is_live(*id))
+        (0..self.hot.len() as u32).map(FlowId).filter(|id| self.is_live(*id))
     }
 
     /// The first flow at `from` or after it: walks the table in portions while it changes.
     pub fn next_id(&self, from: FlowId) -> Option<FlowId> {
-        (from.0..self.entries.len() as u32).map(FlowId).find(|id| self.is_live(*id))
+        (from.0..self.hot.len() as u32).map(FlowId).find(|id| self.is_live(*id))
     }
 
     #[inline]
-    fn tag(&self, tuple: &Tuple) -> u32 {
-        (self.key.hash(&tuple.to_bytes()) >> 32) as u32
+    fn tag(&self, key: &Key) -> u32 {
+        (self.hasher.hash(&key.to_bytes()) >> 32) as u32
     }
 
     /// Puts a key that is not in the index into it.
     fn link(&mut self, id: FlowId, side: Side) {
-        let tag = self.tag(&self.entries[id.index()].tuples[side as usize]);
+        let tag = self.tag(&self.hot[id.index()].ends.key(side, &self.places));
         let mut at = tag as usize & self.mask;
         while self.index[at].place != VACANT {
             at = (at + 1) & self.mask;
@@ -388,9 +385,9 @@ impl<F> FlowTable<F> {
 
     /// Takes a key that is in the index out of it.
     fn unlink(&mut self, id: FlowId, side: Side) {
-        let tag = self.tag(&self.entries[id.index()].tuples[side as usize]);
+        let tag = self.tag(&self.hot[id.index()].ends.key(side, &self.places));
         let mut hole = tag as usize & self.mask;
-        // By place, not by tuple: exact even if the precondition of `insert` was broken.
+        // By place, not by key: exact even if the precondition of `insert` was broken.
         while self.index[hole].place != place_of(id, side) {
             debug_assert!(self.index[hole].place != VACANT, "{id:?} {side:?} is not in the index");
             hole = (hole + 1) & self.mask;
@@ -425,28 +422,28 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::HashMap;
 
-    /// Tuples are few, so that sequences of operations meet each other.
-    fn tuple(n: u16) -> Tuple {
-        Tuple::v4([10, 0, 0, n as u8], 1000 + n, [10, 9, 9, 9], 443)
+    /// Keys are few, so that sequences of operations meet each other.
+    fn key(n: u16) -> Key {
+        Key::v4([10, 0, 0, n as u8], 1000 + n, [10, 9, 9, 9], 443)
     }
 
-    impl<F> FlowTable<F> {
+    impl<H: Default, C> FlowTable<H, C> {
         /// What must hold of the index whatever was done to it.
         fn check(&self) {
             let mut keys = 0;
             for (at, slot) in self.index.iter().enumerate().filter(|(_, slot)| slot.place != VACANT) {
                 keys += 1;
                 let (id, side) = (FlowId(slot.place >> 1), [Side::Client, Side::Server][(slot.place & 1) as usize]);
-                let tuple = self.tuple(id, side).expect("the index leads to live keys only");
-                assert_eq!(self.tag(tuple), slot.tag);
+                let key = self.key(id, side).expect("the index leads to live keys only");
+                assert_eq!(self.tag(&key), slot.tag);
                 let mut from = slot.tag as usize & self.mask;
                 while from != at {
                     assert_ne!(self.index[from].place, VACANT, "a vacancy between a key and its home");
                     from = (from + 1) & self.mask;
                 }
-                assert_eq!(self.lookup(tuple), Some((id, side)));
+                assert_eq!(self.lookup(&key), Some((id, side)));
             }
-            let live = self.iter_ids().map(|id| 1 + usize::from(self.tuple(id, Side::Server).is_some())).sum::<usize>();
+            let live = self.iter_ids().map(|id| 1 + usize::from(self.key(id, Side::Server).is_some())).sum::<usize>();
             assert_eq!(keys, live, "every key of a live flow is in the index");
             assert!(keys * 2 <= self.index.len());
         }
@@ -472,20 +469,20 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(192))]
         #[test]
-        fn it_agrees_with_two_hash_maps(key: (u64, u64), ops in prop::collection::vec(op(), 1..200)) {
+        fn it_agrees_with_two_hash_maps(secret: (u64, u64), ops in prop::collection::vec(op(), 1..200)) {
             const CAPACITY: usize = 9;
-            let mut table = FlowTable::new(CAPACITY, key);
-            // Client tuple to (id, flow, server tuple), and server tuple to client tuple.
+            let mut table = FlowTable::<u32, u32>::new(CAPACITY, secret);
+            // Client key to (id, flow, server key), and server key to client key.
             let mut clients: HashMap<u16, (FlowId, u32, Option<u16>)> = HashMap::new();
             let mut servers: HashMap<u16, u16> = HashMap::new();
             for (serial, op) in ops.into_iter().enumerate() {
                 match op {
                     Op::Insert(c) => {
                         if clients.contains_key(&c) || servers.contains_key(&c) {
-                            prop_assert!(table.contains(&tuple(c)));
+                            prop_assert!(table.contains(&key(c)));
                             continue;
                         }
-                        let id = table.insert(tuple(c), serial as u32);
+                        let id = table.insert(key(c), !(serial as u32), serial as u32);
                         prop_assert_eq!(id.is_none(), clients.len() == CAPACITY);
                         if let Some(id) = id {
                             clients.insert(c, (id, serial as u32, None));
@@ -494,7 +491,7 @@ mod tests {
                     Op::Bind(c, s) => {
                         let taken = clients.contains_key(&s) || servers.contains_key(&s);
                         let Some(client) = clients.get_mut(&c) else { continue };
-                        prop_assert_eq!(table.bind(client.0, tuple(s)), !taken);
+                        prop_assert_eq!(table.bind(client.0, key(s)), !taken);
                         if !taken {
                             if let Some(old) = client.2.replace(s) {
                                 servers.remove(&old);
@@ -528,10 +525,10 @@ mod tests {
                         (None, Some(c)) => Some((clients[c].0, Side::Server)),
                         _ => None,
                     };
-                    prop_assert_eq!(table.lookup(&tuple(n)), expected);
+                    prop_assert_eq!(table.lookup(&key(n)), expected);
                     if let Some((id, Side::Client)) = expected {
-                        prop_assert_eq!(*table.get(id), clients[&n].1);
-                        prop_assert_eq!(table.tuple(id, Side::Server).copied(), clients[&n].2.map(tuple));
+                        prop_assert_eq!((*table.get(id), *table.hot(id)), (clients[&n].1, !clients[&n].1));
+                        prop_assert_eq!(table.key(id, Side::Server), clients[&n].2.map(key));
                     }
                 }
             }
@@ -542,14 +539,14 @@ mod tests {
         fn a_run_across_the_end_survives_deletion_in_any_order(
             order in Just((0..16usize).collect::<Vec<_>>()).prop_shuffle(),
         ) {
-            let mut table = FlowTable::new(16, (1, 2));
+            let mut table = FlowTable::<(), ()>::new(16, (1, 2));
             let end = table.mask;
-            let crowd: Vec<Tuple> = (0..u16::MAX)
-                .map(|port| Tuple::v4([192, 0, 2, 1], port, [192, 0, 2, 2], 443))
+            let crowd: Vec<Key> = (0..u16::MAX)
+                .map(|port| Key::v4([192, 0, 2, 1], port, [192, 0, 2, 2], 443))
                 .filter(|t| [end - 1, end, 0].contains(&(table.tag(t) as usize & end)))
                 .take(32)
                 .collect();
-            let ids: Vec<_> = crowd[..16].iter().map(|t| table.insert(*t, ()).unwrap()).collect();
+            let ids: Vec<_> = crowd[..16].iter().map(|t| table.insert(*t, (), ()).unwrap()).collect();
             for (id, t) in ids.iter().zip(&crowd[16..]) {
                 prop_assert!(table.bind(*id, *t));
             }
@@ -569,49 +566,54 @@ mod tests {
 
     #[test]
     fn a_full_table_refuses_and_takes_again_after_a_removal() {
-        let mut table = FlowTable::new(3, (7, 7));
-        let ids: Vec<_> = (0..3).map(|n| table.insert(tuple(n), n).unwrap()).collect();
-        assert_eq!(table.insert(tuple(3), 3), None);
-        assert_eq!((table.len(), table.contains(&tuple(3))), (3, false));
-        assert!(ids.iter().zip(10..).all(|(id, n)| table.bind(*id, tuple(n))), "server sides always have room");
+        let mut table = FlowTable::<(), u32>::new(3, (7, 7));
+        let ids: Vec<_> = (0..3).map(|n| table.insert(key(n), (), u32::from(n)).unwrap()).collect();
+        assert_eq!(table.insert(key(3), (), 3), None);
+        assert_eq!((table.len(), table.contains(&key(3))), (3, false));
+        assert!(ids.iter().zip(10..).all(|(id, n)| table.bind(*id, key(n))), "server sides always have room");
         let stale = table.generation(ids[1]);
         table.remove(ids[1]);
-        let again = table.insert(tuple(3), 3).unwrap();
+        let again = table.insert(key(3), (), 3).unwrap();
         assert_eq!(again, ids[1]);
         assert!(table.is_live(again) && !table.is_current(again, stale));
-        assert_eq!(table.tuple(again, Side::Server), None, "the earlier flow's server side is not inherited");
+        assert_eq!(table.key(again, Side::Server), None, "the earlier flow's server side is not inherited");
         assert_eq!(table.next_id(FlowId(2)), Some(ids[2]));
         table.check();
     }
 
     #[test]
-    fn the_key_decides_where_a_tuple_lies() {
-        let homes = |key| {
-            let table: FlowTable<()> = FlowTable::new(1 << 10, key);
-            (0..64).map(|n| table.tag(&tuple(n)) as usize & table.mask).collect::<Vec<_>>()
+    fn the_secret_decides_where_a_key_lies() {
+        let homes = |secret| {
+            let table: FlowTable<(), ()> = FlowTable::new(1 << 10, secret);
+            (0..64).map(|n| table.tag(&key(n)) as usize & table.mask).collect::<Vec<_>>()
         };
         assert_eq!(homes((1, 2)), homes((1, 2)));
         let same = homes((1, 2)).iter().zip(homes((1, 3))).filter(|(a, b)| **a == *b).count();
-        assert!(same < 4, "{same} of 64 homes known without the key");
+        assert!(same < 4, "{same} of 64 homes known without the secret");
     }
 
     #[test]
-    fn tuples_keep_their_addresses_and_families() {
-        let (c, v): (SocketAddr, SocketAddr) = ("10.0.0.7:41022".parse().unwrap(), "10.0.9.1:443".parse().unwrap());
-        let t = Tuple::between(c, v);
-        assert_eq!(t, Tuple::v4([10, 0, 0, 7], 41022, [10, 0, 9, 1], 443));
-        assert_eq!((t.source(), t.destination(), t.is_v4()), (c, v, true));
-        assert_eq!(t.reversed(), Tuple::between(v, c));
-        let (c, v): (SocketAddr, SocketAddr) =
-            ("[2001:db8::7]:1".parse().unwrap(), "[2001:db8::1]:443".parse().unwrap());
-        let t = Tuple::between(c, v);
-        assert_eq!((t.source(), t.destination(), t.is_v4()), (c, v, false));
+    fn the_server_side_may_have_the_clients_own_address_and_port_or_one_of_ours() {
+        let mut table = FlowTable::<(), ()>::new(3, (7, 7));
+        let client = key(1);
+        let id = table.insert(client, (), ()).unwrap();
+        let kept = Key::v4([10, 0, 5, 5], 8443, [10, 0, 0, 1], 1001);
+        let ours = Key { dst: Addr::v4([10, 0, 5, 1]), dport: 40_000, ..kept };
+        for server in [kept, ours, kept] {
+            assert!(table.bind(id, server));
+            assert_eq!((table.key(id, Side::Server), table.key(id, Side::Client)), (Some(server), Some(client)));
+            table.check();
+        }
+        table.remove(id);
+        table.check();
+        assert_eq!(table.places.in_use(), 0);
     }
 
     #[test]
     fn memory_is_what_bytes_for_says() {
-        let table: FlowTable<[u64; 9]> = FlowTable::new(1000, (0, 0));
-        let real = size_of_val(&*table.index) + size_of_val(&*table.entries) + table.free.capacity() * size_of::<u32>();
-        assert_eq!(real, FlowTable::<[u64; 9]>::bytes_for(1000));
+        let table: FlowTable<[u64; 9], [u64; 7]> = FlowTable::new(1000, (0, 0));
+        let slabs = size_of_val(&*table.hot) + size_of_val(&*table.cold) + Places::bytes();
+        let real = size_of_val(&*table.index) + slabs + table.free.capacity() * size_of::<u32>();
+        assert_eq!(real, FlowTable::<[u64; 9], [u64; 7]>::bytes_for(1000));
     }
 }

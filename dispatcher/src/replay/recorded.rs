@@ -20,9 +20,9 @@ use super::reassembly::{At, Connection, Handler, Limits, Tracker, Turn, Way};
 use super::unread::Unread;
 use super::warnings::NotFollowed;
 use crate::capture::{Capture, CaptureError, Frames, RecordedFrame};
-use crate::engine::session::{Offer, Watch};
 use crate::engine::{Class, DropReason};
 use crate::time::Time;
+use crate::tls::{OfferedSessions, ServerFlight};
 use lb::{Affinity, BackendId, Decision, IdentityKind, Key, Lookup, Millis, Reason, Sighting};
 use ssl_parse::Event;
 use std::collections::HashMap;
@@ -218,7 +218,7 @@ struct Hello {
 /// What the server makes of the hello.
 enum Answer {
     /// Still being read. A few kilobytes, so it is not kept longer than that.
-    Reading(Box<Watch>),
+    Reading(Box<ServerFlight>),
     /// All that can be known.
     Known { offered: Vec<IdentityKind>, version: Option<u16>, resumed: Option<bool> },
 }
@@ -411,7 +411,7 @@ impl Handler for Learner<'_> {
                 && found.is_none()
             {
                 let sni = hello.sni.map(|name| String::from_utf8_lossy(name).into_owned());
-                found = Some((Offer::new(hello), sni));
+                found = Some((OfferedSessions::new(hello), sni));
             }
         });
         if let Some((offer, sni)) = found {
@@ -469,7 +469,7 @@ impl Learner<'_> {
     }
 
     /// The hello is complete: what does the table say, before the answer is known?
-    fn ask(&mut self, conn: u64, server: SocketAddr, offer: Offer, sni: Option<String>, at: At) -> Hello {
+    fn ask(&mut self, conn: u64, server: SocketAddr, offer: OfferedSessions, sni: Option<String>, at: At) -> Hello {
         let backend = self.backend(server);
         let found = if self.enabled {
             // As live: a VIP's backends are those of its address family.
@@ -495,7 +495,7 @@ impl Learner<'_> {
             backend,
             sni,
             found,
-            answer: Answer::Reading(Box::new(Watch::new(offer, id_known))),
+            answer: Answer::Reading(Box::new(ServerFlight::new(offer, id_known))),
             long: false,
             hole: false,
         }

@@ -51,16 +51,18 @@ pub mod ethertype {
 /// Most VLAN tags of a frame.
 pub const MAX_TAGS: usize = 2;
 
-/// Up to two VLAN tags, outermost first, each as type and control information.
+/// Up to two VLAN tags, outermost first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub struct Vlans {
-    tags: [(u16, u16); MAX_TAGS],
-    count: u8,
+    /// Their control information.
+    tags: [u16; MAX_TAGS],
+    /// How many, in two bits; above them in two bits each, the first lowest: their types, as places in [`ethertype::TAGS`].
+    kinds: u8,
 }
 
 impl Vlans {
     /// No tag.
-    pub const NONE: Vlans = Vlans { tags: [(0, 0); MAX_TAGS], count: 0 };
+    pub const NONE: Vlans = Vlans { tags: [0; MAX_TAGS], kinds: 0 };
 
     /// From VLAN ids, outermost first: one is a customer tag, of two the outer is a service tag. Ids beyond the
     /// second are ignored.
@@ -74,31 +76,51 @@ impl Vlans {
     }
 
     fn push(&mut self, tpid: u16, tci: u16) {
-        self.tags[usize::from(self.count)] = (tpid, tci);
-        self.count += 1;
+        let at = self.count();
+        let kind = ethertype::TAGS.iter().position(|tag| *tag == tpid).unwrap_or(0) as u8;
+        self.tags[at] = tci;
+        self.kinds = (self.kinds + 1) | kind << (2 + 2 * at);
     }
 
-    /// The tags.
     #[inline]
-    pub fn tags(&self) -> &[(u16, u16)] {
-        &self.tags[..usize::from(self.count)]
+    fn count(&self) -> usize {
+        usize::from(self.kinds & 3)
+    }
+
+    /// The tags, each as type and control information.
+    #[inline]
+    pub fn tags(&self) -> impl Iterator<Item = (u16, u16)> + '_ {
+        let kind = |at: usize| usize::from(self.kinds >> (2 + 2 * at) & 3);
+        (0..self.count()).map(move |at| (ethertype::TAGS[kind(at) % ethertype::TAGS.len()], self.tags[at]))
     }
 
     /// Bytes they take in a frame.
     #[inline]
     pub fn len(&self) -> usize {
-        usize::from(self.count) * 4
+        self.count() * 4
     }
 
     /// No tag.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.kinds == 0
     }
 
     /// VLAN ids, outermost first.
     pub fn ids(&self) -> impl Iterator<Item = u16> + '_ {
-        self.tags().iter().map(|t| t.1 & 0x0fff)
+        self.tags().map(|(_, tci)| tci & 0x0fff)
+    }
+
+    /// In five bytes, for [`Vlans::unpacked`].
+    #[inline]
+    pub fn packed(&self) -> (u8, [u16; MAX_TAGS]) {
+        (self.kinds, self.tags)
+    }
+
+    /// What was [packed](Vlans::packed).
+    #[inline]
+    pub fn unpacked(kinds: u8, tags: [u16; MAX_TAGS]) -> Vlans {
+        Vlans { tags, kinds }
     }
 }
 
@@ -129,7 +151,7 @@ impl Ethernet {
         let mut payload = 14;
         while ethertype::TAGS.contains(&ethertype) {
             let Some(t) = b.get(payload..payload + 4) else { return Err(WireError::Truncated) };
-            if usize::from(vlans.count) == MAX_TAGS {
+            if vlans.count() == MAX_TAGS {
                 return Err(WireError::Malformed);
             }
             vlans.push(ethertype, u16::from_be_bytes([t[0], t[1]]));
@@ -391,6 +413,57 @@ impl Packet {
     pub fn parse(b: &[u8]) -> Result<Packet, WireError> {
         let eth = Ethernet::parse(b)?;
         Ok(Packet { eth, ip: Ip::parse(b, eth.payload, eth.ethertype)? })
+    }
+}
+
+/// A frame's headers, read once: by whoever asks first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Parsed {
+    /// Link layer.
+    pub eth: Ethernet,
+    /// What it carries, or why that cannot be read.
+    pub body: Result<Body, WireError>,
+}
+
+/// A frame's headers, or why it has none.
+pub type Headers = Result<Parsed, WireError>;
+
+/// What a frame carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Body {
+    /// A TCP segment.
+    Tcp(Ip, Tcp),
+    /// An ICMP message, of either version.
+    Icmp(Ip),
+    /// An ARP packet.
+    Arp,
+    /// Something that nobody here speaks.
+    Other,
+}
+
+impl Parsed {
+    /// Reads all headers.
+    #[inline]
+    pub fn read(b: &[u8]) -> Headers {
+        let eth = Ethernet::parse(b)?;
+        Ok(Parsed { eth, body: Body::read(b, &eth) })
+    }
+}
+
+impl Body {
+    #[inline]
+    fn read(b: &[u8], eth: &Ethernet) -> Result<Body, WireError> {
+        match eth.ethertype {
+            ethertype::IPV4 | ethertype::IPV6 => {}
+            ethertype::ARP => return Ok(Body::Arp),
+            _ => return Ok(Body::Other),
+        }
+        let ip = Ip::parse(b, eth.payload, eth.ethertype)?;
+        match ip.protocol {
+            protocol::TCP => Ok(Body::Tcp(ip, Tcp::parse(b, &ip)?)),
+            protocol::ICMP | protocol::ICMPV6 => Ok(Body::Icmp(ip)),
+            _ => Ok(Body::Other),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use super::steer::{Place, Steering};
 use crate::io::doorbell::Doorbell;
 use crate::io::{HEADROOM, MAX_LINK_HEADER};
 use crate::wire::Frame;
+use crate::wire::packet::{Headers, WireError};
 use core::ops::AddAssign;
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
@@ -61,6 +62,8 @@ impl AddAssign for Handover {
 pub struct Handoff {
     /// Where it came in.
     pub port: u8,
+    /// What its headers say: read where it came in.
+    pub headers: Headers,
     len: usize,
     buffer: Box<[u8]>,
 }
@@ -133,7 +136,12 @@ impl Exchange {
         let inbox = |_| {
             let free = ArrayQueue::new(frames);
             for _ in 0..frames {
-                let handoff = Handoff { port: 0, len: 0, buffer: vec![0; buffer_len(mtu)].into() };
+                let handoff = Handoff {
+                    port: 0,
+                    headers: Err(WireError::Truncated),
+                    len: 0,
+                    buffer: vec![0; buffer_len(mtu)].into(),
+                };
                 // As many as there are places.
                 let _ = free.push(Box::new(handoff));
             }
@@ -178,18 +186,18 @@ impl Exchange {
     /// Looks whose a frame is that came in by `port`, and hands it over when it is another's. True when it is gone: handed over,
     /// or lost and counted. Otherwise it is the caller's.
     #[inline]
-    pub fn handed_over(&mut self, port: u8, frame: &[u8]) -> bool {
-        match self.steering.place(usize::from(port), frame) {
+    pub fn handed_over(&mut self, port: u8, headers: &Headers, frame: &[u8]) -> bool {
+        match self.steering.place(usize::from(port), headers, frame) {
             Place::Here => false,
             Place::At(owner) | Place::Preferably(owner) if owner == self.me => false,
             Place::At(owner) => {
-                self.put(owner, port, frame);
+                self.put(owner, port, headers, frame);
                 true
             }
             Place::Preferably(owner) => {
                 let busy = self.inboxes.all[owner].is_busy();
                 if !busy {
-                    self.put(owner, port, frame);
+                    self.put(owner, port, headers, frame);
                 }
                 !busy
             }
@@ -197,14 +205,18 @@ impl Exchange {
                 let me = self.me;
                 for other in (0..self.touched.len()).filter(|w| *w != me) {
                     // A flood of claims must not crowd out flows; a question that stays unanswered is asked again.
-                    if self.inboxes.all[other].is_busy() { self.counts.full += 1 } else { self.put(other, port, frame) }
+                    if self.inboxes.all[other].is_busy() {
+                        self.counts.full += 1
+                    } else {
+                        self.put(other, port, headers, frame)
+                    }
                 }
                 false
             }
         }
     }
 
-    fn put(&mut self, to: usize, port: u8, frame: &[u8]) {
+    fn put(&mut self, to: usize, port: u8, headers: &Headers, frame: &[u8]) {
         let inbox = &self.inboxes.all[to];
         // The longest frame that the ports take fits (`Exchange::between`). Looked at first: a buffer that was taken must go back.
         let free = if frame.len() <= self.inboxes.longest { inbox.free.pop() } else { None };
@@ -212,7 +224,7 @@ impl Exchange {
             self.counts.full += 1;
             return;
         };
-        handoff.port = port;
+        (handoff.port, handoff.headers) = (port, *headers);
         handoff.len = frame.len();
         handoff.buffer[HEADROOM..HEADROOM + frame.len()].copy_from_slice(frame);
         match inbox.frames.push(handoff) {
@@ -226,7 +238,7 @@ impl Exchange {
     /// Hands a frame to a worker, whoever owns it.
     #[cfg(test)]
     pub(super) fn hand_to(&mut self, to: usize, port: u8, frame: &[u8]) {
-        self.put(to, port, frame);
+        self.put(to, port, &crate::wire::packet::Parsed::read(frame), frame);
     }
 
     /// The next frame that another worker handed us. To be given [back](Exchange::give_back).
@@ -332,6 +344,7 @@ impl Drop for Exchange {
 mod tests {
     use super::*;
     use crate::engine::Config;
+    use crate::wire::packet::Parsed;
     use lb::{Policy, PoolSpec, Wanted};
     use std::time::Duration;
 
@@ -345,7 +358,7 @@ mod tests {
     #[test]
     fn a_frame_arrives_as_it_was_with_headroom_and_its_port() {
         let (mut a, mut b) = two(2);
-        a.put(1, 3, b"frame");
+        a.hand_to(1, 3, b"frame");
         let mut handoff = b.take().unwrap();
         assert_eq!((handoff.port, handoff.frame().bytes()), (3, &b"frame"[..]));
         assert!(handoff.frame().push_front(HEADROOM));
@@ -358,7 +371,7 @@ mod tests {
     fn beyond_the_bound_frames_are_lost_and_counted_and_buffers_come_back() {
         let (mut a, mut b) = two(4);
         for round in 1..=3 {
-            (0..6).for_each(|_| a.put(1, 0, &[7; 60]));
+            (0..6).for_each(|_| a.hand_to(1, 0, &[7; 60]));
             let mut got = 0;
             while let Some(handoff) = b.take() {
                 b.give_back(handoff);
@@ -372,9 +385,9 @@ mod tests {
     fn a_frame_longer_than_any_port_takes_is_lost_and_costs_no_buffer() {
         let (mut a, mut b) = two(4);
         let longest = 1500 + MAX_LINK_HEADER;
-        (0..10).for_each(|_| a.put(1, 0, &vec![0; longest + 1]));
+        (0..10).for_each(|_| a.hand_to(1, 0, &vec![0; longest + 1]));
         assert_eq!((a.counts().sent, a.counts().full), (0, 10));
-        (0..4).for_each(|_| a.put(1, 0, &vec![7; longest]));
+        (0..4).for_each(|_| a.hand_to(1, 0, &vec![7; longest]));
         assert_eq!((a.counts().sent, a.counts().full), (4, 10), "all buffers are still there");
         assert!((0..4).all(|_| b.take().is_some_and(|mut handoff| handoff.frame().len() == longest)));
     }
@@ -412,9 +425,14 @@ mod tests {
             .write(&mut buf);
             buf[..n].to_vec()
         };
-        let theirs = (1000..).find(|p| steering.place(0, &segment(*p, 0x10)) == Place::At(1)).unwrap();
+        let theirs = (1000..).find(|p| steering.place_of(0, &segment(*p, 0x10)) == Place::At(1)).unwrap();
         let handed = |a: &mut Exchange, flags, times: usize| {
-            (0..times).filter(|_| a.handed_over(0, &segment(theirs, flags))).count()
+            (0..times)
+                .filter(|_| {
+                    let frame = segment(theirs, flags);
+                    a.handed_over(0, &Parsed::read(&frame), &frame)
+                })
+                .count()
         };
         assert_eq!(handed(a, 0x02, 10), 5, "SYNs, until the inbox is more than half full");
         assert_eq!((handed(a, 0x10, 10), a.counts().sent, a.counts().full), (10, 8, 7), "the rest of it is for flows");
@@ -428,7 +446,7 @@ mod tests {
         let (sent, full) = std::thread::scope(|scope| {
             let sender = scope.spawn(move || {
                 for n in 0..N {
-                    a.put(1, 0, &n.to_be_bytes());
+                    a.hand_to(1, 0, &n.to_be_bytes());
                     // Now and then it pauses long enough for the other to fall asleep.
                     if n % 16 == 0 {
                         a.wake();

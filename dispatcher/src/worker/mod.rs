@@ -40,6 +40,7 @@ use crate::journal::Journal;
 use crate::sessions::Sessions;
 use crate::time::Time;
 use crate::wire::Frame;
+use crate::wire::packet::Headers;
 use lb::affinity::{Metrics, Update};
 use lb::{BackendSet, Directory};
 use std::path::{Path, PathBuf};
@@ -55,8 +56,15 @@ mod sync {
 
 /// What a worker feeds its frames to: the [`Engine`]; something simpler in tests of the loop.
 pub trait FrameHandler {
-    /// See [`Engine::handle`].
-    fn handle(&mut self, port: PortId, frame: &mut Frame<'_>, now: Time, fx: &mut dyn Effects) -> Verdict;
+    /// See [`Engine::handle_parsed`].
+    fn handle(
+        &mut self,
+        port: PortId,
+        headers: &Headers,
+        frame: &mut Frame<'_>,
+        now: Time,
+        fx: &mut dyn Effects,
+    ) -> Verdict;
     /// See [`Engine::poll`].
     fn poll(&mut self, now: Time, fx: &mut dyn Effects);
     /// See [`Engine::next_deadline`].
@@ -95,8 +103,15 @@ pub trait FrameHandler {
 
 impl FrameHandler for Engine {
     #[inline]
-    fn handle(&mut self, port: PortId, frame: &mut Frame<'_>, now: Time, fx: &mut dyn Effects) -> Verdict {
-        Engine::handle(self, port, frame, now, fx)
+    fn handle(
+        &mut self,
+        port: PortId,
+        headers: &Headers,
+        frame: &mut Frame<'_>,
+        now: Time,
+        fx: &mut dyn Effects,
+    ) -> Verdict {
+        Engine::handle_parsed(self, port, headers, frame, now, fx)
     }
     fn poll(&mut self, now: Time, fx: &mut dyn Effects) {
         Engine::poll(self, now, fx);

@@ -8,6 +8,7 @@ use crate::engine::{ConnectionRecord, Effects, PortId, Verdict};
 use crate::io::{self, Burst, Port, Receiver, Transmitter};
 use crate::journal::Journal;
 use crate::time::Time;
+use crate::wire::packet::Parsed;
 use core::time::Duration;
 use std::sync::TryLockError;
 use std::sync::atomic::Ordering;
@@ -226,13 +227,14 @@ impl<H: FrameHandler> Loop<H> {
             frames += self.burst.len();
             for mut slot in self.burst.drain(..) {
                 let mut frame = rx.frame(&mut slot);
+                let headers = Parsed::read(frame.bytes());
                 if let Some(exchange) = &mut self.exchange
-                    && exchange.handed_over(port as u8, frame.bytes())
+                    && exchange.handed_over(port as u8, &headers, frame.bytes())
                 {
                     rx.release(slot);
                     continue;
                 }
-                let verdict = self.handler.handle(PortId(port as u8), &mut frame, now, &mut self.outside);
+                let verdict = self.handler.handle(PortId(port as u8), &headers, &mut frame, now, &mut self.outside);
                 match verdict {
                     Verdict::Forward(to) | Verdict::Reply(to) => {
                         let (head, len) = (frame.head(), frame.len());
@@ -298,9 +300,9 @@ impl<H: FrameHandler> Loop<H> {
             let Some(mut handoff) = self.exchange.as_mut().and_then(Exchange::take) else { return done };
             // Who handed it over may know more than we do.
             self.look_for_change(now);
-            let port = PortId(handoff.port);
+            let (port, headers) = (PortId(handoff.port), handoff.headers);
             let mut frame = handoff.frame();
-            let verdict = self.handler.handle(port, &mut frame, now, &mut self.outside);
+            let verdict = self.handler.handle(port, &headers, &mut frame, now, &mut self.outside);
             if let Verdict::Forward(to) | Verdict::Reply(to) = verdict
                 && let Some(tx) = self.outside.tx.get_mut(usize::from(to.0))
             {
@@ -374,6 +376,7 @@ mod tests {
     use crate::engine::{Config, Counters, DropReason, Revision};
     use crate::io::mem::Memory;
     use crate::wire::Frame;
+    use crate::wire::packet::Headers;
     use crate::worker::{Steering, changes};
     use lb::{Directory, Wanted};
     use std::sync::Arc;
@@ -396,7 +399,14 @@ mod tests {
         fn apply(&mut self, revision: &Arc<Revision>, _: Time) {
             self.applied = revision.directory().version() as u8;
         }
-        fn handle(&mut self, port: PortId, frame: &mut Frame<'_>, _: Time, fx: &mut dyn Effects) -> Verdict {
+        fn handle(
+            &mut self,
+            port: PortId,
+            _: &Headers,
+            frame: &mut Frame<'_>,
+            _: Time,
+            fx: &mut dyn Effects,
+        ) -> Verdict {
             self.counters.frames_in += 1;
             if self.reset && self.lingers > 0 {
                 self.lingers -= 1;

@@ -11,7 +11,7 @@
 //! | ARP replies and announcements, neighbour advertisements | all: each worker asks for itself, and believes what it asked for |
 //! | other ARP requests, neighbour solicitations, echo requests, anything else | whoever has it: answered without any state |
 //!
-//! SYNs too are led to the owner, though anybody could answer them with a cookie: their tuple may be that of a flow whose end
+//! SYNs too are led to the owner, though anybody could answer them with a cookie: their key may be that of a flow whose end
 //! is still remembered, which only the owner knows. But see [`Place::Preferably`].
 //!
 //! A card that does something else than it told costs frames handed over: the owner stays the one that is computed here.
@@ -19,10 +19,10 @@
 //! Why the local ports and the hash never contradict each other: the owner of a client's frames opens the flow and dials from a
 //! port of its own (SNAT), or from the client's own address and port (DNAT), of which the hash is the same.
 
-use crate::engine::icmp::quoted_tuple;
 use crate::engine::{AddressMode, Config, Returning};
-use crate::flow::Tuple;
-use crate::wire::packet::{Ethernet, Ip, Tcp, ethertype, protocol};
+use crate::flow::Key;
+use crate::flow::quote::quoted_key;
+use crate::wire::packet::{Body, Headers, Parsed, protocol};
 use crate::wire::{Addr, Mac};
 use lb::Directory;
 use siphasher::sip::SipHasher13;
@@ -96,60 +96,60 @@ impl Steering {
 
     /// Where the frame that came in by `port` (its index in the configuration) is to go. What cannot be read stays where it is, to
     /// be counted there.
-    pub fn place(&self, port: usize, frame: &[u8]) -> Place {
-        self.read(port, frame).unwrap_or(Place::Here)
+    #[inline]
+    pub fn place(&self, port: usize, headers: &Headers, frame: &[u8]) -> Place {
+        self.read(port, headers, frame).unwrap_or(Place::Here)
     }
 
     #[inline]
-    fn read(&self, port: usize, frame: &[u8]) -> Option<Place> {
-        let eth = Ethernet::parse(frame).ok()?;
+    fn read(&self, port: usize, headers: &Headers, frame: &[u8]) -> Option<Place> {
+        let Parsed { eth, body } = headers.as_ref().ok()?;
         if !eth.dst.is_group() && self.macs.get(port) != Some(&eth.dst) {
             return None;
         }
-        if eth.ethertype == ethertype::ARP {
-            let arp = frame.get(eth.payload..eth.payload + 28)?;
-            // An announcement (RFC 5227 section 3) asks for the address that it tells.
-            let told = arp[6..8] == [0, 2] || arp[14..18] == arp[24..28];
-            return told.then_some(Place::Everywhere);
-        }
-        let ip = Ip::parse(frame, eth.payload, eth.ethertype).ok()?;
-        match ip.protocol {
-            protocol::TCP => {
-                let tcp = Tcp::parse(frame, &ip).ok()?;
-                let tuple = Tuple { src: ip.src.0, dst: ip.dst.0, sport: tcp.src_port, dport: tcp.dst_port };
-                let owner = self.owner(&tuple)?;
+        match body.as_ref().ok()? {
+            Body::Arp => {
+                let arp = frame.get(eth.payload..eth.payload + 28)?;
+                // An announcement (RFC 5227 section 3) asks for the address that it tells.
+                let told = arp[6..8] == [0, 2] || arp[14..18] == arp[24..28];
+                told.then_some(Place::Everywhere)
+            }
+            Body::Tcp(ip, tcp) => {
+                let owner = self.owner(&Key::of(ip, tcp))?;
                 Some(if tcp.is_bare_syn() { Place::Preferably(owner) } else { Place::At(owner) })
             }
-            protocol::ICMPV6 if frame.get(ip.payload) == Some(&ADVERTISEMENT) => Some(Place::Everywhere),
-            protocol::ICMP | protocol::ICMPV6 => {
-                let quoted = quoted_tuple(frame, &ip)?;
+            Body::Icmp(ip) if ip.protocol == protocol::ICMPV6 && frame.get(ip.payload) == Some(&ADVERTISEMENT) => {
+                Some(Place::Everywhere)
+            }
+            Body::Icmp(ip) => {
+                let quoted = quoted_key(frame, ip)?;
                 // It went out from us; turned round it is what arrives from the side that complains.
                 self.owner(&quoted.reversed()).map(Place::At)
             }
-            _ => None,
+            Body::Other => None,
         }
     }
 
-    /// The owner of the flow that a segment with this tuple, as it arrives, belongs to; none when it can be of no flow.
+    /// The owner of the flow that a segment with this key, as it arrives, belongs to; none when it can be of no flow.
     #[inline]
-    pub fn owner(&self, tuple: &Tuple) -> Option<usize> {
-        let (to, from) = ((Addr(tuple.dst), tuple.dport), (Addr(tuple.src), tuple.sport));
+    pub fn owner(&self, key: &Key) -> Option<usize> {
+        let (to, from) = ((key.dst, key.dport), (key.src, key.sport));
         let ours = || self.own.binary_search(&to.0).is_ok();
         if self.services.binary_search(&to).is_ok() {
             // A VIP may be one of the addresses that we dial from, and its port one of those we dial from.
             let returning = !self.dnat && ours() && self.backends.binary_search(&from).is_ok();
             if !returning {
                 // By SNAT the queue it came by is as good as any hash, and is where it is already.
-                let at_hand = if self.dnat { None } else { self.returning.of_client(tuple) };
-                return Some(at_hand.unwrap_or_else(|| self.of_client(&tuple.src, tuple.sport)));
+                let at_hand = if self.dnat { None } else { self.returning.of_client(key) };
+                return Some(at_hand.unwrap_or_else(|| self.of_client(key.src, key.sport)));
             }
         }
-        if ours() { self.returning.owner(tuple) } else { self.dnat.then(|| self.of_client(&tuple.dst, tuple.dport)) }
+        if ours() { self.returning.owner(key) } else { self.dnat.then(|| self.of_client(key.dst, key.dport)) }
     }
 
-    fn of_client(&self, addr: &[u8; 16], port: u16) -> usize {
+    fn of_client(&self, addr: Addr, port: u16) -> usize {
         let mut bytes = [0; 18];
-        bytes[..16].copy_from_slice(addr);
+        bytes[..16].copy_from_slice(&addr.0);
         bytes[16..].copy_from_slice(&port.to_be_bytes());
         (((self.key.hash(&bytes) >> 32) * self.workers as u64) >> 32) as usize
     }
@@ -163,6 +163,14 @@ fn sorted<'a>(endpoints: impl Iterator<Item = &'a SocketAddr>) -> Box<[(Addr, u1
 
 /// Neighbour advertisement (RFC 4861 section 4.4).
 const ADVERTISEMENT: u8 = 136;
+
+#[cfg(test)]
+impl Steering {
+    /// The same for a frame whose headers nobody has read.
+    pub(super) fn place_of(&self, port: usize, frame: &[u8]) -> Place {
+        self.place(port, &Parsed::read(frame), frame)
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -263,10 +271,10 @@ mod tests {
         let third = Directory::next(Some(&second), &config.wanted, |_| true).unwrap();
         let before = steering(AddressMode::Snat, 4);
         for port in 1..200 {
-            let tuple = Tuple::between(SocketAddr::from(([172, 16, 0, 9], port)), gone);
-            assert!(before.owner(&tuple).is_some());
-            assert_eq!(before.following(&second).owner(&tuple), before.owner(&tuple));
-            assert_eq!(before.following(&third).owner(&tuple), None);
+            let key = Key::tcp(SocketAddr::from(([172, 16, 0, 9], port)), gone);
+            assert!(before.owner(&key).is_some());
+            assert_eq!(before.following(&second).owner(&key), before.owner(&key));
+            assert_eq!(before.following(&third).owner(&key), None);
         }
     }
 
@@ -282,14 +290,14 @@ mod tests {
             } else {
                 ("[fd01::9:1]:443".parse().unwrap(), "[fd02::11]:8443".parse().unwrap())
             };
-            let Place::At(owner) = s.place(0, &tcp(client, vip, Flags::ACK, OURS)) else { panic!("no owner") };
+            let Place::At(owner) = s.place_of(0, &tcp(client, vip, Flags::ACK, OURS)) else { panic!("no owner") };
             prop_assert!(owner < workers);
-            prop_assert_eq!(s.place(0, &tcp(client, vip, Flags::SYN, OURS)), Place::Preferably(owner));
-            prop_assert_eq!(s.place(1, &tcp(backend, client, Flags::ACK, OURS)), Place::At(owner));
+            prop_assert_eq!(s.place_of(0, &tcp(client, vip, Flags::SYN, OURS)), Place::Preferably(owner));
+            prop_assert_eq!(s.place_of(1, &tcp(backend, client, Flags::ACK, OURS)), Place::At(owner));
             // We sent from the VIP to the client, and from the client's address to the backend.
             for (src, dst) in [(vip, client), (client, backend)] {
                 let quoted = &tcp(src, dst, Flags::ACK, OURS)[14..];
-                prop_assert_eq!(s.place(1, &error(dst.ip(), src.ip(), quoted)), Place::At(owner));
+                prop_assert_eq!(s.place_of(1, &error(dst.ip(), src.ip(), quoted)), Place::At(owner));
             }
         }
 
@@ -303,9 +311,9 @@ mod tests {
             }).unwrap();
             for (backend, own) in [("10.2.0.11:8443", "10.2.0.1"), ("[fd02::11]:8443", "fd02::1")] {
                 let (backend, own) = (backend.parse().unwrap(), SocketAddr::new(own.parse().unwrap(), port));
-                prop_assert_eq!(s.place(1, &tcp(backend, own, Flags::ACK, OURS)), Place::At(expected));
+                prop_assert_eq!(s.place_of(1, &tcp(backend, own, Flags::ACK, OURS)), Place::At(expected));
                 let quoted = &tcp(own, backend, Flags::SYN, OURS)[14..];
-                prop_assert_eq!(s.place(1, &error(backend.ip(), own.ip(), quoted)), Place::At(expected));
+                prop_assert_eq!(s.place_of(1, &error(backend.ip(), own.ip(), quoted)), Place::At(expected));
             }
         }
 
@@ -316,7 +324,7 @@ mod tests {
                 frame[..6].copy_from_slice(&OURS.0);
                 frame[12..14].copy_from_slice(&[[8, 0], [8, 6], [0x86, 0xdd], [0x81, 0]][kind]);
             }
-            if let Place::At(w) | Place::Preferably(w) = s.place(0, &frame) {
+            if let Place::At(w) | Place::Preferably(w) = s.place_of(0, &frame) {
                 prop_assert!(w < 4);
             }
         }
@@ -328,7 +336,7 @@ mod tests {
         let vip = "10.1.9.1:443".parse().unwrap();
         let mut got = [0u32; 3];
         for port in 10_000..13_000 {
-            let Place::At(w) = s.place(0, &tcp(SocketAddr::new([10, 1, 0, 7].into(), port), vip, Flags::ACK, OURS))
+            let Place::At(w) = s.place_of(0, &tcp(SocketAddr::new([10, 1, 0, 7].into(), port), vip, Flags::ACK, OURS))
             else {
                 panic!("no owner")
             };
@@ -342,10 +350,10 @@ mod tests {
         let s = steering(AddressMode::Snat, 7);
         let both: SocketAddr = "10.2.0.1:5000".parse().unwrap();
         let backend = "10.2.0.11:8443".parse().unwrap();
-        assert_eq!(s.place(1, &tcp(backend, both, Flags::ACK, OURS)), Place::At(worker_of_port(5000, 7).unwrap()));
+        assert_eq!(s.place_of(1, &tcp(backend, both, Flags::ACK, OURS)), Place::At(worker_of_port(5000, 7).unwrap()));
         let owners = (1..200).map(|n| {
             let client = SocketAddr::new([10, 1, 0, n as u8].into(), 1000 + n);
-            s.place(0, &tcp(client, both, Flags::ACK, OURS))
+            s.place_of(0, &tcp(client, both, Flags::ACK, OURS))
         });
         assert!(owners.collect::<Vec<_>>().windows(2).any(|w| w[0] != w[1]), "clients go by hash");
     }
@@ -364,29 +372,29 @@ mod tests {
         for port in 3000..3200 {
             let (backend, own) =
                 ("10.2.0.11:8443".parse().unwrap(), SocketAddr::new("10.2.0.1".parse().unwrap(), port));
-            let queue = rss.worker(&Tuple::between(backend, own)).unwrap();
-            assert_eq!(s.place(1, &tcp(backend, own, Flags::ACK, OURS)), Place::At(queue));
+            let queue = rss.worker(&Key::tcp(backend, own)).unwrap();
+            assert_eq!(s.place_of(1, &tcp(backend, own, Flags::ACK, OURS)), Place::At(queue));
             got[queue] += 1;
             let (client, vip) = (SocketAddr::new("172.16.0.9".parse().unwrap(), port), "10.1.9.1:443".parse().unwrap());
-            let queue = rss.worker(&Tuple::between(client, vip)).unwrap();
-            assert_eq!(s.place(0, &tcp(client, vip, Flags::ACK, OURS)), Place::At(queue));
+            let queue = rss.worker(&Key::tcp(client, vip)).unwrap();
+            assert_eq!(s.place_of(0, &tcp(client, vip, Flags::ACK, OURS)), Place::At(queue));
             // It hashes no IPv6, and probes have ports of their own: by ranges.
             let (backend, own) =
                 ("[fd02::11]:8443".parse().unwrap(), SocketAddr::new("fd02::1".parse().unwrap(), port));
             let expected = Place::At(worker_of_port(port, 2).unwrap());
-            assert_eq!(s.place(1, &tcp(backend, own, Flags::ACK, OURS)), expected);
+            assert_eq!(s.place_of(1, &tcp(backend, own, Flags::ACK, OURS)), expected);
         }
         assert!(got.iter().all(|n| *n > 60), "{got:?}");
         let (backend, probe) = ("10.2.0.11:8443".parse().unwrap(), "10.2.0.1:1024".parse().unwrap());
-        assert_eq!(s.place(1, &tcp(backend, probe, Flags::ACK, OURS)), Place::At(worker_of_port(1024, 2).unwrap()));
+        assert_eq!(s.place_of(1, &tcp(backend, probe, Flags::ACK, OURS)), Place::At(worker_of_port(1024, 2).unwrap()));
         // By DNAT both sides must agree, which a card does not.
         let config = self::config(AddressMode::Dnat);
         let dnat = Steering::new(&config, &[7; 32], 2).returning(Arc::new(Returning::by_ports(&config, 2, &ports)));
         for port in 3000..3200 {
             let (client, vip) = (SocketAddr::new("172.16.0.9".parse().unwrap(), port), "10.1.9.1:443".parse().unwrap());
             let backend = "10.2.0.11:8443".parse().unwrap();
-            let there = dnat.place(0, &tcp(client, vip, Flags::ACK, OURS));
-            assert_eq!(there, dnat.place(1, &tcp(backend, client, Flags::ACK, OURS)));
+            let there = dnat.place_of(0, &tcp(client, vip, Flags::ACK, OURS));
+            assert_eq!(there, dnat.place_of(1, &tcp(backend, client, Flags::ACK, OURS)));
         }
     }
 
@@ -403,13 +411,13 @@ mod tests {
         let link = Link { dst: OURS, src: OTHER, vlans: Vlans::from_ids(&[7]) };
         let mut buf = [0; 128];
         let n = arp.write(&mut buf, &link);
-        assert_eq!(s.place(1, &buf[..n]), Place::Everywhere);
+        assert_eq!(s.place_of(1, &buf[..n]), Place::Everywhere);
         arp.op = arp_op::REQUEST;
         let n = arp.write(&mut buf, &link);
-        assert_eq!(s.place(1, &buf[..n]), Place::Here);
+        assert_eq!(s.place_of(1, &buf[..n]), Place::Here);
         arp.target = arp.sender;
         let n = arp.write(&mut buf, &Link { dst: Mac::BROADCAST, ..link });
-        assert_eq!(s.place(1, &buf[..n]), Place::Everywhere, "an announcement");
+        assert_eq!(s.place_of(1, &buf[..n]), Place::Everywhere, "an announcement");
         let mut icmp = vec![136u8, 0, 0, 0, 0, 0, 0, 0];
         let mut frame = error("fd02::11".parse().unwrap(), "fd02::1".parse().unwrap(), &[]);
         let at = frame.len() - 8;
@@ -419,19 +427,19 @@ mod tests {
             "steering looks at no checksum: the engine does"
         );
         frame[at..].copy_from_slice(&icmp);
-        assert_eq!(s.place(1, &frame), Place::Everywhere);
+        assert_eq!(s.place_of(1, &frame), Place::Everywhere);
         icmp[0] = 135;
         frame[at..].copy_from_slice(&icmp);
-        assert_eq!(s.place(1, &frame), Place::Here);
+        assert_eq!(s.place_of(1, &frame), Place::Here);
     }
 
     #[test]
     fn what_is_not_for_us_is_handed_to_nobody() {
         let s = steering(AddressMode::Dnat, 2);
         let (a, b) = ("10.1.0.7:1000".parse().unwrap(), "10.1.9.1:443".parse().unwrap());
-        assert_eq!(s.place(0, &tcp(a, b, Flags::ACK, OTHER)), Place::Here);
+        assert_eq!(s.place_of(0, &tcp(a, b, Flags::ACK, OTHER)), Place::Here);
         let snat = steering(AddressMode::Snat, 2);
-        assert_eq!(snat.place(0, &tcp(a, "10.9.9.9:443".parse().unwrap(), Flags::ACK, OURS)), Place::Here);
-        assert_eq!(snat.place(1, &tcp(a, "10.2.0.1:80".parse().unwrap(), Flags::ACK, OURS)), Place::Here);
+        assert_eq!(snat.place_of(0, &tcp(a, "10.9.9.9:443".parse().unwrap(), Flags::ACK, OURS)), Place::Here);
+        assert_eq!(snat.place_of(1, &tcp(a, "10.2.0.1:80".parse().unwrap(), Flags::ACK, OURS)), Place::Here);
     }
 }

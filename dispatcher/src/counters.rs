@@ -1,0 +1,184 @@
+//! Every way to lose a frame has a name, and the name is a counter.
+
+use crate::wire::packet::WireError;
+
+/// Declares [`DropReason`] with its operators' names, so that the list stands in one place.
+macro_rules! drop_reasons {
+    ($($(#[doc = $text:literal])* $variant:ident = $name:literal,)*) => {
+        /// Why a frame was dropped. The names are the same in counters, JSON, reports and documents.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+        #[repr(u8)]
+        pub enum DropReason { $($(#[doc = $text])* $variant,)* }
+
+        impl DropReason {
+            /// All reasons, in order of their counters.
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$variant,)*];
+
+            /// The operators' name.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(DropReason::$variant => $name,)* }
+            }
+
+            /// What it means, in a sentence or two.
+            pub fn meaning(self) -> &'static str {
+                match self { $(DropReason::$variant => concat!($($text),*).trim(),)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// Shorter than its headers say, or than headers are.
+    Truncated = "truncated",
+    /// A header field that cannot be (version, length, data offset).
+    Malformed = "malformed",
+    /// Not addressed to our MAC, a VIP or an address of ours; or a protocol nobody here speaks.
+    NotForUs = "not-for-us",
+    /// A piece of a fragmented IP packet.
+    IpFragment = "ip-fragment",
+    /// A checksum that does not fit, where we looked.
+    BadChecksum = "bad-checksum",
+    /// To a VIP's port that is not served, or no flow has these addresses.
+    NoFlow = "no-flow",
+    /// An acknowledgement whose cookie is not ours or too old.
+    BadCookie = "bad-cookie",
+    /// Outside the window of the flow where that matters (RST, FIN, SYN).
+    OutOfWindow = "out-of-window",
+    /// The flow table is full.
+    FlowTableFull = "flow-table-full",
+    /// No buffer left to assemble the hello in.
+    HelloNoBuffer = "hello-no-buffer",
+    /// Beyond what one flow may have held.
+    HelloOverflow = "hello-overflow",
+    /// No backend could be chosen or reached.
+    NoBackend = "no-backend",
+    /// No free local port towards the backend.
+    NoLocalPort = "no-local-port",
+    /// The next hop's Ethernet address is not known yet.
+    NoNeighbour = "no-neighbour",
+    /// The transmit queue was full.
+    TxFull = "tx-full",
+    /// More resets of unknown connections than the rate allows.
+    RateLimited = "rate-limited",
+    /// ARP or NDP that answers no question of ours.
+    NeighbourUnasked = "neighbour-unasked",
+    /// An ICMP error about no flow of ours.
+    IcmpNoFlow = "icmp-no-flow",
+    /// A client's MSS too small to be encoded.
+    MssTooSmall = "mss-too-small",
+    /// The driver's buffer has no room in front for the link layer of the other side.
+    NoHeadroom = "no-headroom",
+    /// The flow is over; a late segment of it.
+    FlowClosed = "flow-closed",
+    /// A new connection while the dispatcher comes to its end.
+    Stopping = "stopping",
+}
+
+impl From<WireError> for DropReason {
+    fn from(e: WireError) -> DropReason {
+        match e {
+            WireError::Truncated => DropReason::Truncated,
+            WireError::Malformed => DropReason::Malformed,
+            WireError::Fragment => DropReason::IpFragment,
+        }
+    }
+}
+
+/// Counters of one worker. Plain numbers: one writer, folded by whoever reports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames handed in.
+    pub frames_in: u64,
+    /// Frames handed out: forwarded, answered, and of our own making.
+    pub frames_out: u64,
+    /// Frames whose content was copied and that went no further themselves: held hellos, answers to our own questions.
+    pub held: u64,
+    /// Frames of our own making, not in answer to one that came in: SYNs, held segments, resets, questions.
+    pub made: u64,
+    /// Frames forwarded for known flows.
+    pub forwarded: u64,
+    /// SYNs answered with a cookie.
+    pub cookies_sent: u64,
+    /// Flows opened by a cookie that came back.
+    pub flows_opened: u64,
+    /// Flows ended.
+    pub flows_closed: u64,
+    /// SYNs sent to backends, retransmissions included.
+    pub dials: u64,
+    /// Backends that refused or stayed silent, and were replaced by another.
+    pub redispatches: u64,
+    /// Segments of ours retransmitted to backends.
+    pub retransmits: u64,
+    /// Flows whose stream began with a ClientHello.
+    pub secure: u64,
+    /// Flows whose stream did not.
+    pub non_secure: u64,
+    /// Secure flows whose hello could not be read, or not all of it: balanced, or led by what could be read.
+    pub hellos_unread: u64,
+    /// Flows whose client said nothing in its time, so that a backend was chosen without it.
+    pub silent: u64,
+    /// Of these, flows whose stream began with a ClientHello after all: read for learning and statistics.
+    pub late_hellos: u64,
+    /// Server answers not followed because no watch was free or too much was out of order.
+    pub unwatched: u64,
+    /// Segments answered by a reset, by what was wrong with them.
+    pub refused: [u64; DropReason::ALL.len()],
+    /// Frames dropped, by [`DropReason`].
+    pub drops: [u64; DropReason::ALL.len()],
+}
+
+impl Counters {
+    /// Adds another worker's.
+    pub fn add(&mut self, other: &Counters) {
+        let Counters {
+            frames_in,
+            frames_out,
+            held,
+            made,
+            forwarded,
+            cookies_sent,
+            flows_opened,
+            flows_closed,
+            dials,
+            redispatches,
+            retransmits,
+            secure,
+            non_secure,
+            hellos_unread,
+            silent,
+            late_hellos,
+            unwatched,
+            refused,
+            drops,
+        } = self;
+        for (mine, theirs) in [
+            (frames_in, other.frames_in),
+            (frames_out, other.frames_out),
+            (held, other.held),
+            (made, other.made),
+            (forwarded, other.forwarded),
+            (cookies_sent, other.cookies_sent),
+            (flows_opened, other.flows_opened),
+            (flows_closed, other.flows_closed),
+            (dials, other.dials),
+            (redispatches, other.redispatches),
+            (retransmits, other.retransmits),
+            (secure, other.secure),
+            (non_secure, other.non_secure),
+            (hellos_unread, other.hellos_unread),
+            (silent, other.silent),
+            (late_hellos, other.late_hellos),
+            (unwatched, other.unwatched),
+        ] {
+            *mine += theirs;
+        }
+        for (mine, theirs) in refused.iter_mut().zip(other.refused).chain(drops.iter_mut().zip(other.drops)) {
+            *mine += theirs;
+        }
+    }
+
+    /// Drops for one reason.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize]
+    }
+}

@@ -1,0 +1,286 @@
+//! The ladder: which step a frame is for, from the most to the least frequent.
+
+use super::{Effects, Engine, Step};
+use crate::config::{AddressMode, PortId};
+use crate::counters::DropReason;
+use crate::flow::{CookieVerified, FlowId, Side};
+use crate::tcp::action::Passing;
+use crate::tcp::admit::Denied;
+use crate::tcp::connection::{Opening, Stage, State};
+use crate::tcp::flight::Passers;
+use crate::tcp::hello::{Holding, Room};
+use crate::tcp::reuse::{Anew, Begun, Reuse};
+use crate::tcp::{Action, Arrived, End, admit, close, cut, dial, flight, forward, hello, reuse};
+use crate::time::Time;
+use crate::wire::packet::{Body, Flags, Parsed, tcp_checksum_ok};
+use crate::wire::{Addr, Family, Frame, Seq};
+use lb::{ServiceId, Sighting};
+
+impl Engine {
+    /// One frame, its headers read.
+    pub(super) fn climb(
+        &mut self,
+        port: PortId,
+        headers: &Parsed,
+        frame: &mut Frame<'_>,
+        now: Time,
+        fx: &mut dyn Effects,
+    ) -> Step {
+        let eth = &headers.eth;
+        if eth.dst != self.mac(port) && !eth.dst.is_group() {
+            return Err(DropReason::NotForUs);
+        }
+        // Nobody sends from a group's address (IEEE 802.3 section 3.2.3), and it would be where we answer to.
+        if eth.src.is_group() {
+            return Err(DropReason::Malformed);
+        }
+        match headers.body? {
+            // TCP is between two (RFC 9293 section 3.9.2.3): what all hear is a mistake or an attack.
+            Body::Tcp(..) if eth.dst.is_group() => Err(DropReason::Malformed),
+            Body::Tcp(ip, tcp) => {
+                let seg = Arrived { port, eth: *eth, ip, tcp, now };
+                match self.flows.lookup(&seg.key()) {
+                    Some((id, side)) => self.on_known(id, side, &seg, frame, fx),
+                    None => self.on_stranger(&seg, frame, fx),
+                }
+            }
+            Body::Icmp(ip) => self.on_icmp(port, eth, &ip, frame, now, fx),
+            Body::Arp => self.on_arp(port, eth, frame, now),
+            Body::Other => Err(DropReason::NotForUs),
+        }
+    }
+
+    /// A segment of a known flow: by far the most frequent case is that both sides are connected, and it is an ordinary one.
+    #[inline]
+    fn on_known(&mut self, id: FlowId, side: Side, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
+        if forward::ordinary(self.flows.hot_mut(id), side, seg) {
+            return self.pass_on(id, side, seg, frame, Passing { noted: true, ..Passing::default() }, fx);
+        }
+        self.on_unusual(id, side, seg, frame, fx)
+    }
+
+    /// A segment that may change where its connection stands: that says what is to be done.
+    #[cold]
+    fn on_unusual(
+        &mut self,
+        id: FlowId,
+        side: Side,
+        seg: &Arrived,
+        frame: &mut Frame<'_>,
+        fx: &mut dyn Effects,
+    ) -> Step {
+        let mut action = self.ask(id, side, seg, frame);
+        if let Action::MakeRoom = action {
+            self.make_room(seg.now, fx);
+            let room = self.room(seg.ip.family);
+            let Engine { flows, buffers, eviction, .. } = self;
+            let (hot, c) = flows.both(id);
+            action = hello::take(hot, c, id, seg, frame, Holding { buffers, eviction, room });
+        }
+        if let Action::Resume = action {
+            self.wheel.arm(id.0, seg.now + self.config.flow_idle_timeout);
+            action = self.ask_spliced(id, side, seg, frame);
+        }
+        self.refresh(id);
+        match action {
+            Action::Reuse(reuse) => self.begin_anew(id, reuse, seg, frame, fx),
+            action => self.conclude(id, side, action, seg, frame, fx),
+        }
+    }
+
+    /// Asks a connection what is to be done with a segment.
+    fn ask(&mut self, id: FlowId, side: Side, seg: &Arrived, frame: &Frame<'_>) -> Action {
+        let room = self.room(seg.ip.family);
+        let Engine { flows, buffers, eviction, routes, cookies, health, counters, stopping, .. } = self;
+        let (hot, c) = flows.both(id);
+        let may_begin = match c.state {
+            State::Spliced(_) => false,
+            State::Cut(_) => !*stopping,
+            _ => true,
+        };
+        if side == Side::Client
+            && may_begin
+            && let Some(reuse) =
+                reuse::begins(c, seg, Anew { service: routes.service_at(seg.ip.dst, seg.tcp.dst_port), cookies })
+        {
+            return Action::Reuse(reuse);
+        }
+        match (&c.state, side) {
+            (State::Spliced(_), _) => self.ask_spliced(id, side, seg, frame),
+            (State::Opening(_), Side::Client) => {
+                hello::segment(hot, c, id, seg, frame, Holding { buffers, eviction, room })
+            }
+            (State::Opening(Opening { stage: Stage::Dialing(_), .. }), Side::Server) => {
+                dial::answer(c, seg, frame, health)
+            }
+            (State::Opening(_), Side::Server) => Action::Drop(DropReason::NoFlow),
+            (State::TimeWait { .. } | State::Reset { .. }, _) => close::segment(hot, c, side, seg, frame),
+            (State::Cut(_), _) => cut::segment(hot, c, side, seg, frame, room.hello_bytes, counters),
+        }
+    }
+
+    /// Asks a spliced connection, after what is read in passing of what its client sends.
+    fn ask_spliced(&mut self, id: FlowId, side: Side, seg: &Arrived, frame: &Frame<'_>) -> Action {
+        let c = self.flows.get(id);
+        let says = seg.tcp.payload_len() > 0 || seg.tcp.flags.contains(Flags::URG);
+        let passes = !seg.tcp.flags.intersects(Flags::SYN.with(Flags::RST));
+        let (is_read, renewed) = (c.flight.is_some(), c.renewed.is_some());
+        let seen = c.record.backend.filter(|_| side == Side::Server && is_read && says).map(|backend| {
+            let client = self.flows.key(id, Side::Client).map_or(0, |key| self.client_identity(key.src));
+            Sighting { backend, client, now: super::choose::millis(seg.now) }
+        });
+        if side == Side::Client && says && passes {
+            if is_read {
+                let Engine { flows, flights, .. } = self;
+                let (hot, c) = flows.both(id);
+                hot.through.iter().for_each(|through| flight::client_sends(through, c, seg, frame, flights));
+            } else {
+                self.read_late(id, seg, frame);
+            }
+        }
+        let service = if renewed { self.routes.service_at(seg.ip.dst, seg.tcp.dst_port) } else { None };
+        let Engine { flows, buffers, flights, lates, affinity, counters, cookies, .. } = self;
+        let (hot, c) = flows.both(id);
+        let passers = Passers { buffers, flights, lates, affinity, seen, counters };
+        forward::segment(hot, c, side, seg, frame, Anew { service, cookies }, passers)
+    }
+
+    fn room(&self, family: Family) -> Room {
+        Room { hello_bytes: self.config.limits.hello_bytes, segment: self.health.offer(family).mss }
+    }
+
+    /// A client uses its address and port again.
+    fn begin_anew(
+        &mut self,
+        id: FlowId,
+        reuse: Reuse,
+        seg: &Arrived,
+        frame: &mut Frame<'_>,
+        fx: &mut dyn Effects,
+    ) -> Step {
+        match reuse {
+            Reuse::Unserved => self.on_unserved(seg, frame, fx),
+            Reuse::Syn(service) => self.on_syn(service, seg, frame, fx),
+            Reuse::Cookie(Begun { service, proof, renewed, former }) => {
+                self.abandon(id, End::Replaced, seg.now, fx);
+                if self.stopping {
+                    return self.refuse(seg, DropReason::Stopping, frame, fx);
+                }
+                self.open(service, &proof, (renewed, former), seg, frame, fx)
+            }
+        }
+    }
+
+    /// A segment of no flow.
+    fn on_stranger(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
+        if martian(seg.ip.src) && !(self.config.loopback_sources && seg.ip.src.ip().is_loopback()) {
+            return Err(DropReason::Malformed);
+        }
+        if let Some(service) = self.routes.service_at(seg.ip.dst, seg.tcp.dst_port) {
+            if seg.tcp.is_bare_syn() {
+                self.on_syn(service, seg, frame, fx)
+            } else {
+                self.on_cookie(service, seg, frame, fx)
+            }
+        } else {
+            self.on_unserved(seg, frame, fx)
+        }
+    }
+
+    /// A segment of no flow to no service.
+    fn on_unserved(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
+        if self.routes.is_ours(seg.ip.dst) {
+            self.on_own_address(seg, frame, fx)
+        } else if self.config.address_mode == AddressMode::Dnat && self.routes.is_backend(seg.ip.src, seg.tcp.src_port)
+        {
+            // To a client of ours whose flow is over: it is told in the client's name.
+            self.refuse(seg, DropReason::NoFlow, frame, fx)
+        } else {
+            Err(DropReason::NotForUs)
+        }
+    }
+
+    /// A bare SYN to a VIP: answered with a cookie, and forgotten. While it is known that no backend is up it is refused.
+    fn on_syn(&mut self, service: ServiceId, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
+        if self.stopping {
+            // Who comes next may answer it.
+            return Err(DropReason::Stopping);
+        }
+        if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
+            return Err(DropReason::BadChecksum);
+        }
+        if !self.serves(service, seg.ip.family) {
+            // As the servers would answer; and whoever checks the VIP sees that it serves nobody. As often as there would be a SYN-ACK, which
+            // is larger: by a limit that strangers can exhaust, honest clients would hear nothing.
+            self.count_refusal(DropReason::NoBackend);
+            return self.answer_by_reset(seg, frame, fx);
+        }
+        let window = self.first_window(service, seg.ip.family);
+        let offer = self.health.offer(seg.ip.family);
+        let answer = admit::syn_ack(seg, frame, &self.cookies, offer, window, self.clock(seg.now))?;
+        self.counters.cookies_sent += 1;
+        self.answer(seg, &answer, frame, fx)
+    }
+
+    /// The window of our SYN-ACK: no more than we can hold, nor than the backends will say, of which a PROXY header takes some. Never zero.
+    fn first_window(&self, service: ServiceId, family: Family) -> u16 {
+        let room = u16::try_from(self.config.limits.hello_bytes).unwrap_or(u16::MAX);
+        let proxy = self.directory.service(service).is_some_and(|s| s.policy().proxy_protocol);
+        let header = if proxy { u16::from(dial::proxy_header_len(family)) } else { 0 };
+        room.min(self.health.offer(family).window - header)
+    }
+
+    /// Our clock for timestamps: milliseconds, from a secret start.
+    fn clock(&self, now: Time) -> u32 {
+        (now.as_millis() as u32).wrapping_add(self.keyed.hash(b"clock") as u32)
+    }
+
+    /// A segment to a VIP that belongs to no flow and is no SYN: perhaps a cookie comes back.
+    fn on_cookie(&mut self, service: ServiceId, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
+        let Engine { cookies, reset_grace, keyed, stopping, .. } = self;
+        let hash = || keyed.hash(&seg.key().to_bytes());
+        match admit::cookie(seg, cookies, reset_grace, hash, *stopping) {
+            Ok(proof) => self.open(service, &proof, (None, [None; 2]), seg, frame, fx),
+            Err(Denied::Refuse(why)) => self.refuse(seg, why, frame, fx),
+            Err(Denied::Ignore(why)) => Err(why),
+        }
+    }
+
+    /// Opens a flow, and reads what the segment carries. `before` is what is remembered of connections on the same addresses and ports.
+    fn open(
+        &mut self,
+        service: ServiceId,
+        proof: &CookieVerified,
+        before: (Option<Seq>, [Option<Seq>; 2]),
+        seg: &Arrived,
+        frame: &mut Frame<'_>,
+        fx: &mut dyn Effects,
+    ) -> Step {
+        let Some(service) = self.directory.service(service) else { return Err(DropReason::NoFlow) };
+        let (hot, mut connection, due) = admit::open(proof, seg, frame, service, self.serial + 1)?;
+        (connection.renewed, connection.former) = before;
+        let id = self.flows.insert(*proof.key(), hot, connection).ok_or(DropReason::FlowTableFull)?;
+        if let Some(flows) = self.routes.revision.flows_at(seg.ip.dst, seg.tcp.dst_port) {
+            flows.opened(self.worker);
+        }
+        self.serial += self.step;
+        self.counters.flows_opened += 1;
+        self.wheel.arm(id.0, due);
+        let room = self.room(seg.ip.family);
+        if seg.tcp.payload_len() > 0 && self.buffers.available() == 0 {
+            self.make_room(seg.now, fx);
+        }
+        let Engine { flows, buffers, eviction, .. } = self;
+        let (hot, c) = flows.both(id);
+        let action = hello::take(hot, c, id, seg, frame, Holding { buffers, eviction, room });
+        self.conclude(id, Side::Client, action, seg, frame, fx)
+    }
+}
+
+/// An address that no packet can come from: multicast, unspecified, broadcast, loopback.
+fn martian(a: Addr) -> bool {
+    match a.ip() {
+        std::net::IpAddr::V4(a) => a.is_multicast() || a.is_unspecified() || a.is_broadcast() || a.is_loopback(),
+        std::net::IpAddr::V6(a) => a.is_multicast() || a.is_unspecified() || a.is_loopback(),
+    }
+}

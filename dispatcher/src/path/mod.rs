@@ -1,0 +1,25 @@
+//! How a backend is reached: by which port and next hop, from which address of ours, with packets of what size.
+//!
+//! * [`Revision`]: a version of the directory, worked out for addresses.
+//! * [`Routes`]: our ports, and the revision of the moment.
+//! * [`Neighbours`]: next hops and their Ethernet addresses.
+//! * [`Returning`]: whose a frame is that returns to a local port of ours.
+//! * [`split`]: segments cut for a narrow path.
+
+mod neighbours;
+mod returning;
+mod revision;
+mod routes;
+pub mod split;
+
+pub use neighbours::{Neighbours, NextHop};
+pub use returning::{FIRST_PORT, MAX_WORKERS, Returning, dial_ports, probe_ports, worker_of_port};
+pub use revision::{Revision, Way};
+pub use routes::{Port, Route, Routes};
+
+use crate::wire::Family;
+
+/// Largest segment payload that fits a port's MTU.
+pub fn mss_for(mtu: u16, family: Family) -> u16 {
+    mtu.saturating_sub(if family == Family::V4 { 40 } else { 60 })
+}

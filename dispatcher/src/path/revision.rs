@@ -1,0 +1,204 @@
+//! What follows from a version of the directory for addresses: which service listens where, which addresses are ours, by which port and next
+//! hop a backend is reached.
+//!
+//! Worked out once, outside the workers, and given to all of them: see [`Engine::apply`](crate::engine::Engine::apply). Ports and their own addresses
+//! are fixed at start.
+
+use crate::config::{AddressMode, Config, ConfigError, PortId};
+use crate::wire::{Addr, Family};
+use lb::{Backend, BackendId, BackendSet, Directory, FlowCount, ServiceId};
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// How a backend is reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Way {
+    /// Where it listens.
+    pub addr: Addr,
+    /// Its port there.
+    pub port: u16,
+    /// Out of this port of ours.
+    pub out: PortId,
+    /// By this neighbour, which may be itself.
+    pub next: Addr,
+    /// Our address towards it.
+    pub source: Addr,
+}
+
+/// Where clients connect to.
+#[derive(Debug)]
+struct Door {
+    /// None where it is leaving: nothing begins there.
+    service: Option<ServiceId>,
+    flows: Arc<FlowCount>,
+}
+
+/// A version of the directory, and what the engines need of it.
+#[derive(Debug)]
+pub struct Revision {
+    directory: Arc<Directory>,
+    doors: HashMap<(Addr, u16), Door>,
+    servers: HashSet<(Addr, u16)>,
+    /// Our own addresses and the VIPs, also those that are leaving, and the ports that answer for them.
+    held: HashMap<Addr, Vec<PortId>>,
+    /// By slot, also of those that are leaving.
+    ways: Box<[Option<Way>]>,
+    /// By family.
+    families: [BackendSet; 2],
+    resets: BackendSet,
+    forgets: BackendSet,
+}
+
+impl Revision {
+    /// Works it out, or says in one line why it cannot be. Of `config` what is fixed at start counts: ports, and the address mode.
+    pub fn new(config: &Config, directory: Arc<Directory>) -> Result<Revision, ConfigError> {
+        let most = config.limits.slots(config.backends().len());
+        if directory.slots() > most {
+            let leaving = directory.backends().filter(|b| b.leaving).count();
+            return Err(ConfigError(format!(
+                "there is room for {most} backends, and {leaving} that were removed still have connections or sessions"
+            )));
+        }
+        let mut held: HashMap<Addr, Vec<PortId>> = HashMap::new();
+        let ports = || config.ports.iter().enumerate().map(|(i, p)| (PortId(i as u8), p));
+        for (id, port) in ports() {
+            for (addr, _) in &port.addresses {
+                held.entry(Addr::from(*addr)).or_default().push(id);
+            }
+        }
+        let mut doors = HashMap::new();
+        for listener in directory.listeners() {
+            let addr = Addr::from(listener.addr().ip());
+            let service = (!listener.is_leaving()).then(|| listener.service());
+            doors.insert((addr, listener.addr().port()), Door { service, flows: listener.flows().clone() });
+            let near: Vec<PortId> = ports()
+                .filter(|(_, p)| p.addresses.iter().any(|(a, prefix)| addr.in_prefix(Addr::from(*a), *prefix)))
+                .map(|(id, _)| id)
+                .collect();
+            let answering = if near.is_empty() { ports().map(|(id, _)| id).collect() } else { near };
+            held.entry(addr).or_insert(answering);
+        }
+        let mut ways: Vec<Option<Way>> = vec![None; directory.slots()];
+        let mut families = [BackendSet::EMPTY; 2];
+        let mut servers = HashSet::new();
+        for backend in directory.backends() {
+            let way = match way_to(backend, config, &held) {
+                Ok(way) => way,
+                // It was reached before, and is only on its way out.
+                Err(_) if backend.leaving => continue,
+                Err(why) => return Err(ConfigError(format!("backend {}: {why}", backend.name))),
+            };
+            let known = servers.contains(&(way.addr, way.port));
+            if known && config.address_mode == AddressMode::Dnat && !backend.leaving {
+                let twice = |b: &&Backend| b.id != backend.id && !b.leaving && b.addr == backend.addr;
+                if directory.backends().any(|b| twice(&b)) {
+                    return Err(ConfigError(format!("backend {}: {} is listed twice", backend.name, backend.addr)));
+                }
+            }
+            servers.insert((way.addr, way.port));
+            families[way.addr.family() as usize].insert(backend.id);
+            ways[backend.id.index()] = Some(way);
+        }
+        let (resets, forgets) = (BackendSet::EMPTY, BackendSet::EMPTY);
+        Ok(Revision { directory, doors, servers, held, ways: ways.into(), families, resets, forgets })
+    }
+
+    /// The same, where connections to those of `backends` that are leaving are ended by resets, instead of going on to their end.
+    pub fn resetting(self, backends: BackendSet) -> Revision {
+        Revision { resets: backends, ..self }
+    }
+
+    /// Services, pools and backends.
+    pub fn directory(&self) -> &Arc<Directory> {
+        &self.directory
+    }
+
+    /// The same, where workers forget which sessions these can resume.
+    pub fn forgetting(self, backends: BackendSet) -> Revision {
+        Revision { forgets: backends, ..self }
+    }
+
+    /// Whose connections end by resets.
+    pub fn resets(&self) -> &BackendSet {
+        &self.resets
+    }
+
+    /// Whose rows are cleared.
+    pub fn forgets(&self) -> &BackendSet {
+        &self.forgets
+    }
+
+    /// Who listens there, for who comes now.
+    #[inline]
+    pub fn service_at(&self, addr: Addr, port: u16) -> Option<ServiceId> {
+        self.doors.get(&(addr, port))?.service
+    }
+
+    /// The flows of whoever listens or has listened there.
+    pub fn flows_at(&self, addr: Addr, port: u16) -> Option<&FlowCount> {
+        Some(&self.doors.get(&(addr, port))?.flows)
+    }
+
+    /// A backend listens here.
+    #[inline]
+    pub fn is_backend(&self, addr: Addr, port: u16) -> bool {
+        self.servers.contains(&(addr, port))
+    }
+
+    /// The ports that answer for an address that is one of ours or a VIP.
+    #[inline]
+    pub fn held_by(&self, addr: Addr) -> Option<&[PortId]> {
+        self.held.get(&addr).map(Vec::as_slice)
+    }
+
+    /// All addresses that are ours, with the ports; always in the same order.
+    pub fn addresses(&self) -> Vec<(PortId, Addr)> {
+        let mut all: Vec<_> =
+            self.held.iter().flat_map(|(addr, ports)| ports.iter().map(move |p| (*p, *addr))).collect();
+        all.sort_unstable_by_key(|(port, addr)| (port.0, *addr));
+        all
+    }
+
+    /// How the holder of a slot is reached.
+    #[inline]
+    pub fn way(&self, id: BackendId) -> Option<&Way> {
+        self.ways.get(id.index())?.as_ref()
+    }
+
+    /// The backends of a family.
+    #[inline]
+    pub fn of_family(&self, family: Family) -> &BackendSet {
+        &self.families[family as usize]
+    }
+}
+
+/// How a backend is reached, or why it is not.
+fn way_to(backend: &Backend, config: &Config, held: &HashMap<Addr, Vec<PortId>>) -> Result<Way, String> {
+    let (addr, port) = (Addr::from(backend.addr.ip()), backend.addr.port());
+    if held.contains_key(&addr) && !backend.leaving {
+        return Err(format!("{} is our own address", addr.ip()));
+    }
+    let (out, next, source) =
+        hop_to(addr, config).ok_or_else(|| format!("no port has {} on its link, nor a gateway to it", addr.ip()))?;
+    Ok(Way { addr, port, out, next, source })
+}
+
+/// Port, next hop and our source address towards `addr`.
+fn hop_to(addr: Addr, cfg: &Config) -> Option<(PortId, Addr, Addr)> {
+    let ports = || cfg.ports.iter().enumerate().map(|(i, p)| (PortId(i as u8), p));
+    let longest = ports()
+        .flat_map(|(i, p)| p.addresses.iter().map(move |(a, prefix)| (i, Addr::from(*a), *prefix)))
+        .filter(|(_, own, prefix)| addr.in_prefix(*own, *prefix))
+        .max_by_key(|(_, _, prefix)| *prefix);
+    if let Some((port, source, _)) = longest {
+        return Some((port, addr, source));
+    }
+    let same_family = |ip: &IpAddr| Addr::from(*ip).family() == addr.family();
+    ports().find_map(|(i, p)| {
+        let gateway = Addr::from(*p.gateways.iter().find(|g| same_family(g))?);
+        let on_link = p.addresses.iter().find(|(a, prefix)| gateway.in_prefix(Addr::from(*a), *prefix));
+        let own = on_link.or_else(|| p.addresses.iter().find(|(a, _)| same_family(a)))?;
+        Some((i, gateway, Addr::from(own.0)))
+    })
+}

@@ -1,0 +1,299 @@
+//! One connection through the dispatcher, in each of its states exactly what that state knows.
+//!
+//! There is no state before the cookie: a SYN leaves nothing behind. What every frame needs is apart from this, see [`Hot`].
+
+use super::control::{Options, timestamps};
+use super::hot::{Hot, Marks};
+use super::record::Record;
+use crate::backends::OUR_WSCALE;
+use crate::flow::{Assembler, Oddities, Side};
+use crate::path::NextHop;
+use crate::time::Time;
+use crate::tls::{FlightId, Late};
+use crate::wire::Seq;
+use crate::wire::options::Timestamps;
+use arrayvec::ArrayVec;
+use core::fmt;
+use lb::BackendId;
+use ssl_parse::HelloWalk;
+
+/// Backends tried for one connection at most.
+pub const MAX_ATTEMPTS: usize = 8;
+
+/// The client's stream as far as it is here: read from, held, and perhaps ours.
+#[derive(Debug)]
+pub struct Held {
+    /// What has arrived, in order or not.
+    pub stream: Assembler,
+    /// Up to here we have acknowledged to the client: those bytes are ours to deliver.
+    pub acked: Seq,
+    /// Where the client's urgent pointer points, if a segment had one.
+    pub urgent: Option<Seq>,
+}
+
+/// Its hello is not complete.
+#[derive(Debug)]
+pub struct Waiting {
+    /// Who has said nothing by now, or too little to be a hello, is taken for a client that waits for the server to speak.
+    pub silent_until: Time,
+    /// Who has said half of a hello by now gets a backend's answer to that.
+    pub complete_until: Time,
+    /// When to acknowledge what is in order, so that a client whose window is full goes on.
+    pub ack_at: Option<Time>,
+    /// Segments since the last acknowledgement.
+    pub unacked: u8,
+    /// When its cookie came back.
+    pub since: Time,
+    /// How far the hello has been followed.
+    pub walk: HelloWalk,
+}
+
+/// A backend is being dialled: the last one of those tried.
+#[derive(Debug)]
+pub struct Dialing {
+    /// Bytes of the PROXY header in front of the client's stream.
+    pub header: u8,
+    /// The backend's next hop.
+    pub hop: NextHop,
+    /// SYNs sent to this backend, from the present port.
+    pub syns: u8,
+    /// How often it said that it still holds an older connection from our port.
+    pub challenges: u8,
+    /// When this backend was chosen.
+    pub since: Time,
+    /// When to send the next, or to give this backend up.
+    pub retry_at: Time,
+}
+
+/// How far a connection has got that is not spliced yet.
+#[derive(Debug)]
+pub enum Stage {
+    /// No backend is chosen.
+    AwaitHello(Waiting),
+    /// One has been sent a SYN.
+    Dialing(Dialing),
+}
+
+/// Before the splice: the client's stream is held.
+#[derive(Debug)]
+pub struct Opening {
+    /// The client's stream.
+    pub held: Held,
+    /// Backends tried, the present one last.
+    pub tried: ArrayVec<BackendId, MAX_ATTEMPTS>,
+    /// How far it has got.
+    pub stage: Stage,
+}
+
+/// Bytes that are ours to deliver to the backend: the PROXY header, and what we acknowledged to the client.
+#[derive(Debug)]
+pub struct Unacked {
+    /// Where they are kept.
+    pub stream: Assembler,
+    /// Bytes of the PROXY header in front.
+    pub header: u8,
+    /// First byte not acknowledged by the backend.
+    pub una: Seq,
+    /// Behind the last byte that is ours.
+    pub end: Seq,
+    /// Where the client's urgent pointer points, if a segment had one.
+    pub urgent: Option<Seq>,
+    /// Largest payload with options that the backend takes.
+    pub segment: u16,
+    /// When to send again.
+    pub retry_at: Time,
+    /// Sent so often.
+    pub tries: u8,
+}
+
+/// What a reset to one side says.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    /// The least that it may expect next: what it has acknowledged.
+    pub acked: Seq,
+    /// The most: behind everything that was sent to it.
+    pub next: Seq,
+    /// What is acknowledged to it, if anything is.
+    pub ack: Option<Seq>,
+}
+
+/// A flow that we have ended ourselves.
+#[derive(Debug)]
+pub struct Cut {
+    /// By side: what it is told; none when it is not there, or is known to be gone.
+    pub told: [Option<Told>; 2],
+    /// The next hop of the backend, if one was dialled.
+    pub hop: Option<NextHop>,
+    /// Said again so often.
+    pub times: u8,
+    /// When it was cut.
+    pub since: Time,
+    /// When to say it again.
+    pub retry_at: Time,
+}
+
+/// Where a connection stands.
+#[derive(Debug)]
+pub enum State {
+    /// The cookie came back; both sides are not connected yet.
+    Opening(Opening),
+    /// Both directions are forwarded. With what is still ours, if anything.
+    Spliced(Option<Unacked>),
+    /// Both directions are closed and acknowledged; kept so that a last segment sent again finds its way, and the
+    /// port is not reused at once.
+    TimeWait {
+        /// Until then.
+        until: Time,
+    },
+    /// A reset went through. Kept for a moment: if it was forged, its supposed sender goes on, and so does the flow.
+    Reset {
+        /// Whose reset.
+        by: Side,
+        /// Until then.
+        until: Time,
+    },
+    /// We have reset both sides. Kept for a moment: who has not heard is told again.
+    Cut(Cut),
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::Opening(Opening { stage: Stage::AwaitHello(_), .. }) => "await-hello",
+            State::Opening(Opening { stage: Stage::Dialing(_), .. }) => "dialing",
+            State::Spliced(_) => "spliced",
+            State::TimeWait { .. } => "time-wait",
+            State::Reset { .. } => "reset",
+            State::Cut(_) => "cut",
+        })
+    }
+}
+
+/// What we and the client agreed on in the handshake.
+#[derive(Clone, Copy, Debug)]
+pub struct Agreed {
+    /// Largest segment the client takes, rounded down to a class.
+    pub mss: u16,
+    /// The client's window scale; ours is a constant.
+    pub wscale: Option<u8>,
+    /// Selective acknowledgements.
+    pub sack: bool,
+    /// Explicit congestion notification.
+    pub ecn: bool,
+    /// Timestamps.
+    pub timestamps: bool,
+}
+
+/// Whom a silent flow's probes have reached.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked {
+    /// Probes sent since the flow was last heard.
+    pub(super) times: u8,
+    /// By side: heard since the first of them.
+    pub(super) heard: [bool; 2],
+}
+
+impl Asked {
+    /// Probes are under way.
+    pub fn any(&self) -> bool {
+        self.times > 0
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// Where it stands.
+    pub state: State,
+    /// Agreed with the client.
+    pub agreed: Agreed,
+    /// The client's initial sequence number.
+    pub isn: Seq,
+    /// Ours: the cookie.
+    pub cookie: Seq,
+    /// The client's latest window before the splice, bytes.
+    pub client_window: u32,
+    /// Of a SYN that came since on the same addresses and ports, and was answered: its client may have begun anew.
+    pub renewed: Option<Seq>,
+    /// The initial numbers of the connections on these addresses and ports whose place this one took, the latest first.
+    pub former: [Option<Seq>; 2],
+    /// By [`Side`]: what is seldom known of what it sends.
+    pub odd: [Oddities; 2],
+    /// Whether its ends were asked since they were last heard.
+    pub asked: Asked,
+    /// What the server's first flight is read into, while it is.
+    pub flight: Option<FlightId>,
+    /// Whether a hello may still come, after the backend was chosen.
+    pub late: Late,
+    /// Its backend is told the client's address by a PROXY header.
+    pub proxy_protocol: bool,
+    /// What will be told.
+    pub record: Record,
+}
+
+impl Connection {
+    /// What the next segment must not overlook.
+    pub fn marks(&self) -> Marks {
+        let if_set = |mark: Marks, set: bool| if set { mark.0 } else { 0 };
+        let stands = match self.state {
+            State::Spliced(None) => Marks::OPEN.0,
+            State::Spliced(Some(_)) => Marks::OPEN.0 | Marks::UNACKED.0,
+            _ => 0,
+        };
+        Marks(
+            stands
+                | if_set(Marks::FLIGHT, self.flight.is_some())
+                | if_set(Marks::LATE, self.late != Late::No)
+                | if_set(Marks::RENEWED, self.renewed.is_some())
+                | if_set(Marks::ASKED, self.asked.any())
+                | if_set(Marks::ODD, self.odd[0].any() | self.odd[1].any()),
+        )
+    }
+
+    /// The next hop of the backend that is dialled, or was.
+    pub fn hop(&self, hot: &Hot) -> Option<NextHop> {
+        match (&hot.through, &self.state) {
+            (Some(through), _) => Some(through.hop),
+            (None, State::Opening(Opening { stage: Stage::Dialing(dialing), .. })) => Some(dialing.hop),
+            (None, State::Cut(cut)) => cut.hop,
+            _ => None,
+        }
+    }
+
+    /// It, while it is not spliced.
+    pub fn opening(&mut self) -> Option<&mut Opening> {
+        match &mut self.state {
+            State::Opening(opening) => Some(opening),
+            _ => None,
+        }
+    }
+
+    /// The dial under way.
+    pub fn dialing(&mut self) -> Option<&mut Dialing> {
+        match &mut self.state {
+            State::Opening(Opening { stage: Stage::Dialing(dialing), .. }) => Some(dialing),
+            _ => None,
+        }
+    }
+
+    /// The stream that it holds in a buffer, if it may hold one.
+    pub fn stream(&mut self) -> Option<&mut Assembler> {
+        match &mut self.state {
+            State::Opening(opening) => Some(&mut opening.held.stream),
+            State::Spliced(Some(unacked)) => Some(&mut unacked.stream),
+            _ => None,
+        }
+    }
+
+    /// The timestamps option of a segment of ours to the client, if the client uses them.
+    pub fn clock_for_client(&self, hot: &Hot) -> Options {
+        let [client, ours] = hot.clocks;
+        timestamps(self.agreed.timestamps.then_some(Timestamps { val: ours, ecr: client }))
+    }
+
+    /// A window in bytes, as the field of a segment to the client must say it.
+    pub fn window_for_client(&self, bytes: usize) -> u16 {
+        let shift = if self.agreed.wscale.is_some() { OUR_WSCALE } else { 0 };
+        u16::try_from(bytes >> shift).unwrap_or(u16::MAX)
+    }
+}

@@ -1,0 +1,137 @@
+//! What a frame of a known flow needs of its connection: 100 bytes, which the flow table keeps beside the flow's addresses, in two cache lines.
+//! The rest is the [`Connection`](super::Connection).
+
+use super::Arrived;
+use crate::config::PortId;
+use crate::flow::{Direction, FlowTable, Oddities, Side, Splice, Window};
+use crate::path::NextHop;
+use crate::time::Time;
+use crate::wire::Mac;
+use crate::wire::build::Link;
+use crate::wire::packet::Vlans;
+
+/// No router has said that a path is narrow.
+pub const NO_LIMIT: u16 = u16::MAX;
+
+/// What is to be looked at beside the numbers of a segment, as bits. Made anew from the connection when that has changed, see
+/// [`Connection::marks`](super::Connection::marks).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Marks(pub u16);
+
+impl Marks {
+    /// Both directions are forwarded. If this is all, an ordinary segment needs no more than is here.
+    pub const OPEN: Marks = Marks(1);
+    /// Bytes are ours to deliver.
+    pub const UNACKED: Marks = Marks(2);
+    /// The server's first flight is being read.
+    pub const FLIGHT: Marks = Marks(4);
+    /// A hello may still come.
+    pub const LATE: Marks = Marks(8);
+    /// A SYN came that may begin another connection on the same addresses and ports.
+    pub const RENEWED: Marks = Marks(16);
+    /// Keepalive probes were sent.
+    pub const ASKED: Marks = Marks(32);
+    /// A direction has oddities.
+    pub const ODD: Marks = Marks(64);
+
+    /// All of `other`'s are set.
+    #[inline]
+    pub const fn contains(self, other: Marks) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// Where the client's frames come from, and where it is answered to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ClientLink {
+    mac: Mac,
+    port: u8,
+    kinds: u8,
+    tags: [u16; 2],
+}
+
+impl ClientLink {
+    /// Where this frame came from.
+    #[inline]
+    pub fn of(seg: &Arrived) -> ClientLink {
+        let (kinds, tags) = seg.eth.vlans.packed();
+        ClientLink { mac: seg.eth.src, port: seg.port.0, kinds, tags }
+    }
+
+    /// Out of which port.
+    #[inline]
+    pub fn port(&self) -> PortId {
+        PortId(self.port)
+    }
+
+    /// With what link layer, from a port whose Ethernet address is `mac`.
+    #[inline]
+    pub fn link(&self, mac: Mac) -> Link {
+        Link { dst: self.mac, src: mac, vlans: Vlans::unpacked(self.kinds, self.tags) }
+    }
+}
+
+/// What is known since the splice.
+#[derive(Clone, Copy, Debug)]
+pub struct Through {
+    /// What each side has sent, in the client's view; by [`Side`].
+    pub windows: [Window; 2],
+    /// The translation.
+    pub splice: Splice,
+    /// By the [`Side`] that sends: the longest IP packet that its segments may be in on the way to the other side. Nothing but
+    /// an error from the path makes it less than [`NO_LIMIT`].
+    pub path: [u16; 2],
+    /// The backend's next hop.
+    pub hop: NextHop,
+    /// What else is to be looked at.
+    pub marks: Marks,
+}
+
+impl Through {
+    /// One direction with all that is known of it.
+    pub fn direction<'a>(&'a mut self, odd: &'a mut [Oddities; 2], side: Side) -> Direction<'a> {
+        Direction { window: &mut self.windows[side as usize], odd: &mut odd[side as usize] }
+    }
+
+    /// The window of what this side sends.
+    #[inline]
+    pub fn window(&self, side: Side) -> &Window {
+        &self.windows[side as usize]
+    }
+}
+
+/// The whole of it.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, packed(4))]
+pub struct Hot {
+    /// When a frame that could be meant seriously was last seen.
+    pub last_seen: Time,
+    /// By [`Side`]: the latest clock value (RFC 7323) that it showed, in the client's view. Before the splice the server's is the value of ours
+    /// that the client echoed.
+    pub clocks: [u32; 2],
+    /// None before the splice.
+    pub through: Option<Through>,
+    /// The client's way.
+    pub client: ClientLink,
+}
+
+const _: () = assert!(size_of::<Hot>() == 100);
+const _: () = assert!(FlowTable::<Hot, ()>::HOT_BYTES == 128);
+
+impl Default for Hot {
+    fn default() -> Hot {
+        Hot { last_seen: Time::ZERO, clocks: [0; 2], through: None, client: ClientLink::default() }
+    }
+}
+
+impl Hot {
+    /// A side's clock, in the client's view. Segments of ours show the latest: a receiver does not hear what is older than what it has seen
+    /// (RFC 7323 section 5.3), a keepalive least of all.
+    #[inline]
+    pub fn shows_clock(&mut self, side: Side, clock: u32) {
+        let latest = &mut self.clocks[side as usize];
+        if (clock.wrapping_sub(*latest) as i32) > 0 {
+            *latest = clock;
+        }
+    }
+}

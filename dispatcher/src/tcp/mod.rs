@@ -1,0 +1,71 @@
+//! One TCP connection through the dispatcher.
+//!
+//! A connection is what every frame needs of it ([`Hot`]) and the rest ([`Connection`]), whose [`State`](connection::State) says where it stands.
+//! The functions here take a segment or a time, change the connection, and say by an [`Action`] what is to be done beyond it; their signatures
+//! name all else that they may touch. None of them sends, looks up a flow, or knows the engine.
+//!
+//! From its beginning to its end: `admit` (SYN and cookie), `hello` (what a client sends before the splice), `dial`, `forward` (spliced), `unacked`
+//! (what we must deliver ourselves), `keepalive`, `close` (closed or reset), `cut` (reset by us). Beside these: `reuse` (addresses and ports that are
+//! used anew), `timer` (what is due without a frame), `flight` (the server's answer read in passing), `icmp` (errors about it), `evict` (whose buffer is
+//! taken back), `limiter` and `reset_grace` (when a reset of an unknown connection is sent).
+
+pub mod action;
+pub mod admit;
+pub mod close;
+pub mod connection;
+pub mod control;
+pub mod cut;
+pub mod dial;
+mod evict;
+pub mod flight;
+pub mod forward;
+pub mod hello;
+mod hot;
+pub mod icmp;
+pub mod keepalive;
+mod limiter;
+mod record;
+mod reset_grace;
+pub mod reuse;
+pub mod timer;
+pub mod unacked;
+
+pub use action::Action;
+pub use connection::Connection;
+pub use control::ControlSegment;
+pub use evict::Eviction;
+pub use hot::{ClientLink, Hot, Marks, NO_LIMIT, Through};
+pub use limiter::Limiter;
+pub use record::{Class, ConnectionRecord, End, Record};
+pub use reset_grace::ResetGrace;
+
+use crate::config::PortId;
+use crate::flow::Key;
+use crate::time::Time;
+use crate::wire::packet::{Ethernet, Ip, Tcp};
+
+/// Room in front of a hello for a PROXY v2 header: 16 bytes and 36 of addresses.
+pub const HEADER_ROOM: usize = 64;
+
+/// A TCP segment in a frame, its headers read.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrived {
+    /// Where it came in.
+    pub port: PortId,
+    /// Its headers.
+    pub eth: Ethernet,
+    /// Its headers.
+    pub ip: Ip,
+    /// Its headers.
+    pub tcp: Tcp,
+    /// When.
+    pub now: Time,
+}
+
+impl Arrived {
+    /// Protocol, addresses and ports.
+    #[inline]
+    pub fn key(&self) -> Key {
+        Key::of(&self.ip, &self.tcp)
+    }
+}

@@ -1,0 +1,271 @@
+//! A bounded pool of [`ServerFlight`]s: server answers that are being read in passing.
+//!
+//! A peer that falls silent in the middle of a handshake keeps its place for `QUIET` only, and no handshake keeps one for longer
+//! than [`LONGEST`]. **And when full?** A place of the client that holds most gives way, and of these the oldest: whoever stalls
+//! thousands of handshakes stops learning from his own, not from those of others.
+
+use super::ServerFlight;
+use crate::flow::{Assembler, BufferPool, FlowId};
+use crate::time::Time;
+use crate::wire::Seq;
+use arrayvec::ArrayVec;
+use core::time::Duration;
+
+/// A handshake in which the server has said nothing for so long is not followed any further.
+pub const QUIET: Duration = Duration::from_secs(10);
+/// Nor is one that takes so long in all.
+pub const LONGEST: Duration = Duration::from_secs(30);
+/// Places that [`ServerFlights::overdue`] looks at in one call.
+const LOOKS: usize = 256;
+/// Places that [`ServerFlights::next_to_yield`] looks at.
+const GIVERS: usize = 64;
+/// Bytes of a client's stream that are remembered to know them again: a hello with post-quantum shares and a ticket, as a rule.
+const REMEMBERED: usize = 2048;
+
+/// A place in the pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlightId(u32);
+
+/// One server's answer: the reader, and its stream put in order.
+#[derive(Debug)]
+pub struct FlightReading {
+    /// The reader.
+    pub flight: ServerFlight,
+    /// The server's stream, in the client's numbers. Takes a buffer only behind a gap.
+    pub stream: Assembler,
+    /// Behind the client's first hello.
+    hello_end: Seq,
+    /// Up to here the client's stream was read.
+    read_to: Seq,
+    /// What the backend was given of it: the first [`REMEMBERED`] bytes, and where they begin.
+    given: (Seq, ArrayVec<u8, REMEMBERED>),
+}
+
+impl FlightReading {
+    /// The backend is given `held`, from `begin` on.
+    pub fn remember(&mut self, begin: Seq, held: &[u8]) {
+        let (at, given) = &mut self.given;
+        *at = begin;
+        given.clear();
+        // As one copy, and never refused: it is cut to what there is room for.
+        _ = given.try_extend_from_slice(&held[..held.len().min(REMEMBERED)]);
+    }
+
+    /// These bytes are at their place what the backend was given.
+    fn were_given(&self, seq: Seq, payload: &[u8]) -> bool {
+        let (begin, given) = &self.given;
+        usize::try_from(begin.distance_to(seq))
+            .ok()
+            .and_then(|at| given.get(at..at + payload.len()))
+            .is_some_and(|same| same == payload)
+    }
+
+    /// The backend has answered and is given what was held: `held` lies behind the client's first hello, which ends at `hello_end`.
+    pub fn released(&mut self, hello_end: Seq, held: &[u8]) {
+        (self.hello_end, self.read_to) = (hello_end, hello_end);
+        if self.flight.reads_client() {
+            self.read_to = hello_end + held.len() as u32;
+            self.flight.feed_client(held);
+        }
+    }
+
+    /// A segment of the client's on its way to the server, which has everything before `acked`. What the server has not acknowledged
+    /// it may get as this segment says it, not as the one before did: then nobody knows what it reads. The same of one that is not
+    /// `plain`: damaged, or with urgent data, which TCP may take out of the stream.
+    pub fn client_sends(&mut self, seq: Seq, payload: &[u8], acked: Seq, plain: bool) {
+        if plain && !(seq + payload.len() as u32).is_after(acked) {
+            return;
+        }
+        // A client that does not hear from the server at once says its last segment again (RFC 8985): the same.
+        if plain && self.were_given(seq, payload) {
+            return;
+        }
+        // Urgent data may lie anywhere in what the server has not got yet.
+        let first = if plain { seq } else { acked };
+        if first.is_before(self.hello_end) {
+            return self.flight.distrust();
+        }
+        let reads = self.flight.reads_client();
+        if reads && plain && seq == self.read_to {
+            self.flight.feed_client(payload);
+            self.read_to += payload.len() as u32;
+        } else if reads || !plain || seq.is_before(self.read_to) {
+            self.flight.second_is_unclear();
+        }
+    }
+}
+
+/// Who has a place, and since when. Apart from the readers, which are large: it is walked.
+#[derive(Clone, Copy, Debug)]
+struct Holder {
+    flow: FlowId,
+    client: u16,
+    opened: Time,
+    /// When the server last said something.
+    heard: Time,
+}
+
+impl Holder {
+    fn is_overdue(&self, now: Time) -> bool {
+        now.since(self.heard) >= QUIET || now.since(self.opened) >= LONGEST
+    }
+}
+
+/// All places.
+#[derive(Debug)]
+pub struct ServerFlights {
+    places: Box<[Option<FlightReading>]>,
+    holders: Box<[Option<Holder>]>,
+    free: Vec<u32>,
+    /// Places held, by client.
+    held: Box<[u32]>,
+    /// The place to be looked at next for one that is overdue.
+    hand: usize,
+    /// The first place to be looked at when one must give way.
+    giver: usize,
+}
+
+impl ServerFlights {
+    /// `count` places, all memory taken now.
+    pub fn new(count: usize) -> ServerFlights {
+        let count = count.min(u32::MAX as usize) as u32;
+        ServerFlights {
+            places: (0..count).map(|_| None).collect(),
+            holders: vec![None; count as usize].into_boxed_slice(),
+            free: (0..count).rev().collect(),
+            held: vec![0; 1 << 16].into_boxed_slice(),
+            hand: 0,
+            giver: 0,
+        }
+    }
+
+    /// Bytes that `count` places take.
+    pub const fn bytes_for(count: usize) -> usize {
+        let place = size_of::<Option<FlightReading>>() + size_of::<Option<Holder>>() + size_of::<u32>();
+        count * place + (1 << 16) * size_of::<u32>()
+    }
+
+    /// Whose watch has to be closed before [`ServerFlights::open`] has a place: of `GIVERS` places the oldest of the client that holds most, and
+    /// one that is overdue before any other. `None` while there is room.
+    ///
+    /// Some are looked at, not all: a new connection must not cost a walk over thousands. They are spread evenly over all, other ones each
+    /// time, so that whoever holds many is among them.
+    pub fn next_to_yield(&mut self, now: Time) -> Option<FlowId> {
+        if !self.free.is_empty() || self.holders.is_empty() {
+            return None;
+        }
+        let (first, n) = (self.giver, self.holders.len());
+        self.giver = (first + 1) % n;
+        let apart = (n / GIVERS).max(1);
+        let rank = |h: &&Holder| (!h.is_overdue(now), core::cmp::Reverse(self.held[usize::from(h.client)]), h.opened);
+        let looked_at = (0..GIVERS.min(n)).filter_map(|i| self.holders[(first + i * apart) % n].as_ref());
+        looked_at.min_by_key(rank).map(|h| h.flow)
+    }
+
+    /// ServerFlights a server that is about to answer `offer` of `flow`, its first byte at `start`. `client` is a hash of who it is. `None`
+    /// when all places are taken: nothing will be learned from this connection.
+    pub fn open(&mut self, flow: FlowId, client: u16, flight: ServerFlight, start: Seq, now: Time) -> Option<FlightId> {
+        let i = self.free.pop()?;
+        self.places[i as usize] = Some(FlightReading {
+            flight,
+            stream: Assembler::lazy(start, 0),
+            hello_end: Seq(0),
+            read_to: Seq(0),
+            given: (Seq(0), ArrayVec::new()),
+        });
+        self.holders[i as usize] = Some(Holder { flow, client, opened: now, heard: now });
+        self.held[usize::from(client)] += 1;
+        Some(FlightId(i))
+    }
+
+    /// A watch that is open, whose server has said something.
+    pub fn heard(&mut self, id: FlightId, now: Time) -> Option<&mut FlightReading> {
+        let i = id.0 as usize;
+        if let Some(holder) = &mut self.holders[i] {
+            holder.heard = now;
+        }
+        self.places[i].as_mut()
+    }
+
+    /// A watch that is open.
+    pub fn get_mut(&mut self, id: FlightId) -> Option<&mut FlightReading> {
+        self.places[id.0 as usize].as_mut()
+    }
+
+    /// Done: the place is free again.
+    pub fn close(&mut self, id: FlightId, buffers: &mut BufferPool) -> Option<ServerFlight> {
+        let mut reading = self.places[id.0 as usize].take()?;
+        reading.stream.release(buffers);
+        if let Some(holder) = self.holders[id.0 as usize].take() {
+            self.held[usize::from(holder.client)] -= 1;
+        }
+        self.free.push(id.0);
+        Some(reading.flight)
+    }
+
+    /// The next flow whose watch is overdue, among some of the places: all of them in turn, call by call.
+    pub fn overdue(&mut self, now: Time) -> Option<FlowId> {
+        for _ in 0..LOOKS.min(self.holders.len()) {
+            let holder = self.holders[self.hand];
+            self.hand = (self.hand + 1) % self.holders.len();
+            if let Some(holder) = holder
+                && holder.is_overdue(now)
+            {
+                return Some(holder.flow);
+            }
+        }
+        None
+    }
+
+    /// Places in use.
+    pub fn in_use(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::OfferedSessions;
+    use super::*;
+
+    fn open(flights: &mut ServerFlights, flow: u32, client: u16, now: Time) -> Option<FlightId> {
+        flights.open(FlowId(flow), client, ServerFlight::new(OfferedSessions::default(), false), Seq(0), now)
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time::ZERO + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn the_oldest_watch_of_the_client_that_holds_most_gives_way() {
+        let mut flights = ServerFlights::new(6);
+        for (flow, client) in [(1, 7), (2, 9), (3, 9), (4, 8), (5, 9)] {
+            assert!(open(&mut flights, flow, client, at(0) + Duration::from_millis(u64::from(flow))).is_some());
+        }
+        assert_eq!(flights.next_to_yield(at(1)), None, "there is room");
+        assert!(open(&mut flights, 6, 8, at(1)).is_some());
+        assert!(open(&mut flights, 7, 8, at(1)).is_none());
+        assert_eq!(flights.next_to_yield(at(1)), Some(FlowId(2)));
+    }
+
+    #[test]
+    fn a_watch_is_overdue_ten_seconds_after_the_last_word_and_thirty_after_the_first() {
+        let mut flights = ServerFlights::new(300);
+        let (talks, _) = (open(&mut flights, 1, 1, at(0)).unwrap(), open(&mut flights, 2, 1, at(0)));
+        let all = |flights: &mut ServerFlights, now| -> Vec<u32> {
+            (0..3).filter_map(|_| flights.overdue(now).map(|f| f.0)).collect()
+        };
+        for second in 1..30 {
+            assert!(flights.heard(talks, at(second)).is_some());
+            let quiet = all(&mut flights, at(second));
+            assert_eq!(quiet.contains(&2), second >= 10, "after {second} s");
+            assert!(!quiet.contains(&1), "after {second} s");
+        }
+        flights.heard(talks, at(30));
+        assert!(all(&mut flights, at(30)).contains(&1));
+        let mut buffers = BufferPool::new(1, 100);
+        assert!(flights.close(talks, &mut buffers).is_some());
+        assert!(!all(&mut flights, at(30)).contains(&1));
+        assert_eq!(flights.in_use(), 1);
+    }
+}
