@@ -61,6 +61,9 @@ impl Pool {
         let named: Vec<(BackendId, &str, u16)> =
             spec.backends.iter().zip(&members).map(|(b, m)| (m.id, b.name.as_str(), m.weight)).collect();
         let same = before.map(|p| &p.maglev).filter(|maglev| maglev.is_of(&named)).cloned();
+        if spec.balance == Algorithm::LeastConn {
+            live.order();
+        }
         let those = |may: fn(&Member) -> bool| members.iter().filter(|m| may(m)).map(|m| m.id).collect();
         Pool {
             id,
@@ -146,6 +149,11 @@ impl Pool {
     /// only its own share moves and comes back when it does.
     pub fn maglev(&self) -> &Maglev {
         &self.maglev
+    }
+
+    /// Live flows by slot.
+    pub(crate) fn live(&self) -> &Live {
+        &self.live
     }
 
     /// Live flows to this backend, all workers' and by whatever pool.

@@ -182,3 +182,111 @@ proptest! {
         prop_assert_eq!(set.single(), single);
     }
 }
+
+/// nginx's own loop: all gain, the first of the richest pays.
+struct Naive(Vec<(i64, i64)>);
+
+impl Naive {
+    fn pick(&mut self, may: impl Fn(usize) -> bool) -> Option<usize> {
+        let of: Vec<usize> = (0..self.0.len()).filter(|&i| self.0[i].0 > 0 && may(i)).collect();
+        of.iter().for_each(|&i| self.0[i].1 += self.0[i].0);
+        let total: i64 = of.iter().map(|&i| self.0[i].0).sum();
+        let richest = of.iter().copied().max_by_key(|&i| (self.0[i].1, core::cmp::Reverse(i)))?;
+        self.0[richest].1 -= total;
+        Some(richest)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..Default::default() })]
+
+    /// Though it does not look at every backend.
+    #[test]
+    fn round_robin_equals_a_walk_over_all_backends(weights in proptest::collection::vec(0u16..6, 1..60)) {
+        let pool = OnePool::new(Algorithm::RoundRobin, &weights).get();
+        let mut balancer = Balancer::new(&pool);
+        let mut naive = Naive(weights.iter().map(|&w| (i64::from(w), 0)).collect());
+        for step in 0..3 * weights.iter().map(|&w| usize::from(w)).sum::<usize>() + 1 {
+            let got = balancer.pick(&pool, 0, 0, |_| true).map(BackendId::index);
+            prop_assert_eq!(got, naive.pick(|_| true), "step {}", step);
+        }
+    }
+
+    /// While some may not be chosen, the others have their shares by weight; and when they may again, everybody has.
+    #[test]
+    fn round_robin_is_fair_among_those_that_may_be_chosen(
+        members in proptest::collection::vec((1u16..5, any::<bool>()), 2..40),
+        first in any::<bool>(),
+    ) {
+        let weights: Vec<u16> = members.iter().map(|m| m.0).collect();
+        let pool = OnePool::new(Algorithm::RoundRobin, &weights).get();
+        let mut balancer = Balancer::new(&pool);
+        for some in [first, !first] {
+            let may = |i: usize| !some || members[i].1;
+            let total: usize = (0..members.len()).filter(|&i| may(i)).map(|i| usize::from(weights[i])).sum();
+            let mut got = vec![0usize; members.len()];
+            // Two rounds to get used to it.
+            for step in 0..14 * total {
+                let id = balancer.pick(&pool, 0, 0, |b| may(b.index())).unwrap();
+                prop_assert!(may(id.index()));
+                got[id.index()] += usize::from(step >= 4 * total);
+            }
+            for i in (0..members.len()).filter(|&i| may(i)) {
+                let want = 10 * usize::from(weights[i]);
+                prop_assert!(got[i].abs_diff(want) <= 2, "{}: {} of {}", i, got[i], want);
+            }
+        }
+    }
+
+    /// Of many, with flows that come and go, by other workers too.
+    #[test]
+    fn least_conn_is_least_of_hundreds(
+        weights in proptest::collection::vec(0u16..4, 17..120),
+        steps in proptest::collection::vec((any::<u16>(), 0u8..4, any::<u16>()), 1..200),
+    ) {
+        let world = OnePool::new(Algorithm::LeastConn, &weights);
+        let pool = world.get();
+        let mut balancers = [Balancer::new(&pool), Balancer::new(&pool)];
+        let mut open: Vec<BackendId> = vec![];
+        for (draw, what, tried) in steps {
+            if what == 0 && !open.is_empty() {
+                // Several at once, as when a server restarts.
+                let id = open[usize::from(draw) % open.len()];
+                open.iter().filter(|&&b| b == id).for_each(|&b| world.closed(b));
+                open.retain(|&b| b != id);
+                continue;
+            }
+            let may = |b: BackendId| b.0 % 7 != tried % 8;
+            let load = |i: usize| f64::from(pool.connections(BackendId(i as u16)) + 1) / f64::from(weights[i]);
+            let least = (0..weights.len())
+                .filter(|&i| weights[i] > 0 && may(BackendId(i as u16)))
+                .map(load)
+                .min_by(f64::total_cmp);
+            let got = balancers[usize::from(what % 2)].pick(&pool, 0, 0, may);
+            prop_assert_eq!(got.is_some(), least.is_some());
+            if let (Some(id), Some(least)) = (got, least) {
+                prop_assert!(may(id) && load(id.index()) <= least + 1e-9, "{:?}: {} > {}", id, load(id.index()), least);
+                (0..draw % 4 + 1).for_each(|_| {
+                    world.opened(id);
+                    open.push(id);
+                });
+            }
+        }
+    }
+
+    /// Among a few that share a session, too, and they take turns when they are equal.
+    #[test]
+    fn least_conn_among_a_few_is_least(loads in proptest::collection::vec(0u8..3, 2..30), few in any::<u32>()) {
+        let world = OnePool::new(Algorithm::LeastConn, &vec![1; loads.len()]);
+        loads.iter().enumerate().for_each(|(i, n)| (0..*n).for_each(|_| world.opened(BackendId(i as u16))));
+        let pool = world.get();
+        let set: BackendSet = (0..loads.len() as u16).filter(|i| few >> i & 1 == 1).map(BackendId).collect();
+        let least: Vec<u16> = {
+            let min = set.iter().map(|b| loads[b.index()]).min();
+            set.iter().filter(|b| Some(loads[b.index()]) == min).map(|b| b.0).collect()
+        };
+        let mut balancer = Balancer::new(&pool);
+        let order: Vec<u16> = least.iter().map(|_| balancer.pick_among(&pool, &set, 0, 0, |_| true).unwrap().0).collect();
+        prop_assert_eq!(order, least);
+    }
+}

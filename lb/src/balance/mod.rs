@@ -77,12 +77,18 @@ pub struct Balancer {
 impl Balancer {
     /// For this pool.
     pub fn new(pool: &Pool) -> Balancer {
-        Balancer { least_conn: LeastConn::default(), round_robin: RoundRobin::new(pool) }
+        let mut balancer = Balancer { least_conn: LeastConn::default(), round_robin: RoundRobin::default() };
+        balancer.follow(pool);
+        balancer
     }
 
     /// For this pool from now on, of the next directory.
     pub fn follow(&mut self, pool: &Pool) {
-        self.round_robin.follow(pool);
+        match pool.balance() {
+            Algorithm::LeastConn => self.least_conn.follow(pool),
+            Algorithm::RoundRobin => self.round_robin.follow(pool),
+            Algorithm::Maglev | Algorithm::RandomTwo => {}
+        }
     }
 
     /// A backend for a new flow, or `None` when none may take it.
@@ -96,7 +102,13 @@ impl Balancer {
         entropy: u64,
         eligible: impl Fn(BackendId) -> bool,
     ) -> Option<BackendId> {
-        self.choose(pool, hash, entropy, |b| pool.may_take_new(b) && eligible(b))
+        let may = |b| pool.may_take_new(b) && eligible(b);
+        match pool.balance() {
+            Algorithm::Maglev => pool.maglev().pick(hash, may),
+            Algorithm::LeastConn => self.least_conn.pick(pool.live(), may),
+            Algorithm::RoundRobin => self.round_robin.pick(may),
+            Algorithm::RandomTwo => random_two::pick(pool, entropy, may),
+        }
     }
 
     /// By Maglev, whatever the algorithm: for a client whose identity no row knows. Coming back from the same address,
@@ -119,17 +131,15 @@ impl Balancer {
         if let Some(only) = set.single() {
             return (pool.may_resume(only) && eligible(only)).then_some(only);
         }
-        self.choose(pool, hash, entropy, |b| set.contains(b) && pool.may_take_new(b) && eligible(b))
-            .or_else(|| set.iter().filter(|&b| pool.may_resume(b) && eligible(b)).min_by_key(|&b| pool.connections(b)))
-    }
-
-    fn choose(&mut self, pool: &Pool, hash: u64, entropy: u64, may: impl Fn(BackendId) -> bool) -> Option<BackendId> {
-        match pool.balance() {
-            Algorithm::Maglev => pool.maglev().pick(hash, may),
-            Algorithm::LeastConn => self.least_conn.pick(pool, may),
-            Algorithm::RoundRobin => self.round_robin.pick(pool, may),
-            Algorithm::RandomTwo => random_two::pick(pool, entropy, may),
-        }
+        let may = |b| pool.may_take_new(b) && eligible(b);
+        let few = || set.iter().filter(|&b| may(b));
+        let up = match pool.balance() {
+            Algorithm::Maglev => pool.maglev().pick(hash, |b| set.contains(b) && may(b)),
+            Algorithm::LeastConn => self.least_conn.pick_among(pool, few()),
+            Algorithm::RoundRobin => self.round_robin.pick_among(pool, few()),
+            Algorithm::RandomTwo => random_two::pick(pool, entropy, |b| set.contains(b) && may(b)),
+        };
+        up.or_else(|| set.iter().filter(|&b| pool.may_resume(b) && eligible(b)).min_by_key(|&b| pool.connections(b)))
     }
 }
 

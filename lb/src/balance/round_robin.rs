@@ -1,54 +1,173 @@
-//! Smooth weighted round robin, as in nginx.
+//! Smooth weighted round robin, as in nginx, without looking at every backend for each flow.
 
 use crate::backend::BackendId;
-use crate::pool::{Member, Pool};
+use crate::pool::Pool;
+use std::collections::VecDeque;
 
-/// Every eligible backend gains its weight in credit, the one with most credit is chosen and pays the sum of all
-/// weights. Weights 5, 1, 1 give a a b a c a a rather than a a a a a b c.
+/// Every backend gains its weight in credit, the one with most credit is chosen and pays the sum of all weights. Weights 5, 1, 1 give
+/// a a b a c a a rather than a a a a a b c.
 ///
-/// A backend that is not eligible neither gains nor pays; it comes back with the credit it had.
-#[derive(Debug)]
+/// Backends of the same weight gain alike, and of them always the one is next that has waited longest. So they are kept as one *class*, in the
+/// order of their turns: those that still have one in this round, and behind them those that had it, whose credit is less by what
+/// all weigh together. A choice costs a step for each different weight, not for each backend.
+///
+/// A backend that may not be chosen is passed over; it keeps its place in front while the round lasts, and then has lost its turn. How many of a
+/// class may be chosen is known from its last round, and what all weigh together is reckoned with these.
+#[derive(Debug, Default)]
 pub struct RoundRobin {
-    /// By the pool's members, in their order.
-    credit: Box<[(BackendId, i64)]>,
+    classes: Vec<Class>,
+    /// Weight of all that could be chosen in the last rounds.
+    total: i64,
+    /// Of [`RoundRobin::pick_among`]: by slot, as far as it was needed.
+    among: Vec<i64>,
+}
+
+/// A backend, and its place in the pool's list.
+type Turn = (u16, BackendId);
+
+/// The backends of one weight.
+#[derive(Debug)]
+struct Class {
+    weight: i64,
+    /// Of those that still have a turn.
+    credit: i64,
+    turns: VecDeque<Turn>,
+    had: VecDeque<Turn>,
+    /// How many were chosen in the last round: all, in the first.
+    chosen: i64,
+    /// None of them may be chosen this time.
+    barred: bool,
+}
+
+impl Class {
+    /// The place of whoever is next in turn.
+    fn next(&self) -> u16 {
+        self.turns.front().map_or(u16::MAX, |turn| turn.0)
+    }
+
+    /// Whoever is next of those that `may`, and whether the round is over for that.
+    fn take(&mut self, total: &mut i64, may: impl Fn(BackendId) -> bool) -> Option<BackendId> {
+        let first = |of: &VecDeque<Turn>| of.iter().position(|turn| may(turn.1));
+        let at = match first(&self.turns) {
+            Some(at) => at,
+            None => {
+                let at = first(&self.had)?;
+                let passed_over = self.turns.len();
+                self.end_round(total);
+                passed_over + at
+            }
+        };
+        let turn = self.turns.remove(at)?;
+        self.had.push_back(turn);
+        if self.turns.is_empty() {
+            self.end_round(total);
+        }
+        Some(turn.1)
+    }
+
+    /// All have paid who had their turn; those that were passed over come first in the next round.
+    fn end_round(&mut self, total: &mut i64) {
+        self.reckon(self.had.len(), total);
+        self.credit -= *total;
+        self.turns.append(&mut self.had);
+    }
+
+    /// So many of them may be chosen.
+    fn reckon(&mut self, chosen: usize, total: &mut i64) {
+        *total += (chosen as i64 - self.chosen) * self.weight;
+        self.chosen = chosen as i64;
+    }
 }
 
 impl RoundRobin {
-    /// For this pool.
-    pub fn new(pool: &Pool) -> RoundRobin {
-        RoundRobin { credit: pool.members().iter().map(|m| (m.id, 0)).collect() }
-    }
-
-    /// For this pool from now on: who is in it still keeps its credit.
+    /// For this pool from now on: who is in it still keeps its turn, and with its weight its credit.
     pub fn follow(&mut self, pool: &Pool) {
-        let same = |(m, credit): (&Member, &(BackendId, i64))| m.id == credit.0;
-        if self.credit.len() == pool.members().len() && pool.members().iter().zip(&self.credit).all(same) {
+        let members = pool.members().iter().enumerate().filter(|(_, m)| pool.may_take_new(m.id));
+        let mut wanted: Vec<(u16, u16, BackendId)> = members.map(|(at, m)| (m.weight, at as u16, m.id)).collect();
+        wanted.sort_unstable();
+        let now = |class: &Class| {
+            let mut turns: Vec<_> =
+                class.turns.iter().chain(&class.had).map(|t| (class.weight as u16, t.0, t.1)).collect();
+            turns.sort_unstable();
+            turns
+        };
+        if wanted == self.classes.iter().flat_map(now).collect::<Vec<_>>() {
             return;
         }
-        let mut before: Vec<(BackendId, i64)> = self.credit.to_vec();
+        // By backend: the credit of its class, whether it had its turn, and where it stood.
+        let mut before: Vec<(BackendId, (i64, bool, usize))> = vec![];
+        for class in &self.classes {
+            let had = |had| move |(at, turn): (usize, &Turn)| (turn.1, (class.credit, had, at));
+            before.extend(class.turns.iter().enumerate().map(had(false)));
+            before.extend(class.had.iter().enumerate().map(had(true)));
+        }
         before.sort_unstable();
-        let credit = |id| before.binary_search_by_key(&id, |(b, _)| *b).map_or(0, |at| before[at].1);
-        self.credit = pool.members().iter().map(|m| (m.id, credit(m.id))).collect();
+        let known = |id| before.binary_search_by_key(&id, |b| b.0).ok().map(|at| before[at].1);
+        self.classes = wanted
+            .chunk_by(|a, b| a.0 == b.0)
+            .map(|same| {
+                let credit = same.iter().filter_map(|w| known(w.2)).map(|b| b.0).max().unwrap_or(0);
+                let in_order = |had: bool| {
+                    let mut turns: Vec<(usize, Turn)> = same
+                        .iter()
+                        .map(|&(_, place, id)| (known(id), (place, id)))
+                        .filter(|(known, _)| known.is_some_and(|k| k.1) == had)
+                        .map(|(known, turn)| (known.map_or(usize::MAX, |k| k.2), turn))
+                        .collect();
+                    turns.sort_unstable();
+                    turns.into_iter().map(|(_, turn)| turn).collect::<VecDeque<Turn>>()
+                };
+                let (mut turns, mut had) = (in_order(false), in_order(true));
+                if turns.is_empty() {
+                    core::mem::swap(&mut turns, &mut had);
+                }
+                // No call allocates later.
+                turns.reserve(same.len());
+                had.reserve(same.len());
+                let weight = i64::from(same[0].0);
+                Class { weight, credit, turns, had, chosen: same.len() as i64, barred: false }
+            })
+            .collect();
+        self.total = self.classes.iter().map(|class| class.chosen * class.weight).sum();
+        let slots = wanted.iter().map(|w| w.2.index() + 1).max().unwrap_or(0);
+        self.among.resize(slots, 0);
     }
 
     /// The next of those that `may`.
-    pub fn pick(&mut self, pool: &Pool, may: impl Fn(BackendId) -> bool) -> Option<BackendId> {
-        let mut total = 0;
-        let mut top: Option<(usize, i64)> = None;
-        for (index, (id, credit)) in self.credit.iter_mut().enumerate() {
-            let weight = i64::from(pool.weight(*id));
-            if weight == 0 || !may(*id) {
-                continue;
+    pub fn pick(&mut self, may: impl Fn(BackendId) -> bool) -> Option<BackendId> {
+        let RoundRobin { classes, total, .. } = self;
+        for class in &mut *classes {
+            class.credit += class.weight;
+            class.barred = false;
+        }
+        loop {
+            let most = |class: &&mut Class| (class.credit, core::cmp::Reverse(class.next()));
+            let class = classes.iter_mut().filter(|class| !class.barred).max_by_key(most)?;
+            if let Some(id) = class.take(total, &may) {
+                return Some(id);
             }
+            // Neither gains nor pays.
+            class.barred = true;
+            class.credit -= class.weight;
+            class.reckon(0, total);
+        }
+    }
+
+    /// The next of a few that are not chosen for all flows, in an account of their own: by weight, among these alone.
+    pub fn pick_among(&mut self, pool: &Pool, few: impl Iterator<Item = BackendId>) -> Option<BackendId> {
+        let mut total = 0;
+        let mut top: Option<(BackendId, i64)> = None;
+        for id in few {
+            let weight = i64::from(pool.weight(id));
+            let Some(credit) = self.among.get_mut(id.index()).filter(|_| weight > 0) else { continue };
             *credit += weight;
             total += weight;
             if top.is_none_or(|(_, most)| *credit > most) {
-                top = Some((index, *credit));
+                top = Some((id, *credit));
             }
         }
-        let (index, _) = top?;
-        let (id, credit) = &mut self.credit[index];
-        *credit -= total;
-        Some(*id)
+        let (id, _) = top?;
+        self.among[id.index()] -= total;
+        Some(id)
     }
 }
