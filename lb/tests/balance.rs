@@ -161,17 +161,22 @@ fn round_robin_goes_on_when_its_pool_changes() {
     assert_eq!(order[4], 1, "b waits for its next turn: {order:?}");
 }
 
+/// Close together, or anywhere.
+fn id() -> impl Strategy<Value = u16> {
+    prop_oneof![0u16..4100, 3000u16..3130, 60u16..70]
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
 
     /// A set of backends is a set.
     #[test]
-    fn backend_sets_equal_hash_sets(ops in proptest::collection::vec((any::<bool>(), 0u16..1030), 0..200)) {
+    fn backend_sets_equal_hash_sets(ops in proptest::collection::vec((any::<bool>(), id()), 0..200)) {
         let mut set = BackendSet::EMPTY;
         let mut model = std::collections::BTreeSet::new();
         for (add, id) in ops {
             if add {
-                prop_assert_eq!(set.insert(BackendId(id)), id < 1024 && model.insert(id));
+                prop_assert_eq!(set.insert(BackendId(id)), id < 4096 && model.insert(id));
             } else {
                 prop_assert_eq!(set.remove(BackendId(id)), model.remove(&id));
             }
@@ -180,6 +185,29 @@ proptest! {
         prop_assert_eq!(set.len(), model.len());
         let single = (model.len() == 1).then(|| BackendId(*model.first().unwrap()));
         prop_assert_eq!(set.single(), single);
+        prop_assert_eq!(set.is_empty(), model.is_empty());
+        prop_assert!((0..4100).all(|id| set.contains(BackendId(id)) == model.contains(&id)));
+        prop_assert_eq!(set, model.iter().map(|&id| BackendId(id)).collect());
+    }
+
+    /// Of two sets, too.
+    #[test]
+    fn backend_sets_meet_and_unite_as_hash_sets_do(
+        one in proptest::collection::btree_set(id(), 0..6),
+        two in proptest::collection::btree_set(id(), 0..6),
+        near in any::<bool>(),
+    ) {
+        // Half of the time all in one place.
+        let shape = |ids: std::collections::BTreeSet<u16>| -> std::collections::BTreeSet<u16> {
+            ids.into_iter().map(|id| if near { id % 150 } else { id % 4096 }).collect()
+        };
+        let (one, two) = (shape(one), shape(two));
+        let set = |ids: &std::collections::BTreeSet<u16>| -> BackendSet { ids.iter().map(|&id| BackendId(id)).collect() };
+        let (a, b) = (set(&one), set(&two));
+        prop_assert_eq!(a.union(&b), set(&one.union(&two).copied().collect()));
+        prop_assert_eq!(a.intersects(&b), !one.is_disjoint(&two));
+        prop_assert_eq!(a == b, one == two);
+        prop_assert_eq!(a.filter(|id| id.0 % 2 == 0), set(&one.iter().copied().filter(|id| id % 2 == 0).collect()));
     }
 }
 

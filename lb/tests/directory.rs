@@ -102,10 +102,10 @@ fn what_leaves_and_is_in_use_takes_room_and_says_so() {
     };
     let first = Directory::next(None, &wanted(0, MAX_BACKENDS), |_| true).unwrap();
     let full = FaultKind::TooManyBackends { wanted: 10, leaving: MAX_BACKENDS };
-    assert_eq!(Directory::next(Some(&first), &wanted(2000, 10), |_| true).unwrap_err()[0].what, full);
+    assert_eq!(Directory::next(Some(&first), &wanted(2 * MAX_BACKENDS, 10), |_| true).unwrap_err()[0].what, full);
     let second = Directory::next(Some(&first), &wanted(0, 10), |_| true).unwrap();
-    assert!(Directory::next(Some(&second), &wanted(2000, 10), |_| false).is_err());
-    let third = Directory::next(Some(&second), &wanted(2000, 10), |_| true).unwrap();
+    assert!(Directory::next(Some(&second), &wanted(2 * MAX_BACKENDS, 10), |_| false).is_err());
+    let third = Directory::next(Some(&second), &wanted(2 * MAX_BACKENDS, 10), |_| true).unwrap();
     assert_eq!(third.backends().count(), 20);
 }
 

@@ -228,12 +228,12 @@ fn a_ticket_is_not_the_session_id_of_the_same_bytes() {
 
 #[test]
 fn the_bytes_are_known_before_construction() {
-    use lb::affinity::table::Table;
-    // One cache line for a session.
-    assert_eq!(Table::<7>::bytes_for(1000, 8), 1000 * 64);
+    use lb::affinity::cuckoo::Cuckoo;
+    // 40 for a session, a tag, and an eighth of its bucket's sequence number.
+    assert_eq!(Cuckoo::<5>::bytes_for(1000), 1000 * 42);
     let small = Config { session_capacity: 8, ..Config::new(3) };
     let large = Config { session_capacity: 1_000_008, ..Config::new(3) };
-    assert_eq!(Affinity::bytes(&large, 1) - Affinity::bytes(&small, 1), 64_000_000);
+    assert_eq!(Affinity::bytes(&large, 1) - Affinity::bytes(&small, 1), 42_000_000);
     // Of which 5 x 256 kB count what each client holds.
     assert!(Affinity::bytes(&small, 1) < 1_650_000, "{}", Affinity::bytes(&small, 1));
     assert!(Affinity::bytes(&Config::new(1000), 8) < 80_000_000, "{}", Affinity::bytes(&Config::new(1000), 8));

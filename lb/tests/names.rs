@@ -378,3 +378,43 @@ fn a_ticket_digested_in_pieces_is_the_same_identity_as_the_whole() {
         }
     }
 }
+
+/// What is known of an identity that was not digested is enough for as long as its key name decides; and it is digested when it does not.
+#[test]
+fn an_identity_is_digested_only_when_its_key_name_does_not_decide() {
+    for kind in [IdentityKind::Ticket, IdentityKind::Psk] {
+        let mut affinity = Affinity::single(Config::new(8));
+        let bytes = |last: u8| [&[7; 16][..], &[last; 176]].concat();
+        let whole = |last| lb::Identity::new(&Offered { kind, bytes: &bytes(last) }).unwrap();
+        let identify = |affinity: &Affinity, last, now| {
+            affinity.identify(&Offered { kind, bytes: &bytes(last) }, Millis(now)).unwrap()
+        };
+        let seen = |now| Sighting { backend: BackendId(3), client: 1, now: Millis(now) };
+        affinity.accepted(&whole(1), seen(0));
+        assert_eq!(identify(&affinity, 2, 0), whole(2), "a prefix that was seen once is only a guess");
+        affinity.accepted(&whole(2), seen(0));
+        let known = identify(&affinity, 3, 0);
+        assert!(!known.is_whole() && known.kind() == kind);
+        let lookup = |affinity: &Affinity, identity, now| affinity.lookup(&[identity], Millis(now), |_| true);
+        let found = lookup(&affinity, known, 0);
+        assert_eq!(found, lookup(&affinity, whole(3), 0));
+        assert_eq!(found.decision.unwrap().backends.single(), Some(BackendId(3)));
+        // Its acceptance is as good as any: the name lives on by it.
+        let (ttl, rows) = (86_400_000, affinity.census(Millis(0)));
+        affinity.accepted(&known, seen(ttl));
+        assert!(!identify(&affinity, 4, 2 * ttl).is_whole());
+        // And when the name has gone meanwhile, nothing is invented.
+        let gone = 3 * ttl;
+        affinity.tick(Millis(gone));
+        affinity.accepted(&known, seen(gone));
+        affinity.refused(&known, seen(gone));
+        let census = affinity.census(Millis(gone));
+        assert_eq!((census.tickets, census.candidates, census.key_names), (0, 0, 0), "{rows:?}");
+        assert_eq!(identify(&affinity, 5, gone), whole(5));
+        // A short one has no key name, and a session ID is never digested.
+        let short = Offered { kind, bytes: b"short" };
+        assert_eq!(affinity.identify(&short, Millis(0)), lb::Identity::new(&short));
+        let id = Offered { kind: IdentityKind::SessionId, bytes: &bytes(1)[..32] };
+        assert_eq!(affinity.identify(&id, Millis(0)), lb::Identity::new(&id));
+    }
+}

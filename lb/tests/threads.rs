@@ -3,6 +3,7 @@
 mod common;
 
 use common::ByBytes;
+use lb::affinity::cuckoo::Cuckoo;
 use lb::affinity::table::Table;
 use lb::{Affinity, BackendId, Config, IdentityKind, Millis, Offered, Sighting};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -108,5 +109,66 @@ fn workers_find_only_what_was_said() {
                 assert!(found > 0 && lost < SESSIONS);
             });
         }
+    });
+}
+
+/// Rows are moved all the time, to make room; those that stay are found by readers at every moment, whole.
+#[test]
+fn rows_that_are_moved_are_never_missed_nor_torn() {
+    const ROWS: u64 = 4096;
+    const WRITES: u64 = 400_000;
+    let hash = |key: u64| {
+        let z = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let z = (z ^ (z >> 32)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z ^ (z >> 29)
+    };
+    let words = |key: u64, version: u64| [key, key ^ version, !version, version];
+    let mut writer = Cuckoo::<4>::new(ROWS as usize);
+    let table = writer.table();
+    // Half of the rows stay for good, and the others come and go between 90 % and full.
+    let stays = ROWS / 2;
+    let put = |writer: &mut lb::affinity::cuckoo::Writer<4>, key: u64, version: u64| {
+        let worth = |row: &[u64; 4]| if row[0] < stays { u64::MAX } else { row[3] };
+        let room = writer.make_room(hash(key), |_| false, worth);
+        if room.worth < u64::MAX {
+            writer.put(&room, &words(key, version));
+        }
+    };
+    (0..stays).for_each(|key| put(&mut writer, key, key + 1));
+    assert_eq!(writer.used() as u64, stays);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..2u64)
+            .map(|reader| {
+                let (table, done) = (&table, &done);
+                scope.spawn(move || {
+                    let (mut found, mut busy, mut at) = (0u64, 0, reader);
+                    while !done.load(Ordering::Relaxed) || found < 1000 {
+                        at = (at * 5 + 1) % (2 * stays);
+                        let before = busy;
+                        let row = table.find(hash(at), &mut busy, |row| (row[0] == at).then_some(*row));
+                        match row {
+                            Some(row) => {
+                                assert_eq!(row, words(at, row[3]), "torn");
+                                found += 1;
+                            }
+                            None => assert!(at >= stays || busy > before, "{at} was missed"),
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut x = 1u64;
+        for version in 1..=WRITES {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let key = stays + (x >> 33) % stays;
+            match writer.position(hash(key), |row| row[0] == key) {
+                Some(at) if writer.used() as u64 * 10 > ROWS * 9 => writer.remove(at),
+                Some(at) => writer.replace(at, &words(key, version)),
+                None => put(&mut writer, key, version),
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        readers.into_iter().for_each(|reader| reader.join().unwrap());
     });
 }

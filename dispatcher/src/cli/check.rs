@@ -11,8 +11,11 @@ use crate::io::{self, DeviceInfo};
 use crate::replay::ReplayOptions;
 use crate::wire::Mac;
 use crate::worker::{Device, PortPlan};
-use lb::{MAX_BACKENDS, Policy, PoolSpec, Wanted};
+use lb::{Policy, PoolSpec, Wanted};
 use std::path::PathBuf;
+
+/// Backends that there is room for in a process that can be changed, unless it begins with more. More room costs memory, 10 to 25 kB each.
+const ROOM: usize = 1024;
 
 /// What the engine is told of a configuration, without its ports.
 fn config(wanted: Wanted, process: &Process, ticket_keys: &[TicketKey]) -> Config {
@@ -189,7 +192,7 @@ pub fn run(wanted: &Configuration, changes: bool) -> Result<Checked, Refusal> {
     let mut config = config(wanted.wanted.clone(), process, &wanted.ticket_keys);
     config.keep_names = process.connections_log.is_some();
     // Who can be asked to change can be asked for more backends.
-    config.limits.backends = if changes { MAX_BACKENDS } else { 0 };
+    config.limits.backends = if changes { ROOM } else { 0 };
     check_queues(wanted_ports, cores.len())?;
     check_cores(&cores, &io::allowed_cores(), io::can_bind_to)?;
     let (mut ports, mut warnings) = (Vec::new(), Vec::new());

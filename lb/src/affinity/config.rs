@@ -1,7 +1,7 @@
 //! Bounds and lifetimes of the affinity tables.
 
 use super::key::KeyName;
-use crate::backend::{BackendId, BackendSet};
+use crate::backend::{BackendId, BackendSet, SET_WORDS};
 use core::time::Duration;
 
 /// How large the tables are, how long rows live, and what is known in advance. Everything is fixed at construction.
@@ -9,8 +9,8 @@ use core::time::Duration;
 pub struct Config {
     /// Backends in the pool; their numbers are below it.
     pub backends: usize,
-    /// Rows for session IDs and exact tickets, all shards together (`--session-capacity`). 64 bytes each. Buckets fill
-    /// unevenly: filled by half the table has evicted less than 1 %, so plan for twice the live sessions.
+    /// Rows for session IDs and exact tickets, all shards together (`--session-capacity`). 42 bytes each. Filled to 90 % the table has
+    /// lost hardly any, so plan for a tenth more than the live sessions.
     pub session_capacity: usize,
     /// A session or exact ticket is forgotten so long after its last use (`--session-ttl`).
     pub session_ttl: Duration,
@@ -62,6 +62,11 @@ impl Config {
     /// Rows of the exact table of one shard.
     pub(crate) fn exact_rows(&self, shards: usize) -> usize {
         self.session_capacity.div_ceil(shards)
+    }
+
+    /// Words of a set of backends.
+    pub(crate) fn set_words(&self) -> usize {
+        self.backends.div_ceil(64).clamp(1, SET_WORDS)
     }
 
     /// Rows of the key-name table of one shard: backends times live keys, with room for several generations of keys and

@@ -1,28 +1,107 @@
 //! Exact rows: one for a session ID or ticket, naming the backend that issued it or resumed it.
 //!
-//! Bounded by `--session-capacity`; when a bucket is full the client that holds most gives way, see [`fair`](super::fair).
+//! Bounded by `--session-capacity`; when both buckets of a row are full and none of their rows can be moved, the client that holds most gives
+//! way, see [`fair`](super::fair).
 
-use super::fair::{FairWriter, maker};
+use super::cuckoo::{Cuckoo, Writer};
+use super::fair::Held;
 use super::key::Key;
 use super::metrics::TableCounters;
-use super::table::{HASH, META, STAMP, Table, WAYS};
-use crate::backend::{BackendId, BackendSet};
+use super::table::Inserted;
+use crate::backend::{BackendId, BackendSet, MAX_BACKENDS};
 use crate::sync::Arc;
 use core::ops::Range;
 
-/// Hash, stamp, meta, and the key in four words. With the sequence number: one cache line.
-pub(crate) const WORDS: usize = 7;
+/// The key in four words, and all else in one: 40 bytes.
+pub(crate) const WORDS: usize = 5;
+type Words = [u64; WORDS];
+const REST: usize = WORDS - 1;
 
-/// A row goes when its backend refused it so often in a row to the client that made it. One refusal may be about the hello rather than
-/// the session (another cipher suite, SNI or version), and then the server still has the session. What others are refused counts for
-/// nothing: they may have seen the identity on its way, and a row that leads to a session that is gone does no harm.
-pub(crate) const FORGET_AFTER: u64 = 2;
+/// A row goes when its backend refused it so often in a row to the client that made it: at the second time. One refusal may be about the hello
+/// rather than the session (another cipher suite, SNI or version), and then the server still has the session. What others are refused counts
+/// for nothing: they may have seen the identity on its way, and a row that leads to a session that is gone does no harm.
+const REFUSED: u64 = 1 << KIND_BITS;
 
-/// Meta word: kind 0..8, length 8..16, refusals in a row 16..24, backend 32..48, maker 48..64.
-const REFUSALS: u32 = 16;
-const BACKEND: u32 = 32;
-/// All but the maker.
-const UNMADE: u64 = (1 << 48) - 1;
+// The last word: kind, refused once, backend, maker, time of last use.
+const KIND_BITS: u32 = 2;
+const BACKEND: u32 = KIND_BITS + 1;
+const MAKER: u32 = BACKEND + BACKEND_BITS;
+const TIME: u32 = MAKER + 16;
+const BACKEND_BITS: u32 = 12;
+const _: () = assert!(MAX_BACKENDS <= 1 << BACKEND_BITS);
+
+fn kind(rest: u64) -> u64 {
+    rest & ((1 << KIND_BITS) - 1)
+}
+
+fn backend(rest: u64) -> BackendId {
+    BackendId((rest >> BACKEND) as u16 & ((1 << BACKEND_BITS) - 1))
+}
+
+fn maker(rest: u64) -> u16 {
+    (rest >> MAKER) as u16
+}
+
+/// All but the time and the maker: what a row says.
+fn says(rest: u64) -> u64 {
+    rest & ((1 << MAKER) - 1)
+}
+
+/// Times of last use take 33 bits: milliseconds, modulo 99 days. Of two times that lie closer together than half of that it is known which is the
+/// later. Rows do not get that old: they are cleared when they expire, and a time-to-live is much shorter; of a longer one the steps are
+/// longer, a second at most.
+#[derive(Clone, Copy)]
+pub(crate) struct Clock {
+    /// Milliseconds of a step, as a power of two.
+    step: u32,
+    /// Steps, at most a quarter of all.
+    ttl: u64,
+}
+
+impl Clock {
+    const BITS: u32 = 64 - TIME;
+    const MASK: u64 = (1 << Clock::BITS) - 1;
+    const LONGEST: u64 = 1 << (Clock::BITS - 2);
+
+    pub fn new(ttl: u64) -> Clock {
+        let step = (0..10).find(|step| ttl >> step <= Clock::LONGEST).unwrap_or(10);
+        // No shorter than it should be.
+        let steps = (ttl >> step) + u64::from(ttl & ((1 << step) - 1) != 0);
+        Clock { step, ttl: steps.min(Clock::LONGEST) }
+    }
+
+    fn time(self, now: u64) -> u64 {
+        (now >> self.step & Clock::MASK) << TIME
+    }
+
+    /// Steps since the last use; negative when that was told by a clock a little ahead of this one.
+    fn age(self, rest: u64, now: u64) -> i64 {
+        let steps = (now >> self.step).wrapping_sub(rest >> TIME);
+        // The sign is the highest of the bits.
+        (steps << TIME) as i64 >> TIME
+    }
+
+    fn is_live(self, rest: u64, now: u64) -> bool {
+        self.age(rest, now) <= self.ttl as i64
+    }
+
+    fn used(self, rest: u64, now: u64) -> u64 {
+        let steps = (now >> self.step).saturating_add_signed(-self.age(rest, now));
+        steps << self.step
+    }
+
+    /// The later, the greater.
+    fn rank(self, rest: u64, now: u64) -> u64 {
+        (1 << Clock::BITS) - self.age(rest, now).max(0) as u64
+    }
+}
+
+/// What readers of a shard need.
+#[derive(Clone)]
+pub(crate) struct ExactTable {
+    table: Arc<Cuckoo<WORDS>>,
+    clock: Clock,
+}
 
 /// A decoded row.
 pub(crate) struct ExactRow {
@@ -31,103 +110,163 @@ pub(crate) struct ExactRow {
     pub used: u64,
 }
 
-pub(crate) fn decode(words: &[u64; WORDS]) -> Option<ExactRow> {
-    let key = Key::from_words(words[META], [words[3], words[4], words[5], words[6]])?;
-    Some(ExactRow { key, backend: BackendId((words[META] >> BACKEND) as u16), used: words[STAMP] })
-}
+impl ExactTable {
+    /// The backend of a key's live row.
+    #[inline]
+    pub fn find(&self, key: &Key, hash: u64, now: u64, busy: &mut u64) -> Option<BackendId> {
+        let (mine, words) = key.to_words();
+        let is = |row: &Words| (row[..REST] == words && kind(row[REST]) == mine).then_some(row[REST]);
+        let rest = self.table.find(hash, busy, is)?;
+        self.clock.is_live(rest, now).then(|| backend(rest))
+    }
 
-fn encode(key: &Key, hash: u64, backend: BackendId, now: u64, refusals: u64) -> [u64; WORDS] {
-    let (meta, k) = key.to_words();
-    [hash, now, meta | refusals << REFUSALS | u64::from(backend.0) << BACKEND, k[0], k[1], k[2], k[3]]
-}
-
-fn is(key: &Key, words: &[u64; WORDS]) -> bool {
-    let (meta, k) = key.to_words();
-    words[META] & 0xffff == meta && words[3..] == k
-}
-
-/// The live row of a key.
-pub(crate) fn find(
-    table: &Table<WORDS>,
-    key: &Key,
-    hash: u64,
-    now: u64,
-    ttl: u64,
-    busy: &mut u64,
-) -> Option<BackendId> {
-    let row = table.find(hash, busy, |words| is(key, words).then(|| decode(words)).flatten())?;
-    (now.saturating_sub(row.used) <= ttl).then_some(row.backend)
+    /// All live rows: for tools.
+    pub fn rows(&self, now: u64) -> impl Iterator<Item = ExactRow> + '_ {
+        self.table.snapshots().filter(move |row| self.clock.is_live(row[REST], now)).filter_map(move |row| {
+            let [a, b, c, d, rest] = row;
+            let key = Key::from_words(kind(rest), [a, b, c, d])?;
+            Some(ExactRow { key, backend: backend(rest), used: self.clock.used(rest, now) })
+        })
+    }
 }
 
 /// One shard's writer.
 pub(crate) struct ExactShard {
-    writer: FairWriter<WORDS>,
+    writer: Writer<WORDS>,
+    held: Held,
+    clock: Clock,
+    /// The time-to-live, milliseconds.
     ttl: u64,
+    /// The latest time that was told.
+    latest: u64,
     cursor: usize,
+}
+
+/// What somebody learned of a key.
+pub(crate) struct Learned<'a> {
+    pub key: &'a Key,
+    /// Keyed hash of the key.
+    pub hash: u64,
+    pub backend: BackendId,
+    /// Whose connection showed it.
+    pub client: u16,
 }
 
 impl ExactShard {
     pub fn new(capacity: usize, ttl: u64) -> ExactShard {
-        ExactShard { writer: FairWriter::new(capacity, WAYS), ttl, cursor: 0 }
+        ExactShard {
+            writer: Cuckoo::new(capacity),
+            held: Held::new(),
+            clock: Clock::new(ttl),
+            ttl,
+            latest: 0,
+            cursor: 0,
+        }
     }
 
     pub const fn bytes_for(capacity: usize) -> usize {
-        FairWriter::<WORDS>::bytes_for(capacity, WAYS)
+        Cuckoo::<WORDS>::bytes_for(capacity) + Held::BYTES
     }
 
-    pub fn table(&self) -> Arc<Table<WORDS>> {
-        self.writer.table()
+    pub fn table(&self) -> ExactTable {
+        ExactTable { table: self.writer.table(), clock: self.clock }
+    }
+
+    fn position(&self, key: &Key, hash: u64) -> Option<usize> {
+        let (mine, words) = key.to_words();
+        self.writer.position(hash, |row| row[..REST] == words && kind(row[REST]) == mine)
     }
 
     /// The backend has this session: it issued it, or resumed it. A row that names another backend moves only with the client that made it:
     /// where two backends have the session (a shared cache, one server with an address of each family), somebody who saw the identity on its
     /// way could otherwise lead its owner to the other one.
+    ///
+    /// Rows of backends that are `dead` are worth nothing, and stay where they are until they are cleared or overwritten.
     pub fn has(
         &mut self,
-        key: &Key,
-        hash: u64,
-        backend: BackendId,
-        client: u16,
+        learned: &Learned<'_>,
         now: u64,
+        dead: impl Fn(BackendId) -> bool,
         counters: &mut TableCounters,
     ) {
-        let fresh = encode(key, hash, backend, now, 0);
-        if let Some(at) = self.writer.position(hash, |words| is(key, words)) {
-            let meta = self.writer.get(at)[META];
-            if meta & UNMADE == fresh[META] {
-                self.writer.touch(at, now);
-            } else if (meta >> BACKEND) as u16 == backend.0 || maker(meta) == client {
+        self.notice(now, counters);
+        let Learned { key, hash, backend: id, client } = *learned;
+        let (kind, [a, b, c, d]) = key.to_words();
+        let time = self.clock.time(now);
+        let fresh = kind | u64::from(id.0) << BACKEND | u64::from(client) << MAKER | time;
+        if let Some(at) = self.position(key, hash) {
+            let rest = self.writer.get(at)[REST];
+            // Its maker stays.
+            let again = says(fresh) | u64::from(maker(rest)) << MAKER | time;
+            if says(rest) == says(fresh) {
+                self.writer.touch(at, again);
+            } else if backend(rest) == id || maker(rest) == client {
                 // Refusals have to be forgotten, or the row moves.
-                self.writer.replace(at, &fresh);
+                self.writer.replace(at, &[a, b, c, d, again]);
             }
             return;
         }
-        let (done, _) = self.writer.insert(fresh, client, now.saturating_sub(self.ttl), |words| words[STAMP]);
-        counters.count(done);
+        let ExactShard { writer, held, clock, .. } = self;
+        let gone = |row: &Words| !clock.is_live(row[REST], now) || dead(backend(row[REST]));
+        let room = writer.make_room(hash, gone, |row| held.rank(maker(row[REST]), clock.rank(row[REST], now)));
+        if room.how == Inserted::Evicted && held.rank(client, u64::MAX) < room.worth {
+            return counters.count(Inserted::Refused);
+        }
+        if room.how != Inserted::Free {
+            held.less(maker(writer.get(room.at)[REST]));
+        }
+        held.more(client);
+        writer.put(&room, &[a, b, c, d, fresh]);
+        counters.count(room.how);
     }
 
     /// The backend was offered this session and did not resume it.
-    pub fn refused(&mut self, key: &Key, hash: u64, backend: BackendId, client: u16, counters: &mut TableCounters) {
-        let Some(at) = self.writer.position(hash, |words| is(key, words)) else { return };
+    pub fn refused(&mut self, learned: &Learned<'_>, counters: &mut TableCounters) {
+        let Some(at) = self.position(learned.key, learned.hash) else { return };
         let mut words = self.writer.get(at);
-        if (words[META] >> BACKEND) as u16 != backend.0 || maker(words[META]) != client {
+        let rest = words[REST];
+        if backend(rest) != learned.backend || maker(rest) != learned.client {
             return; // It never promised that, or not to this client.
         }
-        let refusals = (words[META] >> REFUSALS & 0xff) + 1;
-        if refusals >= FORGET_AFTER {
-            self.writer.remove(at);
+        if rest & REFUSED != 0 {
+            self.remove(at);
             counters.retired += 1;
         } else {
-            words[META] = words[META] & !(0xff << REFUSALS) | refusals << REFUSALS;
+            words[REST] |= REFUSED;
             self.writer.replace(at, &words);
         }
     }
 
+    fn remove(&mut self, at: usize) {
+        self.held.less(maker(self.writer.get(at)[REST]));
+        self.writer.remove(at);
+    }
+
+    /// Empties the rows in `places` (cut to the table) that `drop` names, by their last word; returns how many.
+    fn clear(&mut self, places: Range<usize>, drop: impl Fn(u64) -> bool) -> u64 {
+        let before = self.writer.used();
+        for at in places.start..places.end.min(self.capacity()) {
+            if self.writer.is_used(at) && drop(self.writer.get(at)[REST]) {
+                self.remove(at);
+            }
+        }
+        (before - self.writer.used()) as u64
+    }
+
+    /// What time it is. When nothing was said for a whole time-to-live, all rows have expired: they go at once, before anybody takes what is
+    /// very old for new.
+    fn notice(&mut self, now: u64, counters: &mut TableCounters) {
+        if now.saturating_sub(self.latest) > self.ttl && self.writer.used() > 0 {
+            counters.expired += self.clear(0..usize::MAX, |_| true);
+        }
+        self.latest = self.latest.max(now);
+    }
+
     /// Clears expired rows among the next `rows` of the table.
     pub fn sweep(&mut self, now: u64, rows: usize, counters: &mut TableCounters) {
-        let expired_before = now.saturating_sub(self.ttl);
-        let gone = self.writer.sweep(self.cursor..self.cursor + rows, |words| words[STAMP] < expired_before);
-        counters.expired += gone as u64;
+        self.notice(now, counters);
+        let clock = self.clock;
+        counters.expired += self.clear(self.cursor..self.cursor + rows, |rest| !clock.is_live(rest, now));
         self.cursor += rows;
         if self.cursor >= self.writer.capacity() {
             self.cursor = 0;
@@ -140,8 +279,43 @@ impl ExactShard {
 
     /// Clears the rows of backends among those in `places`.
     pub fn forget(&mut self, backends: &BackendSet, places: Range<usize>) {
-        self.writer.sweep(places, |words| backends.contains(BackendId((words[META] >> BACKEND) as u16)));
+        self.clear(places, |rest| backends.contains(backend(rest)));
     }
 }
 
-const _: () = assert!(HASH == 0 && STAMP == 1 && META == 2);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Against whole numbers: whatever the time and the time-to-live, a row lives exactly as long (to the step).
+    #[test]
+    fn times_are_told_apart_though_they_are_kept_modulo_99_days() {
+        for ttl in [0, 1, 1000, 7_200_000, 86_400_000 * 24, 86_400_000 * 300, u64::MAX] {
+            let clock = Clock::new(ttl);
+            let step = 1 << clock.step;
+            for born in [0, 5, (1 << 33) - 1, 1 << 33, 123_456_789_012_345] {
+                let rest = 1 | clock.time(born);
+                assert_eq!(clock.used(rest, born), born / step * step);
+                assert_eq!(clock.age(rest, born.saturating_sub(10 * step)).signum(), if born < step { 0 } else { -1 });
+                let ttl = ttl.min(Clock::LONGEST << clock.step);
+                assert!(clock.is_live(rest, born) && clock.is_live(rest, born + ttl));
+                assert!(!clock.is_live(rest, born + ttl + 2 * step - 1), "{ttl} {born}");
+                let later = 1 | clock.time(born + 3 * step);
+                assert!(clock.rank(later, born + 4 * step) > clock.rank(rest, born + 4 * step));
+            }
+        }
+    }
+
+    #[test]
+    fn after_a_silence_of_a_hundred_years_nothing_is_taken_for_new() {
+        let (mut shard, mut counters) = (ExactShard::new(64, 1000), TableCounters::default());
+        let key = Key::session_id(b"abc").unwrap();
+        let learned = Learned { key: &key, hash: 5, backend: BackendId(1), client: 1 };
+        shard.has(&learned, 77, |_| false, &mut counters);
+        let much_later = 77 + (1 << 33);
+        // By the word alone it would be of this very moment.
+        shard.sweep(much_later, 0, &mut counters);
+        assert_eq!(shard.table().find(&key, 5, much_later, &mut 0), None);
+        assert_eq!((counters.expired, shard.held.of(1)), (1, 0));
+    }
+}

@@ -3,14 +3,14 @@
 //! A row is charged to the host of the client whose connection made it: its *maker*, 16 bits of a keyed hash, in the row's meta
 //! word. The writer counts rows by maker.
 //!
-//! **And when full?** An expired row of the bucket goes; else, of the rows of its heaviest makers, the one the caller values least
+//! **And when full?** An expired row of the bucket (for sessions, of both buckets) goes; else, of the rows of its heaviest makers, the one the caller values least
 //! (usually the least recently used). A newcomer that holds more than any of them gets no row, and that is counted. So a client that
 //! makes rows by the thousand, all of them true, runs out of its own rows, not of those of others; and as long as there is room
 //! nobody is limited.
 //!
 //! Two hosts in 65536 are one maker by chance: they then share what is a fair part.
 
-use super::table::{Inserted, META, STAMP, Table, Writer};
+use super::table::{Inserted, META, STAMP, Table, WAYS, Writer};
 use crate::sync::Arc;
 use core::ops::Range;
 
@@ -55,7 +55,7 @@ impl Held {
     }
 
     /// The heaviest maker's row first, then the one worth least.
-    fn rank(&self, maker: u16, worth: u64) -> u64 {
+    pub fn rank(&self, maker: u16, worth: u64) -> u64 {
         const MOST: u32 = (1 << 20) - 1;
         u64::from(MOST - self.of(maker).min(MOST)) << 44 | worth.min(MOST_WORTH)
     }
@@ -68,12 +68,13 @@ pub(crate) struct FairWriter<const W: usize> {
 }
 
 impl<const W: usize> FairWriter<W> {
-    pub fn new(capacity: usize, ways: usize) -> FairWriter<W> {
-        FairWriter { writer: Table::new(capacity, ways), held: Held::new() }
+    /// Of `words` of the `W` words.
+    pub fn new(capacity: usize, words: usize) -> FairWriter<W> {
+        FairWriter { writer: Table::with_words(capacity, WAYS, words), held: Held::new() }
     }
 
-    pub const fn bytes_for(capacity: usize, ways: usize) -> usize {
-        Table::<W>::bytes_for(capacity, ways) + Held::BYTES
+    pub const fn bytes_for(capacity: usize, words: usize) -> usize {
+        Table::<W>::bytes_for(capacity, WAYS, words) + Held::BYTES
     }
 
     pub fn table(&self) -> Arc<Table<W>> {
@@ -163,7 +164,7 @@ mod tests {
 
     /// One bucket of eight; each row's word 3 is its key.
     fn one() -> FairWriter<4> {
-        FairWriter::new(8, 8)
+        FairWriter::new(8, 4)
     }
 
     fn put(writer: &mut FairWriter<4>, key: u64, maker: u16) -> (Inserted, Option<u64>) {
@@ -190,7 +191,7 @@ mod tests {
         (6..=8).for_each(|key| _ = put(&mut writer, key, key as u16));
         assert_eq!(put(&mut writer, 9, 9), (Inserted::Evicted, Some(1)));
         // In another bucket there is none of his.
-        let mut writer = FairWriter::<4>::new(16, 8);
+        let mut writer = FairWriter::<4>::new(16, 4);
         let upper = 1 << 63;
         (1..=8).for_each(|key| _ = put(&mut writer, key, key as u16));
         (1..=2).for_each(|key| _ = put(&mut writer, upper | key, 9));

@@ -74,14 +74,26 @@ impl Identity {
         Some(Identity { kind, key, name })
     }
 
+    /// A ticket or PSK identity that is known by its key name alone, and not digested. `None` when it is too short to begin with one, and for a
+    /// session ID.
+    pub(super) fn by_name(offered: &Offered<'_>) -> Option<Identity> {
+        let name = key_name(offered.bytes).filter(|_| offered.kind != IdentityKind::SessionId)?;
+        Some(Identity { kind: offered.kind, key: Key::name(&name), name: Some(name) })
+    }
+
     /// Which field it came in.
     pub fn kind(&self) -> IdentityKind {
         self.kind
     }
 
-    /// The key of its exact row.
+    /// The key of its exact row; its key name when it was not digested (see [`Affinity::identify`](super::Affinity::identify)).
     pub fn key(&self) -> &Key {
         &self.key
+    }
+
+    /// All of it is known: it was digested.
+    pub fn is_whole(&self) -> bool {
+        self.key.kind != KeyKind::KeyName
     }
 
     /// Its first 16 bytes, if a ticket or PSK identity is that long.
@@ -220,26 +232,35 @@ impl Key {
         &self.bytes[..usize::from(self.len)]
     }
 
-    /// Kind and length in a word that is never zero, and the bytes in four.
+    /// The bytes in four words, and what they are in two bits: 1 for a session ID of 32 bytes, 2 for a shorter one (the last byte is its length),
+    /// 3 for a ticket. 0, which no row has, for what has no exact rows.
     pub(crate) fn to_words(self) -> (u64, [u64; 4]) {
-        let word = |i: usize| u64::from_le_bytes(self.bytes[i * 8..i * 8 + 8].try_into().expect("8 bytes"));
-        (self.kind as u64 | u64::from(self.len) << 8, core::array::from_fn(word))
+        let mut bytes = self.bytes;
+        let kind = match self.kind {
+            KeyKind::SessionId if self.len == 32 => 1,
+            KeyKind::SessionId => {
+                bytes[31] = self.len;
+                2
+            }
+            KeyKind::Ticket => 3,
+            KeyKind::Psk | KeyKind::KeyName => 0,
+        };
+        let word = |i: usize| u64::from_le_bytes(bytes[i * 8..i * 8 + 8].try_into().expect("8 bytes"));
+        (kind, core::array::from_fn(word))
     }
 
     /// The inverse; `None` for words no key has.
-    pub(crate) fn from_words(meta: u64, words: [u64; 4]) -> Option<Key> {
-        let kind = match meta & 0xff {
-            1 => KeyKind::SessionId,
-            2 => KeyKind::Ticket,
-            3 => KeyKind::Psk,
-            4 => KeyKind::KeyName,
-            _ => return None,
-        };
+    pub(crate) fn from_words(kind: u64, words: [u64; 4]) -> Option<Key> {
         let mut bytes = [0; 32];
         for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
             chunk.copy_from_slice(&word.to_le_bytes());
         }
-        Some(Key { kind, len: ((meta >> 8) as u8).min(32), bytes })
+        match kind {
+            1 => Key::session_id(&bytes),
+            2 => bytes.get(..usize::from(bytes[31])).filter(|id| id.len() < 32).and_then(Key::session_id),
+            3 => Some(Key::of(KeyKind::Ticket, &bytes)),
+            _ => None,
+        }
     }
 }
 

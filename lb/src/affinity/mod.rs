@@ -2,7 +2,8 @@
 //!
 //! **Lookup**, at the ClientHello; first match wins, and its backend must be eligible:
 //! 1. TLS 1.3 PSK identities, in order: this exact identity, then its key name.
-//! 2. The ticket of TLS <= 1.2: this exact ticket, then its key name.
+//! 2. The ticket of TLS <= 1.2: this exact ticket, then its key name; but at once its key name when the ticket was not digested for that
+//!    ([`Affinity::identify`]).
 //! 3. The session ID.
 //!
 //! **Learning**, at the server's answer: the `session_*`, `ticket_*` and `psk_*` calls. A client can never make a row
@@ -19,7 +20,7 @@
 //! # Several workers
 //!
 //! All four tables are cut into one shard for each worker, by a keyed hash of session, ticket or key name. Each worker
-//! owns an [`Affinity`]: the only writer of its shard, a lock-free reader of all ([`table`] has the protocol). What a
+//! owns an [`Affinity`]: the only writer of its shard, a lock-free reader of all ([`table`] and, for the exact rows, [`cuckoo`] have the protocols). What a
 //! worker learns about a key of another shard waits in its outbox as an [`Update`]: the caller takes it with
 //! [`Affinity::next_update`], carries it to the worker [`Update::owner`] names through a bounded queue, and gives it
 //! to [`Affinity::apply`] there. With one worker the same code runs and the outbox stays empty. An update that finds a
@@ -32,6 +33,7 @@
 //! way meanwhile is nobody's. Rows of those that were dismissed are cleared in portions: [`Affinity::forget_some`].
 
 mod config;
+pub mod cuckoo;
 mod exact;
 mod fair;
 mod forget;
@@ -53,7 +55,7 @@ use crate::backend::{BackendId, BackendSet};
 use crate::sync::Arc;
 use crate::time::{Millis, millis};
 use core::cell::Cell;
-use exact::ExactShard;
+use exact::{ExactShard, ExactTable, Learned};
 use holders::Holders;
 use names::{Lifetimes, NameEvent, NameShard, NameTables};
 use siphasher::sip::SipHasher13;
@@ -164,7 +166,7 @@ impl Update {
 }
 
 struct ShardTables {
-    exact: Arc<table::Table<{ exact::WORDS }>>,
+    exact: ExactTable,
     names: NameTables,
 }
 
@@ -172,7 +174,6 @@ struct ShardTables {
 struct Shared {
     shards: Box<[ShardTables]>,
     backends: u16,
-    session_ttl: u64,
     ttl: Lifetimes,
     hasher: SipHasher13,
 }
@@ -190,13 +191,18 @@ impl Shared {
         self.hasher.hash(&bytes[..=key.as_bytes().len()])
     }
 
+    /// As candidates know it; [`names::UNKNOWN`] when it was not digested.
+    fn hash_identity(&self, identity: &Identity) -> u64 {
+        if identity.is_whole() { self.hash_key(identity.key()).max(1) } else { names::UNKNOWN }
+    }
+
     fn openers(&self, name: &KeyName, hash: u64, now: u64, busy: &mut u64) -> Option<(BackendSet, bool)> {
         self.shards[self.shard(hash)].names.openers(name, hash, now, self.ttl, busy)
     }
 
     fn exact(&self, key: &Key, now: u64, busy: &mut u64) -> Option<BackendId> {
         let hash = self.hash_key(key);
-        exact::find(&self.shards[self.shard(hash)].exact, key, hash, now, self.session_ttl, busy)
+        self.shards[self.shard(hash)].exact.find(key, hash, now, busy)
     }
 }
 
@@ -241,7 +247,6 @@ impl Affinity {
                 .map(|(exact, names)| ShardTables { exact: exact.table(), names: names.tables() })
                 .collect(),
             backends: config.backends.min(crate::MAX_BACKENDS) as u16,
-            session_ttl,
             ttl: Lifetimes::of(&config),
             hasher: SipHasher13::new_with_key(&config.secret),
         });
@@ -271,11 +276,14 @@ impl Affinity {
     ///
     /// PSK identities count in the order given, up to [`MAX_OFFERED`]. Writes nothing: a client's claim refreshes no
     /// row.
+    #[inline(always)]
     pub fn lookup(&self, offered: &[Identity], now: Millis, eligible: impl Fn(BackendId) -> bool) -> Lookup {
         self.lookup_of(None, offered, now, eligible)
     }
 
     /// The same for a client that is known (see [`Sighting::client`]): what it was refused itself counts, too.
+    // Inlined, so that the answer is made where the caller wants it: sets can be large.
+    #[inline(always)]
     pub fn lookup_of(
         &self,
         client: Option<u64>,
@@ -284,91 +292,127 @@ impl Affinity {
         eligible: impl Fn(BackendId) -> bool,
     ) -> Lookup {
         let mut busy = 0;
-        let found = self.look_up(client, offered, now.0, &eligible, &mut busy);
+        let mut found = Lookup { decision: None, avoid: BackendSet::default(), kind: None };
+        self.look_up(client, offered, now.0, &eligible, &mut found, &mut busy);
         self.busy.set(self.busy.get() + busy);
         found
     }
 
+    #[inline(never)]
     fn look_up(
         &self,
         client: Option<u64>,
         offered: &[Identity],
         now: u64,
         eligible: &impl Fn(BackendId) -> bool,
+        found: &mut Lookup,
         busy: &mut u64,
-    ) -> Lookup {
-        let mut avoid = BackendSet::EMPTY;
-        let of = |kind| offered.iter().filter(move |i| i.kind() == kind).take(MAX_OFFERED);
-        for kind in [IdentityKind::Psk, IdentityKind::Ticket, IdentityKind::SessionId] {
-            for identity in of(kind) {
-                let decision = match kind {
-                    IdentityKind::SessionId => self.session(identity.key(), now, eligible, busy),
-                    _ => self.sealed(client, identity, now, eligible, &mut avoid, busy),
+    ) {
+        let present = offered.iter().fold(0, |all, identity| all | 1u8 << identity.kind() as u8);
+        for &kind in &[IdentityKind::Psk, IdentityKind::Ticket, IdentityKind::SessionId] {
+            if present >> kind as u8 & 1 == 0 {
+                continue;
+            }
+            for identity in offered.iter().filter(|i| i.kind() == kind).take(MAX_OFFERED) {
+                let decided = match kind {
+                    IdentityKind::SessionId => {
+                        self.exact(identity.key(), Reason::SessionId, now, eligible, found, busy)
+                    }
+                    _ => self.sealed(client, identity, now, eligible, found, busy),
                 };
-                if decision.is_some() {
-                    return Lookup { decision, avoid: BackendSet::EMPTY, kind: Some(kind) };
+                if decided {
+                    found.avoid.clear();
+                    found.kind = Some(kind);
+                    return;
                 }
+                found.kind.get_or_insert(kind);
             }
         }
-        let kind = [IdentityKind::Psk, IdentityKind::Ticket, IdentityKind::SessionId]
-            .into_iter()
-            .find(|&kind| of(kind).next().is_some());
-        Lookup { decision: None, avoid, kind }
     }
 
-    fn session(&self, key: &Key, now: u64, eligible: &impl Fn(BackendId) -> bool, busy: &mut u64) -> Option<Decision> {
-        let backend = self.shared.exact(key, now, busy).filter(|&b| eligible(b))?;
-        Some(Decision { backends: BackendSet::one(backend), reason: Reason::SessionId, key: *key, proven: true })
+    /// The exact row of a session ID or ticket decides, or does not.
+    #[inline]
+    fn exact(
+        &self,
+        key: &Key,
+        reason: Reason,
+        now: u64,
+        eligible: &impl Fn(BackendId) -> bool,
+        found: &mut Lookup,
+        busy: &mut u64,
+    ) -> bool {
+        let Some(backend) = self.shared.exact(key, now, busy).filter(|&b| eligible(b)) else { return false };
+        // Written where it stays: sets can be large, and are not copied for nothing.
+        found.decision = Some(Decision { backends: BackendSet::one(backend), reason, key: *key, proven: true });
+        true
     }
 
-    /// A ticket or PSK identity.
+    /// A ticket or PSK identity decides, or does not.
     fn sealed(
         &self,
         client: Option<u64>,
         identity: &Identity,
         now: u64,
         eligible: &impl Fn(BackendId) -> bool,
-        avoid: &mut BackendSet,
+        found: &mut Lookup,
         busy: &mut u64,
-    ) -> Option<Decision> {
+    ) -> bool {
         let psk = identity.kind() == IdentityKind::Psk;
-        let decide = |backends: BackendSet, reason, key, proven| {
+        let decide = |found: &mut Lookup, backends: &BackendSet, reason, key, proven| {
             let backends = backends.filter(eligible);
-            (!backends.is_empty()).then_some(Decision { backends, reason, key, proven })
+            let some = !backends.is_empty();
+            if some {
+                found.decision = Some(Decision { backends, reason, key, proven });
+            }
+            some
         };
-        if !psk
-            && let Some(backend) = self.shared.exact(identity.key(), now, busy)
-            && eligible(backend)
-        {
-            return decide(BackendSet::one(backend), Reason::Ticket, *identity.key(), true);
+        if !psk && identity.is_whole() && self.exact(identity.key(), Reason::Ticket, now, eligible, found, busy) {
+            return true;
         }
-        let name = identity.name()?;
+        let Some(name) = identity.name() else { return false };
         let shared = &*self.shared;
         let hash = hash_name(&shared.hasher, name);
         let tables = &shared.shards[shared.shard(hash)].names;
         let by_name = if psk { Reason::PskKey } else { Reason::TicketKey };
         if let Some((openers, doubted)) = tables.openers(name, hash, now, shared.ttl, busy) {
             // A known key is never among the refused ones.
-            return decide(openers, by_name, Key::name(name), !doubted);
+            return decide(found, &openers, by_name, Key::name(name), !doubted);
         }
-        let this = shared.hash_key(identity.key());
+        let this = shared.hash_identity(identity);
         let (exact, candidates) = tables.candidates(name, hash, this, now, shared.ttl, busy);
         if let Some(backend) = exact
             && psk
             && eligible(backend)
         {
-            return decide(BackendSet::one(backend), Reason::Psk, *identity.key(), true);
+            return decide(found, &BackendSet::one(backend), Reason::Psk, *identity.key(), true);
         }
-        let guess = decide(candidates, by_name, Key::name(name), false);
-        if guess.is_some() {
-            return guess;
+        if decide(found, &candidates, by_name, Key::name(name), false) {
+            return true;
         }
         // The first identities weigh most: what the later ones add must leave a backend to choose.
-        let more = avoid.union(&tables.refused_by(name, hash, client, now, shared.ttl, busy).filter(eligible));
+        let refused = tables.refused_by(name, hash, client, now, shared.ttl, busy).filter(eligible);
+        let more = found.avoid.union(&refused);
         if (0..shared.backends).map(BackendId).any(|b| eligible(b) && !more.contains(b)) {
-            *avoid = more;
+            found.avoid = more;
         }
-        None
+        false
+    }
+
+    /// An identity of a hello, digested only if its digest may matter: not when it begins with a proved key name that is not in doubt. That name
+    /// decides then, in lookups and for what is learned. (Such a ticket may have an exact row, from before its key name was proved;
+    /// it is among the tickets that the name's backends open, all the same.)
+    ///
+    /// `None` as of [`Identity::new`].
+    pub fn identify(&self, offered: &Offered<'_>, now: Millis) -> Option<Identity> {
+        let shared = &*self.shared;
+        let by_name = Identity::by_name(offered).filter(|identity| {
+            identity.name().is_some_and(|name| {
+                let hash = hash_name(&shared.hasher, name);
+                let names = &shared.shards[shared.shard(hash)].names;
+                names.decides(name, hash, now.0, shared.ttl)
+            })
+        });
+        by_name.or_else(|| Identity::new(offered))
     }
 
     /// The flow of this hello goes to `backend`: counts it. Once for each connection, when it is bound.
@@ -424,7 +468,7 @@ impl Affinity {
             kind != IdentityKind::Psk && self.shared.exact(identity.key(), seen.now.0, &mut 0) == Some(seen.backend);
         let promised = exact || self.name_promises(identity, seen);
         self.count_refused(kind, seen.backend, promised);
-        if kind != IdentityKind::Psk {
+        if kind != IdentityKind::Psk && identity.is_whole() {
             self.exact_refused(*identity.key(), seen);
         }
         self.name_refused(identity, seen);
@@ -432,7 +476,8 @@ impl Affinity {
 
     fn ticket_seen(&mut self, ticket: &Identity, seen: Sighting) {
         let named = self.name_opens(ticket, seen);
-        if !named {
+        // Without its digest its key name was known a moment ago: a row less.
+        if !named && ticket.is_whole() {
             self.exact_has(*ticket.key(), seen);
         }
     }
@@ -466,7 +511,7 @@ impl Affinity {
         Some(NameEvent {
             name,
             hash: hash_name(&self.shared.hasher, &name),
-            identity: self.shared.hash_key(identity.key()),
+            identity: self.shared.hash_identity(identity),
             backend: seen.backend,
             client: seen.client,
             now: seen.now.0,
@@ -537,10 +582,12 @@ impl Affinity {
         }
         match update.change {
             Change::ExactHas { key, hash, backend, client, now } => {
-                self.exact.has(&key, hash, backend, client, now, &mut self.metrics.exact);
+                let Affinity { exact, holders, metrics, .. } = self;
+                let dead = |backend| holders.generation(backend).is_none();
+                exact.has(&Learned { key: &key, hash, backend, client }, now, dead, &mut metrics.exact);
             }
             Change::ExactRefused { key, hash, backend, client } => {
-                self.exact.refused(&key, hash, backend, client, &mut self.metrics.exact);
+                self.exact.refused(&Learned { key: &key, hash, backend, client }, &mut self.metrics.exact);
             }
             Change::NameOpens(event) => self.names.opens(&event, &mut self.metrics),
             Change::NameRefused(event) => {

@@ -54,15 +54,23 @@ use siphasher::sip::SipHasher13;
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 
+/// Hash of an identity that was not digested: the key name was known when it was read. No other has it.
+pub(crate) const UNKNOWN: u64 = 0;
+
 /// Clients of so many networks must have been refused before that counts for others.
 pub const VOTES: u32 = 8;
 
-/// Rows of names: hash, stamp, meta, name in two words, set of backends.
-pub(crate) const SET_ROW: usize = 5 + SET_WORDS;
+/// Rows of names: hash, stamp, meta, name in two words, set of backends. Of the set so much is held as there are backends to be.
+pub(crate) const SET_ROW: usize = SET + SET_WORDS;
 /// Rows of candidates: hash, stamp, meta, name in two words, hash of the identity, votes against it.
 pub(crate) const CANDIDATE_ROW: usize = 7;
-/// Rows of refusals: as of names, then votes against backends that are not in the set yet, or the client.
+/// Rows of refusals: as of names, with votes against backends that are not in the set yet, or the client, in front of the set.
 pub(crate) const REFUSAL_ROW: usize = SET_ROW + PENDING;
+/// Where the set begins, in rows of names.
+const SET: usize = 5;
+/// The same in rows of refusals, and where the votes do.
+const REFUSAL_SET: usize = SET + PENDING;
+const VOTES_AT: usize = SET;
 /// Backends of one unknown key name about which votes are counted at the same time.
 const PENDING: usize = 8;
 
@@ -110,12 +118,18 @@ fn is(name: &KeyName, words: &[u64]) -> bool {
     words[3..5] == name_words(name)
 }
 
-fn set_of(words: &[u64]) -> BackendSet {
-    BackendSet(core::array::from_fn(|i| words[5 + i]))
+/// The set of a row of names, or of refusals.
+fn set_of<const W: usize>(words: &[u64; W]) -> BackendSet {
+    BackendSet::from_words(&words[set_at::<W>()..])
 }
 
-fn put_set(words: &mut [u64], set: &BackendSet) {
-    words[5..SET_ROW].copy_from_slice(&set.0);
+const fn set_at<const W: usize>() -> usize {
+    const { assert!(W == SET_ROW || W == REFUSAL_ROW) };
+    W - SET_WORDS
+}
+
+fn put_set<const W: usize>(words: &mut [u64; W], set: &BackendSet) {
+    set.to_words(&mut words[set_at::<W>()..]);
 }
 
 /// A row of names, or of refusals.
@@ -129,7 +143,7 @@ fn set_row<const W: usize>(hash: u64, now: u64, meta: u64, name: &KeyName, set: 
 
 /// The row in which one client's refusals of a name are.
 fn is_own(name: &KeyName, client: u64, words: &[u64]) -> bool {
-    words[META] & OWN != 0 && words[SET_ROW] == client && is(name, words)
+    words[META] & OWN != 0 && words[VOTES_AT] == client && is(name, words)
 }
 
 /// The row in which everybody's are.
@@ -194,6 +208,15 @@ impl NameTables {
         })
     }
 
+    /// It is a proved key name, and not in doubt.
+    pub fn decides(&self, name: &KeyName, hash: u64, now: u64, ttl: Lifetimes) -> bool {
+        let found = self.names.find_by_first(hash, &mut 0, |words: &[u64; SET]| {
+            let live = words[META] & TOLD != 0 || now.saturating_sub(words[STAMP]) <= ttl.key;
+            (is(name, words) && live).then_some(words[META] & DOUBTED == 0)
+        });
+        found == Some(true)
+    }
+
     /// Candidates with this prefix: the backend that was seen with this very identity, and all backends.
     pub fn candidates(
         &self,
@@ -210,7 +233,7 @@ impl NameTables {
             let candidate = candidate(words);
             if candidate.name == *name && now.saturating_sub(candidate.used) <= ttl.candidate {
                 all.insert(candidate.backend);
-                if candidate.identity == identity {
+                if candidate.identity == identity && identity != UNKNOWN {
                     exact = Some(candidate.backend);
                 }
             }
@@ -229,8 +252,8 @@ impl NameTables {
         ttl: Lifetimes,
         busy: &mut u64,
     ) -> BackendSet {
-        let mut find = |hash, is: &dyn Fn(&[u64]) -> bool| {
-            let live = |words: &[u64]| now.saturating_sub(words[STAMP]) <= ttl.refusal;
+        let mut find = |hash, is: &dyn Fn(&[u64; REFUSAL_ROW]) -> bool| {
+            let live = |words: &[u64; REFUSAL_ROW]| now.saturating_sub(words[STAMP]) <= ttl.refusal;
             let found = self.refusals.find(hash, busy, |words| (is(words) && live(words)).then(|| set_of(words)));
             found.unwrap_or_default()
         };
@@ -259,7 +282,7 @@ pub(crate) struct NameRow {
     pub told: bool,
 }
 
-pub(crate) fn decode(words: &[u64]) -> NameRow {
+pub(crate) fn decode<const W: usize>(words: &[u64; W]) -> NameRow {
     NameRow { name: name_of(words), backends: set_of(words), used: words[STAMP], told: words[META] & TOLD != 0 }
 }
 
@@ -366,9 +389,9 @@ impl NameShard {
     pub fn new(config: &Config, shards: usize) -> NameShard {
         let opener_bound = NameShard::opener_bound(config, shards);
         NameShard {
-            names: FairWriter::new(config.name_rows(shards), WAYS),
-            candidates: FairWriter::new(config.candidate_rows(shards), WAYS),
-            refusals: FairWriter::new(config.refusal_rows(shards), WAYS),
+            names: FairWriter::new(config.name_rows(shards), SET + config.set_words()),
+            candidates: FairWriter::new(config.candidate_rows(shards), CANDIDATE_ROW),
+            refusals: FairWriter::new(config.refusal_rows(shards), REFUSAL_SET + config.set_words()),
             began: Arc::new((0..config.backends).map(|_| AtomicU64::new(0)).collect()),
             // Twice the bound: a map that is at most half full makes room in place and never allocates again.
             openers: HashMap::with_capacity_and_hasher(
@@ -391,9 +414,9 @@ impl NameShard {
     pub fn bytes_for(config: &Config, shards: usize) -> usize {
         // The standard map keeps one entry in eight free, rounds up to a power of two, and needs a byte for each.
         let slots = (2 * NameShard::opener_bound(config, shards) * 8 / 7 + 1).next_power_of_two();
-        FairWriter::<SET_ROW>::bytes_for(config.name_rows(shards), WAYS)
-            + FairWriter::<CANDIDATE_ROW>::bytes_for(config.candidate_rows(shards), WAYS)
-            + FairWriter::<REFUSAL_ROW>::bytes_for(config.refusal_rows(shards), WAYS)
+        FairWriter::<SET_ROW>::bytes_for(config.name_rows(shards), SET + config.set_words())
+            + FairWriter::<CANDIDATE_ROW>::bytes_for(config.candidate_rows(shards), CANDIDATE_ROW)
+            + FairWriter::<REFUSAL_ROW>::bytes_for(config.refusal_rows(shards), REFUSAL_SET + config.set_words())
             + config.backends * size_of::<AtomicU64>()
             + Held::BYTES
             + slots * (size_of::<((KeyName, BackendId), Opener)>() + 1)
@@ -419,6 +442,10 @@ impl NameShard {
         self.expire(name, *hash, *now, metrics);
         if self.names.position(*hash, |words| is(name, words)).is_some() {
             return self.add(name, *hash, *backend, event.seen(*now), metrics);
+        }
+        if *identity == UNKNOWN {
+            // The name has gone since: nothing tells this ticket from others.
+            return;
         }
         let mine = |words: &[u64; CANDIDATE_ROW]| {
             let candidate = candidate(words);
@@ -630,7 +657,7 @@ impl NameShard {
         words[META] = 1 | own | times.min(255) << TIMES;
         let mut set = set_of(&words);
         if own != 0 {
-            words[SET_ROW] = *client;
+            words[VOTES_AT] = *client;
         }
         if own != 0 || self.one_refusal_counts || (!set.contains(*backend) && accuse(&mut words, *backend, *client)) {
             set.insert(*backend);
@@ -738,7 +765,7 @@ fn candidate_row(event: &NameEvent) -> [u64; CANDIDATE_ROW] {
 fn acquit(words: &mut [u64; REFUSAL_ROW], backend: BackendId) -> bool {
     let own = words[META] & OWN != 0;
     let mine = |word: &&mut u64| !own && **word >> VOTE_BITS == u64::from(backend.0) + 1;
-    words[SET_ROW..].iter_mut().find(mine).is_some_and(|word| core::mem::take(word) != 0)
+    words[VOTES_AT..REFUSAL_SET].iter_mut().find(mine).is_some_and(|word| core::mem::take(word) != 0)
 }
 
 /// One more vote of the client's network against a backend; true when that is enough. Of more backends than are kept apart, the one with
@@ -747,7 +774,7 @@ fn accuse(words: &mut [u64; REFUSAL_ROW], backend: BackendId, client: u64) -> bo
     // Backend + 1 in the upper 16 bits, votes below.
     let of = |backend: BackendId| (u64::from(backend.0) + 1) << VOTE_BITS;
     let votes = |word: u64| word & ((1 << VOTE_BITS) - 1);
-    let pending = &mut words[SET_ROW..];
+    let pending = &mut words[VOTES_AT..REFUSAL_SET];
     let mine = pending.iter().position(|word| *word >> VOTE_BITS == u64::from(backend.0) + 1);
     let fewest = || (0..PENDING).min_by_key(|&i| votes(pending[i]).count_ones()).unwrap_or(0);
     let slot = mine.unwrap_or_else(fewest);

@@ -1,6 +1,6 @@
 //! Walking all tables, for tools and reports.
 
-use super::{Affinity, Census, Key, KeyKind, Shared, exact, names};
+use super::{Affinity, Census, Key, KeyKind, Shared, names};
 use crate::backend::BackendSet;
 use crate::sync::Arc;
 use crate::time::Millis;
@@ -76,11 +76,9 @@ impl Reader {
         let live = |used: u64, ttl: u64| now.0.saturating_sub(used) <= ttl;
         let ttl = self.0.ttl;
         for shard in &self.0.shards {
-            for row in shard.exact.snapshots().filter_map(|words| exact::decode(&words)) {
-                if live(row.used, self.0.session_ttl) {
-                    let backends = BackendSet::one(row.backend);
-                    each(Row { key: row.key, backends, class: RowClass::Exact, used: Millis(row.used) });
-                }
+            for row in shard.exact.rows(now.0) {
+                let backends = BackendSet::one(row.backend);
+                each(Row { key: row.key, backends, class: RowClass::Exact, used: Millis(row.used) });
             }
             for row in shard.names.names.snapshots().map(|words| names::decode(&words)) {
                 let class = if row.told { RowClass::Told } else { RowClass::Name };

@@ -3,7 +3,7 @@
 //! # Shape
 //!
 //! A table is an array of buckets of `ways` rows. The hash of a key names its bucket, and a key lives nowhere else:
-//! finding, inserting and removing touch one bucket. A row is `W` words of 64 bits and a sequence number, on cache
+//! finding, inserting and removing touch one bucket. A row is up to `W` words of 64 bits and a sequence number, on cache
 //! lines of its own. The first three words mean the same in every table: [`HASH`], [`STAMP`] (last use, in
 //! milliseconds) and [`META`] (zero in an empty row, never else).
 //!
@@ -56,48 +56,20 @@ pub const ATTEMPTS: usize = if cfg!(loom) { 2 } else { 16 };
 /// Rows of a bucket, unless said otherwise.
 pub const WAYS: usize = 8;
 
+/// A cache line.
 #[repr(align(64))]
-struct Row<const W: usize> {
-    seq: AtomicU64,
-    words: [AtomicU64; W],
-}
+struct Line([AtomicU64; LINE]);
 
-impl<const W: usize> Row<W> {
-    fn new() -> Row<W> {
-        Row { seq: AtomicU64::new(0), words: core::array::from_fn(|_| AtomicU64::new(0)) }
-    }
-
-    /// One attempt; `None` when the writer was at it.
-    fn snapshot(&self) -> Option<[u64; W]> {
-        let before = self.seq.load(Acquire); // R1
-        if before & 1 == 1 {
-            return None;
-        }
-        let words = core::array::from_fn(|i| self.words[i].load(Relaxed)); // R2
-        fence(Acquire); // R3
-        (self.seq.load(Relaxed) == before).then_some(words) // R4
-    }
-
-    /// Only by the one writer.
-    fn publish(&self, words: &[u64; W]) {
-        let before = self.seq.load(Relaxed);
-        self.seq.store(before.wrapping_add(1), Relaxed); // W1
-        fence(Release); // W2
-        for (to, &word) in self.words.iter().zip(words) {
-            to.store(word, Relaxed); // W3
-        }
-        self.seq.store(before.wrapping_add(2), Release); // W4
-    }
-
-    /// Only by the one writer.
-    fn own(&self) -> [u64; W] {
-        core::array::from_fn(|i| self.words[i].load(Relaxed))
-    }
-}
+const LINE: usize = 8;
 
 /// The readers' side: share it as `Arc<Table<W>>`.
 pub struct Table<const W: usize> {
-    rows: Box<[Row<W>]>,
+    /// Row after row, each on lines of its own: its sequence number, then its words.
+    lines: Box<[Line]>,
+    /// Lines of a row.
+    stride: usize,
+    /// Words of a row, at most `W`; those beyond read as zero.
+    words: usize,
     ways: usize,
 }
 
@@ -108,24 +80,95 @@ impl<const W: usize> Table<W> {
     /// If `ways` is zero or rows have fewer than three words: errors of the program, not of its input.
     #[allow(clippy::new_ret_no_self)] // the writer is the new thing; the table is what it shares
     pub fn new(capacity: usize, ways: usize) -> Writer<W> {
-        assert!(ways > 0 && W > META);
+        Table::with_words(capacity, ways, W)
+    }
+
+    /// The same with shorter rows: only `words` of the `W` words are held, and the others are always zero.
+    ///
+    /// # Panics
+    /// As [`Table::new`].
+    pub fn with_words(capacity: usize, ways: usize, words: usize) -> Writer<W> {
+        assert!(ways > 0 && words > META && words <= W);
         let count = capacity.max(1).div_ceil(ways) * ways;
-        Writer { table: Arc::new(Table { rows: (0..count).map(|_| Row::new()).collect(), ways }), used: 0 }
+        let stride = Table::<W>::stride(words);
+        let line = |_| Line(core::array::from_fn(|_| AtomicU64::new(0)));
+        Writer {
+            table: Arc::new(Table { lines: (0..count * stride).map(line).collect(), stride, words, ways }),
+            used: 0,
+        }
+    }
+
+    const fn stride(words: usize) -> usize {
+        (1 + words).div_ceil(LINE)
     }
 
     /// Bytes a table of this capacity takes.
-    pub const fn bytes_for(capacity: usize, ways: usize) -> usize {
+    pub const fn bytes_for(capacity: usize, ways: usize, words: usize) -> usize {
         let capacity = if capacity == 0 { 1 } else { capacity };
-        capacity.div_ceil(ways) * ways * size_of::<Row<W>>()
+        capacity.div_ceil(ways) * ways * Table::<W>::stride(words) * size_of::<Line>()
     }
 
     /// Rows, used or not.
     pub fn capacity(&self) -> usize {
-        self.rows.len()
+        self.lines.len() / self.stride
+    }
+
+    fn seq(&self, at: usize) -> &AtomicU64 {
+        &self.lines[at * self.stride].0[0]
+    }
+
+    /// One of the first words of a row.
+    fn word(&self, at: usize, word: usize) -> &AtomicU64 {
+        const { assert!(META + 1 < LINE) };
+        &self.lines[at * self.stride].0[1 + word]
+    }
+
+    fn row(&self, at: usize) -> &[Line] {
+        &self.lines[at * self.stride..(at + 1) * self.stride]
+    }
+
+    /// One attempt at the first `N` words; `None` when the writer was at it.
+    fn snapshot<const N: usize>(&self, at: usize) -> Option<[u64; N]> {
+        let seq = self.seq(at);
+        let before = seq.load(Acquire); // R1
+        if before & 1 == 1 {
+            return None;
+        }
+        let words = self.own(at); // R2
+        fence(Acquire); // R3
+        (seq.load(Relaxed) == before).then_some(words) // R4
+    }
+
+    /// Only by the one writer.
+    fn publish(&self, at: usize, words: &[u64; W]) {
+        debug_assert!(words[self.words..].iter().all(|&word| word == 0));
+        let seq = self.seq(at);
+        let before = seq.load(Relaxed);
+        seq.store(before.wrapping_add(1), Relaxed); // W1
+        fence(Release); // W2
+        let held = self.row(at).iter().flat_map(|line| &line.0).skip(1).take(self.words);
+        for (to, &word) in held.zip(words) {
+            to.store(word, Relaxed); // W3
+        }
+        seq.store(before.wrapping_add(2), Release); // W4
+    }
+
+    /// The first `N` words, unprotected: the one writer's, or part of a snapshot.
+    fn own<const N: usize>(&self, at: usize) -> [u64; N] {
+        let mut words = [0; N];
+        let mut to = &mut words[..self.words.min(N)];
+        for (n, line) in self.row(at).iter().enumerate() {
+            // The sequence number is in front.
+            let from = &line.0[usize::from(n == 0)..];
+            let (now, later) = to.split_at_mut(from.len().min(to.len()));
+            now.iter_mut().zip(from).for_each(|(to, from)| *to = from.load(Relaxed));
+            to = later;
+        }
+        words
     }
 
     fn range(&self, hash: u64) -> core::ops::Range<usize> {
-        let buckets = (self.rows.len() / self.ways) as u128;
+        let buckets = (self.capacity() / self.ways) as u128;
         // The upper bits choose: the lower ones have chosen the shard.
         let first = ((u128::from(hash) * buckets) >> 64) as usize * self.ways;
         first..first + self.ways
@@ -133,18 +176,29 @@ impl<const W: usize> Table<W> {
 
     /// The first row of this hash that `take` likes: a consistent snapshot, no older than the latest publication that
     /// happened before the call. `busy` is raised when a row was given up because the writer kept changing it.
-    pub fn find<T>(&self, hash: u64, busy: &mut u64, mut take: impl FnMut(&[u64; W]) -> Option<T>) -> Option<T> {
-        for row in &self.rows[self.range(hash)] {
-            if row.words[HASH].load(Relaxed) != hash {
+    pub fn find<T>(&self, hash: u64, busy: &mut u64, take: impl FnMut(&[u64; W]) -> Option<T>) -> Option<T> {
+        self.find_by_first(hash, busy, take)
+    }
+
+    /// The same of the first `N` words of a row: the others are not read.
+    pub fn find_by_first<const N: usize, T>(
+        &self,
+        hash: u64,
+        busy: &mut u64,
+        mut take: impl FnMut(&[u64; N]) -> Option<T>,
+    ) -> Option<T> {
+        const { assert!(N > META && N <= W) };
+        for at in self.range(hash) {
+            if self.word(at, HASH).load(Relaxed) != hash {
                 continue;
             }
-            let mut snapshot = row.snapshot();
+            let mut snapshot = self.snapshot(at);
             for _ in 1..ATTEMPTS {
                 if snapshot.is_some() {
                     break;
                 }
                 spin_loop();
-                snapshot = row.snapshot();
+                snapshot = self.snapshot(at);
             }
             match snapshot {
                 Some(words) if words[META] != 0 && words[HASH] == hash => {
@@ -161,7 +215,9 @@ impl<const W: usize> Table<W> {
 
     /// All used rows, one consistent snapshot each, not all of one moment. For tools.
     pub fn snapshots(&self) -> impl Iterator<Item = [u64; W]> + '_ {
-        self.rows.iter().filter_map(|row| (0..ATTEMPTS).find_map(|_| row.snapshot())).filter(|words| words[META] != 0)
+        (0..self.capacity())
+            .filter_map(|at| (0..ATTEMPTS).find_map(|_| self.snapshot(at)))
+            .filter(|words| words[META] != 0)
     }
 }
 
@@ -208,15 +264,18 @@ impl<const W: usize> Writer<W> {
 
     /// Place of the first used row of this hash that `matches`.
     pub fn position(&self, hash: u64, matches: impl Fn(&[u64; W]) -> bool) -> Option<usize> {
-        self.table.range(hash).find(|&at| {
-            let row = &self.table.rows[at];
-            row.words[HASH].load(Relaxed) == hash && row.words[META].load(Relaxed) != 0 && matches(&row.own())
-        })
+        self.table
+            .range(hash)
+            .find(|&at| self.word(at, HASH) == hash && self.word(at, META) != 0 && matches(&self.get(at)))
     }
 
     /// The row at a place.
     pub fn get(&self, at: usize) -> [u64; W] {
-        self.table.rows[at].own()
+        self.table.own(at)
+    }
+
+    fn word(&self, at: usize, word: usize) -> u64 {
+        self.table.word(at, word).load(Relaxed)
     }
 
     /// The used rows of a hash's bucket, whatever their hash, with their places.
@@ -256,7 +315,7 @@ impl<const W: usize> Writer<W> {
     /// Writes a new row where [`Writer::place`] has said, with nothing changed since.
     pub fn put(&mut self, place: &Place, words: &[u64; W]) {
         debug_assert!(words[META] != 0, "an empty row is written by `remove`");
-        self.table.rows[place.at].publish(words);
+        self.table.publish(place.at, words);
         self.used += usize::from(place.how == Inserted::Free);
     }
 
@@ -270,19 +329,19 @@ impl<const W: usize> Writer<W> {
 
     /// Replaces the used row at a place.
     pub fn replace(&mut self, at: usize, words: &[u64; W]) {
-        debug_assert!(words[META] != 0 && self.table.rows[at].words[META].load(Relaxed) != 0);
-        self.table.rows[at].publish(words);
+        debug_assert!(words[META] != 0 && self.word(at, META) != 0);
+        self.table.publish(at, words);
     }
 
     /// Notes a use of the row at a place: one store, no publication.
     pub fn touch(&mut self, at: usize, now: u64) {
-        self.table.rows[at].words[STAMP].store(now, Relaxed);
+        self.table.word(at, STAMP).store(now, Relaxed);
     }
 
     /// Empties the row at a place.
     pub fn remove(&mut self, at: usize) {
-        if self.table.rows[at].words[META].load(Relaxed) != 0 {
-            self.table.rows[at].publish(&[0; W]);
+        if self.word(at, META) != 0 {
+            self.table.publish(at, &[0; W]);
             self.used -= 1;
         }
     }
