@@ -9,7 +9,7 @@ use dispatcher::wire::build::{Link, Segment};
 use dispatcher::wire::packet::Flags;
 use dispatcher::wire::{Addr, Seq};
 use dispatcher::worker::poll::{Clock, Loop};
-use dispatcher::worker::{Exchange, Idle, Shared, Snapshot, Steering, Totals};
+use dispatcher::worker::{Exchange, Idle, Snapshot, Status, Steering, Totals};
 use lb::HashOn;
 use sim::apps::{Plan, pattern};
 use sim::config::{one_armed, two_armed};
@@ -146,7 +146,7 @@ fn what_was_handed_over_is_received_also_when_workers_stop_one_after_the_other()
     let exchanges = Exchange::between(&steering, 1500).unwrap();
     let shares = Share::divide(&config, &secret, 2).unwrap();
     let clock = Clock::start();
-    let stops = [Shared::default(), Shared::default()];
+    let stops = [Status::default(), Status::default()];
     stops[0].stop.store(true, Ordering::Relaxed);
     std::thread::scope(|scope| {
         for (stop, (share, exchange)) in stops.iter().zip(shares.into_iter().zip(exchanges)) {

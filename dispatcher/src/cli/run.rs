@@ -14,7 +14,7 @@ use crate::io::kernel;
 use crate::io::{OpenError, dpdk};
 use crate::journal;
 use crate::worker::poll::Clock;
-use crate::worker::{self, Conductor, Exchange, Idle, Plan, Sharing, Steering, Worker, changes};
+use crate::worker::{self, Conductor, Exchange, Idle, Plan, SharedDevices, Steering, Worker, changes};
 use lb::affinity::Reader;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
@@ -120,13 +120,13 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
             && Instant::now() >= at
         {
             let journal_lost = writer.as_ref().map_or(0, |w| w.lost());
-            let all: Vec<_> = workers.iter().map(|w| w.shared.snapshot()).collect();
+            let all: Vec<_> = workers.iter().map(|w| w.status.snapshot()).collect();
             say(&rates.line(&all, journal_lost));
             // From when it was due, so that lines do not drift; but not several at once after a pause.
             next_report = Some((at + every).max(Instant::now()));
         }
         if Instant::now() >= next_look {
-            let all: Vec<_> = workers.iter().map(|w| w.shared.snapshot()).collect();
+            let all: Vec<_> = workers.iter().map(|w| w.status.snapshot()).collect();
             let kernel = kernel::addresses().ok();
             let lines = signs.look(&all, kernel.as_deref(), kernel::takes());
             lines.iter().for_each(|line| eprintln!("dispatcher: warning: {line}"));
@@ -244,8 +244,8 @@ fn start(
         exchanges = Exchange::between(&steering, mtu).map_err(|e| format!("inboxes between workers: {e}"))?;
         steers = Some(Arc::new(steering));
     }
-    let sharing = Sharing::new(&ports, cores.len());
-    let conductor = Conductor::new(config.clone(), first, steers, released, publisher, Box::new(sharing.clone()));
+    let devices = SharedDevices::new(&ports, cores.len());
+    let conductor = Conductor::new(config.clone(), first, steers, released, publisher, Box::new(devices.clone()));
     let clock = Clock::start();
     let mut exchanges = exchanges.into_iter();
     let mut started: Vec<Worker> = Vec::with_capacity(cores.len());
@@ -255,7 +255,7 @@ fn start(
             share: share.returning(returning.clone()),
             exchange: exchanges.next(),
             changes,
-            sharing: sharing.clone(),
+            devices: devices.clone(),
             clock,
             secret,
             ports: ports.clone(),

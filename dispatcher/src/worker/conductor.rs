@@ -11,7 +11,7 @@
 //!
 //! Everything here is done by the thread that owns the dispatcher's state. It may wait for workers; workers never wait for it.
 
-use super::{Change, Late, Publisher, Sharing, Steering, filter};
+use super::{Change, Late, Publisher, SharedDevices, Steering, filter};
 use crate::engine::{Config, Revision};
 use crate::io::{Filter, OpenError};
 use core::fmt;
@@ -33,9 +33,9 @@ pub trait Filters {
     fn set(&self, filter: &Filter) -> Result<(), OpenError>;
 }
 
-impl Filters for Sharing {
+impl Filters for SharedDevices {
     fn fits(&self, filter: &Filter) -> Result<(), OpenError> {
-        Sharing::fits(self, filter)
+        SharedDevices::fits(self, filter)
     }
     fn set(&self, filter: &Filter) -> Result<(), OpenError> {
         self.set_filter(filter)

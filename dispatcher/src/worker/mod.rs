@@ -11,7 +11,7 @@
 //!
 //! With several workers each opens its queues of every port in its own thread, and builds its own engine from its
 //! [`Share`]. A flow belongs to one worker; what comes in by another's queue is handed over. With one worker
-//! the same loop runs, and nothing is looked at twice. To the outside a worker tells what it counts through [`Shared`].
+//! the same loop runs, and nothing is looked at twice. To the outside a worker tells what it counts through [`Status`].
 
 pub mod changes;
 pub mod conductor;
@@ -223,7 +223,7 @@ fn fold_ports(sum: &mut [Traffic], one: &[Traffic]) {
 
 /// What a worker shares with the outside.
 #[derive(Debug, Default)]
-pub struct Shared {
+pub struct Status {
     /// Set by the outside: come to an end.
     pub stop: AtomicBool,
     /// Set by the outside: with the next snapshot tell what the affinity tables have counted, too. Taken back by the worker.
@@ -234,7 +234,7 @@ pub struct Shared {
     snapshot: Mutex<Snapshot>,
 }
 
-impl Shared {
+impl Status {
     /// The latest snapshot.
     pub fn snapshot(&self) -> Snapshot {
         // A worker that died while it wrote leaves numbers that are still numbers.
@@ -313,18 +313,18 @@ pub fn dpdk_ports(plans: &[PortPlan]) -> Vec<io::dpdk::PortSetup> {
 
 /// What the workers have in common at the kernel's interfaces, by driver and in their order: the same for all workers.
 #[derive(Clone, Debug)]
-pub struct Sharing {
+pub struct SharedDevices {
     workers: usize,
     fanouts: Vec<Arc<Fanout>>,
     xdp: Vec<Arc<af_xdp::Common>>,
 }
 
-impl Sharing {
+impl SharedDevices {
     /// For so many workers.
-    pub fn new(plans: &[PortPlan], workers: usize) -> Sharing {
+    pub fn new(plans: &[PortPlan], workers: usize) -> SharedDevices {
         let (packet, xdp) = by_driver(plans);
         let interfaces = if workers > 1 { packet.len() } else { 0 };
-        Sharing {
+        SharedDevices {
             workers,
             fanouts: (0..interfaces).map(|_| Arc::default()).collect(),
             xdp: xdp.iter().map(|_| Arc::default()).collect(),
@@ -353,13 +353,13 @@ pub fn open_ports(
     plans: &[PortPlan],
     filter: &Filter,
     worker: usize,
-    sharing: &Sharing,
+    devices: &SharedDevices,
     opened: Vec<Port>,
 ) -> Result<Vec<Port>, OpenError> {
     let (packet, xdp) = by_driver(plans);
-    let mut packet = af_packet::open_shared(&packet, &sharing.fanouts)?.into_iter();
-    let part = af_xdp::Part { worker, workers: sharing.workers };
-    let xdp = if xdp.is_empty() { Vec::new() } else { af_xdp::open_part(&xdp, filter, part, &sharing.xdp)?.0 };
+    let mut packet = af_packet::open_shared(&packet, &devices.fanouts)?.into_iter();
+    let part = af_xdp::Part { worker, workers: devices.workers };
+    let xdp = if xdp.is_empty() { Vec::new() } else { af_xdp::open_part(&xdp, filter, part, &devices.xdp)?.0 };
     let mut xdp = xdp.into_iter();
     #[cfg(feature = "dpdk")]
     let mut opened = opened.into_iter();
@@ -404,7 +404,7 @@ pub struct Plan {
     /// How it hears of changes.
     pub changes: Subscriber,
     /// The same for all workers.
-    pub sharing: Sharing,
+    pub devices: SharedDevices,
     /// The same for all workers, or they would take each other's cookies for old.
     pub clock: poll::Clock,
     /// Keys the engine's hashes and cookies.
@@ -426,15 +426,15 @@ pub struct Plan {
 pub struct Worker {
     thread: JoinHandle<()>,
     /// What it tells.
-    pub shared: Arc<Shared>,
+    pub status: Arc<Status>,
     /// What its ports turned out to be, in order.
     pub ports: Vec<String>,
 }
 
 /// Starts worker `number`, and comes back when its ports are open and its tables built, or when they cannot be.
 pub fn start(number: usize, plan: Plan) -> Result<Worker, String> {
-    let shared = Arc::new(Shared::default());
-    let for_thread = shared.clone();
+    let status = Arc::new(Status::default());
+    let for_thread = status.clone();
     let (tell, told) = mpsc::sync_channel(1);
     let thread = std::thread::Builder::new()
         .name(format!("worker-{number}"))
@@ -453,7 +453,7 @@ pub fn start(number: usize, plan: Plan) -> Result<Worker, String> {
         })
         .map_err(|e| format!("cannot start a thread: {e}"))?;
     match told.recv() {
-        Ok(Ok(ports)) => Ok(Worker { thread, shared, ports }),
+        Ok(Ok(ports)) => Ok(Worker { thread, status, ports }),
         Ok(Err(why)) => Err(why),
         // The panic itself has been told by the hook.
         Err(_) => Err(format!("worker {number} died while it was starting")),
@@ -464,7 +464,7 @@ pub fn start(number: usize, plan: Plan) -> Result<Worker, String> {
 fn work(
     plan: Plan,
     opened: Result<Vec<Port>, OpenError>,
-    shared: &Shared,
+    status: &Status,
     tell: mpsc::SyncSender<Result<Vec<String>, String>>,
 ) {
     match opened.map_err(|e| e.to_string()).and_then(|opened| prepare(plan, opened)) {
@@ -472,7 +472,7 @@ fn work(
             let _ = tell.send(Ok(descriptions));
             // Nobody waits for it any more.
             drop(tell);
-            run.run(shared);
+            run.run(status);
         }
         Err(why) => _ = tell.send(Err(why)),
     }
@@ -488,7 +488,7 @@ fn prepare(plan: Plan, opened: Vec<Port>) -> Result<(poll::Loop<Engine>, Vec<Str
     let filter = filter(&plan.config, plan.share.directory());
     let number = plan.share.worker();
     let engine = Engine::for_worker(plan.config, plan.secret, plan.share, clock.now()).map_err(|e| e.to_string())?;
-    let ports = open_ports(&plan.ports, &filter, number, &plan.sharing, opened).map_err(|e| e.to_string())?;
+    let ports = open_ports(&plan.ports, &filter, number, &plan.devices, opened).map_err(|e| e.to_string())?;
     let descriptions = ports.iter().map(|p| p.description.clone()).collect();
     let run = poll::Loop::new(engine, ports, clock, plan.idle, plan.journal, Totals::new(backends));
     let run = run.following(plan.changes);
@@ -503,12 +503,12 @@ impl Worker {
     /// What this worker's affinity tables have counted; none when it does not tell it in time. A snapshot is taken ten times
     /// a second.
     pub fn session_metrics(&self, until: Instant) -> Option<Metrics> {
-        let shared = &*self.shared;
-        let told = || shared.session_metrics.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let status = &*self.status;
+        let told = || status.session_metrics.lock().unwrap_or_else(|e| e.into_inner()).take();
         // What nobody fetched is old.
         drop(told());
         // Relaxed: what is told goes by the lock.
-        shared.session_metrics_wanted.store(true, Ordering::Relaxed);
+        status.session_metrics_wanted.store(true, Ordering::Relaxed);
         loop {
             let told = told();
             if told.is_some() || self.is_finished() || Instant::now() >= until {
@@ -520,7 +520,7 @@ impl Worker {
 
     /// Asks it to come to an end.
     pub fn stop(&self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
+        self.status.stop.store(true, Ordering::Relaxed);
     }
 
     /// It has come to an end, of itself or otherwise.
@@ -531,6 +531,6 @@ impl Worker {
     /// Waits for its end: what it told last, and whether it died.
     pub fn join(self) -> (Snapshot, bool) {
         let died = self.thread.join().is_err();
-        (self.shared.snapshot(), died)
+        (self.status.snapshot(), died)
     }
 }

@@ -3,7 +3,7 @@
 use super::changes::{Change, Subscriber};
 use super::exchange::{Exchange, Handover};
 use super::idle::Idler;
-use super::{FrameHandler, Idle, Pauses, Shared, Snapshot, Totals};
+use super::{FrameHandler, Idle, Pauses, Snapshot, Status, Totals};
 use crate::engine::{ConnectionRecord, Effects, PortId, Verdict};
 use crate::io::{self, Burst, Port, Receiver, Transmitter};
 use crate::journal::Journal;
@@ -138,11 +138,11 @@ impl<H: FrameHandler> Loop<H> {
     }
 
     /// Turns until it is told to stop, or until no port will ever have a frame again.
-    pub fn run(&mut self, shared: &Shared) {
+    pub fn run(&mut self, status: &Status) {
         // When the last turn began, if it led to this one at once.
         let mut began = None;
         // Relaxed: the flag orders nothing; it need only be seen soon.
-        while !shared.stop.load(Ordering::Relaxed) {
+        while !status.stop.load(Ordering::Relaxed) {
             let now = self.clock.now();
             if let Some(began) = began.take() {
                 self.pauses.turn(now.since(began));
@@ -159,7 +159,7 @@ impl<H: FrameHandler> Loop<H> {
             }
             if now.since(self.told) >= TELL {
                 self.told = now;
-                self.tell(now, shared, false);
+                self.tell(now, status, false);
             }
         }
         let until = self.clock.now() + SHUTDOWN;
@@ -169,7 +169,7 @@ impl<H: FrameHandler> Loop<H> {
         }
         self.empty_inbox(until);
         self.flush();
-        self.tell(self.clock.now(), shared, true);
+        self.tell(self.clock.now(), status, true);
     }
 
     /// Resets all flows, and goes on turning for as long as the handler keeps any of them, or another worker does: what comes in meanwhile is of
@@ -320,13 +320,13 @@ impl<H: FrameHandler> Loop<H> {
         self.outside.tx.iter_mut().for_each(|tx| tx.flush());
     }
 
-    fn tell(&mut self, now: Time, shared: &Shared, last: bool) {
-        let mut snapshot = match shared.snapshot.try_lock() {
+    fn tell(&mut self, now: Time, status: &Status, last: bool) {
+        let mut snapshot = match status.snapshot.try_lock() {
             Ok(guard) => guard,
             Err(TryLockError::Poisoned(e)) => e.into_inner(),
             // Somebody reads; the next round will do, unless there is none.
             Err(TryLockError::WouldBlock) if !last => return,
-            Err(TryLockError::WouldBlock) => shared.snapshot.lock().unwrap_or_else(|e| e.into_inner()),
+            Err(TryLockError::WouldBlock) => status.snapshot.lock().unwrap_or_else(|e| e.into_inner()),
         };
         let Snapshot {
             at,
@@ -361,11 +361,11 @@ impl<H: FrameHandler> Loop<H> {
         pauses.follow(&self.pauses);
         drop(snapshot);
         // Relaxed: it orders nothing. Where the lock is taken, the next round will do.
-        if shared.session_metrics_wanted.load(Ordering::Relaxed)
-            && let Ok(mut told) = shared.session_metrics.try_lock()
+        if status.session_metrics_wanted.load(Ordering::Relaxed)
+            && let Ok(mut told) = status.session_metrics.try_lock()
         {
             *told = self.handler.session_metrics();
-            shared.session_metrics_wanted.store(false, Ordering::Relaxed);
+            status.session_metrics_wanted.store(false, Ordering::Relaxed);
         }
     }
 }
@@ -520,10 +520,10 @@ mod tests {
         let mut worker = run_loop(Bridge { flows: 100, ..Bridge::default() }, vec![a]);
         assert!(wire.inject(&[3]));
         worker.turn(Time::ZERO);
-        let shared = Shared::default();
-        shared.stop.store(true, Ordering::Relaxed);
-        worker.run(&shared);
-        let last = shared.snapshot();
+        let status = Status::default();
+        status.stop.store(true, Ordering::Relaxed);
+        worker.run(&status);
+        let last = status.snapshot();
         assert_eq!((last.flows, last.received[0].frames, last.sent[0].frames), (0, 1, 100));
         assert_eq!(last.counters.frames_in, 1);
     }
@@ -534,18 +534,18 @@ mod tests {
             let memory = Memory::new(200);
             let (a, wire) = memory.port(200);
             let mut worker = run_loop(Bridge { flows: 3, lingers: 3, ..Bridge::default() }, vec![a]);
-            let shared = Shared::default();
-            shared.stop.store(true, Ordering::Relaxed);
+            let status = Status::default();
+            status.stop.store(true, Ordering::Relaxed);
             // They come in after the resets: one turn takes them all, and `Bridge` has none of its flows left then.
             (0..speak).for_each(|_| assert!(wire.inject(&[3])));
             let begun = Instant::now();
-            worker.run(&shared);
+            worker.run(&status);
             let sent: Vec<_> = core::iter::from_fn(|| wire.take()).collect();
             assert_eq!(sent.iter().filter(|f| **f == b"reset again").count(), heard);
             assert_eq!(sent.iter().filter(|f| **f == b"reset").count(), 3);
             // No measure of speed: that it waited at all, where somebody is still to speak.
             assert!(speak == 3 || begun.elapsed() >= SHUTDOWN);
-            assert_eq!(shared.snapshot().flows, 3 - speak);
+            assert_eq!(status.snapshot().flows, 3 - speak);
         }
     }
 
@@ -576,9 +576,9 @@ mod tests {
         assert!(wire.inject(&[4]));
         worker.turn(Time::ZERO);
         assert_eq!((wire.take().unwrap(), publisher.applied(0)), (vec![0xaa, 2], 2));
-        let shared = Shared::default();
-        worker.tell(Time::ZERO, &shared, true);
-        assert_eq!(shared.snapshot().pauses.changes(), 2);
+        let status = Status::default();
+        worker.tell(Time::ZERO, &status, true);
+        assert_eq!(status.snapshot().pauses.changes(), 2);
         drop(worker);
     }
 
@@ -615,8 +615,8 @@ mod tests {
         let mut worker = run_loop(Bridge::default(), vec![a]);
         (0..150).for_each(|_| assert!(wire.inject(&[3])));
         wire.close();
-        let shared = Shared::default();
-        worker.run(&shared);
-        assert_eq!(shared.snapshot().received[0].frames, 150);
+        let status = Status::default();
+        worker.run(&status);
+        assert_eq!(status.snapshot().received[0].frames, 150);
     }
 }

@@ -9,7 +9,7 @@
 //! * [`client`]: one request, for `dispatcher ctl`.
 //!
 //! The socket has a thread of its own, which holds no lock and no state. What is asked is done by the main thread, one after the
-//! other; workers are read through what they tell anyway ([`crate::worker::Shared`]).
+//! other; workers are read through what they tell anyway ([`crate::worker::Status`]).
 
 pub mod api;
 pub mod client;

@@ -47,7 +47,7 @@ impl Running<'_> {
     }
 
     fn snapshots(&self) -> Vec<Snapshot> {
-        self.workers.iter().map(|w| w.shared.snapshot()).collect()
+        self.workers.iter().map(|w| w.status.snapshot()).collect()
     }
 
     /// Has `change` done with what is wanted.
