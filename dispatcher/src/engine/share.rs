@@ -1,7 +1,7 @@
 //! What the engines of several workers have in common, and each one's part of it.
 //!
 //! Common are the secret (a cookie issued by one is verified by any; all hash clients alike), the directory with its connection
-//! counts, and the affinity tables, of which each engine writes one shard and reads all. Divided are flows, buffers, watches, the
+//! counts, and the affinity tables, of which each engine writes one shard and reads all. Divided are flows, buffers, server flights, the
 //! rate of resets, and the local ports: those of the dials and those of the probes, so that a returning frame tells whose
 //! it is ([`Returning`]). Everything else (neighbours, what is known of the backends' health and options) each engine
 //! learns for itself: what was agreed with a client stands in its cookie, so engines need not be of one mind.

@@ -145,7 +145,7 @@ impl ServerFlights {
         count * place + (1 << 16) * size_of::<u32>()
     }
 
-    /// Whose watch has to be closed before [`ServerFlights::open`] has a place: of `GIVERS` places the oldest of the client that holds most, and
+    /// Whose reading has to be closed before [`ServerFlights::open`] has a place: of `GIVERS` places the oldest of the client that holds most, and
     /// one that is overdue before any other. `None` while there is room.
     ///
     /// Some are looked at, not all: a new connection must not cost a walk over thousands. They are spread evenly over all, other ones each
@@ -178,7 +178,7 @@ impl ServerFlights {
         Some(FlightId(i))
     }
 
-    /// A watch that is open, whose server has said something.
+    /// One that is open, whose server has said something.
     pub fn heard(&mut self, id: FlightId, now: Time) -> Option<&mut FlightReading> {
         let i = id.0 as usize;
         if let Some(holder) = &mut self.holders[i] {
@@ -187,7 +187,7 @@ impl ServerFlights {
         self.places[i].as_mut()
     }
 
-    /// A watch that is open.
+    /// One that is open.
     pub fn get_mut(&mut self, id: FlightId) -> Option<&mut FlightReading> {
         self.places[id.0 as usize].as_mut()
     }
@@ -203,7 +203,7 @@ impl ServerFlights {
         Some(reading.flight)
     }
 
-    /// The next flow whose watch is overdue, among some of the places: all of them in turn, call by call.
+    /// The next flow whose reading is overdue, among some of the places: all of them in turn, call by call.
     pub fn overdue(&mut self, now: Time) -> Option<FlowId> {
         for _ in 0..LOOKS.min(self.holders.len()) {
             let holder = self.holders[self.hand];
