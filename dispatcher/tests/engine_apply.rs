@@ -414,3 +414,33 @@ fn a_thousand_changes_of_a_thousand_backends_leave_no_trace() {
     assert_eq!(session(&mut w).1, 0);
     w.assert_quiescent();
 }
+
+#[test]
+fn a_name_that_gets_another_address_is_another_backend_and_the_old_one_ends_its_connections_in_peace() {
+    let (mut w, wanted) = world("moved", 1, 2);
+    let (old, _) = session(&mut w);
+    let slow_one = w.connect(1, slow());
+    w.run(Duration::from_millis(300));
+    w.reconfigure(&of(&wanted, vec![MemberSpec::new(server_name(0, false), address(1))]), &[]).unwrap();
+    assert_eq!(back(&mut w, &old), (1, false), "its sessions are the old server's");
+    let (new, maker) = session(&mut w);
+    assert_eq!((maker, back(&mut w, &new)), (1, (1, true)));
+    w.run_until_done(Duration::from_secs(10));
+    assert!(w.conn(slow_one).complete());
+    w.assert_quiescent();
+}
+
+#[test]
+fn of_many_versions_without_a_poll_between_them_the_last_counts() {
+    let (mut w, wanted) = world("versions", 2, 2);
+    let (old, first) = session(&mut w);
+    let other = 1 - first;
+    for n in 0..64 {
+        w.reconfigure(&of(&wanted, vec![server(if n % 2 == 0 { other } else { first })]), &[]).unwrap();
+    }
+    assert_eq!(w.directory().version(), 65);
+    assert_eq!(back(&mut w, &old).0, first, "the other was removed by the last");
+    w.reconfigure(&wanted, &[]).unwrap();
+    w.run_until_done(Duration::from_secs(10));
+    w.assert_quiescent();
+}

@@ -170,6 +170,20 @@ fn where_addresses_choose_a_refusal_counts_for_the_client_that_was_refused() {
 }
 
 #[test]
+fn whether_one_refusal_counts_for_everybody_can_change_and_what_was_refused_before_stays() {
+    let mut affinity = by_address();
+    let (me, other) = (by(A, 1, 1, 0), client(99, 99));
+    affinity.psk_refused(&sealed(7, 1), me);
+    affinity.let_one_refusal_count(true);
+    assert_eq!(ask_as(&affinity, other, &sealed(7, 2)).avoid, BackendSet::EMPTY);
+    affinity.psk_refused(&sealed(7, 1), by(B, 1, 1, 0));
+    assert_eq!(ask_as(&affinity, other, &sealed(7, 2)).avoid, set(&[B]));
+    affinity.let_one_refusal_count(false);
+    affinity.psk_refused(&sealed(8, 1), by(B, 1, 1, 0));
+    assert_eq!(ask_as(&affinity, other, &sealed(8, 2)).avoid, BackendSet::EMPTY);
+}
+
+#[test]
 fn where_addresses_choose_a_refusal_counts_for_others_after_eight_networks() {
     let mut affinity = by_address();
     let other = client(99, 99);

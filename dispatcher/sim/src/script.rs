@@ -7,14 +7,16 @@ use crate::check::Books;
 use crate::config::{client_ip, server_ip, vip};
 use crate::pairs::Pairs;
 use core::time::Duration;
-use dispatcher::engine::{Config, ConnectionRecord, DropReason, Effects, End, Engine, PortId, Verdict};
+use dispatcher::engine::{Config, ConnectionRecord, DropReason, Effects, End, Engine, PortId, Revision, Verdict};
 use dispatcher::time::Time;
 use dispatcher::wire::build::{Arp, Link, Ndp, Segment, arp_op, ndp_type};
 use dispatcher::wire::checksum;
 use dispatcher::wire::options::{SynOptions, Timestamps};
 use dispatcher::wire::packet::{Flags, Ip, Packet, Tcp, Vlans, ethertype, protocol, tcp_checksum_ok};
 use dispatcher::wire::{Addr, Family, Frame, Mac, Seq};
+use lb::{Directory, Wanted};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 /// The client's Ethernet address.
 pub const CLIENT_MAC: Mac = Mac([2, 0, 0, 0, 9, 1]);
@@ -494,6 +496,20 @@ impl Bench {
         assert_eq!((self.engine.flows(), self.engine.held_hellos(), self.engine.watched()), (0, 0, 0));
         let directory = self.engine.directory();
         assert!(directory.backends().all(|b| directory.live().connections(b.id) == 0));
+    }
+
+    /// Services, pools and backends are from now on as `wanted`.
+    ///
+    /// # Errors
+    /// Why they cannot be. Nothing has changed then.
+    pub fn reconfigure(&mut self, wanted: &Wanted) -> Result<(), String> {
+        let (before, released) = (self.engine.directory().clone(), self.engine.released().clone());
+        let next = Directory::next(Some(&before), wanted, |leaving| released.frees(leaving))
+            .map_err(|faults| format!("{faults:?}"))?;
+        let revision = Revision::new(&self.config, Arc::new(next)).map_err(|e| e.to_string())?;
+        self.pairs.extend(revision.directory());
+        self.engine.apply(&Arc::new(revision), self.now);
+        Ok(())
     }
 
     /// The address of the only server.

@@ -55,6 +55,7 @@ impl Engine {
         }
         self.health.refresh_offers();
         self.balancers.follow(next.directory());
+        self.affinity.let_one_refusal_count(super::share::one_refusal_counts(next.directory()));
         let leaving = |id| next.directory().backend(id).is_some_and(|b| b.leaving);
         let resets: BackendSet = next.resets().filter(leaving);
         // A walk that is under way goes on for whoever is still leaving: one that is wanted again keeps its flows.

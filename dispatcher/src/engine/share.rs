@@ -39,8 +39,7 @@ impl Share {
         let released = Arc::new(Released::new(workers));
         let tables = config.limits.affinity(config.limits.slots(directory.slots()));
         let mut affinity = lb::Config { secret: derived(secret, 1), ..tables }.lives(config.session_ttl);
-        // Else a client whose address leads to its server would be led away from it by the refusals of others.
-        affinity.one_refusal_counts = !directory.pools().any(|pool| pool.address_finds_server());
+        affinity.one_refusal_counts = one_refusal_counts(&directory);
         for key in &config.ticket_keys {
             let backend = key.backend();
             let id = directory
@@ -108,4 +107,10 @@ pub(crate) fn derived(secret: &[u8; 32], purpose: u8) -> [u8; 16] {
         half.copy_from_slice(&word.to_le_bytes());
     }
     out
+}
+
+/// Whether one refusal of a ticket key's name counts for everybody. Where in any pool a client's address leads to its server it may not: the
+/// client would be led away from it by the refusals of others.
+pub(super) fn one_refusal_counts(directory: &Directory) -> bool {
+    !directory.pools().any(|pool| pool.address_finds_server())
 }

@@ -237,8 +237,12 @@ fn servers_of_which_nothing_is_known_yet_are_waited_for() {
 
 #[test]
 fn a_server_that_drains_may_be_connected_to_and_one_that_was_taken_out_may_not() {
+    let mut b = Bench::new(two_armed(1, false), false);
+    let mut wanted = b.config.wanted.clone();
+    assert_eq!(knock(&mut b).1, SYN_ACK);
     for (state, flags) in [(lb::State::Draining, SYN_ACK), (lb::State::Down, RST_ACK), (lb::State::Up, SYN_ACK)] {
-        let mut b = Bench::new(two_armed(1, false).pool(|pool| pool.backends[0].state = state), false);
+        wanted.pools[0].backends[0].state = state;
+        b.reconfigure(&wanted).unwrap();
         assert_eq!(knock(&mut b).1, flags, "{state}");
     }
 }

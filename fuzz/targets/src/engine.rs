@@ -6,7 +6,7 @@ use dispatcher::engine::{AddressMode, Config};
 use dispatcher::wire::Seq;
 use dispatcher::wire::options::SynOptions;
 use dispatcher::wire::packet::Flags;
-use lb::{Algorithm, Policy};
+use lb::{Algorithm, Policy, State};
 use sim::config::{client_ip, one_armed, two_armed};
 use sim::script::*;
 use sim::tls::Hello;
@@ -146,6 +146,27 @@ fn hello(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
     })
 }
 
+/// An operator wants something else. What cannot be, for want of slots, changes nothing.
+fn reconfigure(b: &mut Bench, u: &mut Unstructured<'_>) -> Result<()> {
+    let mut wanted = b.config.wanted.clone();
+    let pool = &mut wanted.pools[0];
+    for backend in &mut pool.backends {
+        backend.state = [State::Up, State::Up, State::Draining, State::Down][u.choose_index(4)?];
+        backend.weight = u.int_in_range(0..=2)?;
+        if u.ratio(1, 8u8)? {
+            backend.name.push_str("-again");
+        }
+    }
+    pool.balance = Algorithm::ALL[u.choose_index(4)?];
+    let kept = u.int_in_range(0..=2u8)?;
+    pool.backends.truncate(usize::from(kept.max(1)));
+    if u.ratio(1, 8u8)? {
+        wanted.services[0].listen.clear();
+    }
+    let _ = b.reconfigure(&wanted);
+    Ok(())
+}
+
 /// The next frame, and the port it comes in at; none when only time has passed.
 fn frame(b: &mut Bench, u: &mut Unstructured<'_>, k: &mut Known, last: &[u8]) -> Result<Option<(usize, Vec<u8>)>> {
     let server = b.server_port();
@@ -211,6 +232,9 @@ fn frame(b: &mut Bench, u: &mut Unstructured<'_>, k: &mut Known, last: &[u8]) ->
                 b.now += Duration::from_millis(30 * ms);
             } else {
                 b.wait(Duration::from_millis(ms));
+                if ms == 0 {
+                    reconfigure(b, u)?;
+                }
             }
             return Ok(None);
         }

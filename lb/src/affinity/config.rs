@@ -4,7 +4,7 @@ use super::key::KeyName;
 use crate::backend::{BackendId, BackendSet, SET_WORDS};
 use core::time::Duration;
 
-/// How large the tables are, how long rows live, and what is known in advance. Everything is fixed at construction.
+/// How large the tables are, how long rows live, and what is known in advance. Sizes and lifetimes are fixed at construction.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Backends in the pool; their numbers are below it.
@@ -26,7 +26,8 @@ pub struct Config {
     pub ticket_keys: Vec<(BackendId, KeyName)>,
     /// A backend that refused an unknown key name once is not asked again by anybody. Right where a client's address says nothing about its
     /// server; a client can then lead those who share its key's name around their server, once for each other server. Else a refusal
-    /// counts for the client that was refused, and for others after refusals in [`VOTES`](super::VOTES) networks.
+    /// counts for the client that was refused, and for others after refusals in [`VOTES`](super::VOTES) networks. To begin with: see
+    /// [`Affinity::let_one_refusal_count`](super::Affinity::let_one_refusal_count).
     pub one_refusal_counts: bool,
     /// Backends of which no key name is learned beyond those told in advance (`--ticket-key NAME=unknown`): their
     /// tickets are followed exactly, their unknown PSK identities balanced.

@@ -57,4 +57,10 @@ impl Affinity {
     pub fn dismiss(&mut self, backend: BackendId) {
         self.holders.put(backend, NOBODY);
     }
+
+    /// From now on one refusal of an unknown key name counts for everybody, or no longer: see
+    /// [`Config::one_refusal_counts`](super::Config::one_refusal_counts). What was refused before stays as it counted then, until it expires.
+    pub fn let_one_refusal_count(&mut self, counts: bool) {
+        self.names.let_one_refusal_count(counts);
+    }
 }

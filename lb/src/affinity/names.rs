@@ -406,6 +406,11 @@ impl NameShard {
         }
     }
 
+    /// See [`Affinity::let_one_refusal_count`](super::Affinity::let_one_refusal_count).
+    pub fn let_one_refusal_count(&mut self, counts: bool) {
+        self.one_refusal_counts = counts;
+    }
+
     fn opener_bound(config: &Config, shards: usize) -> usize {
         // All backends may share a name, and all of its names may fall to one shard.
         config.name_rows(shards).max(8 * config.backends)
