@@ -5,7 +5,7 @@
 //! its own writes. A full queue, or a write that fails, costs lines, and each line lost is counted. The file can be opened anew under its
 //! name, for who moves it away now and then (logrotate): no line is lost or divided by that.
 
-use crate::engine::ConnectionRecord;
+use crate::engine::{ConnectionRecord, Told};
 use arrayvec::{ArrayString, ArrayVec};
 use crossbeam::queue::ArrayQueue;
 use lb::service::DEFAULT;
@@ -69,29 +69,33 @@ pub struct ConnectionLine<'a> {
     pub pool: Option<&'a str>,
 }
 
-impl<'a> From<&'a ConnectionRecord<'a>> for ConnectionLine<'a> {
-    fn from(r: &'a ConnectionRecord<'a>) -> ConnectionLine<'a> {
+impl<'a> ConnectionLine<'a> {
+    /// Of a connection that was told, without what is replay's.
+    pub fn of<N: AsRef<str>, T: AsRef<str>, I: AsRef<[u8]>, O: AsRef<[&'static str]>>(
+        r: &'a Told<N, T, I, O>,
+    ) -> ConnectionLine<'a> {
+        let name = |name: &'a Option<N>| name.as_ref().map(AsRef::as_ref);
         ConnectionLine {
             conn: r.conn,
             client: r.client,
             vip: r.vip,
-            backend: r.backend,
+            backend: name(&r.backend),
             class: r.class.as_str(),
-            decided: r.decided,
+            decided: name(&r.decided),
             verdict: None,
-            reason: r.reason,
-            identity: r.identity,
-            offered: r.offered,
+            reason: r.reason_word(),
+            identity: r.identity.as_ref(),
+            offered: r.offered.as_ref(),
             tls_version: r.tls_version.map(VersionName),
-            sni: r.sni,
+            sni: r.sni.as_ref().map(AsRef::as_ref),
             resumed: r.resumed,
             bytes_to_server: r.bytes_to_server,
             bytes_to_client: r.bytes_to_client,
             dial_attempts: r.dial_attempts,
             intact: None,
             end: r.end.as_str(),
-            service: told(r.service),
-            pool: told(r.pool),
+            service: unless_default(name(&r.service)),
+            pool: unless_default(name(&r.pool)),
         }
     }
 }
@@ -140,7 +144,7 @@ impl Serialize for VersionName {
 }
 
 /// With flags alone there is one service and one pool: nothing to tell.
-pub(crate) fn told(name: Option<&str>) -> Option<&str> {
+fn unless_default(name: Option<&str>) -> Option<&str> {
     name.filter(|name| *name != DEFAULT)
 }
 
@@ -155,28 +159,9 @@ const LOOK: Duration = Duration::from_millis(20);
 
 type Name = ArrayString<MAX_NAME>;
 
-/// A [`ConnectionRecord`] that owns what it says, without a heap. What is longer than its place is cut.
-struct Entry {
-    conn: u64,
-    client: SocketAddr,
-    vip: SocketAddr,
-    backend: Option<Name>,
-    class: &'static str,
-    decided: Option<Name>,
-    reason: &'static str,
-    identity: ArrayVec<u8, 32>,
-    offered: ArrayVec<&'static str, 3>,
-    tls_version: Option<VersionName>,
-    /// RFC 6066: a DNS name, hence at most 255 bytes.
-    sni: Option<ArrayString<255>>,
-    resumed: Option<bool>,
-    bytes_to_server: u64,
-    bytes_to_client: u64,
-    dial_attempts: u32,
-    end: &'static str,
-    service: Option<Name>,
-    pool: Option<Name>,
-}
+/// A [`ConnectionRecord`] that is kept without a heap. What is longer than its place is cut: names, the server name (RFC 6066: a DNS name, hence
+/// at most 255 bytes), and the identity.
+type Entry = Told<Name, ArrayString<255>, ArrayVec<u8, 32>, ArrayVec<&'static str, 3>>;
 
 fn cut<const N: usize>(text: &str) -> ArrayString<N> {
     let mut to = ArrayString::new();
@@ -188,56 +173,13 @@ fn cut<const N: usize>(text: &str) -> ArrayString<N> {
     to
 }
 
-impl From<&ConnectionRecord<'_>> for Entry {
-    fn from(r: &ConnectionRecord<'_>) -> Entry {
-        Entry {
-            conn: r.conn,
-            client: r.client,
-            vip: r.vip,
-            backend: r.backend.map(cut),
-            class: r.class.as_str(),
-            decided: r.decided.map(cut),
-            reason: r.reason,
-            identity: r.identity.iter().copied().take(32).collect(),
-            offered: r.offered.iter().copied().take(3).collect(),
-            tls_version: r.tls_version.map(VersionName),
-            sni: r.sni.map(cut),
-            resumed: r.resumed,
-            bytes_to_server: r.bytes_to_server,
-            bytes_to_client: r.bytes_to_client,
-            dial_attempts: r.dial_attempts,
-            end: r.end.as_str(),
-            service: told(r.service).map(cut),
-            pool: told(r.pool).map(cut),
-        }
-    }
-}
-
-impl Entry {
-    fn line(&self) -> ConnectionLine<'_> {
-        ConnectionLine {
-            conn: self.conn,
-            client: self.client,
-            vip: self.vip,
-            backend: self.backend.as_deref(),
-            class: self.class,
-            decided: self.decided.as_deref(),
-            verdict: None,
-            reason: self.reason,
-            identity: &self.identity,
-            offered: &self.offered,
-            tls_version: self.tls_version,
-            sni: self.sni.as_deref(),
-            resumed: self.resumed,
-            bytes_to_server: self.bytes_to_server,
-            bytes_to_client: self.bytes_to_client,
-            dial_attempts: self.dial_attempts,
-            intact: None,
-            end: self.end,
-            service: self.service.as_deref(),
-            pool: self.pool.as_deref(),
-        }
-    }
+fn entry(record: &ConnectionRecord<'_>) -> Entry {
+    record.kept(
+        cut,
+        cut,
+        |identity| identity.iter().copied().take(32).collect(),
+        |offered| offered.iter().copied().take(3).collect(),
+    )
 }
 
 struct Shared {
@@ -268,7 +210,7 @@ pub struct Journal {
 impl Journal {
     /// Hands a connection to the writer. Never waits, never allocates.
     pub fn record(&self, record: &ConnectionRecord<'_>) {
-        if self.shared.queue.push(record.into()).is_err() {
+        if self.shared.queue.push(entry(record)).is_err() {
             // Relaxed: a count, ordered with nothing.
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -320,7 +262,7 @@ fn write_all<W: Write>(shared: &Shared, out: W, mut open: impl FnMut() -> io::Re
         let last = shared.stop.load(Ordering::Acquire);
         let (mut lines, mut lost) = (0u64, 0u64);
         while let Some(entry) = shared.queue.pop() {
-            match entry.line().write(&mut out) {
+            match ConnectionLine::of(&entry).write(&mut out) {
                 Ok(()) => lines += 1,
                 Err(_) => lost += 1,
             }
@@ -390,9 +332,10 @@ mod tests {
             service: Some("shop"),
             pool: Some("api"),
             backend: Some("web2"),
+            slot: Some((lb::BackendId(1), 1)),
             class: Class::Secure,
             decided: Some("web2"),
-            reason: "session-id",
+            reason: Some(lb::Reason::SessionId),
             identity: &[0x0a, 0xff],
             offered: &["session-id"],
             tls_version: Some(0x0303),
@@ -458,7 +401,7 @@ mod tests {
             "\n"
         );
         let mut direct = Vec::new();
-        ConnectionLine::from(&record()).write(&mut direct).unwrap();
+        ConnectionLine::of(&record()).write(&mut direct).unwrap();
         assert_eq!(String::from_utf8(direct).unwrap(), expected);
         let sink = Sink::default();
         let (journal, writer) = started(&sink, 4);
@@ -480,7 +423,7 @@ mod tests {
             class: Class::NonSecure,
             ..record()
         };
-        let mut line = ConnectionLine::from(&r);
+        let mut line = ConnectionLine::of(&r);
         (line.verdict, line.intact) = (Some(None), Some(Some(true)));
         let json = serde_json::to_value(&line).unwrap();
         for null in ["backend", "decided", "identity", "tls_version", "sni", "resumed", "verdict"] {

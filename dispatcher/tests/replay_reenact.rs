@@ -138,7 +138,7 @@ fn real_handshakes_with_odd_hellos_arrive_whole_and_count_as_secure() {
             let what = path.display();
             assert!(
                 t.connections > 0
-                    && told.connections.values().all(|(ended, intact)| *intact && ended.class == "secure"),
+                    && told.connections.values().all(|(ended, intact)| *intact && ended.class.as_str() == "secure"),
                 "{what}"
             );
             assert_eq!((t.forced, t.faults), (0, Faults::default()), "{what}");
@@ -190,7 +190,7 @@ fn every_session_id_leads_back_to_the_backend_that_issued_it() {
         let told = reenact(&path, config().pool(|p| p.balance = balance));
         assert_eq!(came_back(name, &told), (565, 0), "{balance:?}");
         let decided = told.connections.values().filter(|(e, _)| e.decided.is_some());
-        assert!(decided.clone().all(|(e, _)| e.decided == e.backend && e.reason == "session-id"));
+        assert!(decided.clone().all(|(e, _)| e.decided == e.backend && e.reason_word() == "session-id"));
         assert_eq!(decided.count(), 565);
         let without = reenact(&path, config().pool(|p| p.balance = balance).policy(|p| p.affinity = false));
         assert_perfect(&without, "without affinity");
@@ -225,8 +225,8 @@ fn tickets_lead_to_backends_that_issued_some_under_the_same_key() {
         // A server of this fleet has one ticket key: what it issues is known by its address.
         let server = c["server"]["ip"].as_str().unwrap().to_owned();
         if c["key"].is_string() {
-            by_key += usize::from(ended.reason == "ticket-key");
-            by_ticket += usize::from(ended.reason == "ticket");
+            by_key += usize::from(ended.reason_word() == "ticket-key");
+            by_ticket += usize::from(ended.reason_word() == "ticket");
             assert!(issuers.values().any(|i| i.contains(&backend)));
             if c["resumed"].as_bool() == Some(true) && c["misrouted"].as_bool() == Some(false) {
                 assert!(issuers[&server].contains(&backend), "{c}: went to {backend}, {issuers:?} issued");

@@ -284,7 +284,7 @@ fn a_server_that_speaks_first_is_waited_for() {
     let told = tape.reenact();
     let (ended, intact, _) = only(&told);
     assert!(intact);
-    assert_eq!((ended.class, ended.reason, told.totals.forced), ("non-secure", "balanced", 0));
+    assert_eq!((ended.class.as_str(), ended.reason_word(), told.totals.forced), ("non-secure", "balanced", 0));
 }
 
 #[test]

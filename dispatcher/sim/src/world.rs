@@ -132,7 +132,7 @@ impl Effects for Collect<'_> {
             backend: r.backend.map(str::to_owned),
             class: r.class,
             decided: r.decided.map(str::to_owned),
-            reason: r.reason,
+            reason: r.reason_word(),
             resumed: r.resumed,
             offered: r.offered.to_vec(),
             bytes_to_server: r.bytes_to_server,

@@ -3,7 +3,6 @@
 use crate::engine::{Config, DropReason, PortSpec, TableSize};
 use crate::io::{Loss, Traffic};
 use crate::journal;
-use crate::worker::totals::REASONS;
 use crate::worker::{Idle, Snapshot, exchange};
 use core::fmt::Write;
 use core::time::Duration;
@@ -197,8 +196,7 @@ pub fn summary(
         "connections {}, secure {}, offered {}, resumed {}, without backend {}",
         totals.connections, totals.secure, totals.offered, totals.resumed, totals.no_backend
     );
-    let reasons: Vec<_> =
-        REASONS.iter().zip(totals.reasons).filter(|(_, n)| *n > 0).map(|(r, n)| format!("{r} {n}")).collect();
+    let reasons: Vec<_> = totals.reasons().filter(|(_, n)| *n > 0).map(|(r, n)| format!("{r} {n}")).collect();
     if !reasons.is_empty() {
         _ = writeln!(out, "decided by: {}", reasons.join(", "));
     }

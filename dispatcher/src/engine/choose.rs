@@ -94,7 +94,7 @@ impl Engine {
         record.class = Some(Class::Secure);
         record.sni = name;
         if let Some(decision) = &found.decision {
-            record.reason = decision.reason.as_str();
+            record.reason = Some(decision.reason);
             record.key = Some(decision.key);
             record.id_decided = decision.reason.kind() == lb::IdentityKind::SessionId;
             record.decided = chosen.filter(|b| decision.backends.contains(*b)).or(decision.backends.iter().next());

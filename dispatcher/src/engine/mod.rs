@@ -44,7 +44,7 @@ pub use crate::config::{AddressMode, Config, ConfigError, Limits, PortId, PortSp
 pub use crate::counters::{Counters, DropReason};
 pub use crate::path::Revision;
 pub use crate::path::{MAX_WORKERS, Returning, worker_of_port};
-pub use crate::tcp::{Class, ConnectionRecord, End};
+pub use crate::tcp::{BALANCED, Class, ConnectionRecord, End, Told};
 pub use conflicts::{Conflict, Conflicts};
 pub use share::Share;
 pub(crate) use share::derived;

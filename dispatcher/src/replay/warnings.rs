@@ -87,7 +87,7 @@ pub fn not_followed(ended: &Ended, conversation: &Conversation<'_>, hello_patien
     let said = script.steps.iter().find(|s| s.len > 0).map_or(conversation.recorded.begun, |s| s.at);
     let late = said.since(conversation.recorded.begun) >= hello_patience;
     // A late one is read all the same, but leads nowhere. (Within a tick of the time-out it may still have led.)
-    let read = ended.class == Class::Secure.as_str();
+    let read = ended.class == Class::Secure;
     match late && ended.decided.is_none() {
         true => Some(NotFollowed::HelloLate),
         false => (!read).then_some(NotFollowed::HelloUnread),

@@ -36,7 +36,7 @@ pub use control::ControlSegment;
 pub use evict::Eviction;
 pub use hot::{ClientLink, Hot, Marks, NO_LIMIT, Through};
 pub use limiter::Limiter;
-pub use record::{Class, ConnectionRecord, End, Record};
+pub use record::{BALANCED, Class, ConnectionRecord, End, Record, Told};
 pub use reset_grace::ResetGrace;
 
 use crate::config::PortId;

@@ -3,8 +3,11 @@
 use crate::flow::Key as FlowKey;
 pub use crate::tls::Class;
 use arrayvec::ArrayVec;
-use lb::{BackendId, Directory, IdentityKind, Key, PoolId, ServiceId};
+use lb::{BackendId, Directory, IdentityKind, Key, PoolId, Reason, ServiceId};
 use std::net::SocketAddr;
+
+/// The reason of a connection that no row led.
+pub const BALANCED: &str = "balanced";
 
 /// Why a connection ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,8 +56,11 @@ impl End {
 }
 
 /// One connection, told when it ends. Field names are those of the JSON contract.
+///
+/// What its names (`N`), its server name (`T`), its identity (`I`) and what was offered (`O`) are made of is its holder's matter: they are
+/// borrowed while it is told ([`ConnectionRecord`]); who keeps it has them himself ([`Told::kept`]).
 #[derive(Clone, Debug)]
-pub struct ConnectionRecord<'a> {
+pub struct Told<N, T, I, O> {
     /// Running number, from 1, in the order the flows were opened.
     pub conn: u64,
     /// The client's address and port.
@@ -62,25 +68,27 @@ pub struct ConnectionRecord<'a> {
     /// What it connected to.
     pub vip: SocketAddr,
     /// The service it connected to; none when that has gone long ago.
-    pub service: Option<&'a str>,
+    pub service: Option<N>,
     /// The pool it was routed to; none when that has gone long ago.
-    pub pool: Option<&'a str>,
+    pub pool: Option<N>,
     /// Where it went; none when no backend was reached.
-    pub backend: Option<&'a str>,
+    pub backend: Option<N>,
+    /// The backend's slot and generation: by these, sums are found without looking at its name.
+    pub slot: Option<(BackendId, u32)>,
     /// Secure or not.
     pub class: Class,
     /// The backend the table named; none when it named none.
-    pub decided: Option<&'a str>,
-    /// `session-id`, `ticket`, `ticket-key`, `psk`, `psk-key`, `balanced`.
-    pub reason: &'static str,
+    pub decided: Option<N>,
+    /// Why the table named it; none: it was balanced.
+    pub reason: Option<Reason>,
     /// The key of the row that decided; empty when none did.
-    pub identity: &'a [u8],
+    pub identity: I,
     /// What the hello offered to resume: `session-id`, `ticket`, `psk`.
-    pub offered: &'a [&'static str],
+    pub offered: O,
     /// The version the server chose, as a code point (0x0303 is TLS 1.2); none when not seen.
     pub tls_version: Option<u16>,
     /// The server name in the hello.
-    pub sni: Option<&'a str>,
+    pub sni: Option<T>,
     /// What the server's answer showed; none if unknown.
     pub resumed: Option<bool>,
     /// Stream bytes, each counted once.
@@ -91,6 +99,49 @@ pub struct ConnectionRecord<'a> {
     pub dial_attempts: u32,
     /// Why it ended.
     pub end: End,
+}
+
+/// As the engine tells it.
+pub type ConnectionRecord<'a> = Told<&'a str, &'a str, &'a [u8], &'a [&'static str]>;
+
+impl<N, T, I, O> Told<N, T, I, O> {
+    /// `session-id`, `ticket`, `ticket-key`, `psk`, `psk-key`, `balanced`.
+    pub fn reason_word(&self) -> &'static str {
+        self.reason.map_or(BALANCED, Reason::as_str)
+    }
+}
+
+impl<'a> ConnectionRecord<'a> {
+    /// The same with texts of somebody else's.
+    pub fn kept<N, T, I, O>(
+        &self,
+        name: impl Fn(&'a str) -> N,
+        text: impl FnOnce(&'a str) -> T,
+        identity: impl FnOnce(&'a [u8]) -> I,
+        offered: impl FnOnce(&'a [&'static str]) -> O,
+    ) -> Told<N, T, I, O> {
+        Told {
+            conn: self.conn,
+            client: self.client,
+            vip: self.vip,
+            service: self.service.map(&name),
+            pool: self.pool.map(&name),
+            backend: self.backend.map(&name),
+            slot: self.slot,
+            class: self.class,
+            decided: self.decided.map(&name),
+            reason: self.reason,
+            identity: identity(self.identity),
+            offered: offered(self.offered),
+            tls_version: self.tls_version,
+            sni: self.sni.map(text),
+            resumed: self.resumed,
+            bytes_to_server: self.bytes_to_server,
+            bytes_to_client: self.bytes_to_client,
+            dial_attempts: self.dial_attempts,
+            end: self.end,
+        }
+    }
 }
 
 /// The same while the connection lives, with numbers where names will stand.
@@ -108,8 +159,8 @@ pub struct Record {
     pub backend: Option<BackendId>,
     /// Whom the table named.
     pub decided: Option<BackendId>,
-    /// Why.
-    pub reason: &'static str,
+    /// Why; none: it is balanced.
+    pub reason: Option<Reason>,
     /// By which row.
     pub key: Option<Key>,
     /// What was offered.
@@ -138,7 +189,7 @@ impl Record {
             class: None,
             backend: None,
             decided: None,
-            reason: "balanced",
+            reason: None,
             key: None,
             offered: ArrayVec::new(),
             id_decided: false,
@@ -168,6 +219,7 @@ impl Record {
             service: directory.service_name(self.service),
             pool: directory.pool_name(self.pool),
             backend: name(self.backend),
+            slot: self.backend.and_then(|id| Some((id, directory.backend(id)?.generation))),
             class: self.class.unwrap_or(Class::NonSecure),
             decided: name(self.decided),
             reason: self.reason,

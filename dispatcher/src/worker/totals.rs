@@ -1,12 +1,16 @@
 //! What a worker's ended connections add up to.
 
-use crate::engine::{Class, ConnectionRecord};
+use crate::engine::{BALANCED, Class, ConnectionRecord};
+use lb::{BackendId, Reason};
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Most backends that are told apart: as many as there can be at once, and three times as many that were there before.
 /// Those beyond are summed up.
 pub const MOST_BACKENDS: usize = 4 * lb::MAX_BACKENDS;
+
+/// No place of a backend's sums.
+const NOWHERE: u32 = u32::MAX;
 
 /// Sums over ended connections.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -19,13 +23,17 @@ pub struct Totals {
     pub offered: u64,
     /// Whose server's answer showed that it resumed.
     pub resumed: u64,
-    /// By reason, in the order of [`REASONS`].
-    pub reasons: [u64; REASONS.len()],
+    /// By the row that led them, in the order of [`Reason::ALL`].
+    pub led: [u64; Reason::ALL.len()],
+    /// That no row led.
+    pub balanced: u64,
     /// By backend: those of the start in the order of the command line, then the others in the order in which they were met. One that
     /// has left keeps its sums.
     pub backends: Vec<BackendTotals>,
     /// Their places by name: there may be a thousand.
     places: HashMap<Arc<str>, u32>,
+    /// The same by slot, with the generation of whoever had it last.
+    slots: Vec<(u32, u32)>,
     /// Of backends beyond [`MOST_BACKENDS`].
     pub beyond: BackendTotals,
     /// That reached none.
@@ -49,9 +57,6 @@ pub struct BackendTotals {
     pub bytes_to_client: u64,
 }
 
-/// Why a connection can have gone where it went.
-pub const REASONS: [&str; 7] = ["session-id", "ticket", "ticket-key", "psk", "psk-key", "balanced", "recorded"];
-
 impl Totals {
     /// All zero, for backends of these names.
     pub fn new(backends: Vec<String>) -> Totals {
@@ -60,24 +65,54 @@ impl Totals {
         totals
     }
 
+    /// How many went where they went for which reason.
+    pub fn reasons(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let led = Reason::ALL.iter().zip(self.led).map(|(reason, n)| (reason.as_str(), n));
+        led.chain([(BALANCED, self.balanced)])
+    }
+
     /// What is known of a backend; none before its first connection has ended, unless it was there from the start.
     pub fn backend(&self, name: &str) -> Option<&BackendTotals> {
         self.backends.get(*self.places.get(name)? as usize)
     }
 
-    /// The sums of a backend. Allocates at the first one of it.
+    /// The place of a backend's sums; none: it is one too many. Allocates at the first one of it.
+    fn place(&mut self, name: &str) -> Option<u32> {
+        if let Some(at) = self.places.get(name) {
+            return Some(*at);
+        }
+        if self.backends.len() >= MOST_BACKENDS {
+            return None;
+        }
+        let (at, name) = (self.backends.len() as u32, Arc::<str>::from(name));
+        self.places.insert(name.clone(), at);
+        self.backends.push(BackendTotals { name, ..BackendTotals::default() });
+        Some(at)
+    }
+
+    /// The same of whoever has a slot: its name is looked for only when it is another than before.
+    fn place_of(&mut self, (id, generation): (BackendId, u32), name: &str) -> Option<u32> {
+        if let Some((of, at)) = self.slots.get(id.index())
+            && *of == generation
+            && *at != NOWHERE
+        {
+            return Some(*at);
+        }
+        let at = self.place(name)?;
+        if self.slots.len() <= id.index() {
+            self.slots.resize(id.index() + 1, (0, NOWHERE));
+        }
+        self.slots[id.index()] = (generation, at);
+        Some(at)
+    }
+
+    fn at(&mut self, place: Option<u32>) -> &mut BackendTotals {
+        place.and_then(|at| self.backends.get_mut(at as usize)).unwrap_or(&mut self.beyond)
+    }
+
     fn entry(&mut self, name: &str) -> &mut BackendTotals {
-        let at = match self.places.get(name) {
-            Some(at) => *at as usize,
-            None if self.backends.len() >= MOST_BACKENDS => return &mut self.beyond,
-            None => {
-                let (at, name) = (self.backends.len(), Arc::<str>::from(name));
-                self.places.insert(name.clone(), at as u32);
-                self.backends.push(BackendTotals { name, ..BackendTotals::default() });
-                at
-            }
-        };
-        &mut self.backends[at]
+        let place = self.place(name);
+        self.at(place)
     }
 
     /// Adds another worker's.
@@ -87,7 +122,8 @@ impl Totals {
         self.offered += other.offered;
         self.resumed += other.resumed;
         self.no_backend += other.no_backend;
-        for (mine, theirs) in self.reasons.iter_mut().zip(other.reasons) {
+        self.balanced += other.balanced;
+        for (mine, theirs) in self.led.iter_mut().zip(other.led) {
             *mine += theirs;
         }
         // By name: workers meet new backends in different orders.
@@ -101,14 +137,19 @@ impl Totals {
         self.secure += u64::from(record.class == Class::Secure);
         self.offered += u64::from(!record.offered.is_empty());
         self.resumed += u64::from(record.resumed == Some(true));
-        if let Some(at) = REASONS.iter().position(|r| *r == record.reason) {
-            self.reasons[at] += 1;
+        match record.reason {
+            Some(reason) => self.led[reason as usize] += 1,
+            None => self.balanced += 1,
         }
         let Some(name) = record.backend else {
             self.no_backend += 1;
             return;
         };
-        let backend = self.entry(name);
+        let place = match record.slot {
+            Some(slot) => self.place_of(slot, name),
+            None => self.place(name),
+        };
+        let backend = self.at(place);
         backend.connections += 1;
         backend.resumed += u64::from(record.resumed == Some(true));
         backend.new_sessions += u64::from(record.resumed == Some(false));
@@ -160,5 +201,21 @@ mod tests {
         let mut sum = totals.clone();
         sum.merge(&totals);
         assert_eq!((sum.backends.len(), sum.beyond.connections), (MOST_BACKENDS, 200));
+    }
+
+    #[test]
+    fn a_slot_that_another_backend_was_given_counts_for_that_one() {
+        let mut totals = Totals::new(vec!["web1".into()]);
+        let mut ends = |slot, generation, name: &str| {
+            let place = totals.place_of((BackendId(slot), generation), name);
+            totals.at(place).connections += 1;
+        };
+        [("web1", 1), ("web1", 1), ("web2", 2), ("web1", 3), ("web2", 2)]
+            .iter()
+            .for_each(|(name, generation)| ends(3, *generation, name));
+        ends(0, 1, "web1");
+        assert_eq!(totals.backend("web1").map(|b| b.connections), Some(4));
+        assert_eq!(totals.backend("web2").map(|b| b.connections), Some(2));
+        assert_eq!(totals.backends.len(), 2);
     }
 }

@@ -144,6 +144,9 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Reason; 5] = [Reason::SessionId, Reason::Ticket, Reason::TicketKey, Reason::Psk, Reason::PskKey];
+
     /// The word for reports.
     pub const fn as_str(self) -> &'static str {
         match self {

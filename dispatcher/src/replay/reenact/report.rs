@@ -145,14 +145,14 @@ impl Totals {
 
     /// A connection is over.
     pub fn connection(&mut self, ended: &Ended, intact: bool) {
-        let secure = ended.class == Class::Secure.as_str();
+        let secure = ended.class == Class::Secure;
         self.connections += 1;
         self.secure += u64::from(secure);
         self.offered += u64::from(!ended.offered.is_empty());
         self.decided += u64::from(ended.decided.is_some());
         self.resumed += u64::from(ended.resumed == Some(true));
         self.intact += u64::from(intact);
-        *self.reasons.entry(ended.reason).or_default() += 1;
+        *self.reasons.entry(ended.reason_word()).or_default() += 1;
         if let Some((_, counts)) = self.backends.iter_mut().find(|(name, _)| Some(name) == ended.backend.as_ref()) {
             counts.connections += 1;
             counts.secure += u64::from(secure);

@@ -1,7 +1,7 @@
 //! Between the ends and the engine: frames under way, in order, each the same short time.
 
-use crate::engine::{Class, ConnectionRecord, Effects, End, PortId};
-use crate::journal::{ConnectionLine, VersionName, told};
+use crate::engine::{Class, ConnectionRecord, Effects, End, PortId, Told};
+use crate::journal::ConnectionLine;
 use crate::time::Time;
 use crate::wire::packet::{Ip, Tcp};
 use core::time::Duration;
@@ -136,58 +136,12 @@ impl Effects for Wire {
     }
 
     fn connection_ended(&mut self, record: &ConnectionRecord<'_>) {
-        self.ended.push_back(record.into());
+        self.ended.push_back(record.kept(str::to_owned, str::to_owned, <[u8]>::to_vec, <[&str]>::to_vec));
     }
 }
 
-/// A [`ConnectionRecord`] that owns what it says.
-#[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "the fields of ConnectionRecord")]
-pub struct Ended {
-    pub conn: u64,
-    pub client: SocketAddr,
-    pub vip: SocketAddr,
-    pub service: Option<String>,
-    pub pool: Option<String>,
-    pub backend: Option<String>,
-    pub class: &'static str,
-    pub decided: Option<String>,
-    pub reason: &'static str,
-    pub identity: Vec<u8>,
-    pub offered: Vec<&'static str>,
-    pub tls_version: Option<u16>,
-    pub sni: Option<String>,
-    pub resumed: Option<bool>,
-    pub bytes_to_server: u64,
-    pub bytes_to_client: u64,
-    pub dial_attempts: u32,
-    pub end: End,
-}
-
-impl From<&ConnectionRecord<'_>> for Ended {
-    fn from(r: &ConnectionRecord<'_>) -> Ended {
-        Ended {
-            conn: r.conn,
-            client: r.client,
-            vip: r.vip,
-            service: r.service.map(str::to_owned),
-            pool: r.pool.map(str::to_owned),
-            backend: r.backend.map(str::to_owned),
-            class: r.class.as_str(),
-            decided: r.decided.map(str::to_owned),
-            reason: r.reason,
-            identity: r.identity.to_vec(),
-            offered: r.offered.to_vec(),
-            tls_version: r.tls_version,
-            sni: r.sni.map(str::to_owned),
-            resumed: r.resumed,
-            bytes_to_server: r.bytes_to_server,
-            bytes_to_client: r.bytes_to_client,
-            dial_attempts: r.dial_attempts,
-            end: r.end,
-        }
-    }
-}
+/// A [`ConnectionRecord`] that is kept.
+pub type Ended = Told<String, String, Vec<u8>, Vec<&'static str>>;
 
 impl Ended {
     /// Of a connection that the engine never heard of.
@@ -199,9 +153,10 @@ impl Ended {
             service: None,
             pool: None,
             backend: None,
-            class: Class::NonSecure.as_str(),
+            slot: None,
+            class: Class::NonSecure,
             decided: None,
-            reason: "balanced",
+            reason: None,
             identity: Vec::new(),
             offered: Vec::new(),
             tls_version: None,
@@ -216,27 +171,6 @@ impl Ended {
 
     /// As a line of the JSON contract. There is no verdict in this form of replay: who issued a session is unknown to it.
     pub fn line(&self, intact: bool) -> ConnectionLine<'_> {
-        ConnectionLine {
-            conn: self.conn,
-            client: self.client,
-            vip: self.vip,
-            backend: self.backend.as_deref(),
-            class: self.class,
-            decided: self.decided.as_deref(),
-            verdict: Some(None),
-            reason: self.reason,
-            identity: &self.identity,
-            offered: &self.offered,
-            tls_version: self.tls_version.map(VersionName),
-            sni: self.sni.as_deref(),
-            resumed: self.resumed,
-            bytes_to_server: self.bytes_to_server,
-            bytes_to_client: self.bytes_to_client,
-            dial_attempts: self.dial_attempts,
-            intact: Some(Some(intact)),
-            end: self.end.as_str(),
-            service: told(self.service.as_deref()),
-            pool: told(self.pool.as_deref()),
-        }
+        ConnectionLine { verdict: Some(None), intact: Some(Some(intact)), ..ConnectionLine::of(self) }
     }
 }
