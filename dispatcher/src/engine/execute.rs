@@ -5,7 +5,6 @@ use super::{Effects, Engine, Step, Verdict};
 use crate::config::AddressMode;
 use crate::counters::DropReason;
 use crate::flow::{Endpoints, FlowId, Key, PortUse, Side};
-use crate::path::Route;
 use crate::tcp::action::{Choice, Over};
 use crate::tcp::connection::{Opening, Stage, State};
 use crate::tcp::{Action, Arrived, End, close, cut, dial, flight, hello, unacked};
@@ -13,12 +12,7 @@ use crate::time::Time;
 use crate::wire::build::Segment;
 use crate::wire::packet::set_urgent_pointer;
 use crate::wire::{Family, Frame, Seq};
-use core::time::Duration;
 use lb::BackendId;
-
-/// A flow that is over keeps its port for so long at least: as long as one does in a crowded flow table, so that a lost last
-/// acknowledgement may be repeated once.
-const KEPT: Duration = Duration::from_secs(1);
 
 /// Local ports of one's own looked at for one dial.
 const PORT_TRIES: usize = 512;
@@ -116,10 +110,23 @@ impl Engine {
             Over::Reset { certain: false, .. } => {}
         }
         self.drop_held(id);
-        let crowded = self.is_crowded();
-        let until = close::begin(self.flows.get_mut(id), over, crowded, now);
-        self.wheel.arm(id.0, until);
+        let until = close::begin(self.flows.get_mut(id), over, now);
+        match over {
+            // All of these are kept equally long.
+            Over::Closed => self.wheel.line_up(id.0, until),
+            Over::Reset { .. } => self.wheel.arm(id.0, until),
+        }
         self.refresh(id);
+    }
+
+    /// Room for one more flow where the table is full: of those that were closed in order the one that has been over for longest is forgotten.
+    pub(super) fn make_place(&mut self, now: Time) {
+        if self.flows.len() == self.flows.capacity()
+            && let Some(oldest) = self.wheel.first_in_line().map(FlowId)
+            && close::may_be_forgotten(self.flows.get(oldest), now)
+        {
+            self.remove(oldest);
+        }
     }
 
     fn is_crowded(&self) -> bool {
@@ -216,7 +223,7 @@ impl Engine {
         let (Some(client), Some(route)) = (self.flows.key(id, Side::Client), self.routes.backend(backend)) else {
             return Dialled::NoWay;
         };
-        let Some(key) = self.key_towards(&route, &client, backend, now) else { return Dialled::NoWay };
+        let Some(key) = self.key_towards(&client, backend, now) else { return Dialled::NoWay };
         let Engine { flows, buffers, .. } = self;
         let c = flows.get_mut(id);
         let header = if c.proxy_protocol { dial::proxy_header_len(client.family()) } else { 0 };
@@ -235,29 +242,33 @@ impl Engine {
         Dialled::Ready
     }
 
-    /// The key by which a backend's answers will arrive, from a local port that is free, or whose flow is over when ports are
+    /// The key by which a backend's answers will arrive, from an address and port of ours that is free, or whose flow is over when ports are
     /// scarce: that flow is forgotten then. In DNAT mode there is only one.
-    fn key_towards(&mut self, route: &Route, client: &Key, backend: BackendId, now: Time) -> Option<Key> {
-        let Engine { flows, local_ports, config, returning, worker, workers, .. } = self;
-        let key = |local, port| Key { src: route.addr, sport: route.port, dst: local, dport: port, ..*client };
-        if config.address_mode == AddressMode::Dnat {
-            return Some(key(client.src, client.sport)).filter(|key| !flows.contains(key));
-        }
-        let ask = |port: u16| {
-            let key = key(route.source, port);
-            // Whose the port is first: it is the cheaper question, and mostly the one that is answered no.
-            if returning.knows_cards() && returning.owner(&key) != Some(*worker) {
-                return PortUse::Taken;
-            }
-            let Some((id, side)) = flows.lookup(&key) else { return PortUse::Free };
-            let over = matches!(flows.get(id).state, State::TimeWait { .. });
-            let over = over && now.since(flows.hot(id).last_seen) >= KEPT;
-            if over && side == Side::Server { PortUse::Over } else { PortUse::Taken }
+    fn key_towards(&mut self, client: &Key, backend: BackendId, now: Time) -> Option<Key> {
+        let Engine { flows, local_ports, config, returning, routes, worker, workers, .. } = self;
+        let way = routes.revision.way(backend)?;
+        let key = |local, port| Key { src: way.addr, sport: way.port, dst: local, dport: port, ..*client };
+        let used = |key: &Key| match flows.lookup(key) {
+            None => PortUse::Free,
+            Some((id, Side::Server)) if close::may_be_forgotten(flows.get(id), now) => PortUse::Over,
+            Some(_) => PortUse::Taken,
         };
-        let tries = if returning.knows_cards() { PORT_TRIES * *workers } else { PORT_TRIES };
-        let port = local_ports.next(backend.index(), ask, tries)?;
-        let key = key(route.source, port);
-        if let Some((over, _)) = self.flows.lookup(&key) {
+        let key = if config.address_mode == AddressMode::Dnat {
+            Some(key(client.src, client.sport)).filter(|key| used(key) != PortUse::Taken)?
+        } else {
+            let ask = |source: usize, port| {
+                let key = key(way.sources[source], port);
+                // Whose the port is first: it is the cheaper question, and mostly the one that is answered no.
+                if returning.knows_cards() && returning.owner(&key) != Some(*worker) {
+                    return PortUse::Taken;
+                }
+                used(&key)
+            };
+            let tries = if returning.knows_cards() { PORT_TRIES * *workers } else { PORT_TRIES };
+            let (source, port) = local_ports.next(backend.index(), way.sources.len(), ask, tries)?;
+            key(way.sources[source], port)
+        };
+        if let Some((over, _)) = flows.lookup(&key) {
             self.remove(over);
         }
         Some(key)
@@ -296,8 +307,7 @@ impl Engine {
     fn bind_another_port(&mut self, id: FlowId, now: Time) -> bool {
         let backend = self.flows.get_mut(id).opening().and_then(|opening| opening.tried.last().copied());
         let (Some(client), Some(backend)) = (self.flows.key(id, Side::Client), backend) else { return false };
-        let Some(route) = self.routes.backend(backend) else { return false };
-        self.key_towards(&route, &client, backend, now).is_some_and(|key| self.flows.bind(id, key))
+        self.key_towards(&client, backend, now).is_some_and(|key| self.flows.bind(id, key))
     }
 
     /// The backend has answered: completes the handshake with it, and sends all that is held.

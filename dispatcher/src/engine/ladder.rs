@@ -259,6 +259,7 @@ impl Engine {
         let Some(service) = self.directory.service(service) else { return Err(DropReason::NoFlow) };
         let (hot, mut connection, due) = admit::open(proof, seg, frame, service, self.serial + 1)?;
         (connection.renewed, connection.former) = before;
+        self.make_place(seg.now);
         let id = self.flows.insert(*proof.key(), hot, connection).ok_or(DropReason::FlowTableFull)?;
         if let Some(flows) = self.routes.revision.flows_at(seg.ip.dst, seg.tcp.dst_port) {
             flows.opened(self.worker);

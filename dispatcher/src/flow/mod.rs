@@ -8,7 +8,7 @@
 //! * [`BufferPool`], [`Assembler`]: one direction of a stream, put in order.
 //! * [`Window`], [`Direction`]: which segments of a direction can be meant seriously.
 //! * [`Splice`]: two connections made into one.
-//! * [`LocalPorts`]: which port of ours to dial from next.
+//! * [`LocalPorts`]: which address and port of ours to dial from next.
 //! * [`Rss`]: which queue a card brings a frame to.
 //!
 //! Everything is allocated at construction, and nothing grows afterwards; each type's `bytes_for` says what that costs.
@@ -29,7 +29,7 @@ mod wheel;
 pub use assembler::{Assembler, BufferId, BufferPool, Inserted, MAX_RANGES};
 pub use cookie::{ClientOptions, CookieJar, CookieVerified, EPOCH};
 pub use key::Key;
-pub use ports::{LocalPorts, PortUse};
+pub use ports::{LocalPorts, MAX_SOURCES, PortUse};
 pub use rss::Rss;
 pub use splice::{Clock, Endpoints, Rescale, Splice};
 pub use table::{FlowId, FlowTable, Side};

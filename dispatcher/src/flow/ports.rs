@@ -28,20 +28,42 @@ pub enum PortUse {
 /// Ports looked at behind one whose flow is over, for one that is free.
 const LOOK_AHEAD: usize = 8;
 
-/// Cursors over the local ports, one for each slot: a slot is a pair of backend and own address, numbered by the caller.
+/// Most own addresses that a backend is dialled from.
+pub const MAX_SOURCES: usize = 16;
+
+/// Cursors over the local addresses and ports, one for each slot: a slot is a backend, numbered by the caller.
 pub struct LocalPorts {
     key: SipHasher13,
     first: u16,
     /// Ports in the range, 1 to 65536.
     count: u32,
-    /// Half the width of the permutation's domain, bits: 1 to 8.
-    half: u32,
     /// Position in the domain, by slot.
     cursors: Box<[u32]>,
 }
 
+/// The addresses and ports among which one backend's cursor walks.
+#[derive(Clone, Copy)]
+struct Domain {
+    /// Pairs of address and port.
+    pairs: u32,
+    /// Half the width of the permutation's domain, bits: 1 to 10.
+    half: u32,
+}
+
+impl Domain {
+    fn new(pairs: u32) -> Domain {
+        // The smallest even number of bits that numbers them all.
+        let bits = (pairs - 1).checked_ilog2().map_or(1, |highest| highest + 1);
+        Domain { pairs, half: bits.div_ceil(2) }
+    }
+
+    fn size(self) -> u32 {
+        1 << (2 * self.half)
+    }
+}
+
 impl LocalPorts {
-    /// Ports `first..=last` for each of `slots` slots. `entropy` decides order and start: secret, and new at each start of the
+    /// Ports `first..=last` of each address, for each of `slots` slots. `entropy` decides order and start: secret, and new at each start of the
     /// process, or a restarted dispatcher would begin with the ports that the backends hold in TIME_WAIT.
     ///
     /// # Panics
@@ -49,11 +71,9 @@ impl LocalPorts {
     pub fn new(first: u16, last: u16, slots: usize, entropy: [u8; 16]) -> LocalPorts {
         assert!(first <= last, "no port in {first}..={last}");
         let count = u32::from(last - first) + 1;
-        let half = (1..8).find(|half| 1 << (2 * half) >= count).unwrap_or(8);
         let key = SipHasher13::new_with_key(&entropy);
-        let cursors =
-            (0..slots as u64).map(|slot| key.hash(&slot.to_le_bytes()) as u32 & ((1 << (2 * half)) - 1)).collect();
-        LocalPorts { key, first, count, half, cursors }
+        let cursors = (0..slots as u64).map(|slot| key.hash(&slot.to_le_bytes()) as u32).collect();
+        LocalPorts { key, first, count, cursors }
     }
 
     /// The part of `first..=last` that belongs to `worker` of `workers`: no port to two of them, none to nobody. `None` when there
@@ -78,53 +98,62 @@ impl LocalPorts {
         (self.first, (u32::from(self.first) + self.count - 1) as u16)
     }
 
-    /// The next port of `slot` that is free, or else over, by what `ask` says; asks about at most `max_tries` of them. `None` when all
-    /// of those are taken: the dial fails as if the backend had refused, and the next attempt goes on behind them.
+    /// The next pair of `slot` that is free, or else over, by what `ask` says; asks about at most `max_tries` of them. Of `sources` own addresses (1 to
+    /// [`MAX_SOURCES`]), by number. `None` when all of those are taken: the dial fails as if the backend had refused, and the next
+    /// attempt goes on behind them.
     ///
     /// # Panics
-    /// When there is no such slot.
-    pub fn next(&mut self, slot: usize, mut ask: impl FnMut(u16) -> PortUse, max_tries: usize) -> Option<u16> {
+    /// When there is no such slot, or no source.
+    pub fn next(
+        &mut self,
+        slot: usize,
+        sources: usize,
+        mut ask: impl FnMut(usize, u16) -> PortUse,
+        max_tries: usize,
+    ) -> Option<(usize, u16)> {
+        assert!((1..=MAX_SOURCES).contains(&sources), "{sources} own addresses");
+        let domain = Domain::new(self.count * sources as u32);
         // The first that is over, the cursor behind it, and how many are looked at yet.
         let mut over = None;
-        for _ in 0..max_tries.min(self.count as usize) {
-            let port = self.advance(slot);
-            match ask(port) {
-                PortUse::Free => return Some(port),
-                PortUse::Over if over.is_none() => over = Some((port, self.cursors[slot], LOOK_AHEAD)),
+        for _ in 0..max_tries.min(domain.pairs as usize) {
+            let (source, port) = self.advance(slot, domain);
+            match ask(source, port) {
+                PortUse::Free => return Some((source, port)),
+                PortUse::Over if over.is_none() => over = Some((source, port, self.cursors[slot], LOOK_AHEAD)),
                 PortUse::Over | PortUse::Taken => {}
             }
-            if let Some((_, _, left)) = &mut over {
+            if let Some((.., left)) = &mut over {
                 if *left == 0 {
                     break;
                 }
                 *left -= 1;
             }
         }
-        let (port, behind, _) = over?;
+        let (source, port, behind, _) = over?;
         // What was only looked at keeps its turn.
         self.cursors[slot] = behind;
-        Some(port)
+        Some((source, port))
     }
 
-    /// Moves the cursor to the next position that stands for a port in the range. The domain is less than four times the
-    /// range (ranges of one port or two apart, where it has four positions), so that takes less than four steps on average.
-    fn advance(&mut self, slot: usize) -> u16 {
-        let domain = 1u32 << (2 * self.half);
-        // The range has at least one port, and a full round of the domain meets them all.
+    /// Moves the cursor to the next position that stands for a pair. The domain is less than four times as large as there are
+    /// pairs (one or two apart, where it has four positions), so that takes less than four steps on average.
+    fn advance(&mut self, slot: usize, domain: Domain) -> (usize, u16) {
+        // There is at least one pair, and a full round of the domain meets them all.
         loop {
-            let at = self.cursors[slot];
-            self.cursors[slot] = (at + 1) & (domain - 1);
-            let offset = self.permute(slot, at);
-            if offset < self.count {
-                return (u32::from(self.first) + offset) as u16;
+            let at = self.cursors[slot] % domain.size();
+            self.cursors[slot] = at + 1;
+            let pair = self.permute(slot, at, domain.half);
+            if pair < domain.pairs {
+                let (source, offset) = (pair / self.count, pair % self.count);
+                return (source as usize, (u32::from(self.first) + offset) as u16);
             }
         }
     }
 
     /// A permutation of the domain, another for each slot (Luby and Rackoff, 1988).
-    fn permute(&self, slot: usize, at: u32) -> u32 {
-        let mask = (1u32 << self.half) - 1;
-        let (mut left, mut right) = (at >> self.half, at & mask);
+    fn permute(&self, slot: usize, at: u32, half: u32) -> u32 {
+        let mask = (1u32 << half) - 1;
+        let (mut left, mut right) = (at >> half, at & mask);
         for round in 0..4u64 {
             // A domain apart from that of the starting positions, whose messages are 8 bytes long.
             let mut message = [0; 12];
@@ -132,7 +161,7 @@ impl LocalPorts {
             message[8..].copy_from_slice(&(right | (round as u32) << 16).to_le_bytes());
             (left, right) = (right, left ^ (self.key.hash(&message) as u32 & mask));
         }
-        left << self.half | right
+        left << half | right
     }
 }
 
@@ -143,6 +172,40 @@ mod tests {
 
     const ENTROPY: [u8; 16] = [5; 16];
 
+    /// The next port of one address.
+    fn next(ports: &mut LocalPorts, slot: usize, mut ask: impl FnMut(u16) -> PortUse, tries: usize) -> Option<u16> {
+        let (source, port) = ports.next(slot, 1, |_, port| ask(port), tries)?;
+        assert_eq!(source, 0);
+        Some(port)
+    }
+
+    #[test]
+    fn dials_are_spread_over_all_addresses_and_each_pair_comes_once_before_any_comes_again() {
+        for (sources, last) in [(1, 999), (2, 100), (3, 163), (5, 100), (7, 131), (16, 65535)] {
+            let mut ports = LocalPorts::new(100, last, 2, ENTROPY);
+            let count = usize::from(last - 100) + 1;
+            let seen: BTreeSet<_> =
+                (0..count * sources).map(|_| ports.next(1, sources, |_, _| PortUse::Free, 1).unwrap()).collect();
+            assert_eq!(seen.len(), count * sources, "{sources} addresses of {count} ports");
+            assert!(seen.iter().all(|(source, port)| *source < sources && (100..=last).contains(port)));
+        }
+        // Any part of the order is spread, too.
+        let mut ports = LocalPorts::new(2048, 65535, 1, ENTROPY);
+        let mut dials = [0; 4];
+        (0..4000).for_each(|_| dials[ports.next(0, 4, |_, _| PortUse::Free, 1).unwrap().0] += 1);
+        assert!(dials.iter().all(|n| (800..1200).contains(n)), "{dials:?}");
+    }
+
+    #[test]
+    fn a_slot_that_gets_more_or_fewer_addresses_goes_on() {
+        let mut ports = LocalPorts::new(10, 19, 1, ENTROPY);
+        for sources in [1, 16, 2, 16, 1] {
+            let seen: BTreeSet<_> =
+                (0..10 * sources).map(|_| ports.next(0, sources, |_, _| PortUse::Free, 1).unwrap()).collect();
+            assert_eq!(seen.len(), 10 * sources);
+        }
+    }
+
     #[test]
     fn every_port_comes_once_before_any_comes_again() {
         for (first, last) in [(7, 7), (1024, 1025), (10, 12), (1, 16), (1, 17), (100, 355), (32768, 60999), (0, 65535)]
@@ -151,7 +214,7 @@ mod tests {
             assert_eq!(ports.range(), (first, last));
             let count = usize::from(last - first) + 1;
             let mut round =
-                |slot| (0..count).map(|_| ports.next(slot, |_| PortUse::Free, 1).unwrap()).collect::<Vec<_>>();
+                |slot| (0..count).map(|_| next(&mut ports, slot, |_| PortUse::Free, 1).unwrap()).collect::<Vec<_>>();
             for slot in [0, 2] {
                 let cycle = round(slot);
                 let seen: BTreeSet<_> = cycle.iter().copied().collect();
@@ -169,7 +232,7 @@ mod tests {
     fn the_order_is_scattered_and_differs_by_slot_and_entropy() {
         let order = |slot, entropy| {
             let mut ports = LocalPorts::new(20_000, 29_999, 2, entropy);
-            (0..2000).map(|_| ports.next(slot, |_| PortUse::Free, 1).unwrap()).collect::<Vec<_>>()
+            (0..2000).map(|_| next(&mut ports, slot, |_| PortUse::Free, 1).unwrap()).collect::<Vec<_>>()
         };
         let one = order(0, ENTROPY);
         assert_eq!(one, order(0, ENTROPY));
@@ -185,7 +248,8 @@ mod tests {
     fn taken_ports_are_passed_over_within_the_number_of_tries() {
         let mut ports = LocalPorts::new(100, 149, 1, ENTROPY);
         let mut asked = Vec::new();
-        let none = ports.next(
+        let none = next(
+            &mut ports,
             0,
             |port| {
                 asked.push(port);
@@ -194,11 +258,12 @@ mod tests {
             8,
         );
         assert_eq!((none, asked.len()), (None, 8));
-        let next = ports.next(0, |port| if asked.contains(&port) { PortUse::Taken } else { PortUse::Free }, 1);
-        assert!(next.is_some(), "the next attempt goes on behind the tries that failed");
+        let behind = next(&mut ports, 0, |port| if asked.contains(&port) { PortUse::Taken } else { PortUse::Free }, 1);
+        assert!(behind.is_some(), "the next attempt goes on behind the tries that failed");
         let mut tries = 0;
         assert_eq!(
-            ports.next(
+            next(
+                &mut ports,
                 0,
                 |_| {
                     tries += 1;
@@ -210,27 +275,27 @@ mod tests {
         );
         assert_eq!(tries, 50, "no port is asked about twice");
         let only = |port| if port == 123 { PortUse::Free } else { PortUse::Taken };
-        assert_eq!(ports.next(0, only, 50), Some(123));
+        assert_eq!(next(&mut ports, 0, only, 50), Some(123));
     }
 
     #[test]
     fn where_all_are_over_the_one_unused_for_longest_is_taken_and_no_port_loses_its_turn() {
         let mut ports = LocalPorts::new(100, 149, 1, ENTROPY);
-        let order: Vec<u16> = (0..50).map(|_| ports.next(0, |_| PortUse::Free, 1).unwrap()).collect();
+        let order: Vec<u16> = (0..50).map(|_| next(&mut ports, 0, |_| PortUse::Free, 1).unwrap()).collect();
         // Twice round: each comes in its turn, as if all were free.
-        let again: Vec<u16> = (0..100).map(|_| ports.next(0, |_| PortUse::Over, 512).unwrap()).collect();
+        let again: Vec<u16> = (0..100).map(|_| next(&mut ports, 0, |_| PortUse::Over, 512).unwrap()).collect();
         assert_eq!(again, [&order[..], &order[..]].concat());
         // One that is free is better, if it is near.
         let one = |free: u16| move |port| if port == free { PortUse::Free } else { PortUse::Over };
-        assert_eq!(ports.next(0, one(order[8]), 512), Some(order[8]));
-        assert_eq!(ports.next(0, one(order[9 + 10]), 512), Some(order[9]));
+        assert_eq!(next(&mut ports, 0, one(order[8]), 512), Some(order[8]));
+        assert_eq!(next(&mut ports, 0, one(order[9 + 10]), 512), Some(order[9]));
         // Living flows in between are passed over.
         let taken = |port| if port == order[10] { PortUse::Taken } else { PortUse::Over };
-        assert_eq!(ports.next(0, taken, 512), Some(order[11]));
-        assert_eq!(ports.next(0, taken, 512), Some(order[12]));
+        assert_eq!(next(&mut ports, 0, taken, 512), Some(order[11]));
+        assert_eq!(next(&mut ports, 0, taken, 512), Some(order[12]));
         // Only one that is over, with nothing free near or far.
         let last = |port| if port == order[40] { PortUse::Over } else { PortUse::Taken };
-        assert_eq!(ports.next(0, last, 512), Some(order[40]));
+        assert_eq!(next(&mut ports, 0, last, 512), Some(order[40]));
     }
 
     #[test]

@@ -4,12 +4,18 @@
 //! rounds: a deadline beyond the wheel's horizon waits in the furthest slot and is looked at again when that comes round. With
 //! idle timeouts of minutes and a horizon of tens of seconds that is a handful of looks in a flow's life.
 //!
+//! Beside the wheel stands a line: timers that all run equally long, in the order in which they were set, so that the one set first is known
+//! without looking at others.
+//!
 //! Lists are intrusive, by index: the wheel allocates nothing after construction, and an index is in at most one list.
 
 use crate::time::Time;
 use core::time::Duration;
 
 const NIL: u32 = u32::MAX;
+
+/// Stands for the line where the number of a slot would stand.
+const LINE: u32 = NIL - 1;
 
 /// Timers that may be looked at and put back in one call of [`Wheel::expired`].
 const LOOKS_PER_CALL: usize = 256;
@@ -37,6 +43,8 @@ pub struct Wheel {
     occupied: Box<[u64]>,
     timers: Box<[Timer]>,
     armed: usize,
+    /// First and last of the line.
+    line: [u32; 2],
 }
 
 impl Wheel {
@@ -57,6 +65,7 @@ impl Wheel {
             occupied: vec![0; slots / 64].into_boxed_slice(),
             timers: vec![Timer { due: 0, prev: NIL, next: NIL, slot: NIL }; capacity].into_boxed_slice(),
             armed: 0,
+            line: [NIL; 2],
         }
     }
 
@@ -87,6 +96,26 @@ impl Wheel {
         }
     }
 
+    /// Sets the timer of `index` to `at`, wherever it stood before, at the end of the line: no sooner than the one before it there.
+    pub fn line_up(&mut self, index: u32, at: Time) {
+        self.disarm(index);
+        let last = self.line[1];
+        let before = self.timers.get(last as usize).map_or(0, |timer| timer.due);
+        let due = at.as_nanos().div_ceil(self.tick).max(before);
+        self.timers[index as usize] = Timer { due, prev: last, next: NIL, slot: LINE };
+        match self.timers.get_mut(last as usize) {
+            Some(last) => last.next = index,
+            None => self.line[0] = index,
+        }
+        self.line[1] = index;
+        self.armed += 1;
+    }
+
+    /// The one that has been in the line for longest.
+    pub fn first_in_line(&self) -> Option<u32> {
+        Some(self.line[0]).filter(|index| *index != NIL)
+    }
+
     /// Stops the timer of `index`, if it runs.
     pub fn disarm(&mut self, index: u32) {
         let Timer { prev, next, slot, .. } = self.timers[index as usize];
@@ -95,9 +124,13 @@ impl Wheel {
         }
         if next != NIL {
             self.timers[next as usize].prev = prev;
+        } else if slot == LINE {
+            self.line[1] = prev;
         }
         if prev != NIL {
             self.timers[prev as usize].next = next;
+        } else if slot == LINE {
+            self.line[0] = next;
         } else {
             self.heads[slot as usize] = next;
             if next == NIL {
@@ -119,6 +152,12 @@ impl Wheel {
         let slots = self.heads.len() as u64;
         // A clock that ran backwards is taken for one that stood still.
         let now_tick = (now.as_nanos() / self.tick).max(self.cursor);
+        if let Some(first) = self.first_in_line()
+            && self.timers[first as usize].due <= now_tick
+        {
+            self.disarm(first);
+            return Some(first);
+        }
         // After a jump of more than a round every list holds something to be looked at, once: so go on one round before
         // the end. Times the slots then stand for are later than those they stood for, but still not after `now`.
         self.cursor = self.cursor.max(now_tick.saturating_sub(slots - 1));
@@ -145,7 +184,9 @@ impl Wheel {
     /// When [`Wheel::expired`] next has something to do: the end of the tick of the earliest deadline, or earlier when that
     /// lies beyond the horizon. A caller that sleeps until then misses nothing. `None` when no timer is armed.
     pub fn next_deadline(&self) -> Option<Time> {
-        self.next_occupied().map(|tick| Time::from_nanos(tick.saturating_mul(self.tick)))
+        let line = self.first_in_line().map(|index| self.timers[index as usize].due);
+        let tick = self.next_occupied().into_iter().chain(line).min()?;
+        Some(Time::from_nanos(tick.saturating_mul(self.tick)))
     }
 
     /// Puts a timer that is in no list into that of its tick, or of the nearest tick that the wheel has.
@@ -219,6 +260,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Op {
         Arm(u32, u64),
+        LineUp(u32),
         Disarm(u32),
         Wait(u64),
         UntilNext,
@@ -238,6 +280,7 @@ mod tests {
     fn op() -> impl Strategy<Value = Op> {
         prop_oneof![
             4 => (0..20u32, span()).prop_map(|(i, d)| Op::Arm(i, d)),
+            2 => (0..20u32).prop_map(Op::LineUp),
             1 => (0..20u32).prop_map(Op::Disarm),
             2 => span().prop_map(Op::Wait),
             2 => Just(Op::UntilNext),
@@ -255,16 +298,26 @@ mod tests {
             let mut now = Time::from_nanos(begin);
             let mut wheel = Wheel::new(20, TICK, slots, now);
             let mut model: BTreeMap<u32, Time> = BTreeMap::new();
+            let mut line: Vec<u32> = vec![];
             for op in ops {
                 match op {
                     Op::Arm(index, delay) => {
                         let at = now + Duration::from_nanos(delay);
                         wheel.arm(index, at);
                         model.insert(index, at);
+                        line.retain(|of| *of != index);
+                    }
+                    Op::LineUp(index) => {
+                        let at = now + 150 * TICK;
+                        wheel.line_up(index, at);
+                        model.insert(index, at);
+                        line.retain(|of| *of != index);
+                        line.push(index);
                     }
                     Op::Disarm(index) => {
                         wheel.disarm(index);
                         model.remove(&index);
+                        line.retain(|of| *of != index);
                     }
                     Op::Wait(span) => now += Duration::from_nanos(span),
                     Op::UntilNext => now = now.max(wheel.next_deadline().unwrap_or(now)),
@@ -272,7 +325,9 @@ mod tests {
                 for index in drain(&mut wheel, now) {
                     let at = model.remove(&index).expect("only armed timers expire");
                     prop_assert!(at <= now, "{index} at {at:?} expired at {now:?}");
+                    line.retain(|of| *of != index);
                 }
+                prop_assert_eq!(wheel.first_in_line(), line.first().copied());
                 for (index, at) in &model {
                     prop_assert!(*at + TICK > now, "{index} at {at:?} is late at {now:?}");
                     prop_assert!(wheel.is_armed(*index));

@@ -4,7 +4,8 @@
 //! Worked out once, outside the workers, and given to all of them: see [`Engine::apply`](crate::engine::Engine::apply). Ports and their own addresses
 //! are fixed at start.
 
-use crate::config::{AddressMode, Config, ConfigError, PortId};
+use crate::config::{AddressMode, Config, ConfigError, PortId, PortSpec};
+use crate::flow::MAX_SOURCES;
 use crate::wire::{Addr, Family};
 use lb::{Backend, BackendId, BackendSet, Directory, FlowCount, ServiceId};
 use std::collections::{HashMap, HashSet};
@@ -12,7 +13,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// How a backend is reached.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Way {
     /// Where it listens.
     pub addr: Addr,
@@ -22,8 +23,15 @@ pub struct Way {
     pub out: PortId,
     /// By this neighbour, which may be itself.
     pub next: Addr,
-    /// Our address towards it.
-    pub source: Addr,
+    /// Our addresses towards it, of which the first asks its neighbours and probes it; at least one, at most [`MAX_SOURCES`].
+    pub sources: Box<[Addr]>,
+}
+
+impl Way {
+    /// The address that stands for us where one is enough.
+    pub fn source(&self) -> Addr {
+        self.sources[0]
+    }
 }
 
 /// Where clients connect to.
@@ -79,7 +87,7 @@ impl Revision {
             let answering = if near.is_empty() { ports().map(|(id, _)| id).collect() } else { near };
             held.entry(addr).or_insert(answering);
         }
-        let mut ways: Vec<Option<Way>> = vec![None; directory.slots()];
+        let mut ways: Vec<Option<Way>> = (0..directory.slots()).map(|_| None).collect();
         let mut families = [BackendSet::EMPTY; 2];
         let mut servers = HashSet::new();
         for backend in directory.backends() {
@@ -181,7 +189,15 @@ fn way_to(backend: &Backend, config: &Config, held: &HashMap<Addr, Vec<PortId>>)
     }
     let (out, next, source) =
         hop_to(addr, config).ok_or_else(|| format!("no port has {} on its link, nor a gateway to it", addr.ip()))?;
-    Ok(Way { addr, port, out, next, source })
+    let sources = sources_towards(next, source, &config.ports[usize::from(out.0)]);
+    Ok(Way { addr, port, out, next, sources })
+}
+
+/// Our addresses by which what is behind `next` knows the way back to a port: those in a network with it. `first` is one that serves in any case.
+fn sources_towards(next: Addr, first: Addr, port: &PortSpec) -> Box<[Addr]> {
+    let near = port.addresses.iter().filter(|(own, prefix)| next.in_prefix(Addr::from(*own), *prefix));
+    let others = near.map(|(own, _)| Addr::from(*own)).filter(|own| *own != first);
+    [first].into_iter().chain(others).take(MAX_SOURCES).collect()
 }
 
 /// Port, next hop and our source address towards `addr`.

@@ -32,7 +32,7 @@ pub struct Route {
     pub port: u16,
     /// Next hop.
     pub hop: NextHop,
-    /// Our address towards it.
+    /// Our address towards it, where one is enough.
     pub source: Addr,
 }
 
@@ -75,7 +75,7 @@ impl Routes {
         self.leave(id, neighbours);
         let Some(way) = self.revision.way(id) else { return };
         let port = &self.ports[usize::from(way.out.0)];
-        let hop = neighbours.add(way.out, port.mac, port.vlans, way.next, way.source);
+        let hop = neighbours.add(way.out, port.mac, port.vlans, way.next, way.source());
         if self.hops.len() <= id.index() {
             self.hops.resize(id.index() + 1, None);
         }
@@ -94,7 +94,7 @@ impl Routes {
     pub fn backend(&self, id: BackendId) -> Option<Route> {
         let way = self.revision.way(id)?;
         let hop = (*self.hops.get(id.index())?)?;
-        Some(Route { addr: way.addr, port: way.port, hop, source: way.source })
+        Some(Route { addr: way.addr, port: way.port, hop, source: way.source() })
     }
 
     /// Clients may connect here: to this service.

@@ -14,16 +14,17 @@ use core::time::Duration;
 
 /// How long a flow that was closed in order is kept: as long as a lost last acknowledgement may be repeated.
 const TIME_WAIT: Duration = Duration::from_secs(15);
-/// The same when the table is nearly full.
+/// How long at least, when its place or its port is wanted: a lost last acknowledgement may be repeated once. Linux, too, lets a port be used
+/// again after a second (`tcp_tw_reuse`).
 const TIME_WAIT_SHORT: Duration = Duration::from_secs(1);
 /// How long a flow is kept after a reset.
 const RESET_WAIT: Duration = Duration::from_secs(2);
 
-/// It is over: until when it is kept. `crowded`: the flow table is nearly full.
-pub fn begin(c: &mut Connection, over: Over, crowded: bool, now: Time) -> Time {
+/// It is over: until when it is kept.
+pub fn begin(c: &mut Connection, over: Over, now: Time) -> Time {
     let (state, until) = match over {
         Over::Closed => {
-            let until = now + if crowded { TIME_WAIT_SHORT } else { TIME_WAIT };
+            let until = now + TIME_WAIT;
             (State::TimeWait { until }, until)
         }
         Over::Reset { by, .. } => {
@@ -33,6 +34,11 @@ pub fn begin(c: &mut Connection, over: Over, crowded: bool, now: Time) -> Time {
     };
     c.state = state;
     until
+}
+
+/// It was closed in order long enough ago to be forgotten, if its place or its port is wanted.
+pub fn may_be_forgotten(c: &Connection, now: Time) -> bool {
+    matches!(c.state, State::TimeWait { until } if until <= now + (TIME_WAIT - TIME_WAIT_SHORT))
 }
 
 /// A segment of a flow that is over.

@@ -462,3 +462,108 @@ fn local_ports_do_not_run_out_while_closed_connections_are_remembered() {
     }
     assert!(b.engine.counters().refused[DropReason::NoLocalPort as usize] > 0);
 }
+
+#[test]
+fn a_flow_table_full_of_closed_connections_refuses_nobody() {
+    // 20,000 connections a second and a table of 65,536: here 400 a second and 1,310. With 15 s of TIME_WAIT all of it is full after 3 s.
+    let config = two_armed(16, false);
+    let limits = Limits { flows: 1310, ..config.limits };
+    let mut b = Bench::new(Config { limits, ..config }, false);
+    for n in 0..4000u16 {
+        b.client.set_port(10_000 + n);
+        assert!(visit(&mut b), "{n}: {} flows", b.engine.flows());
+        b.wait(Duration::from_micros(2500));
+    }
+    assert_eq!((b.dropped(DropReason::FlowTableFull), b.engine.flows()), (0, 1310));
+    // The oldest went first: the last second's, and all before it for which there is room, are remembered.
+    b.client.set_port(10_000 + 4000 - 1309);
+    let n = 1 + HTTP.len() as u32;
+    let (_, v) = b.client_sends(seg(FIN_ACK, n, 1, &[]));
+    assert!(!matches!(v, Verdict::Reply(_)), "{v:?}");
+    // But nobody is forgotten in the first second, in which a lost last acknowledgement is said again.
+    b.wait(Duration::from_secs(16));
+    let mut opened = 0;
+    for n in 0..2000u16 {
+        b.client.set_port(20_000 + n);
+        b.client_syn(&SynOptions { mss: Some(1460), ..SynOptions::default() });
+        if b.client_sends(seg(ACK, 1, 1, &[])).1 == Verdict::Drop(DropReason::FlowTableFull) {
+            break;
+        }
+        opened += 1;
+        let (_, v) = b.client_sends(seg(ACK, 1, 1, HTTP));
+        assert_eq!(v, Verdict::Hold);
+        let n = 1 + HTTP.len() as u32;
+        b.server_sends(Seg { window: 60000, ..seg(SYN_ACK, 0, 1, &[]) });
+        b.client_sends(seg(FIN_ACK, n, 1, &[]));
+        b.server_sends(Seg { window: 60000, ..seg(FIN_ACK, 1, n + 1, &[]) });
+        b.client_sends(seg(ACK, n + 1, 2, &[]));
+        b.wait(Duration::from_micros(500));
+    }
+    assert_eq!(opened, 1310);
+}
+
+/// Two own addresses in the servers' network, and one in another.
+fn two_sources(v6: bool) -> Config {
+    let mut config = two_armed(1, v6);
+    let more = if v6 { ["fd02::2/64", "fd03::1/64"] } else { ["10.2.0.2/16", "10.3.0.1/16"] };
+    config.ports[1].addresses.extend(sim::config::port(1, &more).addresses);
+    config
+}
+
+#[test]
+fn all_own_addresses_in_a_servers_network_are_dialled_from_and_each_has_ports_of_its_own() {
+    for v6 in [false, true] {
+        let mut b = Bench::new(two_sources(v6), v6);
+        b.engine.use_local_ports(100);
+        let mut used = std::collections::BTreeMap::<_, usize>::new();
+        // Twice as many at once as one address has ports.
+        for n in 0..200u16 {
+            b.client.set_port(10_000 + n);
+            b.splice(HTTP);
+            *used.entry(b.dialled_from.ip()).or_default() += 1;
+        }
+        let own = if v6 { ["fd02::1", "fd02::2"] } else { ["10.2.0.1", "10.2.0.2"] };
+        assert_eq!(used, own.map(|a| (sim::config::ip(a), 100)).into());
+        assert_eq!(b.engine.counters().refused[DropReason::NoLocalPort as usize], 0);
+    }
+}
+
+#[test]
+fn fifty_thousand_connections_a_second_to_one_server_are_closed_without_a_want_of_ports() {
+    // 63,488 ports stand for 635 here, and 50,000 a second for 500.
+    let mut b = bench();
+    b.engine.use_local_ports(635);
+    for n in 0..5000u16 {
+        b.client.set_port(10_000 + n);
+        assert!(visit(&mut b), "{n}: {:?}", b.engine.counters().refused[DropReason::NoLocalPort as usize]);
+        b.wait(ms(2));
+    }
+    assert_eq!(b.engine.counters().refused[DropReason::NoLocalPort as usize], 0);
+}
+
+#[test]
+fn with_dnat_a_port_that_a_client_used_for_another_vip_is_free_again_when_that_connection_is_over() {
+    let mut config = Config { address_mode: AddressMode::Dnat, ..two_armed(1, false) };
+    let first = vip(false);
+    let second = SocketAddr::new(first.ip(), 444);
+    config.wanted.services[0].listen.push(second);
+    let mut b = Bench::new(config, false);
+    assert!(visit(&mut b));
+    let to = |b: &mut Bench, s: Seg<'_>| {
+        let mut frame = b.client_frame(&s);
+        let mut sum = checksum::Change::default();
+        sum.word(443, 444);
+        frame[36..38].copy_from_slice(&444u16.to_be_bytes());
+        let old = u16::from_be_bytes([frame[50], frame[51]]);
+        frame[50..52].copy_from_slice(&sum.apply(old).to_be_bytes());
+        b.hand_in(0, &frame).0
+    };
+    let says = |b: &mut Bench| {
+        to(b, Seg { options: &[], ..seg(SYN, 0, 0, &[]) });
+        to(b, seg(ACK, 1, 1, &[]));
+        to(b, seg(ACK, 1, 1, HTTP)).iter().any(|out| out.tcp().is_bare_syn())
+    };
+    assert!(!says(&mut b), "the server may still repeat its FIN");
+    b.wait(ms(1100));
+    assert!(says(&mut b));
+}

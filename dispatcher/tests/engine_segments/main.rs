@@ -16,7 +16,7 @@ mod uplink;
 mod window;
 
 use core::time::Duration;
-use dispatcher::engine::{AddressMode, Config, DropReason, End, TicketKey, Verdict};
+use dispatcher::engine::{AddressMode, Config, DropReason, End, Limits, TicketKey, Verdict};
 use dispatcher::wire::build::{Link, Segment};
 use dispatcher::wire::checksum;
 use dispatcher::wire::options::{SegmentOptions, SynOptions, Timestamps, write_timestamps};
