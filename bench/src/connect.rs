@@ -1,20 +1,19 @@
 //! Whole connections of twelve frames: handshake, hello, dial, answer, a request and its response, and both FINs.
 
-use crate::forward::{Known, Work};
+use crate::figure::{Report, Target};
+use crate::forward::{Known, SMALL, Work};
 use crate::peers::{BURST, Burst, Conversation, From, World};
-use crate::region::{measured_region, median};
+use crate::region::{Turns, measured_region};
 use anyhow::{Result, ensure};
 use core::time::Duration;
 use dispatcher::wire::packet::Flags;
-use serde::Serialize;
 use sim::tls::{Flight, Hello};
 
 /// Frames that come in for one connection.
 pub const FRAMES: usize = 12;
 
 /// What the client begins with.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// No TLS.
     Http,
@@ -37,6 +36,24 @@ impl Kind {
             Kind::NoIdentity => "no-identity",
             Kind::SessionId => "session-id",
             Kind::KeyName => "key-name",
+        }
+    }
+
+    const fn words(self) -> &'static str {
+        match self {
+            Kind::Http => "no TLS",
+            Kind::NoIdentity => "hello without identity",
+            Kind::SessionId => "session ID known",
+            Kind::KeyName => "key name known",
+        }
+    }
+
+    /// Millions a second.
+    const fn target(self) -> Option<Target> {
+        match self {
+            Kind::Http => None,
+            Kind::NoIdentity | Kind::SessionId => Some(Target::AtLeast(0.8)),
+            Kind::KeyName => Some(Target::AtLeast(0.7)),
         }
     }
 
@@ -71,17 +88,6 @@ impl Kind {
         bytes.truncate(1400);
         bytes
     }
-}
-
-/// What a connection costs.
-#[derive(Debug, Serialize)]
-pub struct Connect {
-    /// What its client begins with.
-    pub kind: Kind,
-    /// Nanoseconds a connection, all twelve frames, median of the rounds.
-    pub ns: f64,
-    /// Over the cost of a swap of Ethernet addresses for as many frames, in the same run.
-    pub ratio: f64,
 }
 
 /// Connections of one kind, 64 in step.
@@ -144,18 +150,27 @@ impl Steps {
     }
 }
 
-/// Measures `rounds` rounds of 64 connections.
-pub fn run(kind: Kind, rounds: usize) -> Result<Connect> {
-    let mut steps = Steps::new(kind)?;
-    let mut known = Known::new(1000)?;
-    let (mut ns, mut ratio) = (vec![], vec![]);
-    for _ in 0..rounds {
-        let swap = known.batch(Work::MacSwap)? * FRAMES as f64;
-        let one = steps.round()?.as_nanos() as f64 / BURST as f64;
-        ns.push(one);
-        ratio.push(one / swap);
+/// Measures `rounds` rounds of 64 connections of each kind, in turns with swaps of the Ethernet addresses of as many frames.
+pub fn run(rounds: usize, report: &mut Report) -> Result<()> {
+    report.begin("connect", Kind::ALL.len());
+    let mut known = Known::new(1000, SMALL)?;
+    for kind in Kind::ALL {
+        report.step(kind.as_str());
+        let mut steps = Steps::new(kind)?;
+        let turns = Turns::<2>::take(rounds, || {
+            let swap = known.batch(Work::MacSwap)? * FRAMES as f64;
+            Ok([steps.round()?.as_nanos() as f64 / BURST as f64, swap])
+        })?;
+        let (case, ns) = (kind.words(), turns.median(0));
+        report.add("connect", case, "a connection", ns, "ns");
+        report.add("connect", case, "over MAC swaps", turns.ratio(0, 1), "ratio");
+        let rate = 1e3 / ns;
+        match kind.target() {
+            Some(target) => report.aim(("connect", case, "connections"), rate, "million/s", target),
+            None => report.add("connect", case, "connections", rate, "million/s"),
+        }
     }
-    Ok(Connect { kind, ns: median(ns), ratio: median(ratio) })
+    Ok(())
 }
 
 /// Rounds when instructions are counted.

@@ -1,18 +1,24 @@
-//! Known flows: what one frame costs, against a loop that only swaps the Ethernet addresses of the same frames.
+//! Known flows: what one frame costs, against the least that can be done with the same frames: a swap of their Ethernet addresses.
+//!
+//! Twice: the engine alone, frames handed in from a buffer; and through the worker's own loop over ports in memory, against a loop over the same
+//! ports that swaps and does nothing else. What stands above that is what the dispatcher adds to having a frame in hand.
 
-use crate::peers::{Burst, Conversation, From, World};
-use crate::region::{measured_region, median};
+use crate::figure::{Report, Target};
+use crate::looped::{Looped, SwapLoop};
+use crate::peers::{Burst, Crowd, World};
+use crate::region::{Turns, measured_region};
 use anyhow::{Result, ensure};
 use dispatcher::engine::Verdict;
-use dispatcher::wire::packet::Flags;
-use serde::Serialize;
 
 /// Frames between two looks at the clock.
 const BATCH: usize = 512;
 
+/// Payload of a frame of 64 bytes, its check sequence included, and of one of 1518.
+pub const SMALL: usize = 6;
+const LARGE: usize = 1460;
+
 /// What is to be measured.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Work {
     /// The engine.
     Engine,
@@ -20,63 +26,43 @@ pub enum Work {
     MacSwap,
 }
 
-/// The cost of a frame.
-#[derive(Debug, Serialize)]
-pub struct Forward {
-    /// Flows that the frames belong to, at random.
-    pub flows: usize,
-    /// Nanoseconds, the engine, median of the batches.
-    pub engine_ns: f64,
-    /// Nanoseconds, the swap of addresses.
-    pub mac_swap_ns: f64,
-    /// The one over the other, median of the pairs of batches.
-    pub ratio: f64,
+/// Servers for so many flows: each has some sixty thousand ports.
+fn servers(flows: usize) -> usize {
+    32.max(flows / 40_000 + 1)
 }
 
-/// Flows in both directions, with one frame a direction written beforehand.
+/// Flows in both directions.
 pub struct Known {
     world: World,
-    frames: Vec<[Vec<u8>; 2]>,
+    /// Who speaks.
+    pub crowd: Crowd,
     burst: Burst,
-    draw: u64,
 }
 
 impl Known {
-    /// `flows` spliced flows to 32 servers.
-    pub fn new(flows: usize) -> Result<Known> {
-        let mut world = World::new(32, flows.max(1024) * 2)?;
-        let mut who: Vec<Conversation> = (0..flows).map(Conversation::new).collect();
-        let request = b"GET / HTTP/1.0\r\n\r\n";
-        let syn_ack = Flags(Flags::SYN.0 | Flags::ACK.0);
-        for some in who.chunks_mut(1024) {
-            world.all_say(some, From::Client, Flags::SYN, &[]);
-            world.all_say(some, From::Client, Flags::ACK, &[]);
-            world.all_say(some, From::Client, Flags::ACK, request);
-            world.all_say(some, From::Server, syn_ack, &[]);
-            world.all_say(some, From::Server, Flags::ACK, b"answer");
-            world.all_say(some, From::Client, Flags::ACK, &[]);
-        }
-        ensure!(world.engine.flows() == flows, "{} of {flows} flows are open", world.engine.flows());
-        let frames = who
-            .iter_mut()
-            .map(|c| [From::Client, From::Server].map(|from| c.clone().says(from, Flags::ACK, b"sixsix")))
-            .collect();
-        Ok(Known { world, frames, burst: Burst::new(BATCH), draw: 1 })
+    /// `flows` spliced flows.
+    pub fn new(flows: usize, payload: usize) -> Result<Known> {
+        let mut world = World::new(servers(flows), flows.max(1024) * 2)?;
+        let crowd = Crowd::open(&mut world, flows, payload)?;
+        Ok(Known { world, crowd, burst: Burst::new(BATCH) })
     }
 
-    /// A batch of frames of flows at random; how long `work` took for it.
+    /// The same flows in a worker's loop.
+    pub fn looped(self) -> (Looped, Crowd) {
+        (Looped::new(self.world), self.crowd)
+    }
+
+    /// A batch of frames of flows at random; how long `work` took for it, nanoseconds a frame.
     pub fn batch(&mut self, work: Work) -> Result<f64> {
-        self.burst.clear();
+        let Known { world, crowd, burst } = self;
+        burst.clear();
         for _ in 0..BATCH {
-            // xorshift64: any order that no cache can guess.
-            self.draw ^= self.draw << 13;
-            self.draw ^= self.draw >> 7;
-            self.draw ^= self.draw << 17;
-            let flow = &self.frames[(self.draw >> 8) as usize % self.frames.len()];
-            let from = if self.draw & 1 == 0 { From::Client } else { From::Server };
-            self.burst.push(from, &flow[from as usize]);
+            let from = crowd.side();
+            burst.write(from, |buffer| match work {
+                Work::Engine => crowd.speak(from, buffer),
+                Work::MacSwap => crowd.hum(from, buffer),
+            });
         }
-        let Known { world, burst, .. } = self;
         let took = match work {
             Work::Engine => measured_region(&mut || world.take(burst)),
             Work::MacSwap => measured_region(&mut || {
@@ -102,18 +88,55 @@ pub const fn counted_frames() -> usize {
     COUNTED * BATCH
 }
 
-/// Measures `rounds` pairs of batches, the two works in turns.
-pub fn run(flows: usize, rounds: usize) -> Result<Forward> {
-    let mut known = Known::new(flows)?;
-    let (mut engine, mut swap, mut ratio) = (vec![], vec![], vec![]);
-    for round in 0..rounds + rounds / 10 {
-        let (e, s) = (known.batch(Work::Engine)?, known.batch(Work::MacSwap)?);
-        // The first tenth warms up.
-        if round >= rounds / 10 {
-            engine.push(e);
-            swap.push(s);
-            ratio.push(e / s);
+/// What a frame through the loop may cost above the swap, by the number of flows.
+fn target(flows: usize) -> Option<Target> {
+    match flows {
+        1000 => Some(Target::AtMost(30.0)),
+        1_000_000 => Some(Target::AtMost(60.0)),
+        4_000_000 => Some(Target::AtMost(80.0)),
+        _ => None,
+    }
+}
+
+/// Measures for each number of flows.
+pub fn run(flows: &[usize], rounds: usize, report: &mut Report) -> Result<()> {
+    report.begin("forward", flows.len() * 2 + 1);
+    for &n in flows {
+        let case = format!("{} flows, 64 B", crate::figure::number(n as f64));
+        report.step(&case);
+        let mut known = Known::new(n, SMALL)?;
+        let alone = Turns::<2>::take(rounds, || Ok([known.batch(Work::Engine)?, known.batch(Work::MacSwap)?]))?;
+        report.add("forward", &case, "engine alone", alone.median(0), "ns");
+        report.add("forward", &case, "MAC swap alone", alone.median(1), "ns");
+        report.step(&format!("{case}, loop"));
+        let (mut looped, mut crowd) = known.looped();
+        let mut swap = SwapLoop::new();
+        through_loop(&mut looped, &mut swap, &mut crowd, &case, rounds, target(n), report)?;
+        if n == 1000 {
+            crowd.carry(LARGE);
+            through_loop(&mut looped, &mut swap, &mut crowd, "1,000 flows, 1518 B", rounds, None, report)?;
         }
     }
-    Ok(Forward { flows, engine_ns: median(engine), mac_swap_ns: median(swap), ratio: median(ratio) })
+    Ok(())
+}
+
+fn through_loop(
+    looped: &mut Looped,
+    swap: &mut SwapLoop,
+    crowd: &mut Crowd,
+    case: &str,
+    rounds: usize,
+    target: Option<Target>,
+    report: &mut Report,
+) -> Result<()> {
+    // A turn is a quarter of a batch.
+    let turns = Turns::<2>::take(4 * rounds, || Ok([looped.turn(crowd)?, swap.turn(crowd)?]))?;
+    report.add("forward", case, "worker's loop", turns.median(0), "ns");
+    report.add("forward", case, "MAC swap loop", turns.median(1), "ns");
+    let above = turns.above(0, 1);
+    match target {
+        Some(target) => report.aim(("forward", case, "loop above swap"), above, "ns", target),
+        None => report.add("forward", case, "loop above swap", above, "ns"),
+    }
+    Ok(())
 }

@@ -4,18 +4,30 @@
 //! once, to begin with, does not count.
 
 use crate::connect::Kind;
-use crate::forward::Work;
-use crate::region;
+use crate::forward::{self, Work};
+use crate::region::{self, Draw};
+use crate::{looped, parse, syn, table};
 use anyhow::{Context, Result, bail};
 use std::process::{Command, Stdio};
+
+/// Rows of the tables that lookups are counted in.
+const ROWS: usize = 20_000;
 
 /// One work to be counted.
 #[derive(Clone, Copy, Debug)]
 pub enum Counted {
     /// Frames of a thousand known flows.
     Forward(Work),
+    /// The same through the worker's loop.
+    Loop,
     /// Whole connections.
     Connect(Kind),
+    /// Answers to SYNs with the options of Linux.
+    Syn,
+    /// From a hello to its identities.
+    Parse(parse::Kind),
+    /// Lookups of known sessions, or of unknown ones, in a table that is nine tenths full.
+    Table { known: bool },
 }
 
 impl Counted {
@@ -24,6 +36,8 @@ impl Counted {
         [Work::MacSwap, Work::Engine]
             .into_iter()
             .map(Counted::Forward)
+            .chain([Counted::Loop, Counted::Syn, Counted::Table { known: true }, Counted::Table { known: false }])
+            .chain(parse::Kind::ALL.into_iter().map(Counted::Parse))
             .chain(Kind::ALL.into_iter().map(Counted::Connect))
     }
 
@@ -32,7 +46,11 @@ impl Counted {
         match self {
             Counted::Forward(Work::Engine) => "forward".into(),
             Counted::Forward(Work::MacSwap) => "mac-swap".into(),
+            Counted::Loop => "forward-loop".into(),
             Counted::Connect(kind) => format!("connect-{}", kind.as_str()),
+            Counted::Syn => "syn".into(),
+            Counted::Parse(kind) => format!("parse-{}", kind.as_str()),
+            Counted::Table { known } => format!("table-{}", if known { "hit" } else { "miss" }),
         }
     }
 
@@ -40,8 +58,28 @@ impl Counted {
     pub fn work(self, times: usize) -> Result<()> {
         match self {
             Counted::Forward(work) => {
-                let mut known = crate::forward::Known::new(1000)?;
-                (0..times * crate::forward::COUNTED).try_for_each(|_| known.batch(work).map(|_| ()))
+                let mut known = forward::Known::new(1000, forward::SMALL)?;
+                (0..times * forward::COUNTED).try_for_each(|_| known.batch(work).map(|_| ()))
+            }
+            Counted::Loop => {
+                let (mut looped, mut crowd) = forward::Known::new(1000, forward::SMALL)?.looped();
+                (0..times * looped::COUNTED).try_for_each(|_| looped.turn(&mut crowd).map(|_| ()))
+            }
+            Counted::Syn => {
+                let mut flood = syn::Flood::new()?;
+                (0..times * syn::COUNTED).try_for_each(|_| flood.batch(true).map(|_| ()))
+            }
+            Counted::Parse(kind) => {
+                let mut reading = parse::Reading::new(kind);
+                (0..times * parse::COUNTED).try_for_each(|_| reading.identities().map(|_| ()))
+            }
+            Counted::Table { known } => {
+                let tables = table::Tables::new(ROWS * 10 / 9, ROWS as u64);
+                let mut random = Draw::new(11);
+                (0..times * table::COUNTED).try_for_each(|_| {
+                    let (identities, _) = table::draw(&mut random, ROWS, known);
+                    tables.look(&identities, usize::from(known)).map(|_| ())
+                })
             }
             Counted::Connect(kind) => {
                 let mut steps = crate::connect::Steps::new(kind)?;
@@ -52,7 +90,11 @@ impl Counted {
 
     const fn units(self) -> usize {
         match self {
-            Counted::Forward(_) => crate::forward::counted_frames(),
+            Counted::Forward(_) => forward::counted_frames(),
+            Counted::Loop => looped::counted_frames(),
+            Counted::Syn => syn::counted(),
+            Counted::Parse(_) => parse::counted(),
+            Counted::Table { .. } => table::counted(),
             Counted::Connect(_) => crate::connect::COUNTED * crate::peers::BURST,
         }
     }

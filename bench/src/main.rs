@@ -1,39 +1,53 @@
-//! What a frame and a connection cost the engine.
+//! What the dispatcher costs: one command for everything that is measured of it.
 //!
-//! Time is told by ratio to a loop that only swaps Ethernet addresses, in the same run: a shared machine's speed drifts, and both drift together.
-//! Instructions are exact.
+//! Time is told within one run, beside what it is compared with, and works take turns: a shared machine's speed drifts, and all of them drift with
+//! it. Instructions are exact. How to read the figures, and what they are today, tells docs/performance.md.
 
+mod balance;
 mod connect;
+mod figure;
 mod forward;
 mod instructions;
+mod looped;
+mod maglev;
+mod memory;
+mod parse;
 mod peers;
 mod region;
+mod syn;
+mod table;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use comfy_table::Table;
-use connect::Kind;
+use figure::Report;
 use instructions::Counted;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// What a frame and a connection cost the dispatcher's engine, apart from any driver.
+/// What the dispatcher costs, part by part.
 #[derive(Parser)]
 #[command(name = "bench", version)]
 struct Args {
-    /// One JSON object instead of a table.
+    /// One JSON object a figure and line, instead of tables: part, case, measure, value, unit, and where there is something to be reached
+    /// target and met.
     #[arg(long, global = true)]
     json: bool,
+    /// A short look: a tenth of the rounds, small tables.
+    #[arg(long, global = true)]
+    quick: bool,
     #[command(subcommand)]
     what: What,
 }
 
 #[derive(Subcommand)]
 enum What {
-    /// A frame of a known flow, in nanoseconds and by ratio to a swap of Ethernet addresses.
+    /// Everything that needs no root, and says what it leaves out.
+    All,
+    /// A frame of a known flow: the engine alone, and through the worker's loop over ports in memory, against swaps of Ethernet addresses.
     Forward {
         /// Flows, one after the other.
-        #[arg(long, value_delimiter = ',', default_values_t = [1000, 100_000])]
+        #[arg(long, value_delimiter = ',', default_values_t = [1000, 1_000_000, 4_000_000])]
         flows: Vec<usize>,
         /// Pairs of batches of 512 frames.
         #[arg(long, default_value_t = 1000)]
@@ -45,6 +59,37 @@ enum What {
         #[arg(long, default_value_t = 200)]
         rounds: usize,
     },
+    /// The answer to a SYN.
+    Syn {
+        /// Batches of 512 SYNs.
+        #[arg(long, default_value_t = 500)]
+        rounds: usize,
+    },
+    /// From a hello to what it offers, beside tls-parser and rustls.
+    Parse {
+        /// Batches of 200 hellos.
+        #[arg(long, default_value_t = 500)]
+        rounds: usize,
+    },
+    /// The affinity table, beside dashmap and a HashMap under an RwLock.
+    Table {
+        /// Rows, one table after the other.
+        #[arg(long, value_delimiter = ',', default_values_t = [10_000, 1_000_000])]
+        rows: Vec<usize>,
+        /// Stints of 24 batches of 256 lookups.
+        #[arg(long, default_value_t = 50)]
+        rounds: usize,
+    },
+    /// The choice of a backend, by algorithm.
+    Balance {
+        /// Batches of 512 choices.
+        #[arg(long, default_value_t = 300)]
+        rounds: usize,
+    },
+    /// Maglev tables: build, lookup, and whom they move.
+    Maglev,
+    /// Bytes a flow, and the start with room for many.
+    Memory,
     /// Instructions of each, counted by callgrind (Debian's package valgrind).
     Instructions {
         /// Compare with the counts kept in this file; status 1 when one has grown by more than 3 %.
@@ -53,10 +98,16 @@ enum What {
         /// Write the counts into this file.
         #[arg(long, conflicts_with = "check")]
         keep: Option<PathBuf>,
+        /// Only what has this in its name.
+        #[arg(long, conflicts_with_all = ["check", "keep"])]
+        only: Option<String>,
     },
     /// What `instructions` runs under callgrind.
     #[command(hide = true)]
     Counted { name: String, times: usize },
+    /// What `memory` runs in a process of its own.
+    #[command(hide = true)]
+    Resident { capacity: usize, open: usize },
 }
 
 /// How much a count may grow, in parts of a hundred.
@@ -64,52 +115,80 @@ const GROWTH: u64 = 3;
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    let mut report = Report::new(args.json, args.quick);
     match args.what {
-        What::Forward { flows, rounds } => {
-            let rows = flows.iter().map(|n| forward::run(*n, rounds)).collect::<Result<Vec<_>>>()?;
-            report(args.json, &rows, &["flows", "engine ns", "MAC swap ns", "ratio"], |f| {
-                vec![f.flows.to_string(), ns(f.engine_ns), ns(f.mac_swap_ns), ns(f.ratio)]
-            })
+        What::All => all(&mut report)?,
+        What::Forward { flows, rounds } => forward::run(&small(&flows, &report), report.rounds(rounds), &mut report)?,
+        What::Connect { rounds } => connect::run(report.rounds(rounds), &mut report)?,
+        What::Syn { rounds } => syn::run(report.rounds(rounds), &mut report)?,
+        What::Parse { rounds } => parse::run(report.rounds(rounds), &mut report)?,
+        What::Table { rows, rounds } => table::run(&small(&rows, &report), report.rounds(rounds), &mut report)?,
+        What::Balance { rounds } => balance::run(report.rounds(rounds), &mut report)?,
+        What::Maglev => maglev::run(report.rounds(20), &mut report)?,
+        What::Memory => memory::run(&mut report)?,
+        What::Instructions { check, keep, only } => return count(args.json, check, keep, only),
+        What::Counted { name, times } => {
+            return match Counted::all().find(|c| c.name() == name) {
+                Some(counted) => counted.work(times),
+                None => bail!("no work is named {name}"),
+            };
         }
-        What::Connect { rounds } => {
-            let rows = Kind::ALL.into_iter().map(|k| connect::run(k, rounds)).collect::<Result<Vec<_>>>()?;
-            report(args.json, &rows, &["begins with", "ns", "per second", "MAC swaps of 12 frames"], |c| {
-                vec![c.kind.as_str().into(), ns(c.ns), format!("{:.0}", 1e9 / c.ns), ns(c.ratio)]
-            })
+        What::Resident { capacity, open } => {
+            println!("{}", serde_json::to_string(&memory::in_this_process(capacity, open)?)?);
+            return Ok(());
         }
-        What::Instructions { check, keep } => {
-            let counts: BTreeMap<String, u64> =
-                Counted::all().map(|c| Ok((c.name(), c.count()?))).collect::<Result<_>>()?;
-            report(args.json, &counts.iter().collect::<Vec<_>>(), &["work", "instructions"], |(name, n)| {
-                vec![name.to_string(), n.to_string()]
-            })?;
-            if let Some(file) = keep {
-                let text = serde_json::to_string_pretty(&counts)? + "\n";
-                std::fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
-            }
-            check.map_or(Ok(()), |file| compare(&counts, &file))
-        }
-        What::Counted { name, times } => match Counted::all().find(|c| c.name() == name) {
-            Some(counted) => counted.work(times),
-            None => bail!("no work is named {name}"),
-        },
     }
+    report.tell();
+    Ok(())
 }
 
-fn ns(x: f64) -> String {
-    format!("{x:.1}")
+/// Everything that needs no root.
+fn all(report: &mut Report) -> Result<()> {
+    let (flows, rows) = (small(&[1000, 1_000_000, 4_000_000], report), small(&[10_000, 1_000_000], report));
+    let quick = report.quick;
+    let rounds = |n| if quick { n / 10 } else { n };
+    let (hundreds, thousand) = (rounds(300), rounds(1000));
+    type Part<'a> = &'a dyn Fn(&mut Report) -> Result<()>;
+    let parts: [Part<'_>; 8] = [
+        &|r| forward::run(&flows, thousand, r),
+        &|r| connect::run(hundreds, r),
+        &|r| syn::run(hundreds, r),
+        &|r| parse::run(hundreds, r),
+        &|r| table::run(&rows, rounds(50), r),
+        &|r| balance::run(hundreds, r),
+        &|r| maglev::run(hundreds, r),
+        &|r| memory::run(r),
+    ];
+    for part in parts {
+        part(report)?;
+        report.tell();
+    }
+    report.tell_left_out();
+    Ok(())
 }
 
-fn report<T: serde::Serialize>(json: bool, rows: &[T], head: &[&str], row: impl Fn(&T) -> Vec<String>) -> Result<()> {
+/// In a short look: none of the large ones.
+fn small(sizes: &[usize], report: &Report) -> Vec<usize> {
+    sizes.iter().map(|n| if report.quick { (*n).min(100_000) } else { *n }).collect()
+}
+
+fn count(json: bool, check: Option<PathBuf>, keep: Option<PathBuf>, only: Option<String>) -> Result<()> {
+    let wanted = |c: &Counted| only.as_ref().is_none_or(|only| c.name().contains(only.as_str()));
+    let counts: BTreeMap<String, u64> =
+        Counted::all().filter(wanted).map(|c| Ok((c.name(), c.count()?))).collect::<Result<_>>()?;
     if json {
-        println!("{}", serde_json::to_string(rows)?);
+        println!("{}", serde_json::to_string(&counts)?);
     } else {
         let mut table = Table::new();
-        table.load_style(comfy_table::presets::NOTHING).set_header(head.to_vec());
-        rows.iter().for_each(|r| _ = table.add_row(row(r)));
+        table.load_style(comfy_table::presets::NOTHING).set_header(["work", "instructions"]);
+        counts.iter().for_each(|(name, n)| _ = table.add_row([name.clone(), n.to_string()]));
         println!("{table}");
     }
-    Ok(())
+    if let Some(file) = keep {
+        let text = serde_json::to_string_pretty(&counts)? + "\n";
+        std::fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+    }
+    check.map_or(Ok(()), |file| compare(&counts, &file))
 }
 
 fn compare(counts: &BTreeMap<String, u64>, file: &Path) -> Result<()> {

@@ -2,6 +2,8 @@
 //!
 //! Frames are written outside of what is measured; the engine answers into buffers that were there before.
 
+use crate::region::Draw;
+use anyhow::{Result, ensure};
 use dispatcher::engine::{Config, ConnectionRecord, Effects, Engine, PortId, Verdict};
 use dispatcher::time::Time;
 use dispatcher::wire::build::{Arp, Link, Segment, arp_op};
@@ -70,9 +72,16 @@ impl Burst {
 
     /// Puts a frame in.
     pub fn push(&mut self, from: From, frame: &[u8]) {
+        self.write(from, |buffer| {
+            buffer[..frame.len()].copy_from_slice(frame);
+            frame.len()
+        });
+    }
+
+    /// Puts a frame in that `write` writes, and says the length of.
+    pub fn write(&mut self, from: From, write: impl FnOnce(&mut [u8]) -> usize) {
         let (len, buffer) = &mut self.buffers[self.ports.len()];
-        buffer[HEADROOM..HEADROOM + frame.len()].copy_from_slice(frame);
-        *len = frame.len();
+        *len = write(&mut buffer[HEADROOM..]);
         self.ports.push(PortId(from as u8));
     }
 
@@ -120,10 +129,31 @@ impl Conversation {
 
     /// The next segment of that side, with everything acknowledged that the other has sent.
     pub fn says(&mut self, from: From, flags: Flags, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0; 14 + 40 + 40 + payload.len()];
+        let n = self.write(from, flags, payload, &mut frame);
+        frame.truncate(n);
+        frame
+    }
+
+    /// The same into a buffer; returns its length.
+    pub fn write(&mut self, from: From, flags: Flags, payload: &[u8], frame: &mut [u8]) -> usize {
         let options = SynOptions { mss: Some(1460), wscale: Some(7), sack_permitted: true, timestamps: None };
+        let options = if flags.0 & Flags::SYN.0 != 0 { options } else { SynOptions::default() };
+        self.write_with(from, flags, &options, payload, frame)
+    }
+
+    /// The same with options.
+    pub fn write_with(
+        &mut self,
+        from: From,
+        flags: Flags,
+        options: &SynOptions,
+        payload: &[u8],
+        frame: &mut [u8],
+    ) -> usize {
         let mut written = [0; 40];
+        let n = options.write(&mut written);
         let syn = flags.0 & Flags::SYN.0 != 0;
-        let n = if syn { options.write(&mut written) } else { 0 };
         let vip = vip(false);
         let (me, other) = (from as usize, 1 - from as usize);
         let behind = |isn: Seq, side: usize| isn + 1 + self.sent[side] + self.fins[side];
@@ -147,11 +177,51 @@ impl Conversation {
             options: &written[..n],
             payload,
         };
-        let mut frame = vec![0; segment.frame_len()];
-        segment.write(&mut frame);
-        self.sent[me] += payload.len() as u32;
+        let n = segment.write(frame);
+        self.sent[me] = self.sent[me].wrapping_add(payload.len() as u32);
         self.fins[me] += u32::from(flags.0 & Flags::FIN.0 != 0);
-        frame
+        n
+    }
+}
+
+/// Open connections, of which frames are drawn at random: both directions, each with new data.
+pub struct Crowd {
+    who: Vec<Conversation>,
+    payload: Vec<u8>,
+    draw: Draw,
+}
+
+impl Crowd {
+    /// `flows` connections through `world`, from the first to the answer to a request. Their segments carry `payload` bytes.
+    pub fn open(world: &mut World, flows: usize, payload: usize) -> Result<Crowd> {
+        let mut who: Vec<Conversation> = (0..flows).map(Conversation::new).collect();
+        for some in who.chunks_mut(1024) {
+            world.open(some);
+        }
+        ensure!(world.engine.flows() == flows, "{} of {flows} flows are open", world.engine.flows());
+        Ok(Crowd { who, payload: vec![0xe7; payload], draw: Draw::new(1) })
+    }
+
+    /// Writes a frame of any connection; returns its length.
+    pub fn speak(&mut self, from: From, buffer: &mut [u8]) -> usize {
+        let one = self.draw.below(self.who.len());
+        self.who[one].write(from, Flags::ACK, &self.payload, buffer)
+    }
+
+    /// Writes one that the connection does not remember.
+    pub fn hum(&mut self, from: From, buffer: &mut [u8]) -> usize {
+        let one = self.draw.below(self.who.len());
+        self.who[one].clone().write(from, Flags::ACK, &self.payload, buffer)
+    }
+
+    /// A side at random.
+    pub fn side(&mut self) -> From {
+        if self.draw.next() & 1 == 0 { From::Client } else { From::Server }
+    }
+
+    /// Other payloads from now on.
+    pub fn carry(&mut self, payload: usize) {
+        self.payload = vec![0xe7; payload];
     }
 }
 
@@ -167,9 +237,15 @@ pub struct World {
 
 impl World {
     /// With `backends` servers whose Ethernet addresses are known, and `flows` rows.
-    pub fn new(backends: usize, flows: usize) -> anyhow::Result<World> {
-        let mut config: Config = two_armed(backends, false);
+    pub fn new(backends: usize, flows: usize) -> Result<World> {
+        let mut config = two_armed(backends, false);
         config.limits.flows = flows;
+        World::of(config)
+    }
+
+    /// With the servers of `config`, whose Ethernet addresses are known.
+    pub fn of(config: Config) -> Result<World> {
+        let backends = config.backends().len();
         let now = Time::from_millis(64_000_000);
         let engine = Engine::new(config, [7; 32], now)?;
         let sent = Sent { frames: (0..8 * BURST).map(|_| (0, Box::new([0; BUFFER]))).collect(), used: 0 };
@@ -237,6 +313,17 @@ impl World {
         self.sent.used = 0;
         self.engine.poll(self.now, &mut self.sent);
         self.introduce();
+    }
+
+    /// These connections are opened, and an answer to a request is under way on each.
+    pub fn open(&mut self, some: &mut [Conversation]) {
+        let syn_ack = Flags(Flags::SYN.0 | Flags::ACK.0);
+        self.all_say(some, From::Client, Flags::SYN, &[]);
+        self.all_say(some, From::Client, Flags::ACK, &[]);
+        self.all_say(some, From::Client, Flags::ACK, b"GET / HTTP/1.0\r\n\r\n");
+        self.all_say(some, From::Server, syn_ack, &[]);
+        self.all_say(some, From::Server, Flags::ACK, b"answer");
+        self.all_say(some, From::Client, Flags::ACK, &[]);
     }
 
     /// All of these say the same, a burst at a time, outside of what is measured.

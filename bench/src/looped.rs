@@ -1,0 +1,121 @@
+//! The worker's own loop over ports in memory, and the least that a loop over the same ports can do.
+
+use crate::peers::{BURST, Crowd, From, World};
+use crate::region::measured_region;
+use anyhow::{Result, ensure};
+use core::time::Duration;
+use dispatcher::engine::Engine;
+use dispatcher::io::mem::{Memory, Wire};
+use dispatcher::io::{Burst, Port, Receiver, Transmitter, send};
+use dispatcher::time::Time;
+use dispatcher::worker::poll::{Clock, Loop};
+use dispatcher::worker::{Idle, Totals};
+
+/// Frames that a queue holds.
+const DEPTH: usize = 4 * BURST;
+
+/// Two ports in memory and their far ends: clients' and servers'.
+pub fn ports() -> (Vec<Port>, [Wire; 2]) {
+    let memory = Memory::new(4 * DEPTH);
+    let ((a, a_wire), (b, b_wire)) = (memory.port(DEPTH), memory.port(DEPTH));
+    (vec![a, b], [a_wire, b_wire])
+}
+
+/// Puts a burst of frames onto each wire.
+pub fn inject(wires: &[Wire; 2], mut frame: impl FnMut(From, &mut [u8]) -> usize) -> Result<()> {
+    let mut buffer = [0; 2048];
+    for from in [From::Client, From::Server] {
+        for _ in 0..BURST {
+            let n = frame(from, &mut buffer);
+            ensure!(wires[from as usize].inject(&buffer[..n]), "the queue has room for a burst");
+        }
+    }
+    Ok(())
+}
+
+/// Takes from the wires what was sent; how many frames.
+pub fn drain(wires: &[Wire; 2]) -> usize {
+    wires.iter().map(|wire| core::iter::from_fn(|| wire.take()).count()).sum()
+}
+
+/// A worker's loop with an engine that knows its flows.
+pub struct Looped {
+    run: Loop<Engine>,
+    wires: [Wire; 2],
+    now: Time,
+}
+
+impl Looped {
+    /// With the engine of a world.
+    pub fn new(world: World) -> Looped {
+        let (ports, wires) = ports();
+        let now = world.now;
+        let run = Loop::new(world.engine, ports, Clock::start(), Idle::Spin, None, Totals::default());
+        Looped { run, wires, now }
+    }
+
+    /// A turn with a burst of new data at each port; nanoseconds a frame.
+    pub fn turn(&mut self, crowd: &mut Crowd) -> Result<f64> {
+        inject(&self.wires, |from, buffer| crowd.speak(from, buffer))?;
+        self.now += Duration::from_micros(10);
+        let mut frames = 0;
+        let took = measured_region(&mut || frames = self.run.turn(self.now));
+        ensure!(frames == 2 * BURST, "{frames} frames in a turn");
+        let passed = drain(&self.wires);
+        ensure!(passed == frames, "{passed} of {frames} frames passed");
+        Ok(took.as_nanos() as f64 / frames as f64)
+    }
+}
+
+/// A loop over the same ports that swaps the Ethernet addresses of every frame and sends it back: what the driver, and having frames in hand at all,
+/// cost whoever loops. It looks at nothing else of a frame, not even at its headers.
+pub struct SwapLoop {
+    rx: Vec<Box<dyn Receiver>>,
+    tx: Vec<Box<dyn Transmitter>>,
+    burst: Burst,
+    wires: [Wire; 2],
+}
+
+impl SwapLoop {
+    /// Over ports of its own.
+    pub fn new() -> SwapLoop {
+        let (ports, wires) = ports();
+        let (rx, tx) = ports.into_iter().map(|p| (p.rx, p.tx)).unzip();
+        SwapLoop { rx, tx, burst: Burst::new(), wires }
+    }
+
+    fn once(&mut self) -> usize {
+        let mut frames = 0;
+        for (rx, tx) in self.rx.iter_mut().zip(&mut self.tx) {
+            rx.receive(&mut self.burst);
+            frames += self.burst.len();
+            for mut slot in self.burst.drain(..) {
+                let mut frame = rx.frame(&mut slot);
+                let (dst, rest) = frame.bytes_mut().split_at_mut(6);
+                dst.swap_with_slice(&mut rest[..6]);
+                // One that found no room would be missed by who counts.
+                let _ = send(&mut **rx, &mut **tx, slot);
+            }
+        }
+        self.tx.iter_mut().for_each(|tx| tx.flush());
+        frames
+    }
+
+    /// A turn with frames of the same flows; nanoseconds a frame.
+    pub fn turn(&mut self, crowd: &mut Crowd) -> Result<f64> {
+        inject(&self.wires, |from, buffer| crowd.hum(from, buffer))?;
+        let mut frames = 0;
+        let took = measured_region(&mut || frames = self.once());
+        let passed = drain(&self.wires);
+        ensure!(passed == 2 * BURST && frames == passed, "{passed} of {frames} frames passed");
+        Ok(took.as_nanos() as f64 / frames as f64)
+    }
+}
+
+/// Turns when instructions are counted.
+pub const COUNTED: usize = 80;
+
+/// Frames of the counted turns.
+pub const fn counted_frames() -> usize {
+    COUNTED * 2 * BURST
+}
