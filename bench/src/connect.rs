@@ -90,6 +90,16 @@ impl Kind {
     }
 }
 
+/// What a client says that comes back with session `n`.
+pub fn hello_of_session(n: u8) -> Vec<u8> {
+    Kind::SessionId.hello(n)
+}
+
+/// What a server says that resumes session `n`.
+pub fn answer_of_session(n: u8) -> Vec<u8> {
+    Kind::SessionId.answer(n)
+}
+
 /// Connections of one kind, 64 in step.
 pub struct Steps {
     world: World,

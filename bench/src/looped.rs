@@ -33,6 +33,13 @@ pub fn inject(wires: &[Wire; 2], mut frame: impl FnMut(From, &mut [u8]) -> usize
     Ok(())
 }
 
+fn put(wires: &[Wire; 2], from: From, frame: impl FnOnce(&mut [u8]) -> usize) -> Result<()> {
+    let mut buffer = [0; 2048];
+    let n = frame(&mut buffer);
+    ensure!(wires[from as usize].inject(&buffer[..n]), "the queue has room");
+    Ok(())
+}
+
 /// Takes from the wires what was sent; how many frames.
 pub fn drain(wires: &[Wire; 2]) -> usize {
     wires.iter().map(|wire| core::iter::from_fn(|| wire.take()).count()).sum()
@@ -52,6 +59,18 @@ impl Looped {
         let now = world.now;
         let run = Loop::new(world.engine, ports, Clock::start(), Idle::Spin, None, Totals::default());
         Looped { run, wires, now }
+    }
+
+    /// Puts one frame onto a wire.
+    pub fn give_one(&mut self, crowd: &mut Crowd, from: From) -> Result<()> {
+        put(&self.wires, from, |buffer| crowd.speak(from, buffer))
+    }
+
+    /// A turn with what is there; how many frames passed. The worker's clock goes by what it is told.
+    pub fn just_turn(&mut self) -> usize {
+        self.now += Duration::from_nanos(500);
+        self.run.turn(self.now);
+        drain(&self.wires)
     }
 
     /// A turn with a burst of new data at each port; nanoseconds a frame.
@@ -82,6 +101,17 @@ impl SwapLoop {
         let (ports, wires) = ports();
         let (rx, tx) = ports.into_iter().map(|p| (p.rx, p.tx)).unzip();
         SwapLoop { rx, tx, burst: Burst::new(), wires }
+    }
+
+    /// Puts one frame onto a wire.
+    pub fn give_one(&mut self, crowd: &mut Crowd, from: From) -> Result<()> {
+        put(&self.wires, from, |buffer| crowd.hum(from, buffer))
+    }
+
+    /// A turn with what is there; how many frames passed.
+    pub fn just_turn(&mut self) -> usize {
+        self.once();
+        drain(&self.wires)
     }
 
     fn once(&mut self) -> usize {

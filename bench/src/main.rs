@@ -4,10 +4,12 @@
 //! it. Instructions are exact. How to read the figures, and what they are today, tells docs/performance.md.
 
 mod balance;
+mod ceilings;
 mod connect;
 mod figure;
 mod forward;
 mod instructions;
+mod latency;
 mod looped;
 mod maglev;
 mod memory;
@@ -90,6 +92,10 @@ enum What {
     Maglev,
     /// Bytes a flow, and the start with room for many.
     Memory,
+    /// In virtual time: how many connections a second can end before ports or rows run out.
+    Ceilings,
+    /// Quantiles of a frame's time through the loop at half load.
+    Latency,
     /// Instructions of each, counted by callgrind (Debian's package valgrind).
     Instructions {
         /// Compare with the counts kept in this file; status 1 when one has grown by more than 3 %.
@@ -126,6 +132,8 @@ fn main() -> Result<()> {
         What::Balance { rounds } => balance::run(report.rounds(rounds), &mut report)?,
         What::Maglev => maglev::run(report.rounds(20), &mut report)?,
         What::Memory => memory::run(&mut report)?,
+        What::Ceilings => ceilings::run(&mut report)?,
+        What::Latency => latency::run(&mut report)?,
         What::Instructions { check, keep, only } => return count(args.json, check, keep, only),
         What::Counted { name, times } => {
             return match Counted::all().find(|c| c.name() == name) {
@@ -149,7 +157,7 @@ fn all(report: &mut Report) -> Result<()> {
     let rounds = |n| if quick { n / 10 } else { n };
     let (hundreds, thousand) = (rounds(300), rounds(1000));
     type Part<'a> = &'a dyn Fn(&mut Report) -> Result<()>;
-    let parts: [Part<'_>; 8] = [
+    let parts: [Part<'_>; 10] = [
         &|r| forward::run(&flows, thousand, r),
         &|r| connect::run(hundreds, r),
         &|r| syn::run(hundreds, r),
@@ -158,6 +166,8 @@ fn all(report: &mut Report) -> Result<()> {
         &|r| balance::run(hundreds, r),
         &|r| maglev::run(hundreds, r),
         &|r| memory::run(r),
+        &ceilings::run,
+        &latency::run,
     ];
     for part in parts {
         part(report)?;

@@ -127,6 +127,11 @@ impl Conversation {
         }
     }
 
+    /// The server's address, once it was dialled.
+    pub fn server(&self) -> Option<Addr> {
+        (self.server.1 != 0).then_some(self.server.0)
+    }
+
     /// The next segment of that side, with everything acknowledged that the other has sent.
     pub fn says(&mut self, from: From, flags: Flags, payload: &[u8]) -> Vec<u8> {
         let mut frame = vec![0; 14 + 40 + 40 + payload.len()];
