@@ -1,11 +1,12 @@
 //! The control socket from outside: who gets it, what it answers, and what it survives. Behind it stands a dispatcher that is made up.
 
+use dispatcher::control::file::MAX_FILE;
 use dispatcher::control::overrides::Order;
 use dispatcher::control::socket::api::*;
 use dispatcher::control::socket::client;
 use dispatcher::control::socket::client::Question;
 use dispatcher::control::socket::queue::{self, Control, Queue, Upload};
-use dispatcher::control::socket::router::{FILE_BYTES, OPENAPI, paths};
+use dispatcher::control::socket::router::{OPENAPI, paths};
 use dispatcher::control::socket::server::{self, CONNECTIONS, Server, Times};
 use hyper::Method;
 use serde_json::Value;
@@ -381,8 +382,8 @@ fn a_file_is_taken_as_it_is_and_only_over_the_version_that_its_sender_knows() {
     assert_eq!(put("/v1/configuration", Some("*"), Vec::new()).0, 412, "a star in quotes is a version");
     let (status, answer) = put("/v1/configuration?name=x", None, b"wrong".to_vec());
     assert_eq!((status, &answer["faults"][0]["hint"]), (422, &Value::from("right")));
-    assert_eq!(put("/v1/configuration", None, vec![b'#'; FILE_BYTES]).0, 200);
-    assert_eq!(put("/v1/configuration", None, vec![b'#'; FILE_BYTES + 1]).0, 413);
+    assert_eq!(put("/v1/configuration", None, vec![b'#'; MAX_FILE]).0, 200);
+    assert_eq!(put("/v1/configuration", None, vec![b'#'; MAX_FILE + 1]).0, 413);
     for path in ["/v1/configuration?dry_run=perhaps", "/v1/configuration?dry-run=true", "/v1/configuration?name=a%0Ab"]
     {
         assert_eq!(put(path, None, Vec::new()).0, 400, "{path}");

@@ -8,10 +8,11 @@
 //! | client n | 10.1.0.(10 + n) | fd01::(10 + n) |
 //! | server n | 10.2.0.(10 + n):8443 | [fd02::(10 + n)]:8443 |
 
-use dispatcher::engine::{Config, PortSpec};
+use dispatcher::engine::{Config, Engine, PortSpec, Revision};
 use dispatcher::wire::Mac;
-use lb::{MemberSpec, Policy, PoolSpec, Wanted};
+use lb::{Directory, MemberSpec, Policy, PoolSpec, Wanted};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 /// Ethernet addresses of the dispatcher's ports.
 pub const PORT_MACS: [Mac; 2] = [Mac([2, 0, 0, 0, 1, 0]), Mac([2, 0, 0, 0, 2, 0])];
@@ -79,4 +80,16 @@ pub fn two_armed(servers: usize, v6: bool) -> Config {
 pub fn one_armed(servers: usize, v6: bool) -> Config {
     let both = port(0, &["10.1.0.1/16", "fd01::1/64", "10.2.0.1/16", "fd02::1/64"]);
     Config { ports: vec![both], ..two_armed(servers, v6) }
+}
+
+/// The version of services, pools and backends that follows on that of `engine`, and the latter.
+///
+/// # Errors
+/// Why it cannot be.
+pub fn next_revision(config: &Config, engine: &Engine, wanted: &Wanted) -> Result<(Arc<Directory>, Revision), String> {
+    let (before, released) = (engine.directory().clone(), engine.released());
+    let next = Directory::next(Some(&before), wanted, |leaving| released.frees(leaving))
+        .map_err(|faults| format!("{faults:?}"))?;
+    let revision = Revision::new(config, Arc::new(next)).map_err(|e| e.to_string())?;
+    Ok((before, revision))
 }

@@ -6,7 +6,7 @@ use dispatcher::engine::{Config, Counters, Engine, Returning, Revision, Share};
 use dispatcher::flow::{Key, Rss};
 use dispatcher::io::mem::{Memory, Wire};
 use dispatcher::time::Time;
-use dispatcher::wire::packet::{Ethernet, Ip, Tcp, protocol};
+use dispatcher::wire::packet::{Body, Parsed};
 use dispatcher::worker::poll::{Clock, Loop};
 use dispatcher::worker::{Change, Exchange, FrameHandler, Handover, Idle, Publisher, Steering, Totals, changes};
 use std::sync::Arc;
@@ -137,8 +137,8 @@ impl Crew {
 
 /// Of a TCP segment.
 fn key(frame: &[u8]) -> Option<Key> {
-    let eth = Ethernet::parse(frame).ok()?;
-    let ip = Ip::parse(frame, eth.payload, eth.ethertype).ok().filter(|ip| ip.protocol == protocol::TCP)?;
-    let tcp = Tcp::parse(frame, &ip).ok()?;
-    Some(Key::of(&ip, &tcp))
+    match Parsed::read(frame).ok()?.body {
+        Ok(Body::Tcp(ip, tcp)) => Some(Key::of(&ip, &tcp)),
+        _ => None,
+    }
 }

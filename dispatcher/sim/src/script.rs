@@ -4,17 +4,17 @@
 //! that a test reads like a capture.
 
 use crate::check::Books;
-use crate::config::{client_ip, server_ip, vip};
+use crate::config::{client_ip, next_revision, server_ip, vip};
 use crate::pairs::Pairs;
 use core::time::Duration;
-use dispatcher::engine::{Config, ConnectionRecord, DropReason, Effects, End, Engine, PortId, Revision, Verdict};
+use dispatcher::engine::{Config, ConnectionRecord, DropReason, Effects, End, Engine, PortId, Verdict};
 use dispatcher::time::Time;
 use dispatcher::wire::build::{Arp, Link, Ndp, Segment, arp_op, ndp_type};
 use dispatcher::wire::checksum;
 use dispatcher::wire::options::{SynOptions, Timestamps};
 use dispatcher::wire::packet::{Flags, Ip, Packet, Tcp, Vlans, ethertype, protocol, tcp_checksum_ok};
 use dispatcher::wire::{Addr, Family, Frame, Mac, Seq};
-use lb::{Directory, Wanted};
+use lb::Wanted;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -503,10 +503,7 @@ impl Bench {
     /// # Errors
     /// Why they cannot be. Nothing has changed then.
     pub fn reconfigure(&mut self, wanted: &Wanted) -> Result<(), String> {
-        let (before, released) = (self.engine.directory().clone(), self.engine.released().clone());
-        let next = Directory::next(Some(&before), wanted, |leaving| released.frees(leaving))
-            .map_err(|faults| format!("{faults:?}"))?;
-        let revision = Revision::new(&self.config, Arc::new(next)).map_err(|e| e.to_string())?;
+        let (_, revision) = next_revision(&self.config, &self.engine, wanted)?;
         self.pairs.extend(revision.directory());
         self.engine.apply(&Arc::new(revision), self.now);
         Ok(())

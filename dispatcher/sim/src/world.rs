@@ -6,7 +6,7 @@
 
 use crate::apps::{ClientConn, Ended, Plan, Server};
 use crate::check::Books;
-use crate::config::{client_ip, server_ip, vip};
+use crate::config::{client_ip, next_revision, server_ip, vip};
 use crate::crew::Crew;
 use crate::host::{Host, Router, Stack, set_clock};
 use crate::hostile::is_forged_reset;
@@ -477,10 +477,7 @@ impl World {
         wanted: &Wanted,
         also: impl FnOnce(&mut dyn Iterator<Item = &Backend>, Revision) -> Revision,
     ) -> Result<(), String> {
-        let (before, released) = (self.directory().clone(), self.one().released().clone());
-        let next = Directory::next(Some(&before), wanted, |leaving| released.frees(leaving))
-            .map_err(|faults| format!("{faults:?}"))?;
-        let revision = Revision::new(&self.config, Arc::new(next)).map_err(|e| e.to_string())?;
+        let (before, revision) = next_revision(&self.config, self.one(), wanted)?;
         let revision = Arc::new(also(&mut before.backends(), revision));
         self.pairs.extend(revision.directory());
         let now = self.engine_now();

@@ -178,8 +178,6 @@ pub struct Checked {
     pub cores: Vec<Option<usize>>,
     /// What is not wrong, but will not go well.
     pub warnings: Vec<String>,
-    /// By port: the kernel's interface behind it.
-    pub interfaces: Vec<Option<String>>,
 }
 
 /// Checks a configuration, whose rules are kept, against this machine. `changes`: it may change while it runs.
@@ -256,8 +254,7 @@ pub fn run(wanted: &Configuration, changes: bool) -> Result<Checked, Refusal> {
     if !ours.is_empty() {
         own::warn_of_listeners(&config.vips(), &io::kernel::listeners(), &mut warnings);
     }
-    let interfaces = wanted_ports.iter().map(own::interface).collect();
-    Ok(Checked { config, ports, cores, warnings, interfaces })
+    Ok(Checked { config, ports, cores, warnings })
 }
 
 /// Workers can run on the cores that were told.

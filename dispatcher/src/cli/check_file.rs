@@ -4,20 +4,17 @@ use super::args::CheckArgs;
 use super::{REFUSED, Refusal};
 use crate::control::configuration::Configuration;
 use crate::control::fault::Faults;
-use crate::control::file::MAX_FILE;
+use crate::control::file::{MAX_FILE, at_most};
 use crate::control::live::Source;
 use serde_json::json;
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 /// Reads a configuration file; what is longer than any may be is not read to its end.
 pub fn load(path: &Path) -> Result<Result<Source, Faults>, Refusal> {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|f| f.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes));
-    read.map_err(|e| Refusal::new(format!("{}: {e}", path.display())))?;
+    let bytes = at_most(MAX_FILE, path).map_err(|e| Refusal::new(format!("{}: {e}", path.display())))?;
     Ok(Source::file(&path.display().to_string(), &bytes))
 }
 

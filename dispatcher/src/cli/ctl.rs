@@ -2,20 +2,19 @@
 
 use super::listing;
 use crate::control::overrides::verb;
+use crate::control::socket::DEFAULT_SOCKET;
 use crate::control::socket::api::{
     Applied, Backend, Configuration, Diff, Drop, Failure, Forgotten, Overview, Reopened, Service, Sessions, Worker,
 };
 use crate::control::socket::client::{self, Question, escaped};
 use crate::control::socket::orders::{NewBackend, NewWeight, Terms};
-use crate::control::socket::{DEFAULT_SOCKET, router};
-use crate::control::values;
+use crate::control::{file, values};
 use clap::{Args, Subcommand, ValueEnum};
 use hyper::Method;
 use lb::{MemberSpec, State};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -230,9 +229,9 @@ fn carry_out(args: &CtlArgs) -> Result<String, (u8, String)> {
             let done: Forgotten = read(&ask(args, Question::new(Method::DELETE, path))?)?;
             return Ok(format!("the sessions of {} are forgotten\n", done.backend));
         }
-        Verb::Apply { file, dry_run, against } => {
-            let shown = file.display();
-            let text = contents(file).map_err(|e| (NOT_ASKED, format!("{shown}: {e}")))?;
+        Verb::Apply { file: path, dry_run, against } => {
+            let shown = path.display();
+            let text = file::at_most(file::MAX_FILE, path).map_err(|e| (NOT_ASKED, format!("{shown}: {e}")))?;
             let put = |dry_run: bool| {
                 let path = format!("/v1/configuration?dry_run={dry_run}&name={}", escaped(&shown.to_string()));
                 Question { body: text.clone().into(), ..Question::new(Method::PUT, path) }
@@ -277,13 +276,6 @@ fn question(method: Method, path: String, body: &impl Serialize) -> Result<Quest
     Ok(Question { body, ..Question::new(method, path) })
 }
 
-/// A file, of which no more is read than the dispatcher would take.
-fn contents(path: &Path) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    File::open(path)?.take(router::FILE_BYTES as u64 + 1).read_to_end(&mut text)?;
-    Ok(text)
-}
-
 fn get<T: DeserializeOwned>(args: &CtlArgs, path: &str) -> Result<T, (u8, String)> {
     read(&ask(args, Question::new(Method::GET, path))?)
 }
@@ -303,9 +295,8 @@ fn apply_against(
     if dry_run {
         return Ok(listing::applied(&tried));
     }
-    let only_if = args.only_if.clone().or(Some(now.version));
-    let answer = client::request(&args.socket, Question { only_if, ..put(false) }).map_err(|why| (NOT_ASKED, why))?;
-    Ok(listing::applied(&read::<Applied>(&done(args, &answer)?)?))
+    let unless_changed = Question { only_if: Some(now.version), ..put(false) };
+    Ok(listing::applied(&read::<Applied>(&ask(args, unless_changed)?)?))
 }
 
 fn show(args: &CtlArgs, what: Option<What>, json: bool) -> Result<String, (u8, String)> {
@@ -334,13 +325,8 @@ fn show(args: &CtlArgs, what: Option<What>, json: bool) -> Result<String, (u8, S
 
 /// The body of an answer that is none of a refusal.
 fn ask(args: &CtlArgs, question: Question) -> Result<Vec<u8>, (u8, String)> {
-    let only_if = args.only_if.clone();
+    let only_if = args.only_if.clone().or(question.only_if);
     let answer = client::request(&args.socket, Question { only_if, ..question }).map_err(|why| (NOT_ASKED, why))?;
-    done(args, &answer)
-}
-
-/// The body of an answer, if it is none of a refusal.
-fn done(args: &CtlArgs, answer: &client::Answer) -> Result<Vec<u8>, (u8, String)> {
     if (200..300).contains(&answer.status) {
         return Ok(answer.body.to_vec());
     }

@@ -106,7 +106,9 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     say(&report::start(&config, ports, port_memory, process.idle, &cores, writer.is_some()));
 
     let started = Instant::now();
-    let mut running = Running { live, conductor, rows, clock, workers: &workers, journal: writer.as_ref() };
+    let fixed = live.configuration().ports.clone();
+    let mut running =
+        Running { live, conductor, rows, ports: &fixed, clock, workers: &workers, journal: writer.as_ref() };
     let mut version = running.conductor.directory().version();
     let mut rates = report::Rates::default();
     let mut next_report = process.stats_interval.map(|every| started + every);

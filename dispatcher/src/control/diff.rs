@@ -45,13 +45,6 @@ pub struct Difference {
     pub what: String,
 }
 
-/// From one configuration to another. What cannot change while running comes first.
-pub fn configurations(from: &Configuration, to: &Configuration) -> Vec<Difference> {
-    let mut found = fixed(from, to);
-    found.extend(services(&from.wanted, &to.wanted));
-    found
-}
-
 /// From one configuration to another: only what cannot change while running.
 pub fn fixed(from: &Configuration, to: &Configuration) -> Vec<Difference> {
     let mut found = Found::default();

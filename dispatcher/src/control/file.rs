@@ -15,11 +15,22 @@ use crate::engine::TicketKey;
 use lb::service::{HashOn, ServiceKind};
 use lb::{Algorithm, MemberSpec, Policy, PoolSpec, RouteSpec, ServiceSpec, SniPattern, State, Wanted};
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 /// Longest file. A thousand backends take a fortieth of it.
 pub const MAX_FILE: usize = 4 << 20;
+
+/// A file's bytes. Of one that is longer than `most`, one byte more than that: nobody takes it, and it is not read to its end.
+///
+/// # Errors
+/// It cannot be read.
+pub fn at_most(most: usize, path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(most as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
 
 /// Reads a file's bytes. `name` is what the faults call it.
 pub fn read(name: &str, bytes: &[u8]) -> Result<Configuration, Faults> {

@@ -14,8 +14,7 @@ use super::rules;
 use super::socket::api::{self, Applied, Change, Failure, Problem};
 use super::text;
 use lb::Wanted;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -75,9 +74,7 @@ pub fn contents(path: &Path) -> io::Result<Vec<u8>> {
     if !path.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
     }
-    let mut bytes = Vec::new();
-    File::open(path)?.take(file::MAX_FILE as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    file::at_most(file::MAX_FILE, path)
 }
 
 /// What is wanted now.

@@ -9,9 +9,6 @@ use std::sync::Arc;
 /// Those beyond are summed up.
 pub const MOST_BACKENDS: usize = 4 * lb::MAX_BACKENDS;
 
-/// No place of a backend's sums.
-const NOWHERE: u32 = u32::MAX;
-
 /// Sums over ended connections.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Totals {
@@ -33,7 +30,7 @@ pub struct Totals {
     /// Their places by name: there may be a thousand.
     places: HashMap<Arc<str>, u32>,
     /// The same by slot, with the generation of whoever had it last.
-    slots: Vec<(u32, u32)>,
+    slots: Vec<(u32, Option<u32>)>,
     /// Of backends beyond [`MOST_BACKENDS`].
     pub beyond: BackendTotals,
     /// That reached none.
@@ -94,15 +91,15 @@ impl Totals {
     fn place_of(&mut self, (id, generation): (BackendId, u32), name: &str) -> Option<u32> {
         if let Some((of, at)) = self.slots.get(id.index())
             && *of == generation
-            && *at != NOWHERE
+            && at.is_some()
         {
-            return Some(*at);
+            return *at;
         }
         let at = self.place(name)?;
         if self.slots.len() <= id.index() {
-            self.slots.resize(id.index() + 1, (0, NOWHERE));
+            self.slots.resize(id.index() + 1, (0, None));
         }
-        self.slots[id.index()] = (generation, at);
+        self.slots[id.index()] = (generation, Some(at));
         Some(at)
     }
 

@@ -4,11 +4,12 @@
 //! the dispatcher starts without it.
 
 use super::{MAX_OVERRIDES, MAX_WHY, Override, Overrides, Setting};
+use crate::control::file::at_most;
 use crate::control::name::check_name;
 use lb::{MAX_WEIGHT, State};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -164,13 +165,11 @@ impl Saved {
     /// What was kept; and what should be known of it, if anything.
     pub fn load(&self) -> (Overrides, Option<String>) {
         let shown = self.path.display();
-        let mut text = Vec::new();
-        let read = File::open(&self.path).and_then(|f| f.take(LONGEST as u64 + 1).read_to_end(&mut text));
-        match read.map_err(|e| (e.kind(), e)) {
-            Err((ErrorKind::NotFound, _)) => return (Overrides::default(), None),
-            Err((_, e)) => return (Overrides::default(), Some(format!("overrides {shown}: {e}; there are none"))),
-            Ok(_) => {}
-        }
+        let text = match at_most(LONGEST, &self.path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == ErrorKind::NotFound => return (Overrides::default(), None),
+            Err(e) => return (Overrides::default(), Some(format!("overrides {shown}: {e}; there are none"))),
+        };
         match from_json(&text) {
             Ok(all) => (all, None),
             Err(why) => {

@@ -146,7 +146,7 @@ async fn apply(
     if name.len() > MAX_PATH || name.chars().any(char::is_control) {
         return Err(Problem::new(400, "name: that is no name of a file"));
     }
-    let text = body(request, FILE_BYTES).await?.to_vec();
+    let text = body(request, MAX_FILE).await?.to_vec();
     let what = format!("apply {name}{}", dry(dry_run));
     change(handle, &headers, who, what, move |c| c.apply(Upload { name, text, dry_run })).await
 }
@@ -252,9 +252,6 @@ async fn follow(
 fn query<T>(asked: Asked<T>) -> Result<T, Problem> {
     asked.map(|Query(asked)| asked).map_err(|e| Problem::new(400, e.body_text()))
 }
-
-/// Largest configuration that is taken.
-pub const FILE_BYTES: usize = MAX_FILE;
 
 /// Largest body of any other request.
 pub const ORDER_BYTES: usize = 16 << 10;

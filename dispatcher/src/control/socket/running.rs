@@ -33,6 +33,8 @@ pub struct Running<'a> {
     pub conductor: Conductor,
     /// The affinity tables of all workers.
     pub rows: Reader,
+    /// Ports, which are fixed at start.
+    pub ports: &'a [PortArg],
     /// The clock of the workers.
     pub clock: Clock,
     /// All workers.
@@ -52,8 +54,7 @@ impl Running<'_> {
 
     /// Has `change` done with what is wanted.
     fn change<T>(&mut self, change: impl FnOnce(&mut Live, &mut dyn DataPlane, u64) -> T) -> T {
-        let Running { live, conductor, .. } = self;
-        let ports = live.configuration().ports.clone();
+        let Running { live, conductor, ports, .. } = self;
         change(live, &mut Workers { conductor, ports }, wall_clock())
     }
 
@@ -114,7 +115,7 @@ fn wanted(all: &lb::Wanted, name: &str, address: SocketAddr) -> Option<Wanted> {
 /// Workers and drivers, and the kernel beside them.
 struct Workers<'a> {
     conductor: &'a mut Conductor,
-    ports: Vec<PortArg>,
+    ports: &'a [PortArg],
 }
 
 impl Workers<'_> {
@@ -123,7 +124,7 @@ impl Workers<'_> {
         let directory = self.conductor.directory();
         let new = wanted.listeners().into_iter().filter(|vip| directory.service_at(*vip).is_none());
         let new: Vec<_> = new.collect();
-        if new.is_empty() { Ok(()) } else { own::free(&own::shared(&self.ports, &new)) }
+        if new.is_empty() { Ok(()) } else { own::free(&own::shared(self.ports, &new)) }
     }
 }
 
