@@ -76,7 +76,7 @@ fn it_tells_what_it_starts_and_stops_cleanly_at_either_signal() {
             for expected in [
                 "port wan: ",
                 "port lan: ",
-                "TPACKET_V3",
+                "TPACKET_V2",
                 "10.77.0.1/24",
                 "vip 10.77.0.100:443",
                 "backend web2 10.78.0.12:443 weight 2",

@@ -1,10 +1,11 @@
-//! Any Linux interface, through packet sockets: receive rings in memory shared with the kernel (TPACKET_V3), frames
+//! Any Linux interface, through packet sockets: receive rings in memory shared with the kernel (TPACKET_V2), frames
 //! sent by `sendmmsg(2)` straight from there.
 //!
-//! **Receiving.** The kernel fills blocks of [`BLOCK`] bytes with frames, one behind the other, and gives a block to us
-//! when it is full or `RETIRE_MS` after its first frame. Frames are rewritten where they lie. A block goes back to
-//! the kernel when the last slot in it has been released or sent. When all blocks are ours, the kernel drops, and
-//! tells us how many (`rx-ring-full`).
+//! **Receiving.** A ring is places for one frame each, which the kernel fills in turn. A frame is ours as soon as it is there, is rewritten
+//! where it lies, and its place goes back to the kernel when its slot has been released or sent. When all places are ours, the kernel
+//! drops, and tells us how many (`rx-ring-full`). TPACKET_V3, whose blocks hold more of the smallest frames, shows a block when it is full
+//! or a millisecond after its first frame (a tick of the kernel's before Linux 6.18): with five such waits in a connection's life, one connection at
+//! a time took 5 ms.
 //!
 //! **Sending.** `sendmmsg` copies out of the receive ring into the kernel's own buffers; the slots are released when
 //! it returns, so a frame is copied once on its way. A transmit ring would ask for a copy from ring to ring here, and
@@ -35,21 +36,27 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes of a block of the receive ring. Larger than any super-frame, so that these arrive whole and are counted as
-/// what they are.
-pub const BLOCK: usize = 256 * 1024;
+/// Bytes of a receive ring.
+pub const RING_BYTES: usize = 16 << 20;
 
-/// Blocks of a receive ring: 16 MiB, some 80,000 of the smallest frames or 10,000 full ones.
-pub const BLOCKS: usize = 64;
-
-/// How long the kernel may keep a block that is not full, milliseconds. The least it can do.
-const RETIRE_MS: u32 = 1;
+/// Bytes of a piece of a ring that is contiguous in the kernel's memory too.
+const BLOCK: usize = 256 * 1024;
 
 /// Most frames queued for transmission before they are handed to the kernel.
 const QUEUE: usize = BURST;
 
-/// Where frames may begin behind their header in the ring: the header and the address that follows it.
-const FRAME_HEADER: usize = libc::TPACKET3_HDRLEN;
+/// Where a frame may begin in its place in the ring: behind the header, and the address that follows it.
+const FRAME_HEADER: usize = libc::TPACKET2_HDRLEN;
+
+/// Most bytes that the kernel leaves between there and an IP packet, [`HEADROOM`] aside: a link header, and what aligns it.
+const FRAME_LEAD: usize = 48;
+
+/// Bytes of the place for a frame of so many: whole cache lines, and an odd number of them, so that the beginnings of frames do not all
+/// fall into the same few sets of the caches.
+const fn place_for(frame: usize) -> usize {
+    let lines = (FRAME_HEADER + FRAME_LEAD + HEADROOM + frame).div_ceil(64);
+    (lines | 1) * 64
+}
 
 /// How the frames of one device are divided among the sockets of several workers: a fanout group of the kernel's, by its hash of
 /// the flow. Each direction of a connection stays with one socket; the two directions need not meet.
@@ -89,7 +96,8 @@ pub fn open_shared(devices: &[(String, DeviceInfo)], fanouts: &[Arc<Fanout>]) ->
         if rings.len() == MAX_RINGS {
             return Err(OpenError(format!("at most {MAX_RINGS} af-packet ports a worker")));
         }
-        let ring = Ring::open(info, BLOCK, BLOCKS).map_err(|e| match e.raw_os_error() {
+        let place = place_for(usize::from(info.mtu) + MAX_LINK_HEADER);
+        let ring = Ring::open(info, place, BLOCK, RING_BYTES / BLOCK).map_err(|e| match e.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => OpenError(format!(
                 "af-packet:{name}: not permitted: needs CAP_NET_RAW and CAP_NET_ADMIN (run as root, or: setcap \
                  cap_net_raw,cap_net_admin+ep on the program)"
@@ -114,8 +122,7 @@ pub fn open_shared(devices: &[(String, DeviceInfo)], fanouts: &[Arc<Fanout>]) ->
             let rx = PacketReceiver {
                 region: region.clone(),
                 ring: index,
-                block: 0,
-                reading: None,
+                next: 0,
                 max_frame,
                 name: name.clone(),
                 mtu: info.mtu,
@@ -126,7 +133,7 @@ pub fn open_shared(devices: &[(String, DeviceInfo)], fanouts: &[Arc<Fanout>]) ->
             let tx = PacketTransmitter::new(region.clone(), index, max_frame, name).map_err(failed)?;
             Ok(Port {
                 description: format!(
-                    "af-packet, TPACKET_V3 ring of {RING_MIB} MiB{}",
+                    "af-packet, TPACKET_V2 ring of {RING_MIB} MiB{}",
                     if fanouts.is_empty() { "" } else { ", one of each worker, by flow hash" }
                 ),
                 rx: Box::new(rx),
@@ -136,14 +143,12 @@ pub fn open_shared(devices: &[(String, DeviceInfo)], fanouts: &[Arc<Fanout>]) ->
         .collect()
 }
 
-/// Bytes of memory that the ring of one port takes.
-pub const RING_BYTES: usize = BLOCK * BLOCKS;
 const RING_MIB: usize = RING_BYTES >> 20;
 const MAX_RINGS: usize = 16;
 
 /// The receive rings of all ports of one worker: where its slots lie.
 ///
-/// A slot's token is ring (8 bits), block (24 bits), offset of the buffer in the block (32 bits).
+/// A slot's token is ring (upper 32 bits) and place (lower 32 bits).
 struct Region {
     id: RegionId,
     rings: Box<[Ring]>,
@@ -157,38 +162,49 @@ struct Ring {
     base: Cell<*mut u8>,
     len: usize,
     fd: OwnedFd,
-    block_size: usize,
-    blocks: Box<[Block]>,
+    layout: Layout,
+    /// By place: there is a slot for it. The mark that the kernel reads says the same, and that is the kernel's memory.
+    out: Box<[Cell<bool>]>,
+    /// How many are.
+    outstanding: Cell<u32>,
 }
 
-/// What we know of a block that the kernel has given us.
-#[derive(Default)]
-struct Block {
-    /// Slots in it that are still out.
-    outstanding: Cell<u32>,
-    /// Every frame in it has been seen, and the block was not given back yet.
-    walked: Cell<bool>,
+/// Where the places of a ring are: as many as go into a block, for none crosses the end of one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Layout {
+    place: usize,
+    block: usize,
+    blocks: usize,
+}
+
+impl Layout {
+    fn places(&self) -> usize {
+        self.block / self.place * self.blocks
+    }
+
+    /// Where a place begins.
+    fn offset(&self, place: usize) -> usize {
+        let in_block = self.block / self.place;
+        place / in_block * self.block + place % in_block * self.place
+    }
 }
 
 impl Ring {
-    fn open(info: &DeviceInfo, block_size: usize, blocks: usize) -> io::Result<Ring> {
+    fn open(info: &DeviceInfo, place: usize, block: usize, blocks: usize) -> io::Result<Ring> {
+        let layout = Layout { place, block, blocks };
         // Protocol 0: nothing arrives before the socket is bound.
         let fd = sys::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK, 0)?;
         let option = |name, value: i32| sys::set_option(&fd, libc::SOL_PACKET, name, value);
-        option(libc::PACKET_VERSION, libc::tpacket_versions::TPACKET_V3 as i32)?;
+        option(libc::PACKET_VERSION, libc::tpacket_versions::TPACKET_V2 as i32)?;
         option(libc::PACKET_RESERVE, HEADROOM as i32)?;
-        let request = libc::tpacket_req3 {
-            tp_block_size: block_size as u32,
+        let request = libc::tpacket_req {
+            tp_block_size: block as u32,
             tp_block_nr: blocks as u32,
-            // Only its product with the count is looked at for this version.
-            tp_frame_size: 2048,
-            tp_frame_nr: (block_size / 2048 * blocks) as u32,
-            tp_retire_blk_tov: RETIRE_MS,
-            tp_sizeof_priv: 0,
-            tp_feature_req_word: 0,
+            tp_frame_size: place as u32,
+            tp_frame_nr: layout.places() as u32,
         };
         sys::set_option(&fd, libc::SOL_PACKET, libc::PACKET_RX_RING, request)?;
-        let map = sys::Mapping::new(&fd, block_size * blocks)?;
+        let map = sys::Mapping::new(&fd, block * blocks)?;
         // Kernels before 4.20 do not know it; `PACKET_OUTGOING` is looked at as well.
         let _ = option(libc::PACKET_IGNORE_OUTGOING, 1);
         // No queueing discipline between us and the device: less work, and a full device says so.
@@ -208,8 +224,8 @@ impl Ring {
         sys::set_option(&fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, membership)?;
         sys::bind_packet(&fd, info.index)?;
         let (base, len) = (Cell::new(map.as_ptr()), map.len());
-        let blocks = (0..blocks).map(|_| Block::default()).collect();
-        Ok(Ring { map: RefCell::new(map), base, len, fd, block_size, blocks })
+        let out = (0..layout.places()).map(|_| Cell::new(false)).collect();
+        Ok(Ring { map: RefCell::new(map), base, len, fd, layout, out, outstanding: Cell::new(0) })
     }
 
     /// Goes on as another ring of the same size, whose device is there. The descriptor keeps its number.
@@ -217,17 +233,16 @@ impl Ring {
     /// # Panics
     /// When a slot of this ring is out: its memory is unmapped here.
     fn become_like(&self, other: Ring) -> io::Result<()> {
-        assert!(self.is_idle() && (self.block_size, self.blocks.len()) == (other.block_size, other.blocks.len()));
+        assert!(self.is_idle() && self.layout == other.layout);
         sys::replace(&self.fd, &other.fd)?;
         self.base.set(other.base.get());
         self.map.swap(&other.map);
-        self.blocks.iter().for_each(|block| block.walked.set(false));
         Ok(())
     }
 
     /// No slot of it is out.
     fn is_idle(&self) -> bool {
-        self.blocks.iter().all(|block| block.outstanding.get() == 0)
+        self.outstanding.get() == 0
     }
 
     /// Reads, and so clears, the error that waits on the socket: the link went down. False when there is none.
@@ -235,92 +250,89 @@ impl Ring {
         matches!(sys::get_option::<i32>(&self.fd, libc::SOL_SOCKET, libc::SO_ERROR), Ok(e) if e != 0)
     }
 
-    /// Where a block begins: valid for `block_size` bytes while `self` lives and does not [become another](Ring::become_like).
-    fn block_ptr(&self, block: usize) -> *mut u8 {
-        assert!((block + 1) * self.block_size <= self.len);
+    /// Where a place begins: valid for `layout.place` bytes while `self` lives and does not [become another](Ring::become_like).
+    fn place_ptr(&self, place: usize) -> *mut u8 {
+        let offset = self.layout.offset(place);
+        assert!(offset + self.layout.place <= self.len);
         // SAFETY: within the mapping, as just checked.
-        unsafe { self.base.get().add(block * self.block_size) }
+        unsafe { self.base.get().add(offset) }
     }
 
-    /// The word by which a block changes hands.
-    fn status(&self, block: usize) -> &AtomicU32 {
-        const { assert!(align_of::<libc::tpacket_block_desc>() >= align_of::<AtomicU32>()) };
-        let descriptor = self.block_ptr(block).cast::<libc::tpacket_block_desc>();
-        // SAFETY: blocks are page-aligned and begin with a descriptor. Kernel and program both access this word as
-        // one aligned 32-bit word, so an atomic is what it is; the reference lives no longer than the mapping.
-        unsafe { AtomicU32::from_ptr(&raw mut (*descriptor).hdr.bh1.block_status) }
+    /// The word by which a place changes hands.
+    fn status(&self, place: usize) -> &AtomicU32 {
+        const { assert!(align_of::<libc::tpacket2_hdr>() >= align_of::<AtomicU32>()) };
+        let header = self.place_ptr(place).cast::<libc::tpacket2_hdr>();
+        // SAFETY: blocks are page-aligned, places whole cache lines, and they begin with a header. Kernel and program both access this word
+        // as one aligned 32-bit word, so an atomic is what it is; the reference lives no longer than the mapping.
+        unsafe { AtomicU32::from_ptr(&raw mut (*header).tp_status) }
     }
 
-    /// Frames in a block that is ours, and the offset of the first.
-    fn contents(&self, block: usize) -> (u32, u32) {
-        let descriptor = self.block_ptr(block).cast::<libc::tpacket_block_desc>();
-        // SAFETY: as in `status`; the kernel does not write to a block that is ours. Its only variant is `bh1`.
-        let header = unsafe { (&raw const (*descriptor).hdr.bh1).read() };
-        (header.num_pkts, header.offset_to_first_pkt)
-    }
-
-    /// Gives the block back if nothing in it is wanted any more.
-    fn return_if_done(&self, block: usize) {
-        let state = &self.blocks[block];
-        if state.walked.get() && state.outstanding.get() == 0 {
-            state.walked.set(false);
-            // Release: everything done to the block's frames comes before the kernel's next writes.
-            self.status(block).store(libc::TP_STATUS_KERNEL, Ordering::Release);
+    /// What the kernel says of the frame at a place, if one is there that we have not taken yet.
+    fn arrived(&self, place: usize) -> Option<(libc::tpacket2_hdr, libc::sockaddr_ll)> {
+        // One that we have taken and not given back still bears the mark that makes it ours. Acquire: the kernel's writes to the place come
+        // before this.
+        if self.out[place].get() || self.status(place).load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
+            return None;
         }
+        let header = self.place_ptr(place);
+        // SAFETY: header and address lie within the place, which is ours: the kernel does not write. Read unaligned, so that nothing is asked of
+        // where the address lies.
+        unsafe {
+            let address = header.add(size_of::<libc::tpacket2_hdr>()).cast::<libc::sockaddr_ll>();
+            Some((header.cast::<libc::tpacket2_hdr>().read_unaligned(), address.read_unaligned()))
+        }
+    }
+
+    /// A slot for the frame at a place that is ours: its bytes from `head` on, behind [`FRAME_HEADER`]. None when that cannot be.
+    fn take(&self, region: RegionId, ring: usize, place: usize, head: usize, len: usize) -> Option<Slot> {
+        let capacity = self.layout.place - FRAME_HEADER;
+        if head + len > capacity || self.out[place].replace(true) {
+            return None;
+        }
+        self.outstanding.set(self.outstanding.get() + 1);
+        let token = (ring as u64) << 32 | place as u64;
+        // SAFETY: `out` says that there was no slot for this place; the kernel has given it to us, and writes there again when we have given it
+        // back, which `release` of this slot does. Places do not overlap.
+        Some(unsafe { Slot::new(region, token, capacity, head, len) })
+    }
+
+    /// Gives a place back to the kernel.
+    fn give_back(&self, place: usize) {
+        if self.out[place].replace(false) {
+            self.outstanding.set(self.outstanding.get() - 1);
+        }
+        // Release: everything done to the frame comes before the kernel's next writes.
+        self.status(place).store(libc::TP_STATUS_KERNEL, Ordering::Release);
     }
 }
 
 impl Region {
-    fn token(ring: usize, block: usize, offset: usize) -> u64 {
-        (ring as u64) << 56 | (block as u64) << 32 | offset as u64
-    }
-
-    fn place(&self, slot: &Slot) -> (&Ring, usize, usize) {
+    fn place(&self, slot: &Slot) -> (&Ring, usize) {
         assert_eq!(slot.region, self.id, "slot of another region");
-        let ring = &self.rings[(slot.token >> 56) as usize];
-        (ring, (slot.token >> 32 & 0xff_ffff) as usize, slot.token as u32 as usize)
-    }
-
-    /// Where the buffer of a slot begins.
-    fn buffer(&self, slot: &Slot) -> *mut u8 {
-        let (ring, block, offset) = self.place(slot);
-        debug_assert!(offset + slot.capacity as usize <= ring.block_size);
-        // SAFETY: `next_frame` has checked that offset and capacity lie within the block.
-        unsafe { ring.block_ptr(block).add(offset) }
+        (&self.rings[(slot.token >> 32) as usize], slot.token as u32 as usize)
     }
 
     fn frame<'a>(&'a self, slot: &'a mut Slot) -> Frame<'a> {
-        // SAFETY: the buffer lies within the mapping, which lives as long as `self` is borrowed, and is not exchanged while
-        // a slot is out. The block is ours
-        // while a slot in it is out, so the kernel does not write; the slot is unique and mutably borrowed, so nobody
-        // else reads or writes; frames of a block do not overlap.
-        let bytes = unsafe { core::slice::from_raw_parts_mut(self.buffer(slot), slot.capacity as usize) };
+        let (ring, place) = self.place(slot);
+        // SAFETY: from there to the end of the place are the bytes of the slot's buffer (`Ring::take`). The mapping lives as long as `self` is
+        // borrowed, and is not exchanged while a slot is out. The place is ours while its slot is out, so the kernel does not write; the slot is
+        // unique and mutably borrowed, so nobody else reads or writes.
+        let bytes =
+            unsafe { core::slice::from_raw_parts_mut(ring.place_ptr(place).add(FRAME_HEADER), slot.capacity as usize) };
         Frame::new(bytes, slot.head as usize, slot.len as usize)
     }
 
     fn release(&self, slot: Slot) {
-        let (ring, block, _) = self.place(&slot);
-        let state = &ring.blocks[block];
-        state.outstanding.set(state.outstanding.get() - 1);
-        ring.return_if_done(block);
+        let (ring, place) = self.place(&slot);
+        ring.give_back(place);
     }
-}
-
-/// Where we are in a block.
-#[derive(Clone, Copy)]
-struct Cursor {
-    /// Frames not seen yet.
-    left: u32,
-    /// Offset of the next one's header.
-    offset: usize,
 }
 
 struct PacketReceiver {
     region: Rc<Region>,
     ring: usize,
-    /// The block being read, or the next one to come.
-    block: usize,
-    reading: Option<Cursor>,
+    /// The place where the next frame will be.
+    next: usize,
     /// Longest frame that can be sent on, bytes.
     max_frame: usize,
     name: String,
@@ -341,7 +353,8 @@ impl PacketReceiver {
             return false;
         }
         let anew = || {
-            let other = Ring::open(&info, ring.block_size, ring.blocks.len())?;
+            let Layout { place, block, blocks } = ring.layout;
+            let other = Ring::open(&info, place, block, blocks)?;
             if let Some(fanout) = &self.fanout {
                 fanout.join(&other.fd, info.index)?;
             }
@@ -350,53 +363,28 @@ impl PacketReceiver {
             Ok::<_, io::Error>(link)
         };
         let Ok(link) = anew() else { return false };
-        (self.link, self.block, self.reading) = (link, 0, None);
+        (self.link, self.next) = (link, 0);
         true
     }
 
-    /// The next frame of the block being read, made ready; none when it was dropped.
-    fn next_frame(&mut self, cursor: &mut Cursor) -> Option<Slot> {
-        let region = self.region.clone();
-        let ring = &region.rings[self.ring];
-        let at = cursor.offset;
-        if at + FRAME_HEADER > ring.block_size {
-            // The kernel does not do this; if it did, nothing in the rest of the block could be believed.
-            cursor.left = 0;
-            return None;
-        }
-        // SAFETY: header and address lie within the block (just checked), which is ours. Read unaligned, so that
-        // nothing is asked of the offset.
-        let (header, address) = unsafe {
-            let p = ring.block_ptr(self.block).add(at);
-            let address = p.add(size_of::<libc::tpacket3_hdr>()).cast::<libc::sockaddr_ll>();
-            (p.cast::<libc::tpacket3_hdr>().read_unaligned(), address.read_unaligned())
-        };
-        cursor.left -= 1;
-        cursor.offset += header.tp_next_offset as usize;
-        if cursor.left > 0 && header.tp_next_offset == 0 {
-            cursor.left = 0;
-        }
-        let (frame_at, len) = (at + usize::from(header.tp_mac), header.tp_snaplen as usize);
-        let buffer_at = at + FRAME_HEADER;
+    /// The frame that has arrived at a place, made ready. None when it is dropped: the place is to be given back then.
+    fn ready(&mut self, place: usize, header: &libc::tpacket2_hdr, address: &libc::sockaddr_ll) -> Option<Slot> {
+        let region = &self.region;
+        let len = header.tp_snaplen as usize;
         if address.sll_pkttype == libc::PACKET_OUTGOING {
             return None;
         }
-        if header.tp_snaplen < header.tp_len || frame_at < buffer_at || frame_at + len > ring.block_size {
-            self.traffic.lost(Loss::RxTruncated, 1);
-            return None;
-        }
-        if len > self.max_frame {
+        if header.tp_len as usize > self.max_frame {
             self.traffic.lost(Loss::RxOversized, 1);
             return None;
         }
-        let (capacity, head) = (frame_at + len - buffer_at, frame_at - buffer_at);
-        let token = Region::token(self.ring, self.block, buffer_at);
-        // SAFETY: this frame of this block is met once between the kernel giving the block and our giving it back,
-        // which waits for the slot (`outstanding`). The kernel lays frames one behind the other.
-        let mut slot = unsafe { Slot::new(region.id, token, capacity, head, len) };
-        let state = &ring.blocks[self.block];
-        state.outstanding.set(state.outstanding.get() + 1);
-
+        let head = usize::from(header.tp_mac).checked_sub(FRAME_HEADER);
+        let whole = head.filter(|_| header.tp_snaplen == header.tp_len);
+        let slot = whole.and_then(|head| region.rings[self.ring].take(region.id, self.ring, place, head, len));
+        let Some(mut slot) = slot else {
+            self.traffic.lost(Loss::RxTruncated, 1);
+            return None;
+        };
         let mut frame = region.frame(&mut slot);
         if header.tp_status & libc::TP_STATUS_CSUMNOTREADY != 0 {
             // What is neither TCP nor UDP is left as it is: nobody here forwards it.
@@ -404,10 +392,9 @@ impl PacketReceiver {
         }
         if header.tp_status & libc::TP_STATUS_VLAN_VALID != 0 {
             let known = header.tp_status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
-            let tpid = if known { header.hv1.tp_vlan_tpid } else { libc::ETH_P_8021Q as u16 };
-            if !offload::push_vlan(&mut frame, tpid, header.hv1.tp_vlan_tci as u16) {
+            let tpid = if known { header.tp_vlan_tpid } else { libc::ETH_P_8021Q as u16 };
+            if !offload::push_vlan(&mut frame, tpid, header.tp_vlan_tci) {
                 self.traffic.lost(Loss::RxTruncated, 1);
-                region.release(slot);
                 return None;
             }
         }
@@ -421,34 +408,14 @@ impl PacketReceiver {
 impl Receiver for PacketReceiver {
     fn receive(&mut self, burst: &mut Burst) {
         while !burst.is_full() {
+            let place = self.next;
             let ring = &self.region.rings[self.ring];
-            let mut cursor = match self.reading {
-                Some(cursor) => cursor,
-                None => {
-                    // A block that we have walked and not given back still bears the mark that makes it ours.
-                    let ours = ring.blocks[self.block].walked.get();
-                    // Acquire: the kernel's writes to the block come before this.
-                    if ours || ring.status(self.block).load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
-                        return;
-                    }
-                    let (left, first) = ring.contents(self.block);
-                    Cursor { left, offset: first as usize }
-                }
-            };
-            while cursor.left > 0 && !burst.is_full() {
-                if let Some(slot) = self.next_frame(&mut cursor) {
-                    burst.push(slot);
-                }
+            let Some((header, address)) = ring.arrived(place) else { return };
+            self.next = if place + 1 == ring.out.len() { 0 } else { place + 1 };
+            match self.ready(place, &header, &address) {
+                Some(slot) => burst.push(slot),
+                None => self.region.rings[self.ring].give_back(place),
             }
-            if cursor.left > 0 {
-                self.reading = Some(cursor);
-                return;
-            }
-            self.reading = None;
-            let ring = &self.region.rings[self.ring];
-            ring.blocks[self.block].walked.set(true);
-            ring.return_if_done(self.block);
-            self.block = (self.block + 1) % ring.blocks.len();
         }
     }
 
@@ -476,7 +443,7 @@ impl Receiver for PacketReceiver {
     fn traffic(&mut self) -> Traffic {
         let fd = &self.region.rings[self.ring].fd;
         // The kernel starts again from zero each time it is asked.
-        if let Ok(stats) = sys::get_option::<libc::tpacket_stats_v3>(fd, libc::SOL_PACKET, libc::PACKET_STATISTICS) {
+        if let Ok(stats) = sys::get_option::<libc::tpacket_stats>(fd, libc::SOL_PACKET, libc::PACKET_STATISTICS) {
             self.traffic.lost(Loss::RxRingFull, u64::from(stats.tp_drops));
         }
         self.device_event();

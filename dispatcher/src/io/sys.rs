@@ -251,11 +251,11 @@ pub(super) unsafe trait OptionValue: Copy {}
 // SAFETY: integers, and structs of integers as the kernel declares them.
 unsafe impl OptionValue for c_int {}
 // SAFETY: as above.
-unsafe impl OptionValue for libc::tpacket_req3 {}
+unsafe impl OptionValue for libc::tpacket_req {}
 // SAFETY: as above.
 unsafe impl OptionValue for libc::packet_mreq {}
 // SAFETY: as above.
-unsafe impl OptionValue for libc::tpacket_stats_v3 {}
+unsafe impl OptionValue for libc::tpacket_stats {}
 // SAFETY: as above.
 unsafe impl OptionValue for libc::xdp_umem_reg {}
 // SAFETY: as above.
