@@ -3,6 +3,7 @@
 //! The modules are layered; each may use those above it in this list and nothing below:
 //!
 //! * [`time`]: points in time as numbers; nobody here reads a clock.
+//! * `prefetch`: memory into the cache before it is needed.
 //! * [`wire`]: header views and checksums, sequence numbers as types.
 //! * [`capture`]: pcap and pcapng files: read in place, written block by block.
 //! * [`flow`]: flow table, SYN cookie, splice.
@@ -31,6 +32,7 @@ pub mod flow;
 pub mod io;
 pub mod journal;
 pub mod path;
+mod prefetch;
 pub mod replay;
 pub mod sessions;
 pub mod tcp;

@@ -7,8 +7,16 @@ use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 
 /// From the lowest to the highest; each may use those before it, and of its own line only itself.
-const ROOMS: [&[&str]; 8] =
-    [&["time"], &["wire"], &["config", "counters"], &["flow"], &["backends", "tls"], &["path"], &["tcp"], &["engine"]];
+const ROOMS: [&[&str]; 8] = [
+    &["time", "prefetch"],
+    &["wire"],
+    &["config", "counters"],
+    &["flow"],
+    &["backends", "tls"],
+    &["path"],
+    &["tcp"],
+    &["engine"],
+];
 
 /// A file of a room: `tcp/dial`.
 type File = String;

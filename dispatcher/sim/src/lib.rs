@@ -9,6 +9,7 @@
 //! * [`storm`]: all of it at once, by a seed.
 //! * [`liar`]: an adversary that knows how sessions are learned, among honest clients that come back.
 //! * [`script`]: the bench; one segment in, what leaves because of it.
+//! * [`twin`]: the engine, and one that knows no short cut, compared.
 //! * [`tls`]: hellos and flights made by hand. [`rng`]: numbers from a seed. [`pcap`]: what a failure leaves behind.
 //!
 //! What does not hold panics: callers are tests, or catch it.
@@ -28,5 +29,6 @@ pub mod script;
 pub mod storm;
 mod strict;
 pub mod tls;
+pub mod twin;
 pub mod upset;
 pub mod world;

@@ -6,8 +6,9 @@
 use crate::check::Books;
 use crate::config::{client_ip, next_revision, server_ip, vip};
 use crate::pairs::Pairs;
+use crate::twin::Twin;
 use core::time::Duration;
-use dispatcher::engine::{Config, ConnectionRecord, DropReason, Effects, End, Engine, PortId, Verdict};
+use dispatcher::engine::{Config, ConnectionRecord, DropReason, Effects, End, PortId, Verdict};
 use dispatcher::time::Time;
 use dispatcher::wire::build::{Arp, Link, Ndp, Segment, arp_op, ndp_type};
 use dispatcher::wire::checksum;
@@ -193,7 +194,7 @@ pub(crate) fn introductions(config: &Config) -> Vec<(usize, Vec<u8>)> {
 /// The engine, one client and up to some servers, all by hand.
 pub struct Bench {
     /// What is tested.
-    pub engine: Engine,
+    pub engine: Twin,
     /// As configured.
     pub config: Config,
     /// Virtual time.
@@ -238,7 +239,7 @@ impl Bench {
         let none = SocketAddr::new(client_ip(0, v6), 0);
         let pairs = Pairs::new(&config.vips(), config.backends().iter().map(|b| b.addr));
         let mut b = Bench {
-            engine: Engine::new(config.clone(), secret, now).expect("a configuration that works"),
+            engine: Twin::new(config.clone(), secret, now).expect("a configuration that works"),
             config,
             now,
             books: Books::default(),

@@ -14,6 +14,7 @@ use crate::links::{Air, Faults, To};
 use crate::pairs::Pairs;
 use crate::pcap::Recorder;
 use crate::rng::Rng;
+use crate::twin::Twin;
 use core::time::Duration;
 use dispatcher::engine::Revision;
 use dispatcher::engine::{Class, Config, ConnectionRecord, Effects, End, Engine, PortId, Verdict};
@@ -64,7 +65,7 @@ pub struct World {
     /// The engine's.
     pub config: Config,
     /// Without workers, the one engine.
-    pub engine: Engine,
+    pub engine: Twin,
     /// Virtual time.
     pub now: Time,
     /// All machines.
@@ -149,7 +150,7 @@ impl World {
         let mut secret = [0; 32];
         secret.copy_from_slice(&Rng::new(seed).bytes(32));
         let now = Time::from_millis(1_000_000);
-        let engine = Engine::new(config.clone(), secret, now).expect("a configuration that works");
+        let engine = Twin::new(config.clone(), secret, now).expect("a configuration that works");
         let ports = config.ports.len();
         let pairs = Pairs::new(&config.vips(), config.backends().iter().map(|b| b.addr));
         World {

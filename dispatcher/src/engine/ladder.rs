@@ -10,7 +10,7 @@ use crate::tcp::connection::{Opening, Stage, State};
 use crate::tcp::flight::Passers;
 use crate::tcp::hello::{Holding, Room};
 use crate::tcp::reuse::{Anew, Begun, Reuse};
-use crate::tcp::{Action, Arrived, End, admit, close, cut, dial, flight, forward, hello, reuse};
+use crate::tcp::{Action, Arrived, ClientLink, End, admit, close, cut, dial, flight, forward, hello, reuse};
 use crate::time::Time;
 use crate::wire::packet::{Body, Flags, Parsed, tcp_checksum_ok};
 use crate::wire::{Addr, Family, Frame, Seq};
@@ -53,7 +53,7 @@ impl Engine {
     /// A segment of a known flow: by far the most frequent case is that both sides are connected, and it is an ordinary one.
     #[inline]
     fn on_known(&mut self, id: FlowId, side: Side, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
-        if forward::ordinary(self.flows.hot_mut(id), side, seg) {
+        if forward::ordinary(self.flows.hot_mut(id), side, ClientLink::of(seg), &(&seg.tcp).into(), seg.now) {
             return self.pass_on(id, side, seg, frame, Passing { noted: true, ..Passing::default() }, fx);
         }
         self.on_unusual(id, side, seg, frame, fx)

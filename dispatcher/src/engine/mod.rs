@@ -37,11 +37,13 @@ mod send;
 mod share;
 mod sizes;
 mod stop;
+mod straight;
 mod timers;
 mod unfinished;
 
 pub use crate::config::{AddressMode, Config, ConfigError, Limits, PortId, PortSpec, TicketKey, hello_patience};
 pub use crate::counters::{Counters, DropReason};
+pub use crate::flow::Look;
 pub use crate::path::Revision;
 pub use crate::path::{MAX_WORKERS, Returning, worker_of_port};
 pub use crate::tcp::{BALANCED, Class, ConnectionRecord, End, Told};
@@ -236,13 +238,16 @@ impl Engine {
         self.local_ports = LocalPorts::new(first, last, slots, entropy);
     }
 
-    /// One frame that came in at `port`.
+    /// One frame that came in at `port`: straight on, or up the ladder.
     pub fn handle(&mut self, port: PortId, frame: &mut Frame<'_>, now: Time, fx: &mut dyn Effects) -> Verdict {
+        if let Some(verdict) = self.straight(port, self.look(frame.bytes()), frame, now) {
+            return verdict;
+        }
         let headers = Parsed::read(frame.bytes());
         self.handle_parsed(port, &headers, frame, now, fx)
     }
 
-    /// As [`Engine::handle`], where the frame's headers have been read.
+    /// As [`Engine::handle`], where the frame's headers have been read: up the ladder, whatever it is. The outcome is the same.
     pub fn handle_parsed(
         &mut self,
         port: PortId,

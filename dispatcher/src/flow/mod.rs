@@ -2,7 +2,7 @@
 //! entropy go in; nothing here knows a socket, a clock or a frame's buffer.
 //!
 //! * [`Key`], [`FlowTable`]: protocol, addresses and ports as they stand in an arriving frame, to the flow and the side it came
-//!   from.
+//!   from; [`Look`]: what is seen of it before a frame's turn.
 //! * [`Wheel`]: one timer a flow.
 //! * [`CookieJar`]: what a SYN must come back with before anything is remembered at all.
 //! * [`BufferPool`], [`Assembler`]: one direction of a stream, put in order.
@@ -16,6 +16,8 @@
 
 mod assembler;
 mod cookie;
+mod hash;
+mod index;
 mod key;
 mod places;
 mod ports;
@@ -28,10 +30,11 @@ mod wheel;
 
 pub use assembler::{Assembler, BufferId, BufferPool, Inserted, MAX_RANGES};
 pub use cookie::{ClientOptions, CookieJar, CookieVerified, EPOCH};
+pub use hash::KeyV4;
 pub use key::Key;
 pub use ports::{LocalPorts, MAX_SOURCES, PortUse};
 pub use rss::Rss;
 pub use splice::{Clock, Endpoints, Rescale, Splice};
-pub use table::{FlowId, FlowTable, Side};
+pub use table::{FlowId, FlowTable, Look, Side, TowardsV4};
 pub use track::{Direction, Oddities, Window};
 pub use wheel::Wheel;

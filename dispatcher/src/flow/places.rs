@@ -10,6 +10,7 @@ pub(super) const MOST: usize = 1 << 14;
 /// Positions of the index: at a load of at most 1/2.
 const POSITIONS: usize = 2 * MOST;
 const VACANT: u16 = u16::MAX;
+const NOWHERE: Addr = Addr([0; 16]);
 
 #[derive(Clone, Copy)]
 struct Place {
@@ -115,6 +116,15 @@ impl Places {
     #[inline]
     pub fn leave(&mut self, number: u16) {
         self.all[usize::from(number)].users -= 1;
+    }
+
+    /// What a number stands for; that of none is a place of no meaning, if there is any.
+    #[inline(always)]
+    pub fn at(&self, number: u16) -> (&Addr, u16) {
+        match self.all.get(usize::from(number)) {
+            Some(place) => (&place.addr, place.port),
+            None => (&NOWHERE, 0),
+        }
     }
 
     /// What a number in use stands for.

@@ -13,6 +13,7 @@ use crate::wire::checksum::Change;
 use crate::wire::options::SegmentOptions;
 use crate::wire::packet::{Ip, Tcp};
 use crate::wire::{Addr, Family, Seq, SeqDelta};
+use core::hint::select_unpredictable;
 
 /// A window field's change of scale: read with one shift, written with another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -38,7 +39,7 @@ impl Rescale {
     }
 
     /// Bytes that a field stands for where it comes in.
-    #[inline]
+    #[inline(always)]
     pub fn bytes(self, window: u16) -> u32 {
         u32::from(window) << self.from
     }
@@ -89,22 +90,31 @@ impl Endpoints {
 }
 
 impl Splice {
+    /// What is added to the server's sequence numbers, and taken from the client's acknowledgements. From which side a frame comes nobody can
+    /// predict, so that no branch asks.
+    #[inline(always)]
+    fn shifts(&self, from: Side) -> (u32, u32) {
+        let shift = self.seq.0;
+        (select_unpredictable(from == Side::Server, shift, 0), select_unpredictable(from == Side::Client, shift, 0))
+    }
+
     /// A frame's numbers in the client's view: sequence and acknowledgement.
-    #[inline]
-    pub fn client_view(&self, from: Side, tcp: &Tcp) -> (Seq, Seq) {
-        match from {
-            Side::Client => (tcp.seq, tcp.ack),
-            Side::Server => (tcp.seq + self.seq, tcp.ack),
-        }
+    #[inline(always)]
+    pub fn client_view(&self, from: Side, seq: Seq, ack: Seq) -> (Seq, Seq) {
+        (seq + self.shifts(from).0, ack)
+    }
+
+    /// A frame's numbers as the other side must read them.
+    #[inline(always)]
+    pub fn other_view(&self, from: Side, seq: Seq, ack: Seq) -> (Seq, Seq) {
+        let (up, down) = self.shifts(from);
+        (seq + up, ack - down)
     }
 
     /// The scale change for windows that come from this side.
-    #[inline]
+    #[inline(always)]
     pub fn rescale(&self, from: Side) -> Rescale {
-        match from {
-            Side::Client => self.to_server,
-            Side::Server => self.to_client,
-        }
+        select_unpredictable(from == Side::Client, self.to_server, self.to_client)
     }
 
     /// Rewrites an IP packet with its TCP segment for the other side. `ack_floor` raises acknowledgements that lie before
@@ -121,10 +131,7 @@ impl Splice {
     ) -> Option<u32> {
         let mut sum = Change::default();
         rewrite_addresses(frame, ip, to, &mut sum);
-        let (seq, mut ack) = match from {
-            Side::Client => (tcp.seq, tcp.ack + -self.seq),
-            Side::Server => (tcp.seq + self.seq, tcp.ack),
-        };
+        let (seq, mut ack) = self.other_view(from, tcp.seq, tcp.ack);
         if let Some(floor) = ack_floor
             && ack.is_before(floor)
         {

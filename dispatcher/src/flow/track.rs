@@ -75,7 +75,7 @@ impl Window {
     /// A segment that its sender can have sent: it begins within what the receiver allows (at its edge, as a window probe does), and
     /// does not end further behind the acknowledgement than a whole window. After G. van Rooij, "Real Stateful TCP Packet
     /// Filtering in IP Filter" (2001), bounds I and II. What is outside changes nothing here; its receiver may judge it.
-    #[inline]
+    #[inline(always)]
     pub fn plausible(&self, seq: Seq, len: u32) -> bool {
         !seq.is_after(self.edge) && self.acked.distance_to(seq + len) >= -(self.reach as i32)
     }
@@ -97,7 +97,7 @@ impl Window {
 
     /// As [`Direction::sent`] for a direction without oddities, and a plausible segment without FIN. False, and nothing changed, when it
     /// repeats what was acknowledged: that is an oddity.
-    #[inline]
+    #[inline(always)]
     pub fn sent_in_order(&mut self, seq: Seq, len: u32) -> bool {
         let end = seq + len;
         if len == 0 {
@@ -114,7 +114,7 @@ impl Window {
     }
 
     /// As [`Direction::acknowledged`] for a direction without oddities. False, and nothing changed, when it acknowledges what was not seen.
-    #[inline]
+    #[inline(always)]
     pub fn acknowledged_in_order(&mut self, ack: Seq, window: u32) -> bool {
         if ack.is_after(self.next) {
             return false;

@@ -103,6 +103,13 @@ impl Neighbours {
         (e.port, e.mac.map(|dst| Link { dst, src: e.our_mac, vlans: e.vlans }))
     }
 
+    /// The same for a next hop whose address is known, and that frames without tags go to: its port and address.
+    #[inline(always)]
+    pub fn untagged(&self, hop: NextHop) -> Option<(PortId, Mac)> {
+        let e = &self.entries[usize::from(hop.0)];
+        e.mac.filter(|_| e.vlans.is_empty()).map(|mac| (e.port, mac))
+    }
+
     /// Somebody needs this next hop and does not have it: ask soon.
     pub fn want(&mut self, hop: NextHop, now: Time) {
         let e = &mut self.entries[usize::from(hop.0)];

@@ -45,7 +45,7 @@ pub fn may_be_forgotten(c: &Connection, now: Time) -> bool {
 #[cold]
 pub fn segment(hot: &mut Hot, c: &mut Connection, side: Side, seg: &Arrived, frame: &Frame<'_>) -> Action {
     let Some(through) = &hot.through else { return Action::Drop(DropReason::FlowClosed) };
-    let (seq, ack) = through.splice.client_view(side, &seg.tcp);
+    let (seq, ack) = through.splice.client_view(side, seg.tcp.seq, seg.tcp.ack);
     let (window, other) = (through.window(side), through.window(side.other()));
     let of_this = window.is_of_this(seq);
     // Sends, or takes what the other side sent.

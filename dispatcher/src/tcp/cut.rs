@@ -126,7 +126,7 @@ pub fn segment(
     let len = seg.tcp.payload_len() as u32;
     let plausible = match (&hot.through, side) {
         (Some(through), _) => {
-            let (seq, _) = through.splice.client_view(side, &seg.tcp);
+            let (seq, _) = through.splice.client_view(side, seg.tcp.seq, seg.tcp.ack);
             through.window(side).plausible(seq, len)
         }
         // Nothing was forwarded: what it may send is what we take.

@@ -13,33 +13,57 @@ use super::reuse::{self, Anew};
 use super::{keepalive, unacked};
 use crate::counters::DropReason;
 use crate::flow::Side;
+use crate::time::Time;
 use crate::tls::over;
-use crate::wire::packet::{Flags, tcp_checksum_ok};
+use crate::wire::packet::{Flags, Tcp, tcp_checksum_ok};
 use crate::wire::{Frame, Seq};
 
-/// Notes a segment that needs no more than the numbers at hand. False, and nothing changed, when it is not such a one.
-#[inline]
-pub fn ordinary(hot: &mut Hot, side: Side, seg: &Arrived) -> bool {
-    let tcp = &seg.tcp;
+/// What a segment says of its connection, apart from its payload.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbers {
+    /// Sequence number, as sent.
+    pub seq: Seq,
+    /// Acknowledgement, as sent.
+    pub ack: Seq,
+    /// Window field, as sent.
+    pub window: u16,
+    /// Payload bytes.
+    pub len: u32,
+    /// Flags.
+    pub flags: Flags,
+}
+
+impl From<&Tcp> for Numbers {
+    #[inline]
+    fn from(tcp: &Tcp) -> Numbers {
+        let Tcp { seq, ack, window, flags, .. } = *tcp;
+        Numbers { seq, ack, window, len: tcp.payload_len() as u32, flags }
+    }
+}
+
+/// Notes a segment that needs no more than the numbers at hand; `from` is where its frame came from. False, and nothing changed, when it is
+/// not such a one.
+#[inline(always)]
+pub fn ordinary(hot: &mut Hot, side: Side, from: ClientLink, segment: &Numbers, now: Time) -> bool {
+    let Numbers { window, len, flags, .. } = *segment;
     let unusual = Flags::SYN.with(Flags::RST).with(Flags::FIN).with(Flags::URG);
-    let moved = side == Side::Client && hot.client != ClientLink::of(seg);
+    let moved = hot.client.has_moved(&from, side);
     let Some(through) = &mut hot.through else { return false };
-    if through.marks != Marks::OPEN || tcp.flags.intersects(unusual) || moved {
+    if through.marks != Marks::OPEN || flags.intersects(unusual) || moved {
         return false;
     }
-    let (seq, ack) = through.splice.client_view(side, tcp);
-    let len = tcp.payload_len() as u32;
-    let window = through.splice.rescale(side).bytes(tcp.window);
+    let (seq, ack) = through.splice.client_view(side, segment.seq, segment.ack);
+    let window = through.splice.rescale(side).bytes(window);
     let [client, server] = &mut through.windows;
     let (own, other) = if side == Side::Client { (client, server) } else { (server, client) };
-    let acks = tcp.flags.contains(Flags::ACK);
+    let acks = flags.contains(Flags::ACK);
     if !own.plausible(seq, len) || (acks && ack.is_after(other.next)) || !own.sent_in_order(seq, len) {
         return false;
     }
     if acks {
         other.acknowledged_in_order(ack, window);
     }
-    hot.last_seen = seg.now;
+    hot.last_seen = now;
     true
 }
 
@@ -63,7 +87,7 @@ pub fn segment(
         return Action::Drop(DropReason::BadChecksum);
     }
     let Some(through) = &mut hot.through else { return Action::Drop(DropReason::NoFlow) };
-    let (seq, ack) = through.splice.client_view(side, tcp);
+    let (seq, ack) = through.splice.client_view(side, tcp.seq, tcp.ack);
     let len = tcp.payload_len() as u32;
     if c.odd[side as usize].any()
         && through.direction(&mut c.odd, side).is_in_doubt()
@@ -156,7 +180,7 @@ pub(super) fn follow(hot: &mut Hot, seg: &Arrived, seq: Seq, ack: Seq, frame: &F
 /// SYN or RST on a spliced flow.
 fn rare(hot: &Hot, c: &Connection, side: Side, seg: &Arrived, frame: &Frame<'_>) -> Action {
     let Some(through) = &hot.through else { return Action::Drop(DropReason::NoFlow) };
-    let (seq, _) = through.splice.client_view(side, &seg.tcp);
+    let (seq, _) = through.splice.client_view(side, seg.tcp.seq, seg.tcp.ack);
     if seg.tcp.flags.contains(Flags::RST) {
         if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
             return Action::Drop(DropReason::BadChecksum);

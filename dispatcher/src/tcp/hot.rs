@@ -9,6 +9,7 @@ use crate::time::Time;
 use crate::wire::Mac;
 use crate::wire::build::Link;
 use crate::wire::packet::Vlans;
+use core::hint::select_unpredictable;
 
 /// No router has said that a path is narrow.
 pub const NO_LIMIT: u16 = u16::MAX;
@@ -56,6 +57,40 @@ impl ClientLink {
     pub fn of(seg: &Arrived) -> ClientLink {
         let (kinds, tags) = seg.eth.vlans.packed();
         ClientLink { mac: seg.eth.src, port: seg.port.0, kinds, tags }
+    }
+
+    /// A frame without tags, from `mac`, came in by `port`.
+    #[inline(always)]
+    pub fn untagged(port: PortId, mac: Mac) -> ClientLink {
+        ClientLink { mac, port: port.0, kinds: 0, tags: [0; 2] }
+    }
+
+    /// All of it but the tags in one word.
+    #[inline(always)]
+    fn word(&self) -> u64 {
+        let [a, b, c, d, e, f] = self.mac.0;
+        u64::from_le_bytes([a, b, c, d, e, f, self.port, self.kinds])
+    }
+
+    /// A client whose frames came from here sends from another place, if it is the client who does: nobody can predict that, so no branch
+    /// asks.
+    #[inline(always)]
+    pub fn has_moved(&self, to: &ClientLink, side: Side) -> bool {
+        let tags = (self.tags[0] ^ to.tags[0]) | (self.tags[1] ^ to.tags[1]);
+        let differ = (self.word() ^ to.word()) | u64::from(tags);
+        select_unpredictable(side == Side::Client, differ, 0) != 0
+    }
+
+    /// It has no tags.
+    #[inline(always)]
+    pub fn is_untagged(&self) -> bool {
+        self.kinds == 0
+    }
+
+    /// The Ethernet address it is answered to.
+    #[inline(always)]
+    pub fn mac(&self) -> Mac {
+        self.mac
     }
 
     /// Out of which port.

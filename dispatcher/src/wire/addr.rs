@@ -29,6 +29,12 @@ impl Addr {
         Addr(a)
     }
 
+    /// The last four bytes as they stand in a header, read as a little-endian number: of IPv4 the whole address.
+    #[inline(always)]
+    pub fn v4_bits(&self) -> u32 {
+        u32::from_le_bytes([self.0[12], self.0[13], self.0[14], self.0[15]])
+    }
+
     /// The family.
     #[inline]
     pub fn family(&self) -> Family {

@@ -47,6 +47,11 @@ impl<'a> Frame<'a> {
         self.len
     }
 
+    /// Bytes by which it could grow at its end.
+    pub fn room_behind(&self) -> usize {
+        self.buf.len() - self.head - self.len
+    }
+
     /// No bytes at all.
     pub fn is_empty(&self) -> bool {
         self.len == 0

@@ -32,7 +32,7 @@ pub use steer::Steering;
 pub use totals::Totals;
 
 use crate::engine::{
-    AddressMode, Config, Conflicts, Counters, Effects, Engine, PortId, Revision, Share, Verdict, conflicts,
+    AddressMode, Config, Conflicts, Counters, Effects, Engine, Look, PortId, Revision, Share, Verdict, conflicts,
 };
 use crate::io::af_packet::Fanout;
 use crate::io::{self, DeviceInfo, Filter, OpenError, Port, Traffic, af_packet, af_xdp};
@@ -56,6 +56,19 @@ mod sync {
 
 /// What a worker feeds its frames to: the [`Engine`]; something simpler in tests of the loop.
 pub trait FrameHandler {
+    /// See [`Engine::look`].
+    #[inline(always)]
+    fn look(&self, _frame: &[u8]) -> Look {
+        Look::NONE
+    }
+    /// See [`Engine::look_again`].
+    #[inline(always)]
+    fn look_again(&self, _look: &mut Look) {}
+    /// See [`Engine::straight`]. A frame that goes straight is this worker's, whose flow it is of.
+    #[inline(always)]
+    fn straight(&mut self, _port: PortId, _look: Look, _frame: &mut Frame<'_>, _now: Time) -> Option<Verdict> {
+        None
+    }
     /// See [`Engine::handle_parsed`].
     fn handle(
         &mut self,
@@ -102,6 +115,18 @@ pub trait FrameHandler {
 }
 
 impl FrameHandler for Engine {
+    #[inline(always)]
+    fn look(&self, frame: &[u8]) -> Look {
+        Engine::look(self, frame)
+    }
+    #[inline(always)]
+    fn look_again(&self, look: &mut Look) {
+        Engine::look_again(self, look);
+    }
+    #[inline(always)]
+    fn straight(&mut self, port: PortId, look: Look, frame: &mut Frame<'_>, now: Time) -> Option<Verdict> {
+        Engine::straight(self, port, look, frame, now)
+    }
     #[inline]
     fn handle(
         &mut self,

@@ -1,14 +1,15 @@
 //! The poll loop: the clock once a turn, a burst from every port, everything that is due, then what is queued goes out.
 
 use super::changes::{Change, Subscriber};
-use super::exchange::{Exchange, Handover};
+use super::exchange::{Exchange, Handoff, Handover};
 use super::idle::Idler;
 use super::{FrameHandler, Idle, Pauses, Snapshot, Status, Totals};
-use crate::engine::{ConnectionRecord, Effects, PortId, Verdict};
+use crate::engine::{ConnectionRecord, Effects, Look, PortId, Verdict};
 use crate::io::{self, Burst, Port, Receiver, Transmitter};
 use crate::journal::Journal;
 use crate::time::Time;
 use crate::wire::packet::Parsed;
+use arrayvec::ArrayVec;
 use core::time::Duration;
 use std::sync::TryLockError;
 use std::sync::atomic::Ordering;
@@ -80,6 +81,8 @@ pub struct Loop<H> {
     pauses: Pauses,
     /// With several workers.
     exchange: Option<Exchange>,
+    /// What others have handed over, at once.
+    handed: ArrayVec<Box<Handoff>, { io::BURST }>,
     /// Where services and backends come and go.
     changes: Option<Subscriber>,
 }
@@ -108,6 +111,7 @@ impl<H: FrameHandler> Loop<H> {
             idle_turns: 0,
             pauses: Pauses::default(),
             exchange: None,
+            handed: ArrayVec::new(),
             changes: None,
         }
     }
@@ -225,16 +229,28 @@ impl<H: FrameHandler> Loop<H> {
             let rx = &mut *self.rx[port];
             rx.receive(&mut self.burst);
             frames += self.burst.len();
-            for mut slot in self.burst.drain(..) {
+            // What frames need of memory is asked for, for all of them, before the first one's turn.
+            let mut looks = [Look::NONE; io::BURST];
+            for (slot, look) in self.burst.iter_mut().zip(&mut looks) {
+                *look = self.handler.look(rx.frame(slot).bytes());
+            }
+            looks[..self.burst.len()].iter_mut().for_each(|look| self.handler.look_again(look));
+            let port = PortId(port as u8);
+            for (mut slot, look) in self.burst.drain(..).zip(looks) {
                 let mut frame = rx.frame(&mut slot);
-                let headers = Parsed::read(frame.bytes());
-                if let Some(exchange) = &mut self.exchange
-                    && exchange.handed_over(port as u8, &headers, frame.bytes())
-                {
-                    rx.release(slot);
-                    continue;
-                }
-                let verdict = self.handler.handle(PortId(port as u8), &headers, &mut frame, now, &mut self.outside);
+                let verdict = match self.handler.straight(port, look, &mut frame, now) {
+                    Some(verdict) => verdict,
+                    None => {
+                        let headers = Parsed::read(frame.bytes());
+                        if let Some(exchange) = &mut self.exchange
+                            && exchange.handed_over(port.0, &headers, frame.bytes())
+                        {
+                            rx.release(slot);
+                            continue;
+                        }
+                        self.handler.handle(port, &headers, &mut frame, now, &mut self.outside)
+                    }
+                };
                 match verdict {
                     Verdict::Forward(to) | Verdict::Reply(to) => {
                         let (head, len) = (frame.head(), frame.len());
@@ -296,24 +312,40 @@ impl<H: FrameHandler> Loop<H> {
             self.handler.learn(update);
         }
         let most = io::BURST * self.rx.len().max(1);
-        for done in 0..most {
-            let Some(mut handoff) = self.exchange.as_mut().and_then(Exchange::take) else { return done };
-            // Who handed it over may know more than we do.
-            self.look_for_change(now);
-            let (port, headers) = (PortId(handoff.port), handoff.headers);
-            let mut frame = handoff.frame();
-            let verdict = self.handler.handle(port, &headers, &mut frame, now, &mut self.outside);
-            if let Verdict::Forward(to) | Verdict::Reply(to) = verdict
-                && let Some(tx) = self.outside.tx.get_mut(usize::from(to.0))
-            {
-                // One that finds no room is counted by its port.
-                tx.transmit_copy(frame.bytes());
+        let mut done = 0;
+        while done < most {
+            let Some(exchange) = &mut self.exchange else { break };
+            self.handed.extend(core::iter::from_fn(|| exchange.take()).take(io::BURST.min(most - done)));
+            if self.handed.is_empty() {
+                break;
             }
-            if let Some(exchange) = &mut self.exchange {
-                exchange.give_back(handoff);
+            done += self.handed.len();
+            // Who handed them over may know more than we do.
+            self.look_for_change(now);
+            let mut looks = [Look::NONE; io::BURST];
+            for (handoff, look) in self.handed.iter_mut().zip(&mut looks) {
+                *look = self.handler.look(handoff.frame().bytes());
+            }
+            looks[..self.handed.len()].iter_mut().for_each(|look| self.handler.look_again(look));
+            for (mut handoff, look) in self.handed.drain(..).zip(looks) {
+                let (port, headers) = (PortId(handoff.port), handoff.headers);
+                let mut frame = handoff.frame();
+                let verdict = match self.handler.straight(port, look, &mut frame, now) {
+                    Some(verdict) => verdict,
+                    None => self.handler.handle(port, &headers, &mut frame, now, &mut self.outside),
+                };
+                if let Verdict::Forward(to) | Verdict::Reply(to) = verdict
+                    && let Some(tx) = self.outside.tx.get_mut(usize::from(to.0))
+                {
+                    // One that finds no room is counted by its port.
+                    tx.transmit_copy(frame.bytes());
+                }
+                if let Some(exchange) = &mut self.exchange {
+                    exchange.give_back(handoff);
+                }
             }
         }
-        most
+        done
     }
 
     fn flush(&mut self) {

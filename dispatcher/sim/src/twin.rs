@@ -1,0 +1,163 @@
+//! An engine, and beside it another one whose frames all climb the ladder: whatever is done to the one is done to the other, and what comes of it must be
+//! the same, byte for byte and count for count.
+//!
+//! So every scene of the simulated world, every segment of the bench and every input of the fuzz target shows that a frame that goes straight goes where
+//! the ladder would have led it.
+
+use core::ops::Deref;
+use dispatcher::engine::{Config, ConfigError, ConnectionRecord, Effects, Engine, PortId, Revision, Verdict};
+use dispatcher::time::Time;
+use dispatcher::wire::Frame;
+use dispatcher::wire::packet::Parsed;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// See the module's description. All that only looks is asked of the first one.
+pub struct Twin {
+    engine: Engine,
+    ladder: Option<Box<Engine>>,
+}
+
+/// What an engine did to the world.
+#[derive(PartialEq, Eq, Debug)]
+enum Deed {
+    Sent(PortId, Vec<u8>, bool),
+    Ended(String),
+}
+
+/// Notes what is done.
+struct Noting<'a> {
+    fx: &'a mut dyn Effects,
+    deeds: VecDeque<Deed>,
+}
+
+impl Effects for Noting<'_> {
+    fn transmit(&mut self, port: PortId, frame: &[u8]) -> bool {
+        let sent = self.fx.transmit(port, frame);
+        self.deeds.push_back(Deed::Sent(port, frame.to_vec(), sent));
+        sent
+    }
+
+    fn connection_ended(&mut self, record: &ConnectionRecord<'_>) {
+        self.fx.connection_ended(record);
+        self.deeds.push_back(Deed::Ended(format!("{record:?}")));
+    }
+}
+
+/// Compares what is done with what was.
+struct Comparing(VecDeque<Deed>);
+
+impl Effects for Comparing {
+    fn transmit(&mut self, port: PortId, frame: &[u8]) -> bool {
+        match self.0.pop_front() {
+            Some(Deed::Sent(p, f, sent)) => {
+                assert!(p == port && f == frame, "sent to {p:?}, by the ladder to {port:?}:\n{f:02x?}\n{frame:02x?}");
+                sent
+            }
+            other => panic!("the ladder sends {frame:02x?} to {port:?}, not {other:?}"),
+        }
+    }
+
+    fn connection_ended(&mut self, record: &ConnectionRecord<'_>) {
+        assert_eq!(self.0.pop_front(), Some(Deed::Ended(format!("{record:?}"))));
+    }
+}
+
+impl Twin {
+    /// Two engines of one configuration and secret.
+    ///
+    /// # Errors
+    /// As those of [`Engine::new`].
+    pub fn new(config: Config, secret: [u8; 32], now: Time) -> Result<Twin, ConfigError> {
+        let ladder = Some(Box::new(Engine::new(config.clone(), secret, now)?));
+        Ok(Twin { engine: Engine::new(config, secret, now)?, ladder })
+    }
+
+    /// Without the other one from now on.
+    pub fn part(&mut self) {
+        self.ladder = None;
+    }
+
+    /// The first one.
+    pub fn into_engine(self) -> Engine {
+        self.engine
+    }
+
+    /// They are still compared.
+    pub fn is_compared(&self) -> bool {
+        self.ladder.is_some()
+    }
+
+    /// See [`Engine::handle`].
+    pub fn handle(&mut self, port: PortId, frame: &mut Frame<'_>, now: Time, fx: &mut dyn Effects) -> Verdict {
+        let Some(ladder) = &mut self.ladder else { return self.engine.handle(port, frame, now, fx) };
+        let (head, len) = (frame.head(), frame.len());
+        let mut buffer = vec![0; head + len + frame.room_behind()];
+        buffer[head..head + len].copy_from_slice(frame.bytes());
+        let mut copy = Frame::new(&mut buffer, head, len);
+        let mut noting = Noting { fx, deeds: VecDeque::new() };
+        let verdict = self.engine.handle(port, frame, now, &mut noting);
+        let mut comparing = Comparing(noting.deeds);
+        let headers = Parsed::read(copy.bytes());
+        let expected = ladder.handle_parsed(port, &headers, &mut copy, now, &mut comparing);
+        assert_eq!(verdict, expected, "the ladder's is the right one");
+        if matches!(verdict, Verdict::Forward(_) | Verdict::Reply(_)) {
+            let (is, should_be) = (frame.bytes(), copy.bytes());
+            assert_eq!(is, should_be, "the ladder's is the right one: {is:02x?}\n{should_be:02x?}");
+        }
+        self.compare(comparing);
+        verdict
+    }
+
+    /// See [`Engine::poll`].
+    pub fn poll(&mut self, now: Time, fx: &mut dyn Effects) {
+        self.both(fx, |engine, fx| engine.poll(now, fx));
+    }
+
+    /// See [`Engine::shutdown`].
+    pub fn shutdown(&mut self, budget: usize, now: Time, fx: &mut dyn Effects) -> bool {
+        self.both(fx, |engine, fx| engine.shutdown(budget, now, fx))
+    }
+
+    /// See [`Engine::apply`]. They part then: the counts of connections by backend are of those who share a directory, and two would count
+    /// everything twice.
+    pub fn apply(&mut self, revision: &Arc<Revision>, now: Time) {
+        self.part();
+        self.engine.apply(revision, now);
+    }
+
+    /// See [`Engine::use_local_ports`].
+    pub fn use_local_ports(&mut self, count: u16) {
+        self.engine.use_local_ports(count);
+        self.ladder.iter_mut().for_each(|ladder| ladder.use_local_ports(count));
+    }
+
+    fn both<T: PartialEq + core::fmt::Debug>(
+        &mut self,
+        fx: &mut dyn Effects,
+        mut work: impl FnMut(&mut Engine, &mut dyn Effects) -> T,
+    ) -> T {
+        let Some(ladder) = &mut self.ladder else { return work(&mut self.engine, fx) };
+        let mut noting = Noting { fx, deeds: VecDeque::new() };
+        let done = work(&mut self.engine, &mut noting);
+        let mut comparing = Comparing(noting.deeds);
+        assert_eq!(done, work(ladder, &mut comparing));
+        self.compare(comparing);
+        done
+    }
+
+    fn compare(&self, deeds: Comparing) {
+        let Some(ladder) = &self.ladder else { return };
+        assert!(deeds.0.is_empty(), "not done by the ladder: {:?}", deeds.0);
+        assert_eq!(self.engine.counters(), ladder.counters());
+        assert_eq!(self.engine.flows(), ladder.flows());
+        assert_eq!(self.engine.next_deadline(), ladder.next_deadline());
+    }
+}
+
+impl Deref for Twin {
+    type Target = Engine;
+    fn deref(&self) -> &Engine {
+        &self.engine
+    }
+}
