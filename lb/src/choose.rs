@@ -48,6 +48,12 @@ pub struct Hints {
     pub entropy: u64,
 }
 
+/// The backend that the tables name, when they name just one and it may be had: what [`choose`] would say, without hints.
+pub fn the_only_one(pool: &Pool, found: &Lookup, eligible: impl Fn(BackendId) -> bool) -> Option<BackendId> {
+    let only = found.decision.as_ref()?.backends.single()?;
+    (pool.may_resume(only) && eligible(only)).then_some(only)
+}
+
 /// The backend of this pool for a connection. `balancer` is the worker's for the pool; `eligible` excludes backends of the wrong address family and those tried already.
 ///
 /// A decision of the tables that cannot be followed (its backends were tried) falls back like an unknown identity.

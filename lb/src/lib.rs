@@ -57,7 +57,7 @@ pub use affinity::{
 };
 pub use backend::{BackendId, BackendSet, MAX_BACKENDS, MAX_WEIGHT, State};
 pub use balance::{Algorithm, Balancer, Balancers, StableHash};
-pub use choose::{Hints, ResumeFallback, choose};
+pub use choose::{Hints, ResumeFallback, choose, the_only_one};
 pub use directory::{Backend, Directory, Leaving, PoolId, Service, ServiceId};
 pub use listener::{FlowCount, Listener};
 pub use live::Live;

@@ -85,12 +85,28 @@ impl<const W: usize> FairWriter<W> {
         self.writer.capacity()
     }
 
+    pub fn words(&self) -> usize {
+        self.writer.words()
+    }
+
     pub fn position(&self, hash: u64, matches: impl Fn(&[u64; W]) -> bool) -> Option<usize> {
         self.writer.position(hash, matches)
     }
 
+    pub fn position_by_first<const N: usize>(&self, hash: u64, matches: impl Fn(&[u64; N]) -> bool) -> Option<usize> {
+        self.writer.position_by_first(hash, matches)
+    }
+
     pub fn get(&self, at: usize) -> [u64; W] {
         self.writer.get(at)
+    }
+
+    pub fn first<const N: usize>(&self, at: usize) -> [u64; N] {
+        self.writer.first(at)
+    }
+
+    pub fn any_word(&self, at: usize, word: usize) -> u64 {
+        self.writer.any_word(at, word)
     }
 
     pub fn bucket(&self, hash: u64) -> impl Iterator<Item = (usize, [u64; W])> + '_ {

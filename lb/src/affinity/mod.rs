@@ -36,6 +36,7 @@ mod config;
 pub mod cuckoo;
 mod exact;
 mod fair;
+mod folded;
 mod forget;
 mod holders;
 mod key;
@@ -56,6 +57,7 @@ use crate::sync::Arc;
 use crate::time::{Millis, millis};
 use core::cell::Cell;
 use exact::{ExactShard, ExactTable, Learned};
+use folded::Folded;
 use holders::Holders;
 use names::{Lifetimes, NameEvent, NameShard, NameTables};
 use siphasher::sip::SipHasher13;
@@ -175,7 +177,10 @@ struct Shared {
     shards: Box<[ShardTables]>,
     backends: u16,
     ttl: Lifetimes,
+    /// Of key names, and of what stands for one identity with such a name.
     hasher: SipHasher13,
+    /// Of the keys of exact rows.
+    folded: Folded,
 }
 
 impl Shared {
@@ -184,24 +189,20 @@ impl Shared {
         ((hash & 0xffff_ffff) as usize * self.shards.len()) >> 32
     }
 
-    fn hash_key(&self, key: &Key) -> u64 {
-        let mut bytes = [0; 33];
-        bytes[0] = key.kind() as u8;
-        bytes[1..=key.as_bytes().len()].copy_from_slice(key.as_bytes());
-        self.hasher.hash(&bytes[..=key.as_bytes().len()])
-    }
-
     /// As candidates know it; [`names::UNKNOWN`] when it was not digested.
     fn hash_identity(&self, identity: &Identity) -> u64 {
-        if identity.is_whole() { self.hash_key(identity.key()).max(1) } else { names::UNKNOWN }
+        if identity.is_whole() { self.folded.of(identity.key()).max(1) } else { names::UNKNOWN }
     }
 
-    fn openers(&self, name: &KeyName, hash: u64, now: u64, busy: &mut u64) -> Option<(BackendSet, bool)> {
-        self.shards[self.shard(hash)].names.openers(name, hash, now, self.ttl, busy)
+    /// Of a proved key name: whether this backend opens it, and whether it is in doubt.
+    fn opens(&self, name: &KeyName, hash: u64, backend: BackendId, now: u64) -> Option<(bool, bool)> {
+        let names = &self.shards[self.shard(hash)].names;
+        names.openers(name, hash, now, self.ttl, &mut 0, |openers, doubted| (openers.contains(backend), doubted))
     }
 
+    #[inline]
     fn exact(&self, key: &Key, now: u64, busy: &mut u64) -> Option<BackendId> {
-        let hash = self.hash_key(key);
+        let hash = self.folded.of(key);
         self.shards[self.shard(hash)].exact.find(key, hash, now, busy)
     }
 }
@@ -249,6 +250,7 @@ impl Affinity {
             backends: config.backends.min(crate::MAX_BACKENDS) as u16,
             ttl: Lifetimes::of(&config),
             hasher: SipHasher13::new_with_key(&config.secret),
+            folded: Folded::new(&config.secret),
         });
         let mut all: Vec<Affinity> = writers
             .into_iter()
@@ -374,9 +376,12 @@ impl Affinity {
         let hash = hash_name(&shared.hasher, name);
         let tables = &shared.shards[shared.shard(hash)].names;
         let by_name = if psk { Reason::PskKey } else { Reason::TicketKey };
-        if let Some((openers, doubted)) = tables.openers(name, hash, now, shared.ttl, busy) {
+        let decided = tables.openers(name, hash, now, shared.ttl, busy, |openers, doubted| {
+            decide(found, openers, by_name, Key::name(name), !doubted)
+        });
+        if let Some(decided) = decided {
             // A known key is never among the refused ones.
-            return decide(found, &openers, by_name, Key::name(name), !doubted);
+            return decided;
         }
         let this = shared.hash_identity(identity);
         let (exact, candidates) = tables.candidates(name, hash, this, now, shared.ttl, busy);
@@ -496,13 +501,13 @@ impl Affinity {
     }
 
     fn exact_has(&mut self, key: Key, seen: Sighting) {
-        let hash = self.shared.hash_key(&key);
+        let hash = self.shared.folded.of(&key);
         let client = host_tag(seen.client);
         self.learn(hash, Change::ExactHas { key, hash, backend: seen.backend, client, now: seen.now.0 });
     }
 
     fn exact_refused(&mut self, key: Key, seen: Sighting) {
-        let hash = self.shared.hash_key(&key);
+        let hash = self.shared.folded.of(&key);
         self.learn(hash, Change::ExactRefused { key, hash, backend: seen.backend, client: host_tag(seen.client) });
     }
 
@@ -521,15 +526,13 @@ impl Affinity {
     /// True when the prefix is a proved key name and not in doubt, so that no exact row is needed.
     fn name_opens(&mut self, identity: &Identity, seen: Sighting) -> bool {
         let Some(event) = self.name_event(identity, seen) else { return false };
-        let known = |me: &Affinity| me.shared.openers(&event.name, event.hash, event.now, &mut 0);
-        let openers = known(self);
-        if self.no_key_names.contains(seen.backend)
-            && !openers.is_some_and(|(openers, _)| openers.contains(seen.backend))
-        {
+        let known = |me: &Affinity| me.shared.opens(&event.name, event.hash, seen.backend, event.now);
+        let opens = known(self);
+        if self.no_key_names.contains(seen.backend) && !opens.is_some_and(|(opens, _)| opens) {
             return false;
         }
         self.learn(event.hash, Change::NameOpens(event));
-        openers.or_else(|| known(self)).is_some_and(|(_, doubted)| !doubted)
+        opens.or_else(|| known(self)).is_some_and(|(_, doubted)| !doubted)
     }
 
     fn name_refused(&mut self, identity: &Identity, seen: Sighting) {
@@ -541,12 +544,12 @@ impl Affinity {
     /// Does a row say that this backend opens it?
     fn name_promises(&self, identity: &Identity, seen: Sighting) -> bool {
         let Some(event) = self.name_event(identity, seen) else { return false };
-        let tables = &self.shared.shards[self.shared.shard(event.hash)].names;
-        let ttl = self.shared.ttl;
-        match tables.openers(&event.name, event.hash, event.now, ttl, &mut 0) {
-            Some((openers, _)) => openers.contains(seen.backend),
+        match self.shared.opens(&event.name, event.hash, seen.backend, event.now) {
+            Some((opens, _)) => opens,
             None => {
-                let (_, all) = tables.candidates(&event.name, event.hash, event.identity, event.now, ttl, &mut 0);
+                let tables = &self.shared.shards[self.shared.shard(event.hash)].names;
+                let NameEvent { name, hash, identity, now, .. } = event;
+                let (_, all) = tables.candidates(&name, hash, identity, now, self.shared.ttl, &mut 0);
                 all.contains(seen.backend)
             }
         }

@@ -42,6 +42,7 @@
 
 use super::config::Config;
 use super::fair::{FairWriter, Held, MOST_WORTH};
+use super::folded::Folded;
 use super::host_tag;
 use super::key::KeyName;
 use super::metrics::Metrics;
@@ -52,7 +53,6 @@ use crate::time::millis;
 use core::ops::Range;
 use siphasher::sip::SipHasher13;
 use std::collections::HashMap;
-use std::hash::BuildHasher;
 
 /// Hash of an identity that was not digested: the key name was known when it was read. No other has it.
 pub(crate) const UNKNOWN: u64 = 0;
@@ -68,6 +68,8 @@ pub(crate) const CANDIDATE_ROW: usize = 7;
 pub(crate) const REFUSAL_ROW: usize = SET_ROW + PENDING;
 /// Where the set begins, in rows of names.
 const SET: usize = 5;
+/// Words of rows of names where there are few backends, as in most installations: 128 of them.
+const FEW: usize = SET + 2;
 /// The same in rows of refusals, and where the votes do.
 const REFUSAL_SET: usize = SET + PENDING;
 const VOTES_AT: usize = SET;
@@ -193,19 +195,26 @@ impl NameTables {
         self.began.get(backend.index()).map_or(0, |at| at.load(Relaxed))
     }
 
-    /// The backends that open a proved key name, if it is one, and whether that is in doubt.
-    pub fn openers(
+    /// If it is a proved key name: `tell` hears once which backends open it, and whether that is in doubt.
+    #[inline]
+    pub fn openers<T>(
         &self,
         name: &KeyName,
         hash: u64,
         now: u64,
         ttl: Lifetimes,
         busy: &mut u64,
-    ) -> Option<(BackendSet, bool)> {
-        self.names.find(hash, busy, |words| {
+        mut tell: impl FnMut(&BackendSet, bool) -> T,
+    ) -> Option<T> {
+        // A set can be large, and is made where it is wanted.
+        let mut told = |words: &[u64]| {
             let live = words[META] & TOLD != 0 || now.saturating_sub(words[STAMP]) <= ttl.key;
-            (is(name, words) && live).then(|| (set_of(words), words[META] & DOUBTED != 0))
-        })
+            (is(name, words) && live).then(|| tell(&BackendSet::from_words(&words[SET..]), words[META] & DOUBTED != 0))
+        };
+        match self.names.words() {
+            ..=FEW => self.names.find_by_first(hash, busy, |words: &[u64; FEW]| told(words)),
+            _ => self.names.find(hash, busy, |words| told(words)),
+        }
     }
 
     /// It is a proved key name, and not in doubt.
@@ -331,17 +340,6 @@ impl Opener {
     }
 }
 
-/// The tables' own keyed hash, for the writer's private map.
-#[derive(Clone)]
-struct Keyed(SipHasher13);
-
-impl BuildHasher for Keyed {
-    type Hasher = SipHasher13;
-    fn build_hasher(&self) -> SipHasher13 {
-        self.0
-    }
-}
-
 /// How a name was seen to be used.
 #[derive(Clone, Copy)]
 struct Seen {
@@ -376,8 +374,10 @@ pub(crate) struct NameShard {
     refusals: FairWriter<REFUSAL_ROW>,
     began: Arc<Box<[AtomicU64]>>,
     /// Exactly one entry for each member of each set in `names`. Allocated once, never above `opener_bound`.
-    openers: HashMap<(KeyName, BackendId), Opener, Keyed>,
+    openers: HashMap<(KeyName, BackendId), Opener, Folded>,
     opener_bound: usize,
+    /// Of key names.
+    hasher: SipHasher13,
     /// By whom they were shown.
     shown: Held,
     one_refusal_counts: bool,
@@ -394,11 +394,9 @@ impl NameShard {
             refusals: FairWriter::new(config.refusal_rows(shards), REFUSAL_SET + config.set_words()),
             began: Arc::new((0..config.backends).map(|_| AtomicU64::new(0)).collect()),
             // Twice the bound: a map that is at most half full makes room in place and never allocates again.
-            openers: HashMap::with_capacity_and_hasher(
-                2 * opener_bound,
-                Keyed(SipHasher13::new_with_key(&config.secret)),
-            ),
+            openers: HashMap::with_capacity_and_hasher(2 * opener_bound, Folded::new(&config.secret)),
             opener_bound,
+            hasher: SipHasher13::new_with_key(&config.secret),
             shown: Held::new(),
             one_refusal_counts: config.one_refusal_counts,
             ttl: Lifetimes::of(config),
@@ -445,7 +443,7 @@ impl NameShard {
     pub fn opens(&mut self, event: &NameEvent, metrics: &mut Metrics) {
         let NameEvent { name, hash, identity, backend, now, .. } = event;
         self.expire(name, *hash, *now, metrics);
-        if self.names.position(*hash, |words| is(name, words)).is_some() {
+        if self.name_at(name, *hash).is_some() {
             return self.add(name, *hash, *backend, event.seen(*now), metrics);
         }
         if *identity == UNKNOWN {
@@ -526,7 +524,7 @@ impl NameShard {
             }
         }
         // Only now: making room may have removed this very name.
-        let Some(at) = self.names.position(hash, |words| is(name, words)) else {
+        let Some(at) = self.name_at(name, hash) else {
             let row = set_row(hash, now, 1 | flag, name, &BackendSet::one(backend));
             let (done, gone) = self.names.insert(row, maker, now.saturating_sub(self.ttl.key), name_worth);
             if done == Inserted::Refused {
@@ -543,14 +541,17 @@ impl NameShard {
             metrics.names.evicted += u64::from(done == Inserted::Evicted);
             return;
         };
-        let mut words = self.names.get(at);
-        let mut set = set_of(&words);
-        if set.insert(backend) || words[META] & flag != flag {
+        let [_, stamp, meta] = self.names.first(at);
+        let there = self.names.any_word(at, SET + backend.index() / 64) >> (backend.0 % 64) & 1 == 1;
+        if !there || meta & flag != flag {
+            let mut words = self.names.get(at);
+            let mut set = set_of(&words);
+            set.insert(backend);
             words[META] |= flag;
             put_set(&mut words, &set);
             words[STAMP] = words[STAMP].max(now);
             self.names.replace(at, &words);
-        } else if words[STAMP] < now {
+        } else if stamp < now {
             self.names.touch(at, now);
         }
     }
@@ -579,7 +580,7 @@ impl NameShard {
     fn drop_opener(&mut self, name: &KeyName, backend: BackendId) {
         self.remove_opener(name, backend);
         let hash = self.hash(name);
-        let Some(at) = self.names.position(hash, |words| is(name, words)) else { return };
+        let Some(at) = self.name_at(name, hash) else { return };
         let mut words = self.names.get(at);
         let mut set = set_of(&words);
         set.remove(backend);
@@ -591,15 +592,28 @@ impl NameShard {
         }
     }
 
+    /// Where a name's row is.
+    fn name_at(&self, name: &KeyName, hash: u64) -> Option<usize> {
+        self.names.position_by_first(hash, |words: &[u64; SET]| is(name, words))
+    }
+
+    /// The backends of a name's row.
+    fn openers_at(&self, at: usize) -> BackendSet {
+        match self.names.words() {
+            ..=FEW => BackendSet::from_words(&self.names.first::<FEW>(at)[SET..]),
+            _ => set_of(&self.names.get(at)),
+        }
+    }
+
     fn hash(&self, name: &KeyName) -> u64 {
-        super::hash_name(&self.openers.hasher().0, name)
+        super::hash_name(&self.hasher, name)
     }
 
     /// The backend was offered an identity with this prefix and did not resume. `began` says when it last began to use a key name.
     pub fn refused(&mut self, event: &NameEvent, began: impl Fn() -> u64, metrics: &mut Metrics) {
         let NameEvent { name, hash, backend, client, now, .. } = event;
         self.expire(name, *hash, *now, metrics);
-        if let Some(at) = self.names.position(*hash, |words| is(name, words)) {
+        if let Some(at) = self.name_at(name, *hash) {
             // A known key: either this backend promised to open it, or nothing is learned.
             let Some(opener) = self.openers.get_mut(&(*name, *backend)).filter(|o| !o.told) else { return };
             opener.miss(*client);
@@ -682,8 +696,8 @@ impl NameShard {
 
     /// Drops the openers of a name that have not used it for its time-to-live.
     fn expire(&mut self, name: &KeyName, hash: u64, now: u64, metrics: &mut Metrics) {
-        let Some(at) = self.names.position(hash, |words| is(name, words)) else { return };
-        for backend in set_of(&self.names.get(at)).iter() {
+        let Some(at) = self.name_at(name, hash) else { return };
+        for backend in self.openers_at(at).iter() {
             let opener = self.openers.get(&(*name, backend));
             if opener.is_none_or(|o| !o.told && now.saturating_sub(o.used) > self.ttl.key) {
                 metrics.names.expired += 1;

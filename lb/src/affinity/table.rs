@@ -113,6 +113,12 @@ impl<const W: usize> Table<W> {
         self.lines.len() / self.stride
     }
 
+    /// Words of a row; those beyond are zero.
+    #[inline]
+    pub fn words(&self) -> usize {
+        self.words
+    }
+
     fn seq(&self, at: usize) -> &AtomicU64 {
         &self.lines[at * self.stride].0[0]
     }
@@ -262,6 +268,11 @@ impl<const W: usize> Writer<W> {
         self.used
     }
 
+    /// Words of a row; those beyond are zero.
+    pub fn words(&self) -> usize {
+        self.table.words
+    }
+
     /// Place of the first used row of this hash that `matches`.
     pub fn position(&self, hash: u64, matches: impl Fn(&[u64; W]) -> bool) -> Option<usize> {
         self.table
@@ -269,9 +280,27 @@ impl<const W: usize> Writer<W> {
             .find(|&at| self.word(at, HASH) == hash && self.word(at, META) != 0 && matches(&self.get(at)))
     }
 
+    /// The same, by the first `N` words.
+    pub fn position_by_first<const N: usize>(&self, hash: u64, matches: impl Fn(&[u64; N]) -> bool) -> Option<usize> {
+        let is = |at: usize| self.word(at, HASH) == hash && self.word(at, META) != 0 && matches(&self.first(at));
+        self.table.range(hash).find(|&at| is(at))
+    }
+
     /// The row at a place.
     pub fn get(&self, at: usize) -> [u64; W] {
         self.table.own(at)
+    }
+
+    /// Its first `N` words.
+    pub fn first<const N: usize>(&self, at: usize) -> [u64; N] {
+        self.table.own(at)
+    }
+
+    /// One word of the row at a place, by its number; zero beyond those that are held.
+    pub fn any_word(&self, at: usize, word: usize) -> u64 {
+        let Table { words, .. } = *self.table;
+        let place = |i: usize| &self.table.row(at)[i / LINE].0[i % LINE];
+        if word < words { place(1 + word).load(Relaxed) } else { 0 }
     }
 
     fn word(&self, at: usize, word: usize) -> u64 {
