@@ -176,6 +176,23 @@ impl<const N: usize> Follower<N> {
         Self { progress: first.0, ..Self::new(Side::Client) }
     }
 
+    /// Begins anew, as [`Follower::new`]: in its place, where what it held is left as it lies.
+    pub fn restart(&mut self, side: Side) {
+        let new = Follower::<64>::new(side);
+        // All of them by name, so that none is forgotten.
+        let Self { side, done, pending, layer, record, record_left, message, message_version, progress, body: _ } =
+            self;
+        (*side, *done, *pending, *layer) = (new.side, new.done, new.pending, new.layer);
+        (*record, *record_left) = (new.record, new.record_left);
+        (*message, *message_version, *progress) = (new.message, new.message_version, new.progress);
+    }
+
+    /// The same, as [`Follower::behind`].
+    pub fn restart_behind(&mut self, first: AfterHello) {
+        self.restart(Side::Client);
+        self.progress = first.0;
+    }
+
     /// The side it follows.
     pub const fn side(&self) -> Side {
         self.side

@@ -238,6 +238,10 @@ impl Health {
 
     fn set_up(&mut self, id: BackendId, up: bool) {
         let Some(family) = self.get(id).map(|b| b.addr.family()) else { return };
+        if up && self.up[family as usize].contains(id) {
+            // As nearly always. Nobody is both up and fresh.
+            return;
+        }
         let fresh = self.fresh[family as usize].remove(id);
         let set = &mut self.up[family as usize];
         let changed = if up { set.insert(id) } else { set.remove(id) };

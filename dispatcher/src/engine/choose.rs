@@ -6,10 +6,9 @@ use crate::tcp::action::Choice;
 use crate::tcp::connection::{Opening, State};
 use crate::tcp::{Class, flight};
 use crate::time::Time;
-use crate::tls::{Late, OfferedSessions, ServerFlight, read_offered};
+use crate::tls::{Late, server_name};
 use crate::wire::{Addr, Family, Seq};
-use lb::affinity::host_tag;
-use lb::{BackendId, HashOn, Hints, Lookup, Millis, PoolId, Service, ServiceId};
+use lb::{Algorithm, BackendId, HashOn, Hints, Lookup, Millis, PoolId, Service, ServiceId};
 use siphasher::sip::SipHasher13;
 use ssl_parse::{ClientHello, Outcome};
 
@@ -33,55 +32,50 @@ impl Engine {
 
     /// Reads the hello, or as much of it as there is, and chooses by it. One that cannot be read is balanced: only bounds refuse.
     fn choose_by_hello(&mut self, id: FlowId, now: Time) -> Option<BackendId> {
-        let Engine { flows, buffers, joined, counters, config, directory, .. } = self;
+        let Engine { flows, buffers, joined, counters, config, directory, affinity, flights, .. } = self;
         let connection = flows.get(id);
         let State::Opening(Opening { held, .. }) = &connection.state else { return None };
         let (service, own) = (directory.service(connection.record.service), connection.record.pool);
         let stream = held.stream.contiguous(buffers);
-        let read = |hello: &ClientHello<'_>| {
+        let mut read = |hello: &ClientHello<'_>| {
+            flights.draft_mut().read_at_head_of(stream, hello, |offered| affinity.identify(offered, millis(now)));
             let pool = service.map_or(own, |service| route(service, hello));
-            (read_offered(stream, hello, config.keep_names), pool)
+            (pool, if config.keep_names { server_name(hello) } else { None })
         };
-        let complete = match ssl_parse::client_hello(stream, joined) {
+        let read = match ssl_parse::client_hello(stream, joined) {
             Outcome::Complete(hello) => Some(read(&hello)),
-            _ => None,
+            _ => {
+                counters.hellos_unread += 1;
+                ssl_parse::client_hello_so_far(stream, joined).map(|hello| read(&hello))
+            }
         };
-        let read = complete.or_else(|| {
-            counters.hellos_unread += 1;
-            ssl_parse::client_hello_so_far(stream, joined).map(|hello| read(&hello))
-        });
         counters.secure += 1;
+        let record = &mut self.flows.get_mut(id).record;
+        record.class = Some(Class::Secure);
         match read {
-            Some(((offer, name), pool)) => {
-                self.flows.get_mut(id).record.pool = pool;
-                self.choose_for_hello(id, offer, name, now)
+            Some((pool, name)) => {
+                record.pool = pool;
+                record.sni = name;
+                self.choose_for_offer(id, now)
             }
-            None => {
-                // It began as a hello, and nothing can be read of it. The server says what is wrong.
-                self.flows.get_mut(id).record.class = Some(Class::Secure);
-                self.balance(id)
-            }
+            // It began as a hello, and nothing can be read of it. The server says what is wrong.
+            None => self.balance(id),
         }
     }
 
-    /// Asks the table, and chooses.
-    fn choose_for_hello(
-        &mut self,
-        id: FlowId,
-        offer: OfferedSessions,
-        name: Option<Box<str>>,
-        now: Time,
-    ) -> Option<BackendId> {
+    /// Asks the table for what stands in the draft, and chooses.
+    fn choose_for_offer(&mut self, id: FlowId, now: Time) -> Option<BackendId> {
         let key = self.flows.key(id, Side::Client)?;
         let record = &self.flows.get(id).record;
         let (service, pool) = (self.directory.service(record.service), self.directory.pool(record.pool));
+        let client = self.client_identity(key.src);
         let mut found = Lookup::default();
         if let Some(pool) = pool.filter(|_| service.is_some_and(|s| s.policy().affinity)) {
             // Rows lead within the pool that the hello was routed to. The set first: it is small, and at hand.
             let of_family = self.routes.revision.of_family(key.family());
             let may_resume = |b: BackendId| pool.may_resume(b) && of_family.contains(b) && self.health.is_up(b);
-            let client = Some(self.client_identity(key.src));
-            found = self.affinity.lookup_of(client, offer.identities(), millis(now), may_resume);
+            let offer = self.flights.draft();
+            found = self.affinity.lookup_of(Some(client), offer.identities(), millis(now), may_resume);
             if found.decision.is_none() && !offer.is_unknown(&found) {
                 // Nothing is asked for: a session ID that nobody knows, of a client that would send a random one.
                 found = Lookup::default();
@@ -91,8 +85,6 @@ impl Engine {
         let connection = self.flows.get_mut(id);
         let cookie = connection.cookie;
         let record = &mut connection.record;
-        record.class = Some(Class::Secure);
-        record.sni = name;
         if let Some(decision) = &found.decision {
             record.reason = Some(decision.reason);
             record.key = Some(decision.key);
@@ -101,28 +93,34 @@ impl Engine {
             record.decided.into_iter().for_each(|b| self.unfinished.refer(b));
         }
         let id_known = record.id_decided;
-        record.offered = offer.kinds(id_known, None, None);
+        record.offered = self.flights.draft().kinds(id_known, None, None);
         let backend = chosen?;
         self.affinity.chosen(&found, backend);
-        self.open_flight(id, ServerFlight::new(offer, id_known), key.src, cookie + 1, now);
+        self.open_flight(id, client, id_known, cookie + 1, now);
         Some(backend)
     }
 
-    /// Reads along what the server is going to answer to `client`, from `start` on.
-    pub(super) fn open_flight(&mut self, id: FlowId, mut flight: ServerFlight, client: Addr, start: Seq, now: Time) {
-        let service = self.directory.service(self.flows.get(id).record.service);
-        if service.is_some_and(|s| s.policy().servers_have_ech) {
-            flight.servers_have_ech();
-        }
-        let client = host_tag(self.client_identity(client));
-        let Engine { flows, flights, buffers, counters, .. } = self;
+    /// Reads along what the server is going to answer to `client` (see [`lb::Sighting::client`]), whose offer is the draft, from `start` on.
+    /// `id_known`: a row for its session ID decided.
+    pub(super) fn open_flight(&mut self, id: FlowId, client: u64, id_known: bool, start: Seq, now: Time) {
+        let Engine { flows, flights, buffers, counters, directory, .. } = self;
         if let Some(flow) = flights.next_to_yield(now) {
             counters.unwatched += 1;
             flight::close(flows.get_mut(flow), flights, buffers);
         }
-        let flight = flights.open(id, client, flight, start, now);
-        counters.unwatched += u64::from(flight.is_none());
-        flows.get_mut(id).flight = flight;
+        let c = flows.get_mut(id);
+        match flights.open(id, client, id_known, start, now) {
+            Some((flight, reading)) => {
+                c.flight = Some(flight);
+                if directory.service(c.record.service).is_some_and(|s| s.policy().servers_have_ech) {
+                    reading.flight.servers_have_ech();
+                }
+            }
+            None => {
+                c.flight = None;
+                counters.unwatched += 1;
+            }
+        }
     }
 
     /// A backend by the algorithm of the pool that the service has now: it may have had another when the client came.
@@ -168,6 +166,12 @@ impl Engine {
         let Engine { routes, health, directory, balancers, flows, balance, keyed, serial, .. } = self;
         let pool: PoolId = flows.get(id).record.pool;
         let (pool, balancer) = (directory.pool(pool)?, balancers.of(pool)?);
+        let of_family = routes.revision.of_family(key.family());
+        let fits = |b: BackendId| of_family.contains(b) && !except.contains(&b);
+        let only = lb::the_only_one(pool, found, |b| fits(b) && health.is_up(b));
+        if only.is_some() {
+            return only;
+        }
         let address_hash = balance.client(key.src.ip());
         let hints = Hints {
             // No secret in it, so that a restarted dispatcher leads as the one before.
@@ -176,10 +180,9 @@ impl Engine {
                 HashOn::Tuple => balance.tuple(key.source(), key.destination()),
             },
             address_hash,
-            entropy: keyed.hash(&serial.to_le_bytes()),
+            // Drawn where somebody asks for it.
+            entropy: if pool.balance() == Algorithm::RandomTwo { keyed.hash(&serial.to_le_bytes()) } else { 0 },
         };
-        let of_family = routes.revision.of_family(key.family());
-        let fits = |b: BackendId| of_family.contains(b) && !except.contains(&b);
         lb::choose(balancer, pool, found, hints, |b| fits(b) && health.is_up(b))
             .or_else(|| lb::choose(balancer, pool, found, hints, |b| fits(b) && health.is_fresh(b)))
     }
@@ -208,8 +211,9 @@ fn route(service: &Service, hello: &ClientHello<'_>) -> PoolId {
 /// Who a client is: a host may have any address of its /64, and rarely more than one of IPv4; a site has a /48, or a /24.
 fn client_identity(keyed: &SipHasher13, addr: Addr) -> u64 {
     let of = |bytes: &[u8]| keyed.hash(bytes) as u32;
+    // Of four lengths, so that no two of them are hashed alike.
     let (host, network) = match addr.family() {
-        Family::V4 => (&addr.0[..], &addr.0[..15]),
+        Family::V4 => (&addr.0[12..], &addr.0[12..15]),
         Family::V6 => (&addr.0[..8], &addr.0[..6]),
     };
     lb::affinity::client(of(network), of(host))

@@ -62,7 +62,7 @@ impl Engine {
         }
     }
 
-    /// Does what is not about a frame.
+    /// Does what is not about a frame. Its caller has the marks [refreshed](Engine::refresh).
     pub(super) fn perform(&mut self, id: FlowId, action: Action, now: Time, fx: &mut dyn Effects) {
         match action {
             Action::Send(to, control) => _ = self.send(id, to, &control, now, fx),
@@ -98,7 +98,6 @@ impl Engine {
             | Action::Resume
             | Action::Splice => {}
         }
-        self.refresh(id);
     }
 
     /// Both sides are done: the flow is told, and kept for a while.
@@ -116,7 +115,6 @@ impl Engine {
             Over::Closed => self.wheel.line_up(id.0, until),
             Over::Reset { .. } => self.wheel.arm(id.0, until),
         }
-        self.refresh(id);
     }
 
     /// Room for one more flow where the table is full: of those that were closed in order the one that has been over for longest is forgotten.
@@ -219,7 +217,7 @@ impl Engine {
     /// Gives a flow that waits for its hello, or whose last backend failed, to `backend`.
     fn dial(&mut self, id: FlowId, backend: BackendId, now: Time) -> Dialled {
         self.leave_backend(id);
-        dial::choose(self.flows.get_mut(id), backend);
+        dial::chosen(self.flows.get_mut(id), backend);
         let (Some(client), Some(route)) = (self.flows.key(id, Side::Client), self.routes.backend(backend)) else {
             return Dialled::NoWay;
         };
@@ -333,7 +331,6 @@ impl Engine {
         if let Some(at) = unacked::released(self.flows.get_mut(id), &mut self.buffers, now) {
             self.wheel.arm(id.0, at);
         }
-        self.refresh(id);
     }
 
     /// Sends what is held from the first byte that the backend lacks up to `upto`, in segments, as far as `window` allows. True

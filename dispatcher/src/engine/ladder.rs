@@ -13,8 +13,8 @@ use crate::tcp::reuse::{Anew, Begun, Reuse};
 use crate::tcp::{Action, Arrived, ClientLink, End, admit, close, cut, dial, flight, forward, hello, reuse};
 use crate::time::Time;
 use crate::wire::packet::{Body, Flags, Parsed, tcp_checksum_ok};
-use crate::wire::{Addr, Family, Frame, Seq};
-use lb::{ServiceId, Sighting};
+use crate::wire::{Family, Frame, Seq};
+use lb::ServiceId;
 
 impl Engine {
     /// One frame, its headers read.
@@ -81,11 +81,12 @@ impl Engine {
             self.wheel.arm(id.0, seg.now + self.config.flow_idle_timeout);
             action = self.ask_spliced(id, side, seg, frame);
         }
-        self.refresh(id);
-        match action {
+        let step = match action {
             Action::Reuse(reuse) => self.begin_anew(id, reuse, seg, frame, fx),
             action => self.conclude(id, side, action, seg, frame, fx),
-        }
+        };
+        self.refresh(id);
+        step
     }
 
     /// Asks a connection what is to be done with a segment.
@@ -98,8 +99,8 @@ impl Engine {
             State::Cut(_) => !*stopping,
             _ => true,
         };
-        if side == Side::Client
-            && may_begin
+        let may_begin = side == Side::Client && may_begin && reuse::may_begin(c, seg);
+        if may_begin
             && let Some(reuse) =
                 reuse::begins(c, seg, Anew { service: routes.service_at(seg.ip.dst, seg.tcp.dst_port), cookies })
         {
@@ -125,10 +126,8 @@ impl Engine {
         let says = seg.tcp.payload_len() > 0 || seg.tcp.flags.contains(Flags::URG);
         let passes = !seg.tcp.flags.intersects(Flags::SYN.with(Flags::RST));
         let (is_read, renewed) = (c.flight.is_some(), c.renewed.is_some());
-        let seen = c.record.backend.filter(|_| side == Side::Server && is_read && says).map(|backend| {
-            let client = self.flows.key(id, Side::Client).map_or(0, |key| self.client_identity(key.src));
-            Sighting { backend, client, now: super::choose::millis(seg.now) }
-        });
+        let seen = c.record.backend.filter(|_| side == Side::Server && is_read && says);
+        let seen = seen.map(|backend| (backend, super::choose::millis(seg.now)));
         if side == Side::Client && says && passes {
             if is_read {
                 let Engine { flows, flights, .. } = self;
@@ -173,7 +172,7 @@ impl Engine {
 
     /// A segment of no flow.
     fn on_stranger(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
-        if martian(seg.ip.src) && !(self.config.loopback_sources && seg.ip.src.ip().is_loopback()) {
+        if seg.ip.src.is_nobodys() && !(self.config.loopback_sources && seg.ip.src.ip().is_loopback()) {
             return Err(DropReason::Malformed);
         }
         if let Some(service) = self.routes.service_at(seg.ip.dst, seg.tcp.dst_port) {
@@ -232,7 +231,7 @@ impl Engine {
 
     /// Our clock for timestamps: milliseconds, from a secret start.
     fn clock(&self, now: Time) -> u32 {
-        (now.as_millis() as u32).wrapping_add(self.keyed.hash(b"clock") as u32)
+        (now.as_millis() as u32).wrapping_add(self.clock_start)
     }
 
     /// A segment to a VIP that belongs to no flow and is no SYN: perhaps a cookie comes back.
@@ -275,13 +274,5 @@ impl Engine {
         let (hot, c) = flows.both(id);
         let action = hello::take(hot, c, id, seg, frame, Holding { buffers, eviction, room });
         self.conclude(id, Side::Client, action, seg, frame, fx)
-    }
-}
-
-/// An address that no packet can come from: multicast, unspecified, broadcast, loopback.
-fn martian(a: Addr) -> bool {
-    match a.ip() {
-        std::net::IpAddr::V4(a) => a.is_multicast() || a.is_unspecified() || a.is_broadcast() || a.is_loopback(),
-        std::net::IpAddr::V6(a) => a.is_multicast() || a.is_unspecified() || a.is_loopback(),
     }
 }

@@ -5,8 +5,8 @@ use crate::flow::{BufferPool, FlowId, Side};
 use crate::tcp::connection::State;
 use crate::tcp::{Arrived, Class};
 use crate::time::Time;
+use crate::tls::Late;
 use crate::tls::late::{Read, begins_a_hello, end, over, read, unread};
-use crate::tls::{Late, ServerFlight};
 use crate::wire::Frame;
 use crate::wire::packet::{Flags, tcp_checksum_ok};
 use lb::IdentityKind;
@@ -155,10 +155,10 @@ impl Engine {
         c.record.class = end(&mut c.late, class, lates, buffers, counters).or(c.record.class);
         let Some((offer, name)) = hello else { return };
         let Some(key) = self.flows.key(id, Side::Client) else { return };
+        let client = self.client_identity(key.src);
         let service = self.directory.service(self.flows.get(id).record.service);
         let id_known = service.is_some_and(|s| s.policy().affinity) && {
-            let client = Some(self.client_identity(key.src));
-            let found = self.affinity.lookup_of(client, offer.identities(), choose::millis(now), |_| true);
+            let found = self.affinity.lookup_of(Some(client), offer.identities(), choose::millis(now), |_| true);
             found.decision.is_some_and(|d| d.reason.kind() == IdentityKind::SessionId)
         };
         let c = self.flows.get_mut(id);
@@ -168,7 +168,8 @@ impl Engine {
         c.record.offered = offer.kinds(id_known, None, None);
         let behind = c.isn + 1 + offer.wire_len() as u32;
         let more = total > offer.wire_len();
-        self.open_flight(id, ServerFlight::new(offer, id_known), key.src, start, now);
+        *self.flights.draft_mut() = offer;
+        self.open_flight(id, client, id_known, start, now);
         let Engine { flows, flights, .. } = self;
         let Some(reading) = flows.get(id).flight.and_then(|flight| flights.get_mut(flight)) else { return };
         if unclear {

@@ -132,6 +132,8 @@ pub struct Engine {
     /// Hellos that are spread over several records are joined here.
     joined: Box<[u8]>,
     keyed: SipHasher13,
+    /// Where our clock for timestamps starts: a secret.
+    clock_start: u32,
     /// Leads clients to backends; keyed by the configuration alone.
     balance: StableHash,
     /// The number of the last connection less one; also what entropy is drawn from. Engines of several workers count in steps of
@@ -176,6 +178,7 @@ impl Engine {
         if !(1..=FlowTable::<Hot, Connection>::MAX_CAPACITY).contains(&limits.flows) {
             return Err(ConfigError(format!("a flow table of {} flows cannot be", limits.flows)));
         }
+        let keyed = SipHasher13::new_with_key(&derive(7));
         // Where cards decide whose a port is, each worker's are scattered over all.
         let (first_port, last_port) =
             if returning.knows_cards() { (FIRST_PORT, u16::MAX) } else { crate::path::dial_ports(worker, workers) };
@@ -214,7 +217,8 @@ impl Engine {
             conflicts: Conflicts::new(),
             scratch: vec![0; largest].into_boxed_slice(),
             joined: vec![0; limits.hello_bytes].into_boxed_slice(),
-            keyed: SipHasher13::new_with_key(&derive(7)),
+            clock_start: keyed.hash(b"clock") as u32,
+            keyed,
             balance: StableHash::new(config.hash_seed),
             serial: worker as u64,
             step: workers as u64,
@@ -327,13 +331,6 @@ impl Engine {
     /// Services, pools and backends as this engine has them.
     pub fn directory(&self) -> &Arc<Directory> {
         &self.directory
-    }
-
-    /// The client's address and port, for a flow whose frames arrive from a backend with this key (backend, then our
-    /// own address).
-    pub fn client_of(&self, server_side: &Key) -> Option<std::net::SocketAddr> {
-        let (id, Side::Server) = self.flows.lookup(server_side)? else { return None };
-        Some(self.flows.key(id, Side::Client)?.source())
     }
 
     /// The client, and what it connected to, for a flow whose frames arrive at `own`, an address and port of ours (or with

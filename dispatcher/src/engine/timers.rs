@@ -71,6 +71,7 @@ impl Engine {
             let (hot, c) = self.flows.both(id);
             let at = timer::wakes_at(hot, c, idle);
             self.wheel.arm(id.0, at);
+            self.refresh(id);
         }
     }
 }

@@ -9,7 +9,7 @@
 //! +----------------------------+-------+-------+-----+---------------+
 //! ```
 //!
-//! The MAC is SipHash-2-4, cut to 24 bits, over addresses, ports, the client's ISN and the eight low bits, under a key that
+//! The MAC is SipHash-2-4, cut to 24 bits, over addresses (of 4 or 16 bytes, as they stand in headers), ports, the client's ISN and the eight low bits, under a key that
 //! belongs to an epoch of 64 seconds. An epoch's key is itself drawn from the master secret by SipHash, so that it rotates
 //! without anyone rotating it, and all workers with the same master and the same clock agree. Cookies of this epoch and
 //! the one before are honoured: each lives for 64 to 128 seconds. Which of the two a cookie belongs to, it says itself, by
@@ -53,6 +53,29 @@ const SCALES: [&[Option<u8>]; 2] = [
 ];
 /// Where the list with SACK begins in the four bits; the other comes before it.
 const WITH_SACK: u8 = SCALES[0].len() as u8;
+/// The largest shift (RFC 7323, section 2.3).
+const LARGEST: u8 = 14;
+/// The four bits, without SACK and with it, by the scale that was offered and one: the last in the list that is not above it. 0: none was.
+const CODES: [[u8; LARGEST as usize + 2]; 2] = {
+    let mut codes = [[0; LARGEST as usize + 2]; 2];
+    let mut sack = 0;
+    while sack < 2 {
+        let mut offered = 0;
+        while offered < LARGEST as usize + 2 {
+            let mut known = 1;
+            while known < SCALES[sack].len()
+                && let Some(scale) = SCALES[sack][known]
+                && offered > scale as usize
+            {
+                known += 1;
+            }
+            codes[sack][offered] = (known - 1) as u8 + if sack == 1 { WITH_SACK } else { 0 };
+            offered += 1;
+        }
+        sack += 1;
+    }
+    codes
+};
 /// The bit that tells an epoch from its neighbours.
 const PARITY: u8 = 0x80;
 
@@ -75,9 +98,8 @@ impl ClientOptions {
     fn encode(&self, v4: bool) -> Option<u8> {
         let mss = classes(v4).iter().rposition(|&mss| mss <= self.mss)? as u8;
         // No scale sorts before every scale.
-        let scale = SCALES[usize::from(self.sack)].iter().rposition(|&known| known <= self.wscale)? as u8;
-        let scale = scale + if self.sack { WITH_SACK } else { 0 };
-        Some(mss << 5 | u8::from(self.ecn) << 4 | scale)
+        let scale = self.wscale.map_or(0, |scale| usize::from(scale.min(LARGEST)) + 1);
+        Some(mss << 5 | u8::from(self.ecn) << 4 | CODES[usize::from(self.sack)][scale])
     }
 
     /// From the seven low bits; all 128 values mean something.
@@ -169,11 +191,10 @@ impl CookieJar {
 
     /// The MAC, where it stands in the cookie.
     fn mac(&self, key: &Key, isn: Seq, bits: u8, epoch: u64) -> u32 {
-        let mut message = [0; 41];
-        message[..36].copy_from_slice(&key.address_bytes());
-        message[36..40].copy_from_slice(&isn.0.to_be_bytes());
-        message[40] = bits;
-        (self.key_of(epoch).hash(&message) >> 32) as u32 & MAC_MASK
+        let (mut message, len) = key.short_bytes::<{ 36 + 5 }>();
+        message[len..len + 4].copy_from_slice(&isn.0.to_be_bytes());
+        message[len + 4] = bits;
+        (self.key_of(epoch).hash(&message[..len + 5]) >> 32) as u32 & MAC_MASK
     }
 
     fn key_of(&self, epoch: u64) -> SipHasher24 {
@@ -272,15 +293,17 @@ mod tests {
         let master = (half(0), half(8));
         let epoch = 3u64.to_be_bytes();
         let of_epoch = (sip(master, &[&epoch[..], &[0]].concat()), sip(master, &[&epoch[..], &[1]].concat()));
-        let mapped = |d| [&[0; 10][..], &[0xff, 0xff, 10, 0], d].concat();
         // An odd epoch, MSS class 3, no ECN, SACK with scale 7: the ninth of twelve, after the four without.
         let bits = 1 << 7 | 3 << 5 | 12;
-        let message =
-            [&mapped(&[0, 7])[..], &mapped(&[9, 1]), &[0xa0, 0x3e, 0x01, 0xbb], &[0, 0, 0x30, 0x39], &[bits]].concat();
-        let expected = (sip(of_epoch, &message) >> 40 << 8) as u32 | u32::from(bits);
         let jar = CookieJar::new(SECRET);
         let now = Time::from_millis(3 * 64_000);
-        assert_eq!(jar.issue(&key(), Seq(12345), &options(), now), Some(Seq(expected)));
+        let six = |last| [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[last]].concat();
+        let v6 = Key::v6(six(7).try_into().unwrap(), 41022, six(1).try_into().unwrap(), 443);
+        for (key, addresses) in [(key(), vec![10, 0, 0, 7, 10, 0, 9, 1]), (v6, [six(7), six(1)].concat())] {
+            let message = [&addresses[..], &[0xa0, 0x3e, 0x01, 0xbb], &[0, 0, 0x30, 0x39], &[bits]].concat();
+            let expected = (sip(of_epoch, &message) >> 40 << 8) as u32 | u32::from(bits);
+            assert_eq!(jar.issue(&key, Seq(12345), &options(), now), Some(Seq(expected)));
+        }
     }
 
     #[test]

@@ -76,6 +76,28 @@ impl Key {
         bytes
     }
 
+    /// The same without what IPv4 addresses have in common, in front of `N` bytes, at least 36; and how many it is. IPv4 and IPv6 differ in length.
+    #[inline]
+    pub(super) fn short_bytes<const N: usize>(&self) -> ([u8; N], usize) {
+        let mut bytes = [0; N];
+        let ports = |to: &mut [u8]| {
+            to[..2].copy_from_slice(&self.sport.to_be_bytes());
+            to[2..4].copy_from_slice(&self.dport.to_be_bytes());
+        };
+        match (self.src.family(), self.dst.family()) {
+            (Family::V4, Family::V4) => {
+                bytes[..4].copy_from_slice(&self.src.0[12..]);
+                bytes[4..8].copy_from_slice(&self.dst.0[12..]);
+                ports(&mut bytes[8..]);
+                (bytes, 12)
+            }
+            _ => {
+                bytes[..36].copy_from_slice(&self.address_bytes());
+                (bytes, 36)
+            }
+        }
+    }
+
     /// All of it in a fixed order, to be hashed.
     #[inline]
     pub(crate) fn to_bytes(self) -> [u8; 37] {

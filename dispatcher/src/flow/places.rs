@@ -24,10 +24,7 @@ impl Place {
     /// Its home in the index. No secret in it: what stands here is of our configuration, and nobody else's to choose.
     #[inline]
     fn home(&self) -> usize {
-        let [high, low] =
-            [0, 8].map(|at| u64::from_le_bytes(self.addr.0[at..at + 8].try_into().expect("8 of 16 bytes")));
-        let mixed = (high.rotate_left(25) ^ low ^ u64::from(self.port) << 24).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (mixed >> (64 - POSITIONS.trailing_zeros())) as usize
+        (self.addr.scattered(self.port) as usize) % POSITIONS
     }
 }
 

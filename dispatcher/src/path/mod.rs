@@ -6,6 +6,7 @@
 //! * [`Returning`]: whose a frame is that returns to a local port of ours.
 //! * [`split`]: segments cut for a narrow path.
 
+mod by_address;
 mod neighbours;
 mod returning;
 mod revision;

@@ -4,11 +4,12 @@
 //! Worked out once, outside the workers, and given to all of them: see [`Engine::apply`](crate::engine::Engine::apply). Ports and their own addresses
 //! are fixed at start.
 
+use super::by_address::ByAddress;
 use crate::config::{AddressMode, Config, ConfigError, PortId, PortSpec};
 use crate::flow::MAX_SOURCES;
 use crate::wire::{Addr, Family};
 use lb::{Backend, BackendId, BackendSet, Directory, FlowCount, ServiceId};
-use std::collections::{HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -46,10 +47,10 @@ struct Door {
 #[derive(Debug)]
 pub struct Revision {
     directory: Arc<Directory>,
-    doors: HashMap<(Addr, u16), Door>,
-    servers: HashSet<(Addr, u16)>,
-    /// Our own addresses and the VIPs, also those that are leaving, and the ports that answer for them.
-    held: HashMap<Addr, Vec<PortId>>,
+    doors: ByAddress<Door>,
+    servers: ByAddress<()>,
+    /// Our own addresses and the VIPs, also those that are leaving, and the ports that answer for them; each with port 0.
+    held: ByAddress<Vec<PortId>>,
     /// By slot, also of those that are leaving.
     ways: Box<[Option<Way>]>,
     /// By family.
@@ -68,14 +69,14 @@ impl Revision {
                 "there is room for {most} backends, and {leaving} that were removed still have connections or sessions"
             )));
         }
-        let mut held: HashMap<Addr, Vec<PortId>> = HashMap::new();
+        let mut held: BTreeMap<(Addr, u16), Vec<PortId>> = BTreeMap::new();
         let ports = || config.ports.iter().enumerate().map(|(i, p)| (PortId(i as u8), p));
         for (id, port) in ports() {
             for (addr, _) in &port.addresses {
-                held.entry(Addr::from(*addr)).or_default().push(id);
+                held.entry((Addr::from(*addr), 0)).or_default().push(id);
             }
         }
-        let mut doors = HashMap::new();
+        let mut doors = BTreeMap::new();
         for listener in directory.listeners() {
             let addr = Addr::from(listener.addr().ip());
             let service = (!listener.is_leaving()).then(|| listener.service());
@@ -85,11 +86,12 @@ impl Revision {
                 .map(|(id, _)| id)
                 .collect();
             let answering = if near.is_empty() { ports().map(|(id, _)| id).collect() } else { near };
-            held.entry(addr).or_insert(answering);
+            held.entry((addr, 0)).or_insert(answering);
         }
+        let held = ByAddress::from(held);
         let mut ways: Vec<Option<Way>> = (0..directory.slots()).map(|_| None).collect();
         let mut families = [BackendSet::EMPTY; 2];
-        let mut servers = HashSet::new();
+        let mut servers = BTreeMap::new();
         for backend in directory.backends() {
             let way = match way_to(backend, config, &held) {
                 Ok(way) => way,
@@ -97,18 +99,19 @@ impl Revision {
                 Err(_) if backend.leaving => continue,
                 Err(why) => return Err(ConfigError(format!("backend {}: {why}", backend.name))),
             };
-            let known = servers.contains(&(way.addr, way.port));
+            let known = servers.contains_key(&(way.addr, way.port));
             if known && config.address_mode == AddressMode::Dnat && !backend.leaving {
                 let twice = |b: &&Backend| b.id != backend.id && !b.leaving && b.addr == backend.addr;
                 if directory.backends().any(|b| twice(&b)) {
                     return Err(ConfigError(format!("backend {}: {} is listed twice", backend.name, backend.addr)));
                 }
             }
-            servers.insert((way.addr, way.port));
+            servers.insert((way.addr, way.port), ());
             families[way.addr.family() as usize].insert(backend.id);
             ways[backend.id.index()] = Some(way);
         }
         let (resets, forgets) = (BackendSet::EMPTY, BackendSet::EMPTY);
+        let (doors, servers) = (doors.into(), servers.into());
         Ok(Revision { directory, doors, servers, held, ways: ways.into(), families, resets, forgets })
     }
 
@@ -140,30 +143,30 @@ impl Revision {
     /// Who listens there, for who comes now.
     #[inline]
     pub fn service_at(&self, addr: Addr, port: u16) -> Option<ServiceId> {
-        self.doors.get(&(addr, port))?.service
+        self.doors.get(addr, port)?.service
     }
 
     /// The flows of whoever listens or has listened there.
     pub fn flows_at(&self, addr: Addr, port: u16) -> Option<&FlowCount> {
-        Some(&self.doors.get(&(addr, port))?.flows)
+        Some(&self.doors.get(addr, port)?.flows)
     }
 
     /// A backend listens here.
     #[inline]
     pub fn is_backend(&self, addr: Addr, port: u16) -> bool {
-        self.servers.contains(&(addr, port))
+        self.servers.get(addr, port).is_some()
     }
 
     /// The ports that answer for an address that is one of ours or a VIP.
     #[inline]
     pub fn held_by(&self, addr: Addr) -> Option<&[PortId]> {
-        self.held.get(&addr).map(Vec::as_slice)
+        self.held.get(addr, 0).map(Vec::as_slice)
     }
 
     /// All addresses that are ours, with the ports; always in the same order.
     pub fn addresses(&self) -> Vec<(PortId, Addr)> {
         let mut all: Vec<_> =
-            self.held.iter().flat_map(|(addr, ports)| ports.iter().map(move |p| (*p, *addr))).collect();
+            self.held.iter().flat_map(|(addr, _, ports)| ports.iter().map(move |p| (*p, addr))).collect();
         all.sort_unstable_by_key(|(port, addr)| (port.0, *addr));
         all
     }
@@ -182,9 +185,9 @@ impl Revision {
 }
 
 /// How a backend is reached, or why it is not.
-fn way_to(backend: &Backend, config: &Config, held: &HashMap<Addr, Vec<PortId>>) -> Result<Way, String> {
+fn way_to(backend: &Backend, config: &Config, held: &ByAddress<Vec<PortId>>) -> Result<Way, String> {
     let (addr, port) = (Addr::from(backend.addr.ip()), backend.addr.port());
-    if held.contains_key(&addr) && !backend.leaving {
+    if held.get(addr, 0).is_some() && !backend.leaving {
         return Err(format!("{} is our own address", addr.ip()));
     }
     let (out, next, source) =

@@ -43,6 +43,8 @@ pub struct Routes {
     pub ports: Vec<Port>,
     /// The services and backends of the moment.
     pub revision: Arc<Revision>,
+    /// Largest segment our ports allow, by family.
+    mss: [u16; 2],
     /// By slot.
     hops: Vec<Option<NextHop>>,
 }
@@ -64,7 +66,9 @@ impl Routes {
             addresses: p.addresses.iter().map(|(a, prefix)| (Addr::from(*a), *prefix)).collect(),
             vlans: Vlans::from_ids(&p.vlans),
         };
-        let mut routes = Routes { ports: cfg.ports.iter().map(port).collect(), revision, hops: vec![] };
+        let mtu = cfg.ports.iter().map(|p| p.mtu).min().unwrap_or(1500);
+        let mss = [mss_for(mtu, Family::V4), mss_for(mtu, Family::V6)];
+        let mut routes = Routes { ports: cfg.ports.iter().map(port).collect(), revision, mss, hops: vec![] };
         let ids: Vec<BackendId> = routes.revision.directory().backends().map(|b| b.id).collect();
         ids.into_iter().for_each(|id| routes.enter(id, neighbours));
         Ok(routes)
@@ -129,8 +133,7 @@ impl Routes {
 
     /// Largest segment our ports allow, for IPv4 and IPv6.
     pub fn mss(&self) -> [u16; 2] {
-        let mtu = self.ports.iter().map(|p| p.mtu).min().unwrap_or(1500);
-        [mss_for(mtu, Family::V4), mss_for(mtu, Family::V6)]
+        self.mss
     }
 }
 

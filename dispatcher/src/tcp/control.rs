@@ -57,8 +57,8 @@ impl ControlSegment {
 pub fn syn_options(options: &SynOptions) -> Options {
     let mut bytes = [0; 40];
     let n = options.write(&mut bytes);
-    let mut all = Options::new();
-    _ = all.try_extend_from_slice(&bytes[..n]);
+    let mut all = Options::from(bytes);
+    all.truncate(n);
     all
 }
 

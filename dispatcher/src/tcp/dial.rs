@@ -35,16 +35,15 @@ const MOST_PORTS: u8 = 8;
 /// While the next hop's address is not known, or our transmit ring is full, nothing was sent: try again soon.
 const NO_LINK_RETRY: Duration = Duration::from_millis(20);
 
-/// `backend` is chosen: one attempt more. False when the connection is not one that waits for a backend.
-pub fn choose(c: &mut Connection, backend: BackendId) -> bool {
-    let Some(opening) = c.opening() else { return false };
+/// `backend` is chosen, for a connection that waits for one: an attempt more.
+pub fn chosen(c: &mut Connection, backend: BackendId) {
+    let Some(opening) = c.opening() else { return };
     opening.tried.push(backend);
     if let Stage::Dialing(before) = &mut opening.stage {
         // Of the one before.
         before.challenges = 0;
     }
     c.record.attempts += 1;
-    true
 }
 
 /// The backend chosen last is dialled, by this next hop, with a PROXY header of so many bytes.

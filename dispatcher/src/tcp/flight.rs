@@ -9,7 +9,7 @@ use crate::time::Time;
 use crate::tls::{Lates, ServerFlights};
 use crate::wire::packet::{Flags, tcp_checksum_ok};
 use crate::wire::{Frame, Seq};
-use lb::{Affinity, Sighting};
+use lb::{Affinity, BackendId, Millis, Sighting};
 
 /// What is at hand to read in passing, and to be given back.
 pub struct Passers<'a> {
@@ -21,8 +21,8 @@ pub struct Passers<'a> {
     pub lates: &'a mut Lates,
     /// What is learned,
     pub affinity: &'a mut Affinity,
-    /// if the segment is of a server's answer: by whom and when.
-    pub seen: Option<Sighting>,
+    /// if the segment is of a server's answer: of whom and when.
+    pub seen: Option<(BackendId, Millis)>,
     /// What is counted.
     pub counters: &'a mut Counters,
 }
@@ -39,7 +39,7 @@ pub fn client_sends(through: &Through, c: &Connection, seg: &Arrived, frame: &Fr
 /// What was held is given to the backend: from now on its answer is awaited.
 pub fn released(c: &Connection, buffers: &BufferPool, flights: &mut ServerFlights, now: Time) {
     let (Some(flight), State::Spliced(Some(unacked))) = (c.flight, &c.state) else { return };
-    let Some(reading) = flights.heard(flight, now) else { return };
+    let Some((reading, _)) = flights.heard(flight, now) else { return };
     let len = reading.flight.offer().wire_len();
     let all = unacked.stream.contiguous(buffers);
     let held = all.get(len..).unwrap_or_default();
@@ -52,12 +52,13 @@ pub fn released(c: &Connection, buffers: &BufferPool, flights: &mut ServerFlight
 
 /// What the server sends, at `seq` in the client's numbers.
 pub fn server_sends(c: &mut Connection, seq: Seq, payload: &[u8], now: Time, passers: &mut Passers<'_>) {
-    let Passers { buffers, flights, affinity, counters, seen: Some(seen), .. } = passers else { return };
-    let Some(reading) = c.flight.and_then(|f| flights.heard(f, now)) else { return };
+    let Passers { buffers, flights, affinity, counters, seen: Some((backend, when)), .. } = passers else { return };
+    let Some((reading, client)) = c.flight.and_then(|f| flights.heard(f, now)) else { return };
+    let seen = Sighting { backend: *backend, client, now: *when };
     let more = match reading.stream.accept_in_order(seq, payload) {
         Some(fresh) => {
             reading.stream.advance(fresh.len());
-            reading.flight.feed(fresh, affinity, *seen)
+            reading.flight.feed(fresh, affinity, seen)
         }
         None => {
             let inserted = reading.stream.insert(buffers, seq, payload);
@@ -66,7 +67,7 @@ pub fn server_sends(c: &mut Connection, seq: Seq, payload: &[u8], now: Time, pas
                 counters.unwatched += 1;
                 false
             } else {
-                let more = reading.flight.feed(reading.stream.contiguous(buffers), affinity, *seen);
+                let more = reading.flight.feed(reading.stream.contiguous(buffers), affinity, seen);
                 let n = reading.stream.contiguous_len();
                 reading.stream.consume(buffers, n);
                 more
@@ -80,8 +81,10 @@ pub fn server_sends(c: &mut Connection, seq: Seq, payload: &[u8], now: Time, pas
 
 /// Ends the reading, and notes what it showed.
 pub fn close(c: &mut Connection, flights: &mut ServerFlights, buffers: &mut BufferPool) {
-    let Some(flight) = c.flight.take().and_then(|f| flights.close(f, buffers)) else { return };
+    let Some(flight) = c.flight.take() else { return };
     let record = &mut c.record;
-    (record.version, record.resumed) = (flight.version(), flight.resumed());
-    record.offered = flight.offer().kinds(record.id_decided, record.version, record.resumed);
+    flights.close(flight, buffers, |flight| {
+        (record.version, record.resumed) = (flight.version(), flight.resumed());
+        record.offered = flight.offer().kinds(record.id_decided, record.version, record.resumed);
+    });
 }

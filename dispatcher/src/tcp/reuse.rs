@@ -44,6 +44,13 @@ pub struct Anew<'a> {
     pub cookies: &'a CookieJar,
 }
 
+/// Whether a segment of the client's could be of another connection than `c`: what it costs nothing to see.
+pub fn may_begin(c: &Connection, seg: &Arrived) -> bool {
+    // Who acknowledges our number speaks of this connection. A reset begins nothing.
+    seg.tcp.flags.contains(Flags::SYN)
+        || (seg.tcp.flags.contains(Flags::ACK) && !seg.tcp.flags.contains(Flags::RST) && seg.tcp.ack != c.cookie + 1)
+}
+
 /// Whether a segment of the client's is of another connection than `c`.
 pub fn begins(c: &mut Connection, seg: &Arrived, anew: Anew<'_>) -> Option<Reuse> {
     let Anew { service, cookies } = anew;

@@ -4,12 +4,13 @@
 //! than [`LONGEST`]. **And when full?** A place of the client that holds most gives way, and of these the oldest: whoever stalls
 //! thousands of handshakes stops learning from his own, not from those of others.
 
-use super::ServerFlight;
+use super::{OfferedSessions, ServerFlight};
 use crate::flow::{Assembler, BufferPool, FlowId};
 use crate::time::Time;
 use crate::wire::Seq;
 use arrayvec::ArrayVec;
 use core::time::Duration;
+use lb::affinity::host_tag;
 
 /// A handshake in which the server has said nothing for so long is not followed any further.
 pub const QUIET: Duration = Duration::from_secs(10);
@@ -42,6 +43,16 @@ pub struct FlightReading {
 }
 
 impl FlightReading {
+    fn new() -> FlightReading {
+        FlightReading {
+            flight: ServerFlight::new(OfferedSessions::default(), false),
+            stream: Assembler::lazy(Seq(0), 0),
+            hello_end: Seq(0),
+            read_to: Seq(0),
+            given: (Seq(0), ArrayVec::new()),
+        }
+    }
+
     /// The backend is given `held`, from `begin` on.
     pub fn remember(&mut self, begin: Seq, held: &[u8]) {
         let (at, given) = &mut self.given;
@@ -99,13 +110,19 @@ impl FlightReading {
 #[derive(Clone, Copy, Debug)]
 struct Holder {
     flow: FlowId,
-    client: u16,
+    /// Who the client is, see [`lb::Sighting::client`].
+    client: u64,
     opened: Time,
     /// When the server last said something.
     heard: Time,
 }
 
 impl Holder {
+    /// By what places are counted.
+    fn tag(&self) -> usize {
+        usize::from(host_tag(self.client))
+    }
+
     fn is_overdue(&self, now: Time) -> bool {
         now.since(self.heard) >= QUIET || now.since(self.opened) >= LONGEST
     }
@@ -114,6 +131,7 @@ impl Holder {
 /// All places.
 #[derive(Debug)]
 pub struct ServerFlights {
+    /// A reading is large: it is made when its place is first used, and begun anew where it lies. Of meaning while the place has a holder.
     places: Box<[Option<FlightReading>]>,
     holders: Box<[Option<Holder>]>,
     free: Vec<u32>,
@@ -123,6 +141,8 @@ pub struct ServerFlights {
     hand: usize,
     /// The first place to be looked at when one must give way.
     giver: usize,
+    /// What the client offers whose server's answer will be read next.
+    draft: OfferedSessions,
 }
 
 impl ServerFlights {
@@ -136,6 +156,7 @@ impl ServerFlights {
             held: vec![0; 1 << 16].into_boxed_slice(),
             hand: 0,
             giver: 0,
+            draft: OfferedSessions::default(),
         }
     }
 
@@ -157,50 +178,65 @@ impl ServerFlights {
         let (first, n) = (self.giver, self.holders.len());
         self.giver = (first + 1) % n;
         let apart = (n / GIVERS).max(1);
-        let rank = |h: &&Holder| (!h.is_overdue(now), core::cmp::Reverse(self.held[usize::from(h.client)]), h.opened);
+        let rank = |h: &&Holder| (!h.is_overdue(now), core::cmp::Reverse(self.held[h.tag()]), h.opened);
         let looked_at = (0..GIVERS.min(n)).filter_map(|i| self.holders[(first + i * apart) % n].as_ref());
         looked_at.min_by_key(rank).map(|h| h.flow)
     }
 
-    /// ServerFlights a server that is about to answer `offer` of `flow`, its first byte at `start`. `client` is a hash of who it is. `None`
-    /// when all places are taken: nothing will be learned from this connection.
-    pub fn open(&mut self, flow: FlowId, client: u16, flight: ServerFlight, start: Seq, now: Time) -> Option<FlightId> {
-        let i = self.free.pop()?;
-        self.places[i as usize] = Some(FlightReading {
-            flight,
-            stream: Assembler::lazy(start, 0),
-            hello_end: Seq(0),
-            read_to: Seq(0),
-            given: (Seq(0), ArrayVec::new()),
-        });
-        self.holders[i as usize] = Some(Holder { flow, client, opened: now, heard: now });
-        self.held[usize::from(client)] += 1;
-        Some(FlightId(i))
+    /// What the client offers for which a place is opened next. It is read here, asked for here, and copied once.
+    pub fn draft(&self) -> &OfferedSessions {
+        &self.draft
     }
 
-    /// One that is open, whose server has said something.
-    pub fn heard(&mut self, id: FlightId, now: Time) -> Option<&mut FlightReading> {
-        let i = id.0 as usize;
-        if let Some(holder) = &mut self.holders[i] {
-            holder.heard = now;
-        }
-        self.places[i].as_mut()
+    /// The same, to be read into.
+    pub fn draft_mut(&mut self) -> &mut OfferedSessions {
+        &mut self.draft
+    }
+
+    /// A server is about to answer the [draft](ServerFlights::draft) of `flow`, its first byte at `start`. `client` is who it is, see
+    /// [`lb::Sighting::client`]; `id_known` as in [`ServerFlight::new`]. `None` when all places are taken: nothing will be learned from this connection.
+    pub fn open(
+        &mut self,
+        flow: FlowId,
+        client: u64,
+        id_known: bool,
+        start: Seq,
+        now: Time,
+    ) -> Option<(FlightId, &mut FlightReading)> {
+        let i = self.free.pop()?;
+        let reading = self.places[i as usize].get_or_insert_with(FlightReading::new);
+        reading.flight.restart(&self.draft, id_known);
+        reading.stream = Assembler::lazy(start, 0);
+        (reading.hello_end, reading.read_to) = (Seq(0), Seq(0));
+        reading.given.1.clear();
+        let holder = Holder { flow, client, opened: now, heard: now };
+        self.held[holder.tag()] += 1;
+        self.holders[i as usize] = Some(holder);
+        Some((FlightId(i), reading))
+    }
+
+    /// One that is open, whose server has said something; and who its client is.
+    pub fn heard(&mut self, id: FlightId, now: Time) -> Option<(&mut FlightReading, u64)> {
+        let holder = self.holders[id.0 as usize].as_mut()?;
+        holder.heard = now;
+        Some((self.places[id.0 as usize].as_mut()?, holder.client))
     }
 
     /// One that is open.
     pub fn get_mut(&mut self, id: FlightId) -> Option<&mut FlightReading> {
+        self.holders[id.0 as usize]?;
         self.places[id.0 as usize].as_mut()
     }
 
-    /// Done: the place is free again.
-    pub fn close(&mut self, id: FlightId, buffers: &mut BufferPool) -> Option<ServerFlight> {
-        let mut reading = self.places[id.0 as usize].take()?;
-        reading.stream.release(buffers);
-        if let Some(holder) = self.holders[id.0 as usize].take() {
-            self.held[usize::from(holder.client)] -= 1;
-        }
+    /// Done: `note` hears what it has shown, and the place is free again.
+    pub fn close(&mut self, id: FlightId, buffers: &mut BufferPool, note: impl FnOnce(&ServerFlight)) {
+        let Some(holder) = self.holders[id.0 as usize].take() else { return };
+        self.held[holder.tag()] -= 1;
         self.free.push(id.0);
-        Some(reading.flight)
+        if let Some(reading) = &mut self.places[id.0 as usize] {
+            reading.stream.release(buffers);
+            note(&reading.flight);
+        }
     }
 
     /// The next flow whose reading is overdue, among some of the places: all of them in turn, call by call.
@@ -225,11 +261,10 @@ impl ServerFlights {
 
 #[cfg(test)]
 mod tests {
-    use super::super::OfferedSessions;
     use super::*;
 
     fn open(flights: &mut ServerFlights, flow: u32, client: u16, now: Time) -> Option<FlightId> {
-        flights.open(FlowId(flow), client, ServerFlight::new(OfferedSessions::default(), false), Seq(0), now)
+        flights.open(FlowId(flow), u64::from(client), false, Seq(0), now).map(|(id, _)| id)
     }
 
     fn at(seconds: u64) -> Time {
@@ -264,7 +299,11 @@ mod tests {
         flights.heard(talks, at(30));
         assert!(all(&mut flights, at(30)).contains(&1));
         let mut buffers = BufferPool::new(1, 100);
-        assert!(flights.close(talks, &mut buffers).is_some());
+        let mut noted = 0;
+        flights.close(talks, &mut buffers, |_| noted += 1);
+        // It is nobody's now.
+        flights.close(talks, &mut buffers, |_| noted += 1);
+        assert!(noted == 1 && flights.get_mut(talks).is_none() && flights.heard(talks, at(30)).is_none());
         assert!(!all(&mut flights, at(30)).contains(&1));
         assert_eq!(flights.in_use(), 1);
     }

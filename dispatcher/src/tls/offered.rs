@@ -12,8 +12,16 @@ pub(super) type Psks = ArrayVec<Identity, MAX_PSKS>;
 /// The PSK identities of a hello, up to the first that is none: the server names one by its place. Before TLS 1.3 no server looks at
 /// them.
 pub(super) fn psks_of(hello: &ClientHello<'_>) -> Psks {
-    let of = |bytes| Identity::new(&Offered { kind: IdentityKind::Psk, bytes });
-    hello.psk_identities().filter(|_| hello.offers_1_3()).map_while(|p| of(p.identity)).take(MAX_PSKS).collect()
+    psks_by(hello, Identity::new).collect()
+}
+
+fn psks_by(
+    hello: &ClientHello<'_>,
+    identify: impl Fn(&Offered<'_>) -> Option<Identity>,
+) -> impl Iterator<Item = Identity> {
+    let offers_1_3 = hello.offers_1_3();
+    let of = move |bytes| identify(&Offered { kind: IdentityKind::Psk, bytes });
+    hello.psk_identities().filter(move |_| offers_1_3).map_while(move |p| of(p.identity)).take(MAX_PSKS)
 }
 
 /// What a ClientHello offers to resume, in bounded form.
@@ -40,39 +48,73 @@ impl OfferedSessions {
     /// What this hello offers.
     pub fn new(hello: &ClientHello<'_>) -> OfferedSessions {
         let mut offer = OfferedSessions::default();
-        offer.identities.extend(psks_of(hello));
-        let rest =
-            [(IdentityKind::Ticket, hello.ticket.unwrap_or_default()), (IdentityKind::SessionId, hello.session_id)];
-        let found = rest.into_iter().filter_map(|(kind, bytes)| Identity::new(&Offered { kind, bytes }));
-        offer.identities.extend(found);
-        // None is longer than 32 bytes (RFC 5246 section 7.4.1.2); of one that is, so much.
-        _ = offer.session_id.try_extend_from_slice(&hello.session_id[..hello.session_id.len().min(32)]);
-        offer.id_may_be_random = hello.offers_1_3();
-        offer.unsure = hello.is_ambiguous();
-        offer.ech = hello.ech;
-        offer.len = hello.consumed;
-        // The key of a ticket's row is its SHA-256.
-        let ticket = offer.of(IdentityKind::Ticket).next();
-        offer.id_is_of_ticket = ticket.is_some_and(|t| t.key().as_bytes() == offer.session_id.as_slice());
+        offer.read(hello, Identity::new);
         offer
     }
 
+    /// The same, in its place: what was here is forgotten.
+    ///
+    /// By `identify` an identity is digested or not, see [`lb::Affinity::identify`]. A ticket beside a session ID always is: only its digest tells
+    /// whether the ID is made of it.
+    fn read(&mut self, hello: &ClientHello<'_>, identify: impl Fn(&Offered<'_>) -> Option<Identity>) {
+        let OfferedSessions { identities, session_id, id_may_be_random, id_is_of_ticket, unsure, ech, len, after } =
+            self;
+        identities.clear();
+        identities.extend(psks_by(hello, &identify));
+        let ticket = Offered { kind: IdentityKind::Ticket, bytes: hello.ticket.unwrap_or_default() };
+        let ticket = if hello.session_id.is_empty() { identify(&ticket) } else { Identity::new(&ticket) };
+        let id = Identity::new(&Offered { kind: IdentityKind::SessionId, bytes: hello.session_id });
+        // The key of a ticket's row is its SHA-256.
+        *id_is_of_ticket = ticket.as_ref().is_some_and(|t| t.key().as_bytes() == hello.session_id);
+        identities.extend(ticket.into_iter().chain(id));
+        // None is longer than 32 bytes (RFC 5246 section 7.4.1.2); of one that is, so much.
+        session_id.clear();
+        _ = session_id.try_extend_from_slice(&hello.session_id[..hello.session_id.len().min(32)]);
+        *id_may_be_random = hello.offers_1_3();
+        *unsure = hello.is_ambiguous();
+        *ech = hello.ech;
+        *len = hello.consumed;
+        *after = None;
+    }
+
     /// What this hello offers, which was read from the beginning of `stream`: a second one behind it can be read too.
-    pub fn at_head_of(stream: &[u8], hello: &ClientHello<'_>) -> OfferedSessions {
-        let mut offer = OfferedSessions::new(hello);
+    fn at_head_of(stream: &[u8], hello: &ClientHello<'_>) -> OfferedSessions {
+        let mut offer = OfferedSessions::default();
+        offer.read_at_head_of(stream, hello, Identity::new);
+        offer
+    }
+
+    /// The same, in its place: what was here is forgotten. Identities are digested where the tables ask for it, see [`lb::Affinity::identify`].
+    pub fn read_at_head_of(
+        &mut self,
+        stream: &[u8],
+        hello: &ClientHello<'_>,
+        identify: impl Fn(&Offered<'_>) -> Option<Identity>,
+    ) {
+        self.read(hello, identify);
         // Of which only a part could be read.
-        offer.unsure |= offer.len == 0;
+        self.unsure |= self.len == 0;
         // Records in front of the hello's end. What stands behind it in the last one is part of the next message, unseen.
         let mut at = 0;
-        while at < offer.len
+        while at < self.len
             && let Some(&[_, _, _, a, b]) = stream.get(at..).and_then(|rest| rest.first_chunk())
         {
             at += 5 + usize::from(u16::from_be_bytes([a, b]));
         }
-        if at == offer.len && hello.offers_1_3() && offer.has(IdentityKind::Psk) {
-            offer.after = Some(AfterHello::new(hello));
+        if at == self.len && hello.offers_1_3() && self.has(IdentityKind::Psk) {
+            self.after = Some(AfterHello::new(hello));
         }
-        offer
+    }
+
+    /// The same as another, in its place: of identities as many are copied as there are.
+    pub(super) fn copy_from(&mut self, other: &OfferedSessions) {
+        let OfferedSessions { identities, session_id, id_may_be_random, id_is_of_ticket, unsure, ech, len, after } =
+            self;
+        identities.clear();
+        _ = identities.try_extend_from_slice(&other.identities);
+        session_id.clone_from(&other.session_id);
+        (*id_may_be_random, *id_is_of_ticket) = (other.id_may_be_random, other.id_is_of_ticket);
+        (*unsure, *ech, *len, *after) = (other.unsure, other.ech, other.len, other.after);
     }
 
     /// Bytes of the hello on the wire; 0 when it was not read from a stream.
@@ -131,7 +173,11 @@ impl OfferedSessions {
 
 /// Reads what a hello offers, from the beginning of `stream`, and its server name if somebody wants to know it.
 pub fn read_offered(stream: &[u8], hello: &ClientHello<'_>, keep_name: bool) -> (OfferedSessions, Option<Box<str>>) {
-    let name = hello.sni.filter(|_| keep_name);
-    let name = name.map(|n| String::from_utf8_lossy(&n[..n.len().min(255)]).into_owned().into_boxed_str());
-    (OfferedSessions::at_head_of(stream, hello), name)
+    (OfferedSessions::at_head_of(stream, hello), keep_name.then(|| server_name(hello)).flatten())
+}
+
+/// A hello's server name, to be told.
+pub fn server_name(hello: &ClientHello<'_>) -> Option<Box<str>> {
+    let name = hello.sni?;
+    Some(String::from_utf8_lossy(&name[..name.len().min(255)]).into_owned().into_boxed_str())
 }

@@ -46,8 +46,10 @@ pub struct ServerFlight {
     /// The ID the server chose. A session by that ID begins once the client has finished its part: a client that goes away
     /// before, as one does that only invents hellos, must not make rows.
     new_id: Option<Identity>,
-    /// The client's stream behind its first hello, as long as a second one may come.
-    client: Option<Follower<SECOND_HELLO_BYTES>>,
+    /// The client's stream behind its first hello,
+    client: Follower<SECOND_HELLO_BYTES>,
+    /// as long as a second one may come.
+    reads_client: bool,
     retry: Retry,
     /// The server may have got another hello than the one that was read.
     distrusted: bool,
@@ -74,20 +76,50 @@ enum Retry {
 impl ServerFlight {
     /// For a server that is about to answer this offer. `id_known`: a row for its session ID decided.
     pub fn new(offer: OfferedSessions, id_known: bool) -> ServerFlight {
-        let offer_after = offer.after;
-        ServerFlight {
-            offer,
-            id_known,
+        let mut flight = ServerFlight {
+            offer: OfferedSessions::default(),
+            id_known: false,
             follower: Follower::new(Side::Server),
             long_ticket: None,
             new_id: None,
-            client: offer_after.map(Follower::behind),
+            client: Follower::new(Side::Client),
+            reads_client: false,
             retry: Retry::No,
             distrusted: false,
             undecided: false,
             version: None,
             resumed: None,
+        };
+        flight.restart(&offer, id_known);
+        flight
+    }
+
+    /// Begins anew, as [`ServerFlight::new`]: in its place, where its buffers are left as they lie. They are nearly all of it.
+    pub fn restart(&mut self, offer: &OfferedSessions, id_known: bool) {
+        // All of them by name, so that none is forgotten.
+        let ServerFlight {
+            offer: its_offer,
+            id_known: its_id_known,
+            follower,
+            long_ticket,
+            new_id,
+            client,
+            reads_client,
+            retry,
+            distrusted,
+            undecided,
+            version,
+            resumed,
+        } = self;
+        follower.restart(Side::Server);
+        *reads_client = offer.after.is_some();
+        if let Some(after) = offer.after {
+            client.restart_behind(after);
         }
+        its_offer.copy_from(offer);
+        *its_id_known = id_known;
+        (*long_ticket, *new_id, *retry) = (None, None, Retry::No);
+        (*distrusted, *undecided, *version, *resumed) = (false, false, None, None);
     }
 
     /// What the client offered.
@@ -107,44 +139,36 @@ impl ServerFlight {
 
     /// The client's stream is still of interest.
     pub fn reads_client(&self) -> bool {
-        self.client.is_some()
+        self.reads_client
     }
 
     /// The next bytes of the client's stream behind its first hello, in order, of which the server gets no others.
     pub fn feed_client(&mut self, mut bytes: &[u8]) {
-        let Some(mut follower) = self.client.take() else { return };
-        let over = loop {
-            match follower.next_event(&mut bytes) {
+        while self.reads_client {
+            match self.client.next_event(&mut bytes) {
                 // Early data, and a ChangeCipherSpec that means nothing, may stand before it.
                 Some(Event::ChangeCipherSpec) => {}
                 Some(Event::ClientHello(hello)) => {
-                    self.second_hello(&hello);
-                    break true;
+                    self.retry = answered(&self.retry, &hello);
+                    self.reads_client = false;
                 }
-                Some(_) => {
-                    self.second_is_unclear();
-                    break true;
+                Some(_) => self.second_is_unclear(),
+                None => {
+                    self.reads_client = !self.client.is_done();
+                    return;
                 }
-                None => break follower.is_done(),
             }
-        };
-        if !over {
-            self.client = Some(follower);
         }
     }
 
     /// The client has sent this hello, its second. Not to be called beside [`ServerFlight::feed_client`].
     pub fn second_hello(&mut self, hello: &ClientHello<'_>) {
-        self.retry = match self.retry {
-            Retry::Asked if !hello.is_ambiguous() => Retry::Answered(psks_of(hello)),
-            // Unasked, or a third.
-            _ => Retry::Unclear,
-        };
+        self.retry = answered(&self.retry, hello);
     }
 
     /// The server may get another second hello than the one that is read here, or none can be read.
     pub fn second_is_unclear(&mut self) {
-        self.client = None;
+        self.reads_client = false;
         self.retry = Retry::Unclear;
     }
 
@@ -239,6 +263,15 @@ impl ServerFlight {
     }
 }
 
+/// What is known when a client has sent its second hello.
+fn answered(before: &Retry, hello: &ClientHello<'_>) -> Retry {
+    match before {
+        Retry::Asked if !hello.is_ambiguous() => Retry::Answered(psks_of(hello)),
+        // Unasked, or a third.
+        _ => Retry::Unclear,
+    }
+}
+
 fn note(affinity: &mut Affinity, identity: &Identity, accepted: bool, seen: Sighting) {
     if accepted {
         affinity.accepted(identity, seen);
@@ -308,6 +341,34 @@ mod tests {
 
     fn record(kind: u8, body: &[u8]) -> Vec<u8> {
         [&[kind, 3, 3][..], &(body.len() as u16).to_be_bytes(), body].concat()
+    }
+
+    /// Whatever it has read before: a hello, a HelloRetryRequest, half a message, garbage.
+    #[test]
+    fn one_that_begins_anew_knows_nothing_of_what_was_before() {
+        let mut affinity = Affinity::single(Config::new(1));
+        let seen = Sighting { backend: BackendId(0), client: 1, now: Millis(0) };
+        let hello = |random: [u8; 32]| {
+            let body = [&[3, 3][..], &random, &[32], &[7; 32], &[0x13, 1, 0, 0, 6, 0, 43, 0, 2, 3, 4]].concat();
+            record(22, &[&[2, 0, 0, body.len() as u8][..], &body].concat())
+        };
+        let retry = ssl_parse::HELLO_RETRY_RANDOM;
+        let buffers = |flight: &ServerFlight| {
+            // All that is known of it, but for what lies in buffers that nobody looks into.
+            let all = format!("{flight:?}");
+            let mut parts = all.split("body: [").map(|part| part.split_once(']').map_or(part, |(_, rest)| rest));
+            parts.next().into_iter().chain(parts).collect::<String>()
+        };
+        let new = buffers(&ServerFlight::new(OfferedSessions::default(), true));
+        for before in [hello([9; 32]), hello(retry), hello([9; 32])[..40].to_vec(), b"SSH-2.0".to_vec()] {
+            let mut flight = ServerFlight::new(OfferedSessions::default(), false);
+            flight.feed(&before, &mut affinity, seen);
+            flight.servers_have_ech();
+            flight.distrust();
+            assert_ne!(buffers(&flight), new);
+            flight.restart(&OfferedSessions::default(), true);
+            assert_eq!(buffers(&flight), new);
+        }
     }
 
     #[test]

@@ -60,6 +60,26 @@ impl Addr {
         (u128::from_be_bytes(self.0) ^ u128::from_be_bytes(other.0)) & mask == 0
     }
 
+    /// A hash of it with a port, under no secret: for tables of addresses that are ours to choose.
+    #[inline]
+    pub fn scattered(&self, port: u16) -> u64 {
+        let [high, low] = [0, 8].map(|at| u64::from_be_bytes(self.0[at..at + 8].try_into().expect("8 of 16 bytes")));
+        let product = u128::from(high.rotate_left(25) ^ low ^ u64::from(port) << 40) * 0x9e37_79b9_7f4a_7c15;
+        // Its middle depends on all of it.
+        product as u64 ^ (product >> 64) as u64
+    }
+
+    /// None of a single host that could send from it: multicast, unspecified, the IPv4 broadcast address, loopback.
+    #[inline]
+    pub fn is_nobodys(&self) -> bool {
+        match (self.family(), self.0) {
+            (Family::V4, [.., a, b, c, d]) => {
+                (224..240).contains(&a) || a == 127 || matches!([a, b, c, d], [0, 0, 0, 0] | [255, 255, 255, 255])
+            }
+            (Family::V6, bytes) => bytes[0] == 0xff || u128::from_be_bytes(bytes) <= 1,
+        }
+    }
+
     /// As the standard library has it.
     pub fn ip(self) -> IpAddr {
         IpAddr::V6(Ipv6Addr::from(self.0)).to_canonical()
@@ -97,6 +117,20 @@ mod tests {
             assert_eq!(Addr::from(ip).ip(), ip);
         }
         assert_eq!(Addr::from("10.1.2.3".parse::<IpAddr>().unwrap()).octets(), [10, 1, 2, 3]);
+    }
+
+    #[test]
+    fn nobodys_are_those_of_which_the_standard_library_says_so() {
+        let says = |ip: IpAddr| {
+            let broadcast = matches!(ip, IpAddr::V4(a) if a.is_broadcast());
+            ip.is_multicast() || ip.is_unspecified() || ip.is_loopback() || broadcast
+        };
+        let v4 = (0..=255u8).flat_map(|a| [0, 1, 255].map(|b| IpAddr::from([a, b, b, b])));
+        let v6 = ["::", "::1", "::2", "1::", "1::1", "fe80::1", "ff02::1", "feff::", "2001:db8::", "::127.0.0.1"];
+        let v4 = v4.chain([IpAddr::from([0, 0, 0, 1]), IpAddr::from([255, 255, 255, 254])]);
+        for ip in v4.chain(v6.map(|ip| ip.parse().unwrap())) {
+            assert_eq!(Addr::from(ip).is_nobodys(), says(ip), "{ip}");
+        }
     }
 
     #[test]

@@ -76,6 +76,7 @@ impl Segment<'_> {
     /// # Panics
     /// When `b` is shorter than [`Segment::frame_len`].
     pub fn write(&self, b: &mut [u8]) -> usize {
+        debug_assert!(self.options.len().is_multiple_of(4), "options are padded");
         let tcp_len = 20 + self.options.len() + self.payload.len();
         let at = write_ip(b, &self.link, self.src.0, self.dst.0, protocol::TCP, 64, tcp_len);
         let t = &mut b[at..at + tcp_len];
@@ -87,9 +88,14 @@ impl Segment<'_> {
         t[13] = self.flags.0;
         t[14..16].copy_from_slice(&self.window.to_be_bytes());
         t[16..20].fill(0);
-        t[20..20 + self.options.len()].copy_from_slice(self.options);
-        t[20 + self.options.len()..].copy_from_slice(self.payload);
-        let sum = checksum::transport(self.src.0.octets(), self.dst.0.octets(), protocol::TCP, t);
+        // By four: options are few, and a copy of any length is a call.
+        for (to, from) in t[20..].as_chunks_mut::<4>().0.iter_mut().zip(self.options.as_chunks::<4>().0) {
+            *to = *from;
+        }
+        if !self.payload.is_empty() {
+            t[20 + self.options.len()..].copy_from_slice(self.payload);
+        }
+        let sum = checksum::tcp(&self.src.0, &self.dst.0, t);
         t[16..18].copy_from_slice(&sum.to_be_bytes());
         at + tcp_len
     }
@@ -108,8 +114,8 @@ fn write_ip(b: &mut [u8], link: &Link, src: Addr, dst: Addr, protocol: u8, ttl: 
             h[6] = 0x40;
             h[8] = ttl;
             h[9] = protocol;
-            h[12..16].copy_from_slice(src.octets());
-            h[16..20].copy_from_slice(dst.octets());
+            h[12..16].copy_from_slice(&src.0[12..]);
+            h[16..20].copy_from_slice(&dst.0[12..]);
             let sum = Sum::default().add_bytes(h).checksum();
             h[10..12].copy_from_slice(&sum.to_be_bytes());
             at + 20

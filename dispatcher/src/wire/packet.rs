@@ -469,5 +469,5 @@ impl Body {
 
 /// The TCP checksum over pseudo header and segment fits.
 pub fn tcp_checksum_ok(b: &[u8], ip: &Ip) -> bool {
-    super::checksum::transport(ip.src.octets(), ip.dst.octets(), protocol::TCP, &b[ip.payload..ip.end]) == 0
+    super::checksum::tcp(&ip.src, &ip.dst, &b[ip.payload..ip.end]) == 0
 }
