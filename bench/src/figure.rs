@@ -3,6 +3,7 @@
 use comfy_table::{CellAlignment, Table};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use std::borrow::Cow;
 
 /// What a figure is to reach, or not to exceed.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
@@ -36,7 +37,7 @@ pub struct Figure {
     /// How much: a median, where it was measured more than once.
     pub value: f64,
     /// Of what.
-    pub unit: &'static str,
+    pub unit: Cow<'static, str>,
     /// What it is to reach.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
@@ -69,8 +70,15 @@ impl Report {
     }
 
     /// A figure that nothing is asked of.
-    pub fn add(&mut self, part: &'static str, case: &str, measure: &str, value: f64, unit: &'static str) {
-        self.push(part, case, measure, value, unit, None);
+    pub fn add(
+        &mut self,
+        part: &'static str,
+        case: &str,
+        measure: &str,
+        value: f64,
+        unit: impl Into<Cow<'static, str>>,
+    ) {
+        self.push(part, case, measure, value, unit.into(), None);
     }
 
     /// A figure that has something to reach. In a short look tables are too small for that to mean anything.
@@ -78,10 +86,10 @@ impl Report {
         &mut self,
         (part, case, measure): (&'static str, &str, &str),
         value: f64,
-        unit: &'static str,
+        unit: impl Into<Cow<'static, str>>,
         target: Target,
     ) {
-        self.push(part, case, measure, value, unit, Some(target));
+        self.push(part, case, measure, value, unit.into(), Some(target));
     }
 
     fn push(
@@ -90,7 +98,7 @@ impl Report {
         case: &str,
         measure: &str,
         value: f64,
-        unit: &'static str,
+        unit: Cow<'static, str>,
         target: Option<Target>,
     ) {
         let met = target.map(|t| t.is_met(value));
@@ -100,7 +108,6 @@ impl Report {
     /// A part, or something of it, that cannot be measured here.
     pub fn leave_out(&mut self, part: &'static str, why: impl Into<String>) {
         let why = why.into();
-        self.bar.suspend(|| eprintln!("{part}: left out: {why}"));
         self.left_out.push((part, why));
     }
 
@@ -135,6 +142,11 @@ impl Report {
         self.told = self.figures.len();
     }
 
+    /// All of them.
+    pub fn figures(&self) -> &[Figure] {
+        &self.figures
+    }
+
     /// Says once more, at the end, what could not be measured.
     pub fn tell_left_out(&self) {
         self.left_out.iter().for_each(|(part, why)| eprintln!("left out: {part}: {why}"));
@@ -156,7 +168,7 @@ fn table(figures: &[Figure]) -> Table {
             None => String::new(),
         };
         let met = f.met.map_or("", |met| if met { "met" } else { "MISSED" });
-        table.add_row([part, case, &f.measure, &number(f.value), f.unit, &target, met]);
+        table.add_row([part, case, &f.measure, &number(f.value), &f.unit, &target, met]);
     }
     for column in [3, 5] {
         if let Some(column) = table.column_mut(column) {

@@ -9,7 +9,7 @@ use dispatcher::io::mem::{Memory, Wire};
 use dispatcher::io::{Burst, Port, Receiver, Transmitter, send};
 use dispatcher::time::Time;
 use dispatcher::worker::poll::{Clock, Loop};
-use dispatcher::worker::{Idle, Totals};
+use dispatcher::worker::{Exchange, Idle, Totals};
 
 /// Frames that a queue holds.
 const DEPTH: usize = 4 * BURST;
@@ -59,6 +59,31 @@ impl Looped {
         let now = world.now;
         let run = Loop::new(world.engine, ports, Clock::start(), Idle::Spin, None, Totals::default());
         Looped { run, wires, now }
+    }
+
+    /// The same as one of several workers.
+    pub fn among(world: World, exchange: Exchange) -> Looped {
+        let Looped { run, wires, now } = Looped::new(world);
+        Looped { run: run.among(exchange), wires, now }
+    }
+
+    /// A turn with a burst at each port of frames that are another worker's; nanoseconds a frame.
+    pub fn turn_away(&mut self, crowd: &mut Crowd) -> Result<f64> {
+        inject(&self.wires, |from, buffer| crowd.speak(from, buffer))?;
+        let before = self.run.handover().sent;
+        let (_, ns) = self.timed_turn();
+        let sent = self.run.handover().sent - before;
+        ensure!(sent == 2 * BURST as u64, "{sent} frames were handed over");
+        Ok(ns / sent as f64)
+    }
+
+    /// A turn with what is there: frames, and nanoseconds for all of them.
+    pub fn timed_turn(&mut self) -> (usize, f64) {
+        self.now += Duration::from_micros(10);
+        let mut frames = 0;
+        let took = measured_region(&mut || frames = self.run.turn(self.now));
+        drain(&self.wires);
+        (frames, took.as_nanos() as f64)
     }
 
     /// Puts one frame onto a wire.

@@ -10,14 +10,17 @@ mod figure;
 mod forward;
 mod instructions;
 mod latency;
+mod live;
 mod looped;
 mod maglev;
 mod memory;
 mod parse;
 mod peers;
 mod region;
+mod svg;
 mod syn;
 mod table;
+mod workers;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
@@ -38,6 +41,9 @@ struct Args {
     /// A short look: a tenth of the rounds, small tables.
     #[arg(long, global = true)]
     quick: bool,
+    /// Draw charts of it, too, into this directory.
+    #[arg(long, global = true, value_name = "DIR")]
+    svg: Option<PathBuf>,
     #[command(subcommand)]
     what: What,
 }
@@ -96,6 +102,14 @@ enum What {
     Ceilings,
     /// Quantiles of a frame's time through the loop at half load.
     Latency,
+    /// Two workers against one, and frames that are handed over.
+    Workers,
+    /// As root: beside HAProxy and nginx, over virtual pairs in network namespaces of its own.
+    Live {
+        /// Only what has this in its name.
+        #[arg(long)]
+        only: Option<String>,
+    },
     /// Instructions of each, counted by callgrind (Debian's package valgrind).
     Instructions {
         /// Compare with the counts kept in this file; status 1 when one has grown by more than 3 %.
@@ -134,6 +148,8 @@ fn main() -> Result<()> {
         What::Memory => memory::run(&mut report)?,
         What::Ceilings => ceilings::run(&mut report)?,
         What::Latency => latency::run(&mut report)?,
+        What::Workers => workers::run(report.rounds(30), &mut report)?,
+        What::Live { only } => live::run(only.as_deref(), &mut report)?,
         What::Instructions { check, keep, only } => return count(args.json, check, keep, only),
         What::Counted { name, times } => {
             return match Counted::all().find(|c| c.name() == name) {
@@ -147,7 +163,8 @@ fn main() -> Result<()> {
         }
     }
     report.tell();
-    Ok(())
+    report.tell_left_out();
+    args.svg.map_or(Ok(()), |directory| svg::write(report.figures(), &directory))
 }
 
 /// Everything that needs no root.
@@ -157,7 +174,7 @@ fn all(report: &mut Report) -> Result<()> {
     let rounds = |n| if quick { n / 10 } else { n };
     let (hundreds, thousand) = (rounds(300), rounds(1000));
     type Part<'a> = &'a dyn Fn(&mut Report) -> Result<()>;
-    let parts: [Part<'_>; 10] = [
+    let parts: [Part<'_>; 11] = [
         &|r| forward::run(&flows, thousand, r),
         &|r| connect::run(hundreds, r),
         &|r| syn::run(hundreds, r),
@@ -168,12 +185,14 @@ fn all(report: &mut Report) -> Result<()> {
         &|r| memory::run(r),
         &ceilings::run,
         &latency::run,
+        &|r| workers::run(rounds(30), r),
     ];
     for part in parts {
         part(report)?;
         report.tell();
     }
-    report.tell_left_out();
+    report.leave_out("live", "it needs root, and some minutes: bench live");
+    report.leave_out("instructions", "they need valgrind: bench instructions");
     Ok(())
 }
 

@@ -3,8 +3,8 @@
 //! Frames are written outside of what is measured; the engine answers into buffers that were there before.
 
 use crate::region::Draw;
-use anyhow::{Result, ensure};
-use dispatcher::engine::{Config, ConnectionRecord, Effects, Engine, PortId, Verdict};
+use anyhow::{Context, Result, ensure};
+use dispatcher::engine::{Config, ConnectionRecord, Effects, Engine, PortId, Share, Verdict};
 use dispatcher::time::Time;
 use dispatcher::wire::build::{Arp, Link, Segment, arp_op};
 use dispatcher::wire::options::SynOptions;
@@ -13,6 +13,8 @@ use dispatcher::wire::{Addr, Frame, Mac, Seq};
 use sim::config::{ip, two_armed, vip};
 use std::net::{IpAddr, Ipv4Addr};
 
+/// Keys the engines' hashes and cookies.
+pub const SECRET: [u8; 32] = [7; 32];
 /// Frames handed in at once.
 pub const BURST: usize = 64;
 const CLIENTS: Mac = Mac([2, 0, 0, 0, 9, 1]);
@@ -207,6 +209,11 @@ impl Crowd {
         Ok(Crowd { who, payload: vec![0xe7; payload], draw: Draw::new(1) })
     }
 
+    /// Those that stand open already.
+    pub fn of(who: Vec<Conversation>, payload: usize) -> Crowd {
+        Crowd { who, payload: vec![0xe7; payload], draw: Draw::new(1) }
+    }
+
     /// Writes a frame of any connection; returns its length.
     pub fn speak(&mut self, from: From, buffer: &mut [u8]) -> usize {
         let one = self.draw.below(self.who.len());
@@ -250,9 +257,15 @@ impl World {
 
     /// With the servers of `config`, whose Ethernet addresses are known.
     pub fn of(config: Config) -> Result<World> {
+        let share = Share::divide(&config, &SECRET, 1)?.pop().context("one worker")?;
+        World::of_worker(config, share)
+    }
+
+    /// The same for one of several workers.
+    pub fn of_worker(config: Config, share: Share) -> Result<World> {
         let backends = config.backends().len();
         let now = Time::from_millis(64_000_000);
-        let engine = Engine::new(config, [7; 32], now)?;
+        let engine = Engine::for_worker(config, SECRET, share, now)?;
         let sent = Sent { frames: (0..8 * BURST).map(|_| (0, Box::new([0; BUFFER]))).collect(), used: 0 };
         let mut world = World { engine, now, sent, backends };
         world.pass(core::time::Duration::ZERO);
