@@ -266,6 +266,8 @@ impl World {
         let backends = config.backends().len();
         let now = Time::from_millis(64_000_000);
         let engine = Engine::for_worker(config, SECRET, share, now)?;
+        // As a worker does.
+        engine.memory().iter().for_each(dispatcher::io::ask_for_large_pages);
         let sent = Sent { frames: (0..8 * BURST).map(|_| (0, Box::new([0; BUFFER]))).collect(), used: 0 };
         let mut world = World { engine, now, sent, backends };
         world.pass(core::time::Duration::ZERO);

@@ -146,8 +146,8 @@ impl Engine {
             if !self.flows.is_live(id) {
                 continue;
             }
-            let c = self.flows.get(id);
-            if c.record.told || !c.record.backend.is_some_and(|b| backends.contains(b)) {
+            let record = self.record(id);
+            if record.told || !record.backend.is_some_and(|b| backends.contains(b)) {
                 continue;
             }
             done += 1;

@@ -4,10 +4,10 @@
 use super::{Effects, Engine, Step, Verdict};
 use crate::config::AddressMode;
 use crate::counters::DropReason;
-use crate::flow::{Endpoints, FlowId, Key, PortUse, Side};
+use crate::flow::{Endpoints, FlowId, Key, PortUse, Rest, Side};
 use crate::tcp::action::{Choice, Over};
 use crate::tcp::connection::{Opening, Stage, State};
-use crate::tcp::{Action, Arrived, End, close, cut, dial, flight, hello, unacked};
+use crate::tcp::{Action, Arrived, Connection, End, Settled, close, cut, dial, flight, hello, unacked};
 use crate::time::Time;
 use crate::wire::build::Segment;
 use crate::wire::packet::set_urgent_pointer;
@@ -121,7 +121,7 @@ impl Engine {
     pub(super) fn make_place(&mut self, now: Time) {
         if self.flows.len() == self.flows.capacity()
             && let Some(oldest) = self.wheel.first_in_line().map(FlowId)
-            && close::may_be_forgotten(self.flows.get(oldest), now)
+            && is_over(self.flows.peek(oldest), now)
         {
             self.remove(oldest);
         }
@@ -248,7 +248,7 @@ impl Engine {
         let key = |local, port| Key { src: way.addr, sport: way.port, dst: local, dport: port, ..*client };
         let used = |key: &Key| match flows.lookup(key) {
             None => PortUse::Free,
-            Some((id, Side::Server)) if close::may_be_forgotten(flows.get(id), now) => PortUse::Over,
+            Some((id, Side::Server)) if is_over(flows.peek(id), now) => PortUse::Over,
             Some(_) => PortUse::Taken,
         };
         let key = if config.address_mode == AddressMode::Dnat {
@@ -284,7 +284,7 @@ impl Engine {
     }
 
     /// Largest segment the backend may send: what the client takes, and what fits the ports on both sides.
-    fn mss_for_backend(&self, id: FlowId) -> u16 {
+    fn mss_for_backend(&mut self, id: FlowId) -> u16 {
         let family = self.flows.key(id, Side::Client).map_or(Family::V4, |key| key.family());
         self.flows.get(id).agreed.mss.min(self.routes.mss()[family as usize])
     }
@@ -394,7 +394,9 @@ impl Engine {
     /// All buffers are taken: one of a client that has kept half a hello for long is taken back, and the client is reset.
     pub(super) fn make_room(&mut self, now: Time, fx: &mut dyn Effects) {
         let Engine { flows, eviction, .. } = self;
-        let keeps = |id, buffer| flows.is_live(id) && hello::keeps_half(flows.get(id), buffer, now);
+        let keeps = |id, buffer| {
+            flows.is_live(id) && matches!(flows.peek(id), Rest::Whole(c) if hello::keeps_half(c, buffer, now))
+        };
         let Some(id) = eviction.next(keeps) else { return };
         self.count_refusal(DropReason::HelloNoBuffer);
         self.flows.get_mut(id).record.class = Some(crate::tcp::Class::Secure);
@@ -408,4 +410,9 @@ impl Engine {
             _ => self.cut(id, End::BackendRemoved, now, fx),
         }
     }
+}
+
+/// See [`close::may_be_forgotten`]; one that has settled lives.
+fn is_over(rest: Rest<'_, Connection, Settled>, now: Time) -> bool {
+    matches!(rest, Rest::Whole(c) if close::may_be_forgotten(c, now))
 }

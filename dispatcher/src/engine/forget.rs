@@ -1,8 +1,8 @@
 //! How a connection is told of, and forgotten.
 
 use super::{Effects, Engine};
-use crate::flow::{FlowId, Side};
-use crate::tcp::{End, flight};
+use crate::flow::{FlowId, Rest, Side};
+use crate::tcp::{End, Record, flight};
 use crate::tls::over;
 
 impl Engine {
@@ -58,13 +58,26 @@ impl Engine {
         }
     }
 
-    /// What is looked at beside the numbers of a segment follows from the connection, which has changed.
+    /// What is looked at beside the numbers of a segment follows from the connection, which has changed. One that has settled is folded.
     pub(super) fn refresh(&mut self, id: FlowId) {
-        if self.flows.is_live(id) {
+        if self.flows.is_live(id)
+            && let Rest::Whole(_) = self.flows.peek(id)
+        {
             let (hot, c) = self.flows.both(id);
             if let Some(through) = &mut hot.through {
                 through.marks = c.marks();
+                if c.is_settled() {
+                    self.flows.fold(id);
+                }
             }
+        }
+    }
+
+    /// What will be told of a flow.
+    pub(super) fn record(&self, id: FlowId) -> &Record {
+        match self.flows.peek(id) {
+            Rest::Whole(c) => &c.record,
+            Rest::Folded(settled) => &settled.record,
         }
     }
 }

@@ -43,7 +43,11 @@ impl Engine {
                 self.refresh(id);
                 Ok(Verdict::Hold)
             }
-            (State::Spliced(_), _) => self.pass_error_on(id, side, eth, ip, &quote, frame),
+            (State::Spliced(_), _) => {
+                let step = self.pass_error_on(id, side, eth, ip, &quote, frame);
+                self.refresh(id);
+                step
+            }
             _ => Err(DropReason::IcmpNoFlow),
         }
     }

@@ -56,7 +56,7 @@ use crate::backends::Health;
 use crate::flow::{BufferPool, CookieJar, FlowId, FlowTable, Key, LocalPorts, Side, Wheel};
 use crate::path::{FIRST_PORT, Neighbours, Routes};
 use crate::sessions::Sessions;
-use crate::tcp::{Connection, Eviction, HEADER_ROOM, Hot, Limiter, ResetGrace};
+use crate::tcp::{Connection, Eviction, HEADER_ROOM, Hot, Limiter, ResetGrace, Settled};
 use crate::time::Time;
 use crate::tls::{Lates, ServerFlights};
 use crate::wire::packet::{Headers, Parsed};
@@ -94,13 +94,16 @@ pub trait Effects {
 /// What a step of the ladder comes to: a verdict, or the reason for a drop.
 type Step = Result<Verdict, DropReason>;
 
+/// Hot, the rest, and the rest of what is settled.
+type Flows = FlowTable<Hot, Connection, Settled>;
+
 /// One worker's engine.
 pub struct Engine {
     config: Config,
     routes: Routes,
     neighbours: Neighbours,
     health: Health,
-    flows: FlowTable<Hot, Connection>,
+    flows: Flows,
     wheel: Wheel,
     cookies: CookieJar,
     buffers: BufferPool,
@@ -175,7 +178,7 @@ impl Engine {
         let derive = |purpose: u8| derived(&secret, purpose);
         let half = |purpose: u8| u64::from_le_bytes(derive(purpose)[..8].try_into().expect("8 of 16 bytes"));
         let limits = config.limits;
-        if !(1..=FlowTable::<Hot, Connection>::MAX_CAPACITY).contains(&limits.flows) {
+        if !(1..=Flows::MAX_CAPACITY).contains(&limits.flows) {
             return Err(ConfigError(format!("a flow table of {} flows cannot be", limits.flows)));
         }
         let keyed = SipHasher13::new_with_key(&derive(7));
@@ -272,6 +275,11 @@ impl Engine {
             Verdict::Drop(reason) => self.counters.drops[reason as usize] += 1,
         }
         verdict
+    }
+
+    /// The memory that frames lead to at random: what is worth large pages, which are to be asked for before the first frame.
+    pub fn memory(&self) -> [core::ops::Range<*const u8>; 2] {
+        self.flows.memory()
     }
 
     /// All counters so far.

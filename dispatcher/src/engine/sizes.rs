@@ -1,8 +1,8 @@
-//! What the tables of an engine take in memory.
+//! What the tables of an engine take in memory, when they are full. What is not used of those of flows is not touched.
 
 use crate::config::Limits;
-use crate::flow::{BufferPool, FlowTable, LocalPorts, Wheel};
-use crate::tcp::{Connection, Eviction, HEADER_ROOM, Hot};
+use crate::flow::{BufferPool, LocalPorts, Wheel};
+use crate::tcp::{Eviction, HEADER_ROOM};
 use crate::tls::ServerFlights;
 use lb::Affinity;
 
@@ -37,7 +37,8 @@ impl Limits {
     fn tables_of_one(&self, backends: usize) -> Vec<TableSize> {
         let size = |name, entries, bytes| TableSize { name, entries, bytes };
         vec![
-            size("flows", self.flows, FlowTable::<Hot, Connection>::bytes_for(self.flows)),
+            size("flows", self.flows, super::Flows::bytes_for(self.flows)),
+            size("flows not settled", self.flows, super::Flows::bytes_for_whole(self.flows)),
             size("timers", self.flows, Wheel::bytes_for(self.flows, WHEEL_SLOTS)),
             size(
                 "held hellos",

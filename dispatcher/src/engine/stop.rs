@@ -1,9 +1,9 @@
 //! The end of the process, as its connections hear of it.
 
 use super::{Effects, Engine};
-use crate::flow::FlowId;
+use crate::flow::{FlowId, Rest};
 use crate::tcp::End;
-use crate::tcp::connection::State;
+use crate::tcp::connection::{Connection, State};
 use crate::time::Time;
 
 impl Engine {
@@ -15,10 +15,10 @@ impl Engine {
         for _ in 0..budget {
             let Some(id) = self.flows.next_id(self.closing) else { return true };
             self.closing = FlowId(id.0 + 1);
-            match self.flows.get(id).state {
+            match self.flows.peek(id) {
                 // Both its sides are done.
-                State::TimeWait { .. } => self.remove(id),
-                State::Cut(_) => {}
+                Rest::Whole(Connection { state: State::TimeWait { .. }, .. }) => self.remove(id),
+                Rest::Whole(Connection { state: State::Cut(_), .. }) => {}
                 _ => self.cut(id, End::Shutdown, now, fx),
             }
         }

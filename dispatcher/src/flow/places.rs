@@ -1,4 +1,4 @@
-//! Addresses and ports that many flows have in common: those of VIPs and backends, and our own. A flow has their numbers, of two bytes.
+//! Addresses and ports that many flows of IPv6 have in common: those of VIPs and backends, and our own. A flow has their numbers, of two bytes.
 //!
 //! **And when full?** Then a flow to yet another one is refused, as by a full flow table. There is room for several times as many as the
 //! configuration may have.
@@ -10,7 +10,6 @@ pub(super) const MOST: usize = 1 << 14;
 /// Positions of the index: at a load of at most 1/2.
 const POSITIONS: usize = 2 * MOST;
 const VACANT: u16 = u16::MAX;
-const NOWHERE: Addr = Addr([0; 16]);
 
 #[derive(Clone, Copy)]
 struct Place {
@@ -113,15 +112,6 @@ impl Places {
     #[inline]
     pub fn leave(&mut self, number: u16) {
         self.all[usize::from(number)].users -= 1;
-    }
-
-    /// What a number stands for; that of none is a place of no meaning, if there is any.
-    #[inline(always)]
-    pub fn at(&self, number: u16) -> (&Addr, u16) {
-        match self.all.get(usize::from(number)) {
-            Some(place) => (&place.addr, place.port),
-            None => (&NOWHERE, 0),
-        }
     }
 
     /// What a number in use stands for.

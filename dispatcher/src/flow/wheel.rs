@@ -7,15 +7,19 @@
 //! Beside the wheel stands a line: timers that all run equally long, in the order in which they were set, so that the one set first is known
 //! without looking at others.
 //!
-//! Lists are intrusive, by index: the wheel allocates nothing after construction, and an index is in at most one list.
+//! Lists are intrusive, by index: the wheel allocates nothing after construction, and an index is in at most one list. A timer's memory is not touched before
+//! it is first set.
 
 use crate::time::Time;
 use core::time::Duration;
 
 const NIL: u32 = u32::MAX;
 
+/// Where the one before would stand: this is the first, in the list of the slot whose number is added.
+const FIRST: u32 = 1 << 31;
+
 /// Stands for the line where the number of a slot would stand.
-const LINE: u32 = NIL - 1;
+const LINE: u32 = FIRST - 2;
 
 /// Timers that may be looked at and put back in one call of [`Wheel::expired`].
 const LOOKS_PER_CALL: usize = 256;
@@ -24,11 +28,12 @@ const LOOKS_PER_CALL: usize = 256;
 struct Timer {
     /// First tick that does not begin before the deadline.
     due: u64,
+    /// The one before; of the first [`FIRST`] and where; `NIL` when not armed.
     prev: u32,
     next: u32,
-    /// The list it is in, or `NIL` when not armed.
-    slot: u32,
 }
+
+const IDLE: Timer = Timer { due: 0, prev: NIL, next: NIL };
 
 /// Timers for the indices below a capacity, one each.
 ///
@@ -41,7 +46,8 @@ pub struct Wheel {
     heads: Box<[u32]>,
     /// One bit a slot: its list is not empty.
     occupied: Box<[u64]>,
-    timers: Box<[Timer]>,
+    /// Up to the highest that was ever set; there is room for all.
+    timers: Vec<Timer>,
     armed: usize,
     /// First and last of the line.
     line: [u32; 2],
@@ -63,7 +69,7 @@ impl Wheel {
             cursor: now.as_nanos() / tick,
             heads: vec![NIL; slots].into_boxed_slice(),
             occupied: vec![0; slots / 64].into_boxed_slice(),
-            timers: vec![Timer { due: 0, prev: NIL, next: NIL, slot: NIL }; capacity].into_boxed_slice(),
+            timers: Vec::with_capacity(capacity),
             armed: 0,
             line: [NIL; 2],
         }
@@ -82,7 +88,16 @@ impl Wheel {
 
     /// `index` has a timer running.
     pub fn is_armed(&self, index: u32) -> bool {
-        self.timers[index as usize].slot != NIL
+        self.timers.get(index as usize).is_some_and(|timer| timer.prev != NIL)
+    }
+
+    /// The timer of `index`, to be set.
+    fn timer(&mut self, index: u32) -> &mut Timer {
+        if index as usize >= self.timers.len() {
+            debug_assert!((index as usize) < self.timers.capacity(), "{index} is beyond the wheel's capacity");
+            self.timers.resize(index as usize + 1, IDLE);
+        }
+        &mut self.timers[index as usize]
     }
 
     /// Sets the timer of `index` to `at`, wherever it stood before. It touches two other timers' memory, so an idle
@@ -91,7 +106,8 @@ impl Wheel {
     pub fn arm(&mut self, index: u32, at: Time) {
         self.disarm(index);
         if at != Time::MAX {
-            self.timers[index as usize].due = at.as_nanos().div_ceil(self.tick);
+            let due = at.as_nanos().div_ceil(self.tick);
+            self.timer(index).due = due;
             self.link(index);
         }
     }
@@ -102,7 +118,8 @@ impl Wheel {
         let last = self.line[1];
         let before = self.timers.get(last as usize).map_or(0, |timer| timer.due);
         let due = at.as_nanos().div_ceil(self.tick).max(before);
-        self.timers[index as usize] = Timer { due, prev: last, next: NIL, slot: LINE };
+        let prev = if last == NIL { FIRST | LINE } else { last };
+        *self.timer(index) = Timer { due, prev, next: NIL };
         match self.timers.get_mut(last as usize) {
             Some(last) => last.next = index,
             None => self.line[0] = index,
@@ -118,26 +135,26 @@ impl Wheel {
 
     /// Stops the timer of `index`, if it runs.
     pub fn disarm(&mut self, index: u32) {
-        let Timer { prev, next, slot, .. } = self.timers[index as usize];
-        if slot == NIL {
+        if !self.is_armed(index) {
             return;
         }
-        if next != NIL {
-            self.timers[next as usize].prev = prev;
-        } else if slot == LINE {
-            self.line[1] = prev;
+        let Timer { prev, next, .. } = self.timers[index as usize];
+        if let Some(next) = self.timers.get_mut(next as usize) {
+            next.prev = prev;
+        } else if self.line[1] == index {
+            self.line[1] = if prev & FIRST == 0 { prev } else { NIL };
         }
-        if prev != NIL {
-            self.timers[prev as usize].next = next;
-        } else if slot == LINE {
-            self.line[0] = next;
-        } else {
-            self.heads[slot as usize] = next;
-            if next == NIL {
-                self.occupied[slot as usize / 64] &= !(1 << (slot % 64));
+        match prev & !FIRST {
+            _ if prev & FIRST == 0 => self.timers[prev as usize].next = next,
+            LINE => self.line[0] = next,
+            slot => {
+                self.heads[slot as usize] = next;
+                if next == NIL {
+                    self.occupied[slot as usize / 64] &= !(1 << (slot % 64));
+                }
             }
         }
-        self.timers[index as usize].slot = NIL;
+        self.timers[index as usize].prev = NIL;
         self.armed -= 1;
     }
 
@@ -199,7 +216,7 @@ impl Wheel {
             self.timers[head as usize].prev = index;
         }
         let timer = &mut self.timers[index as usize];
-        (timer.prev, timer.next, timer.slot) = (NIL, head, slot as u32);
+        (timer.prev, timer.next) = (FIRST | slot as u32, head);
         self.heads[slot] = index;
         self.occupied[slot / 64] |= 1 << (slot % 64);
         self.armed += 1;
@@ -401,7 +418,8 @@ mod tests {
     #[test]
     fn memory_is_what_bytes_for_says() {
         let wheel = Wheel::new(1000, TICK, 1000, Time::ZERO);
-        let real = size_of_val(&*wheel.timers) + size_of_val(&*wheel.heads) + size_of_val(&*wheel.occupied);
+        let timers = wheel.timers.capacity() * size_of::<Timer>();
+        let real = timers + size_of_val(&*wheel.heads) + size_of_val(&*wheel.occupied);
         assert_eq!(real, Wheel::bytes_for(1000, 1000));
     }
 }

@@ -43,7 +43,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 
-pub use sys::{DeviceInfo, allowed_cores, can_bind_to, device_info, pin_to_core, wait_readable};
+pub use sys::{DeviceInfo, allowed_cores, ask_for_large_pages, can_bind_to, device_info, pin_to_core, wait_readable};
 pub use umem::Census;
 
 /// Most frames taken from or given to a queue at once.

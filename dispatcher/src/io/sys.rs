@@ -4,6 +4,7 @@ use super::OpenError;
 use super::kernel::KernelAddress;
 use crate::wire::Mac;
 use core::mem::{size_of, zeroed};
+use core::ops::Range;
 use core::ptr::{self, NonNull};
 use core::time::Duration;
 use libc::{c_int, c_void};
@@ -102,6 +103,21 @@ pub(super) fn interface_addresses() -> io::Result<Vec<KernelAddress>> {
     // SAFETY: from `getifaddrs`, and used no more.
     unsafe { libc::freeifaddrs(first) };
     Ok(found)
+}
+
+/// Least memory that large pages are asked for: what the processor's second-level TLB covers with small ones.
+const WORTH_LARGE_PAGES: usize = 4 << 20;
+
+/// Asks the kernel to back this memory with large pages (`MADV_HUGEPAGE`), best before it is touched: a table that is looked at at random costs a walk of
+/// the page tables with every look otherwise. Where it does not, nothing is lost but that.
+pub fn ask_for_large_pages(memory: &Range<*const u8>) {
+    // SAFETY: reads a number.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+    let (start, end) = ((memory.start as usize).next_multiple_of(page), memory.end as usize / page * page);
+    if end.saturating_sub(start) >= WORTH_LARGE_PAGES {
+        // SAFETY: advice about how pages are backed: whatever the range, what is in them stays as it is, and what is not mapped is refused.
+        unsafe { libc::madvise(start as *mut _, end - start, libc::MADV_HUGEPAGE) };
+    }
 }
 
 /// A datagram socket belongs to nobody any more, nor has it a source (connect(2), "AF_UNSPEC").

@@ -185,7 +185,7 @@ pub struct Agreed {
 }
 
 /// Whom a silent flow's probes have reached.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Asked {
     /// Probes sent since the flow was last heard.
     pub(super) times: u8,

@@ -6,7 +6,7 @@
 //!
 //! From its beginning to its end: `admit` (SYN and cookie), `hello` (what a client sends before the splice), `dial`, `forward` (spliced), `unacked`
 //! (what we must deliver ourselves), `keepalive`, `close` (closed or reset), `cut` (reset by us). Beside these: `reuse` (addresses and ports that are
-//! used anew), `timer` (what is due without a frame), `flight` (the server's answer read in passing), `icmp` (errors about it), `evict` (whose buffer is
+//! used anew), `settled` (what most of them are, in little memory), `timer` (what is due without a frame), `flight` (the server's answer read in passing), `icmp` (errors about it), `evict` (whose buffer is
 //! taken back), `limiter` and `reset_grace` (when a reset of an unknown connection is sent).
 
 pub mod action;
@@ -27,6 +27,7 @@ mod limiter;
 mod record;
 mod reset_grace;
 pub mod reuse;
+mod settled;
 pub mod timer;
 pub mod unacked;
 
@@ -38,6 +39,7 @@ pub use hot::{ClientLink, Hot, Marks, NO_LIMIT, Through};
 pub use limiter::Limiter;
 pub use record::{BALANCED, Class, ConnectionRecord, End, Record, Told};
 pub use reset_grace::ResetGrace;
+pub use settled::Settled;
 
 use crate::config::PortId;
 use crate::flow::Key;

@@ -35,6 +35,19 @@ impl Addr {
         u32::from_le_bytes([self.0[12], self.0[13], self.0[14], self.0[15]])
     }
 
+    /// All bytes, read as little-endian numbers.
+    pub fn words(&self) -> [u32; 4] {
+        let word = |at: usize| u32::from_le_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]]);
+        [word(0), word(4), word(8), word(12)]
+    }
+
+    /// The address that these are the [words](Addr::words) of.
+    pub fn from_words(words: [u32; 4]) -> Addr {
+        let mut addr = Addr::default();
+        addr.0.chunks_exact_mut(4).zip(words).for_each(|(bytes, word)| bytes.copy_from_slice(&word.to_le_bytes()));
+        addr
+    }
+
     /// The family.
     #[inline]
     pub fn family(&self) -> Family {
