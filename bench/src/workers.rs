@@ -73,7 +73,7 @@ pub fn run(stints: usize, report: &mut Report) -> Result<()> {
     let mut config = two_armed(32, false);
     config.limits.flows = 1 << 16;
     let steering = Steering::new(&config, &SECRET, WORKERS);
-    let exchanges = Exchange::between(&steering, 1500).context("the inboxes")?;
+    let exchanges = Exchange::between(&steering, 1500, false).context("the inboxes")?;
     let shares = Share::divide(&config, &SECRET, WORKERS)?;
     let common = Common {
         config,

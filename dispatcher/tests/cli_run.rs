@@ -344,18 +344,25 @@ fn an_address_that_a_local_route_gives_to_the_kernel_is_told_while_it_runs_and_r
 }
 
 #[test]
-fn a_frame_of_an_offload_is_told_with_what_to_type() {
-    in_namespace(|| {
-        let (child, _out, _) = started("");
-        // The far end may send longer frames than ours takes.
-        ip("link set c0 mtu 9000");
-        let program = "import socket; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.bind(('c0', 0x800)); \
-            s.send(bytes.fromhex('ff' * 6 + '020000000009' + '0800') + bytes(3000))";
-        ip("link set wan mtu 9000");
-        let sent = Command::new("python3").args(["-c", program]).output().expect("python3 is there");
-        assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
-        warned(child, "ethtool -K wan gro off lro off tso off gso off");
-    });
+fn a_frame_that_is_too_long_is_told_with_what_to_type() {
+    for (offload, said) in [("on", "ip link set wan mtu N"), ("off", "ethtool -K wan gro off lro off tso off gso off")]
+    {
+        in_namespace(|| {
+            let mut command = Command::new(program());
+            let ports = RUN.replace(":wan,", &format!(":wan,offload={offload},"));
+            command.args(ports.split_whitespace());
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
+            let (child, _out, _) = start(command);
+            // The far end may send longer frames than ours takes.
+            ip("link set c0 mtu 9000");
+            let program = "import socket; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.bind(('c0', 0x800)); \
+                s.send(bytes.fromhex('ff' * 6 + '020000000009' + '0800') + bytes(3000))";
+            ip("link set wan mtu 9000");
+            let sent = Command::new("python3").args(["-c", program]).output().expect("python3 is there");
+            assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
+            warned(child, said);
+        });
+    }
 }
 
 #[test]

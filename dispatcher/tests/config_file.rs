@@ -177,7 +177,7 @@ fn every_flag_has_its_key() {
 #[test]
 fn every_key_takes_the_value_that_the_document_shows() {
     // A key that goes wrong beside others, or with another driver only.
-    let apart = ["workers", "huge", "out"];
+    let apart = ["workers", "offload", "huge", "out"];
     for key in KEYS.iter().filter(|k| k.table != Table::Root) {
         let (name, value) = (key.name, key.value);
         let line = format!("{name} = {value}\n");
@@ -186,7 +186,11 @@ fn every_key_takes_the_value_that_the_document_shows() {
             Table::Dispatcher if SHOP.contains(&format!("\n{name} = ")) => continue,
             Table::Dispatcher => SHOP.replace("[dispatcher]\n", &format!("[dispatcher]\n{line}")),
             Table::Port if apart.contains(&name) => {
-                let driver = if name == "huge" { "dpdk:net_null0" } else { "pcap:in.pcap" };
+                let driver = match name {
+                    "offload" => "af-packet:eth2",
+                    "huge" => "dpdk:net_null0",
+                    _ => "pcap:in.pcap",
+                };
                 SHOP.replace("driver = \"af-xdp:eth2\"\n", &format!("driver = \"{driver}\"\n{line}"))
             }
             Table::Port if ["name", "driver", "ip", "gateway"].contains(&name) => continue,

@@ -4,14 +4,18 @@
 
 mod veth;
 
-use dispatcher::io::{self, Loss, Port, af_packet};
-use std::net::UdpSocket;
+use dispatcher::io::{self, Burst, Loss, Port, af_packet};
+use dispatcher::wire::build::{Link, Segment};
+use dispatcher::wire::packet::{Flags, Vlans};
+use dispatcher::wire::{Addr, Frame, Mac, Offload, Seq};
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::process::Command;
 use std::time::{Duration, Instant};
-use veth::{QUIET, bridge_once, in_namespace, ip, packet_port, pair, receive_all};
+use veth::{QUIET, bridge_once, in_namespace, ip, packet_device, packet_port, pair, receive_all};
 
 fn open(devices: &[&str]) -> Vec<Port> {
-    let devices: Vec<_> = devices.iter().map(|d| (d.to_string(), io::device_info(d).unwrap())).collect();
+    let devices: Vec<_> = devices.iter().map(|d| packet_device(d, true)).collect();
     af_packet::open(&devices).unwrap()
 }
 
@@ -127,19 +131,157 @@ fn checksums_that_the_sender_left_to_the_card_are_completed() {
 }
 
 #[test]
-fn super_frames_of_an_offload_are_dropped_by_name() {
+fn super_frames_of_anything_but_tcp_are_dropped_by_name() {
+    for offload in [false, true] {
+        in_namespace(move || {
+            let socket = kernel_sender();
+            let mut b = af_packet::open(&[packet_device("t1", offload)]).unwrap().pop().unwrap();
+            let segment: i32 = 1000;
+            // SAFETY: pointer and length describe `segment`. 103 is UDP_SEGMENT.
+            let set = unsafe { libc::setsockopt(socket.as_raw_fd(), 17, 103, (&raw const segment).cast(), 4) };
+            assert_eq!(set, 0);
+            socket.send(&[1; 5000]).unwrap();
+            socket.send(&[2; 500]).unwrap();
+            let frames = receive_all(&mut b, QUIET);
+            let datagrams = frames.iter().filter(|f| f[12..14] == [8, 0]).count();
+            assert_eq!((datagrams, b.rx.traffic().lost_to(Loss::RxOversized)), (1, 1));
+        });
+    }
+}
+
+/// A TCP segment with timestamps, numbered and open, and its frame's bytes.
+fn tcp(v6: bool, seq: u32, flags: u8, len: usize, vlan: bool) -> Vec<u8> {
+    let address = |n| if v6 { Addr::from(IpAddr::from([n; 16])) } else { Addr::v4([10, 9, 0, n]) };
+    let payload: Vec<u8> = (0..len).map(|i| (i * 31 + i / 251) as u8 ^ seq as u8).collect();
+    let segment = Segment {
+        link: Link {
+            dst: Mac([2, 0, 0, 0, 0, 9]),
+            src: Mac([2, 0, 0, 0, 0, 8]),
+            vlans: if vlan { Vlans::from_ids(&[100]) } else { Vlans::NONE },
+        },
+        src: (address(1), 443),
+        dst: (address(2), 50_000),
+        seq: Seq(seq),
+        ack: Seq(1),
+        flags: Flags(flags),
+        window: 500,
+        options: &[1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2],
+        payload: &payload,
+    };
+    let mut frame = vec![0; segment.frame_len()];
+    segment.write(&mut frame);
+    frame
+}
+
+/// What arrives, with what is left of each frame, until none has come for a while.
+fn receive_left(port: &mut Port) -> Vec<(Vec<u8>, Offload)> {
+    let (mut got, mut burst, mut last) = (Vec::new(), Burst::new(), Instant::now());
+    while last.elapsed() < QUIET {
+        port.rx.receive(&mut burst);
+        if !burst.is_empty() {
+            last = Instant::now();
+        }
+        for mut slot in burst.drain(..) {
+            got.push((port.rx.frame(&mut slot).bytes().to_vec(), slot.offload()));
+            port.rx.release(slot);
+        }
+    }
+    got
+}
+
+/// A frame as wires carry it.
+fn finished(frame: &[u8], offload: Offload) -> Vec<Vec<u8>> {
+    let (mut bytes, mut all) = (frame.to_vec(), Vec::new());
+    io::finish(&mut Frame::whole(&mut bytes).with(offload), &mut |piece| {
+        all.push(piece.to_vec());
+        true
+    });
+    all
+}
+
+#[test]
+fn large_units_arrive_as_one_and_the_kernel_cuts_them_as_we_do() {
+    for (v6, vlan) in [(false, false), (true, false), (false, true)] {
+        in_namespace(move || {
+            pair("t0", "t1");
+            let mut a = open(&["t0"]).pop().unwrap();
+            // CWR, PSH and FIN belong to one of the segments each.
+            let unit = tcp(v6, 1000, 0x99, 60_000, vlan);
+            let send = |a: &mut Port, offload| {
+                let mut bytes = unit.clone();
+                assert!(a.tx.transmit_unfinished(&mut Frame::whole(&mut bytes).with(offload)));
+            };
+            let cut = Offload::large(1400);
+            let mut b = open(&["t1"]).pop().unwrap();
+            send(&mut a, cut);
+            let got = receive_left(&mut b);
+            assert_eq!((got.len(), got[0].0.len(), got[0].1), (1, unit.len(), cut));
+            assert!(finished(&got[0].0, got[0].1) == finished(&unit, cut));
+            assert_eq!(b.rx.traffic().bytes, unit.len() as u64);
+            drop(b);
+            // Without the device's help the kernel cuts, and makes checksums, itself.
+            let off = Command::new("ethtool").args(["-K", "t0", "tso", "off", "gso", "off", "tx", "off"]).output();
+            assert!(off.unwrap().status.success());
+            let mut b = packet_port("t1");
+            send(&mut a, cut);
+            let got = receive_all(&mut b, QUIET);
+            assert!(got == finished(&unit, cut), "IPv6 {v6}, VLAN {vlan}: {} frames", got.len());
+            assert_eq!(b.rx.traffic().losses, [0; Loss::ALL.len()]);
+            // More than the MTU takes is cut smaller.
+            send(&mut a, Offload::large(9000));
+            let most = receive_all(&mut b, QUIET).iter().map(Vec::len).max();
+            assert_eq!(most, Some(1500 + if vlan { 18 } else { 14 }));
+        });
+    }
+}
+
+#[test]
+fn large_units_and_small_frames_arrive_in_the_order_in_which_they_were_sent() {
     in_namespace(|| {
-        let socket = kernel_sender();
-        let mut b = packet_port("t1");
-        let segment: i32 = 1000;
-        // SAFETY: pointer and length describe `segment`. 103 is UDP_SEGMENT.
-        let set = unsafe { libc::setsockopt(socket.as_raw_fd(), 17, 103, (&raw const segment).cast(), 4) };
-        assert_eq!(set, 0);
-        socket.send(&[1; 5000]).unwrap();
-        socket.send(&[2; 500]).unwrap();
-        let frames = receive_all(&mut b, QUIET);
-        let datagrams = frames.iter().filter(|f| f[12..14] == [8, 0]).count();
-        assert_eq!((datagrams, b.rx.traffic().lost_to(Loss::RxOversized)), (1, 1));
+        pair("t0", "t1");
+        let mut a = open(&["t0"]).pop().unwrap();
+        let mut b = open(&["t1"]).pop().unwrap();
+        // More than the ring for large units has places, in several turns.
+        let mut got = Vec::new();
+        for turn in 0..8 {
+            for n in turn * 100..(turn + 1) * 100 {
+                let len = if n % 3 == 0 { 20_000 } else { 10 + n as usize % 50 };
+                let offload = if n % 3 == 0 { Offload::large(1400) } else { Offload::OPEN };
+                let mut bytes = tcp(false, n, 0x10, len, false);
+                assert!(a.tx.transmit_unfinished(&mut Frame::whole(&mut bytes).with(offload)));
+            }
+            got.extend(receive_left(&mut b));
+        }
+        let seq = |(frame, _): &(Vec<u8>, Offload)| u32::from_be_bytes(frame[38..42].try_into().unwrap());
+        assert!(got.iter().map(seq).eq(0..800), "{:?}", got.iter().map(seq).collect::<Vec<_>>());
+        assert!(got.iter().all(|(frame, left)| (left.segment() > 0) == (frame.len() > 1514)));
+        assert_eq!(b.rx.traffic().losses, [0; Loss::ALL.len()]);
+    });
+}
+
+#[test]
+fn a_port_without_large_units_gets_them_cut_from_one_that_has_them() {
+    in_namespace(|| {
+        pair("t0", "t1");
+        pair("u0", "u1");
+        let mut a = open(&["t0"]).pop().unwrap();
+        let mut bridge = af_packet::open(&[packet_device("t1", true), packet_device("u1", false)]).unwrap();
+        let mut far = packet_port("u0");
+        let unit = tcp(false, 5, 0x18, 30_000, false);
+        let mut bytes = unit.clone();
+        assert!(a.tx.transmit_unfinished(&mut Frame::whole(&mut bytes).with(Offload::large(1448))));
+        let until = Instant::now() + Duration::from_secs(10);
+        let mut burst = Burst::new();
+        while burst.is_empty() && Instant::now() < until {
+            bridge[0].rx.receive(&mut burst);
+        }
+        let [from, to] = &mut bridge[..] else { panic!("two ports") };
+        for slot in burst.drain(..) {
+            assert!(!to.tx.takes(&slot) && io::send(&mut *from.rx, &mut *to.tx, slot));
+        }
+        to.tx.flush();
+        assert!(receive_all(&mut far, QUIET) == finished(&unit, Offload::large(1448)));
+        assert_eq!(to.tx.traffic().frames, 21);
     });
 }
 
@@ -180,7 +322,7 @@ fn a_link_that_goes_down_and_up_is_counted_and_survived() {
                 assert!(from.tx.transmit_copy(&numbered(11, 60)));
                 from.tx.flush();
                 assert_eq!(receive_all(to, QUIET), [numbered(11, 60)], "{what}");
-                assert!(!io::wait_readable(&[to.rx.wait_fd().unwrap()], Duration::from_millis(10)));
+                assert!(!io::wait_readable(&to.rx.wait_fds(), Duration::from_millis(10)));
             }
         }
     });
@@ -221,7 +363,7 @@ fn sockets_that_share_a_devices_frames_share_those_of_its_successor() {
     in_namespace(|| {
         pair("t0", "t1");
         let fanout = [std::sync::Arc::default()];
-        let device = || [("t1".to_string(), io::device_info("t1").unwrap())];
+        let device = || [packet_device("t1", true)];
         let open = || af_packet::open_shared(&device(), &fanout).unwrap().pop().unwrap();
         let mut both = [open(), open()];
         for round in 0..2 {

@@ -9,7 +9,7 @@ use dispatcher::io::{self, Burst, Census, Filter, Loss, Port, af_packet};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use veth::{QUIET, bridge_once, gone, in_namespace, ip, packet_port, pair, pair_of, receive_all};
+use veth::{QUIET, bridge_once, gone, in_namespace, ip, packet_device, packet_port, pair, pair_of, receive_all};
 
 const OWN: [u8; 4] = [10, 9, 0, 2];
 
@@ -614,7 +614,7 @@ fn the_cost_of_a_frame_against_af_packet() {
                 for (driver, costs) in costs.iter_mut().enumerate() {
                     let mut bridge = match driver {
                         0 => {
-                            let device = |d: &str| (d.to_string(), io::device_info(d).unwrap());
+                            let device = |d| packet_device(d, true);
                             af_packet::open(&[device("dc"), device("ds")]).unwrap()
                         }
                         _ => open(&["dc", "ds"]).0,
@@ -622,7 +622,6 @@ fn the_cost_of_a_frame_against_af_packet() {
                     let (mut spent, mut moved) = (0, 0);
                     for _ in 0..40 {
                         send_all(&mut client, &frames);
-                        // What is sent becomes visible a block at a time.
                         std::thread::sleep(Duration::from_millis(3));
                         let start = processor_time();
                         let mut idle = 0;

@@ -143,7 +143,7 @@ fn what_was_handed_over_is_received_also_when_workers_stop_one_after_the_other()
     let config = two_armed(1, false);
     let secret = [3; 32];
     let steering = Steering::new(&config, &secret, 2);
-    let exchanges = Exchange::between(&steering, 1500).unwrap();
+    let exchanges = Exchange::between(&steering, 1500, false).unwrap();
     let shares = Share::divide(&config, &secret, 2).unwrap();
     let clock = Clock::start();
     let stops = [Status::default(), Status::default()];

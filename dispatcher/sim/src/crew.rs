@@ -42,7 +42,7 @@ impl Crew {
             None => Returning::by_range(workers),
         });
         let steering = Steering::new(config, &secret, workers).returning(returning.clone());
-        let exchanges = Exchange::between(&steering, 1500).expect("inboxes");
+        let exchanges = Exchange::between(&steering, 1500, false).expect("inboxes");
         let shares = Share::divide(config, &secret, workers).expect("a configuration that works");
         let (publisher, subscribers) = changes::between(workers).expect("bells");
         let (loops, wires, memories, rng) = (vec![], vec![], vec![], Rng::new(seed));

@@ -94,7 +94,7 @@ impl Twin {
         let (head, len) = (frame.head(), frame.len());
         let mut buffer = vec![0; head + len + frame.room_behind()];
         buffer[head..head + len].copy_from_slice(frame.bytes());
-        let mut copy = Frame::new(&mut buffer, head, len);
+        let mut copy = Frame::new(&mut buffer, head, len).with(frame.offload());
         let mut noting = Noting { fx, deeds: VecDeque::new() };
         let verdict = self.engine.handle(port, frame, now, &mut noting);
         let mut comparing = Comparing(noting.deeds);
@@ -102,6 +102,7 @@ impl Twin {
         let expected = ladder.handle_parsed(port, &headers, &mut copy, now, &mut comparing);
         assert_eq!(verdict, expected, "the ladder's is the right one");
         if matches!(verdict, Verdict::Forward(_) | Verdict::Reply(_)) {
+            assert_eq!(frame.offload(), copy.offload(), "what is left to its sender");
             let (is, should_be) = (frame.bytes(), copy.bytes());
             assert_eq!(is, should_be, "the ladder's is the right one: {is:02x?}\n{should_be:02x?}");
         }

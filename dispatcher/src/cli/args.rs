@@ -58,7 +58,7 @@ Examples:
         --vip 10.0.0.80:443 --backend a=10.0.0.11:443 \\
         --vip [fd00::80]:443 --backend a6=[fd00::11]:443
 
-The kernel must not have the addresses of `ip=` and `--vip`, and the interfaces must not merge received segments: ethtool -K DEVICE gro off lro off
+The kernel must not have the addresses of `ip=` and `--vip`. With other drivers than af-packet interfaces must not merge received segments: ethtool -K DEVICE gro off lro off
 
 Needs CAP_NET_RAW and CAP_NET_ADMIN; af-xdp also CAP_BPF. docs/operating.md says what cards and DPDK need.
 
@@ -108,6 +108,8 @@ pub struct RunArgs {
     ///   queues=N             needless: as many as workers; with af-xdp all that
     ///                        the interface has, at least one for each worker
     ///   mode=MODE            af-xdp: only zero-copy, copy or generic will do
+    ///   offload=on|off       af-packet: take and give what segmentation offload
+    ///                        and GRO make, up to 64 kB a frame (on)
     ///   huge=on|off          dpdk: insist on huge pages, or do without
     ///   out=FILE             pcap: where what is sent goes
     ///   tee=FILE             record all that passes, as pcapng (further workers

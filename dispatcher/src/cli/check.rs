@@ -207,7 +207,7 @@ pub fn run(wanted: &Configuration, changes: bool) -> Result<Checked, Refusal> {
                         check_device_queues(port, &info, cores.len())?;
                         Device::AfXdp(port.device.clone(), info, port.mode.unwrap_or_default())
                     }
-                    _ => Device::AfPacket(port.device.clone(), info),
+                    _ => Device::AfPacket(port.device.clone(), info, port.takes_large_units()),
                 };
                 (device, mac, mtu)
             }
@@ -333,7 +333,7 @@ fn warn(port: &PortArg, info: &DeviceInfo, warnings: &mut Vec<String>) {
             device.replace('.', "/")
         ));
     }
-    if info.merges {
+    if info.merges && !port.takes_large_units() {
         warnings.push(format!(
             "port '{name}': {device} merges received segments, which cannot be sent on (rx-oversized): \
              ethtool -K {device} gro off lro off"

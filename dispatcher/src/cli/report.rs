@@ -46,12 +46,13 @@ fn services(out: &mut String, config: &Config) {
 
 /// What is started, and the memory it takes.
 ///
-/// `ports` as they were opened, and `port_memory`, the bytes that they took with all workers. `cores`: of each worker, if it has
+/// `ports` as they were opened, and `port_memory`, the bytes that they took with all workers; `large_units`: some of them take these. `cores`: of each worker, if it has
 /// one of its own.
 pub fn start(
     config: &Config,
     ports: &[String],
     port_memory: usize,
+    large_units: bool,
     idle: Idle,
     cores: &[Option<usize>],
     journal: bool,
@@ -79,7 +80,7 @@ pub fn start(
     tables.push(TableSize { name: "receive rings", entries: config.ports.len() * workers, bytes: port_memory });
     if workers > 1 {
         let mtu = config.ports.iter().map(|p| p.mtu).max().unwrap_or(1500);
-        let bytes = exchange::bytes_for(workers, mtu);
+        let bytes = exchange::bytes_for(workers, mtu, large_units);
         tables.push(TableSize { name: "inboxes, frames", entries: workers * exchange::FRAMES, bytes });
     }
     if journal {
@@ -382,7 +383,7 @@ mod tests {
     #[test]
     fn the_start_tells_the_memory_of_every_table() {
         for (cores, said) in [(&[Some(1)][..], "1 worker on core 1,"), (&[None, None], "2 workers on any core,")] {
-            let text = start(&Config::default(), &[], 0, Idle::Sleep, cores, true);
+            let text = start(&Config::default(), &[], 0, false, Idle::Sleep, cores, true);
             assert!(text.contains(said), "{text}");
             the_total_is_the_sum(&text);
         }

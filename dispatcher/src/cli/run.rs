@@ -87,6 +87,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     let config = checked.config.clone();
     let mut signs = Signs::new(wanted.ports.clone(), &config.vips());
     let port_memory = port_memory(&checked.ports, checked.cores.len());
+    let large_units = worker::take_large_units(&checked.ports);
     let (handle, queue) = socket::queue::queue();
     // Before anything is opened: where another dispatcher answers, nothing is to be started. What is asked until then waits.
     let server =
@@ -103,7 +104,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     .map_err(Refusal::new)?;
     let Started { workers, cores, conductor, rows, clock } = started;
     let ports = workers.first().map_or(&[][..], |w| &w.ports);
-    say(&report::start(&config, ports, port_memory, process.idle, &cores, writer.is_some()));
+    say(&report::start(&config, ports, port_memory, large_units, process.idle, &cores, writer.is_some()));
 
     let started = Instant::now();
     let fixed = live.configuration().ports.clone();
@@ -243,7 +244,8 @@ fn start(
     if cores.len() > 1 {
         let steering = Steering::new(&config, &secret, cores.len()).returning(returning.clone());
         let mtu = ports.iter().map(|p| p.mtu).max().unwrap_or(1500);
-        exchanges = Exchange::between(&steering, mtu).map_err(|e| format!("inboxes between workers: {e}"))?;
+        exchanges = Exchange::between(&steering, mtu, worker::take_large_units(&ports))
+            .map_err(|e| format!("inboxes between workers: {e}"))?;
         steers = Some(Arc::new(steering));
     }
     let devices = SharedDevices::new(&ports, cores.len());

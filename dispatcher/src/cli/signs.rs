@@ -87,13 +87,21 @@ impl Signs {
 
     fn look_for_offloads(&mut self, received: &[Traffic], lines: &mut Vec<String>) {
         let ports = self.ports.iter().zip(&self.interfaces);
-        for (((PortArg { name, .. }, interface), said), traffic) in ports.zip(&mut self.oversized).zip(received) {
+        for (((port, interface), said), traffic) in ports.zip(&mut self.oversized).zip(received) {
             let Some(device) = interface else { continue };
             if traffic.lost_to(Loss::RxOversized) > 0 && !std::mem::replace(said, true) {
+                let what = if port.takes_large_units() {
+                    // It is not what offloads make of TCP.
+                    format!("MTUs must be alike on all of a wire: ip link set {device} mtu N, or less at the others")
+                } else {
+                    format!(
+                        "ethtool -K {device} gro off lro off tso off gso off (the same at the far end of a virtual pair)"
+                    )
+                };
                 lines.push(format!(
-                    "port '{name}': frames longer than the MTU of {device} come in (rx-oversized) and cannot be sent \
-                     on, so transfers crawl: ethtool -K {device} gro off lro off tso off gso off (the same at the far \
-                     end of a virtual pair)"
+                    "port '{}': frames longer than the MTU of {device} come in (rx-oversized) and cannot be sent on, so \
+                     transfers crawl: {what}",
+                    port.name
                 ));
             }
         }
@@ -132,7 +140,7 @@ mod tests {
     use crate::wire::Mac;
 
     fn signs() -> Signs {
-        let ports = ["wan=af-packet:eth0,ip=10.0.0.1/24", "card=mem:x"];
+        let ports = ["wan=af-packet:eth0,ip=10.0.0.1/24", "card=mem:x", "lan=af-packet:eth1,offload=off"];
         let ports = ports.iter().map(|port| PortArg::parse(port).unwrap()).collect();
         Signs::new(ports, &["10.0.0.100:443".parse().unwrap()])
     }
@@ -140,15 +148,17 @@ mod tests {
     #[test]
     fn offloads_are_told_at_the_first_oversized_frame_once_a_port() {
         let mut signs = signs();
-        let mut workers = vec![Snapshot { received: vec![Traffic::default(); 2], ..Snapshot::default() }; 2];
+        let mut workers = vec![Snapshot { received: vec![Traffic::default(); 3], ..Snapshot::default() }; 2];
         assert_eq!(signs.look(&workers, None, |_| false), [""; 0]);
         // By any worker's queue. What no interface is behind is no matter of ethtool's.
         workers[1].received[0].losses[Loss::RxOversized as usize] += 1;
         workers[1].received[1].losses[Loss::RxOversized as usize] += 1;
+        workers[1].received[2].losses[Loss::RxOversized as usize] += 1;
         let lines = signs.look(&workers, None, |_| false);
-        assert_eq!(lines.len(), 1, "{lines:?}");
-        assert!(lines[0].contains("port 'wan'"), "{lines:?}");
-        assert!(lines[0].contains("ethtool -K eth0 gro off lro off tso off gso off"), "{lines:?}");
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].contains("port 'wan'") && lines[0].contains("ip link set eth0 mtu N"), "{lines:?}");
+        assert!(lines[1].contains("port 'lan'"), "{lines:?}");
+        assert!(lines[1].contains("ethtool -K eth1 gro off lro off tso off gso off"), "{lines:?}");
         workers[0].received[0].losses[Loss::RxOversized as usize] += 9;
         assert_eq!(signs.look(&workers, None, |_| false), [""; 0]);
     }

@@ -298,6 +298,7 @@ fn port(from: &PortArg, to: &PortArg, found: &mut Found) {
     is("mtu", &|p| any(&p.mtu));
     is("queues", &|p| any(&p.queues));
     is("mode", &|p| any(&p.mode));
+    is("offload", &|p| any(&p.offload));
     is("huge", &|p| any(&p.huge));
     is("out", &|p| maybe(&p.out, path));
     is("tee", &|p| maybe(&p.tee, path));

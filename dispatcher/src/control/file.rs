@@ -192,7 +192,7 @@ impl File<'_> {
         for (n, (_, at)) in addresses.into_iter().enumerate() {
             self.places.insert(About::PortAddress(number, n), at);
         }
-        for key in ["gateway", "vlan", "mtu", "queues", "mode", "huge", "out", "tee"] {
+        for key in ["gateway", "vlan", "mtu", "queues", "mode", "offload", "huge", "out", "tee"] {
             section.list(&mut self.reader, key, |text| port.set(key, text));
         }
         if let Err(why) = port.check() {

@@ -98,6 +98,7 @@ pub const KEYS: &[Key] = &[
     key(Port, "mtu", "1400", "the interface's", "Largest IP packet"),
     key(Port, "queues", "2", "as many as workers", "Queues"),
     key(Port, "mode", "\"zero-copy\"", "auto", "af-xdp: only `zero-copy`, `copy` or `generic` will do"),
+    key(Port, "offload", "\"off\"", "on", "af-packet: take and give what segmentation offload and GRO make, up to 64 kB a frame"),
     key(Port, "huge", "\"on\"", "", "dpdk: insist on huge pages (`on`), or do without (`off`)"),
     key(Port, "out", "\"sent.pcap\"", "", "pcap: where what is sent goes"),
     key(Port, "tee", "\"all.pcapng\"", "", "Record all that passes"),

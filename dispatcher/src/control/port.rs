@@ -56,6 +56,8 @@ pub struct PortArg {
     pub mtu: Option<u16>,
     /// af-xdp only: how it is to work, if told.
     pub mode: Option<af_xdp::Mode>,
+    /// af-packet only: large units taken and given, or not.
+    pub offload: Option<bool>,
     /// dpdk only: huge pages insisted on, or refused.
     pub huge: Option<bool>,
     /// pcap only: what is sent goes here.
@@ -104,6 +106,7 @@ impl PortArg {
             vlans: Vec::new(),
             mtu: None,
             mode: None,
+            offload: None,
             huge: None,
             out: None,
             tee: None,
@@ -152,6 +155,13 @@ impl PortArg {
                 let known = af_xdp::Mode::ALL.iter().find(|(name, _)| *name == word);
                 port.mode = Some(known.ok_or("a mode is auto, zero-copy, copy or generic")?.1);
             }
+            ("offload", word) if port.driver == Driver::AfPacket && port.offload.is_none() => {
+                port.offload = Some(match word {
+                    "on" => true,
+                    "off" => false,
+                    _ => return Err("offload is on or off".into()),
+                });
+            }
             ("huge", word) if port.driver == Driver::Dpdk && port.huge.is_none() => {
                 port.huge = Some(match word {
                     "on" => true,
@@ -177,6 +187,11 @@ impl PortArg {
         }
     }
 
+    /// It takes and gives large units.
+    pub fn takes_large_units(&self) -> bool {
+        self.driver == Driver::AfPacket && self.offload.unwrap_or(true)
+    }
+
     /// Whether the port's networks hold this address.
     pub fn is_on_link(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|(ip, prefix)| on_link(*ip, *prefix, address))
@@ -185,7 +200,7 @@ impl PortArg {
 
 fn unknown(part: &str) -> String {
     format!(
-        "cannot take '{part}' here (there are ip, gateway, queues, vlan, mtu, tee; for af-xdp also mode, for dpdk huge, for pcap out)"
+        "cannot take '{part}' here (there are ip, gateway, queues, vlan, mtu, tee; for af-packet also offload, for af-xdp mode, for dpdk huge, for pcap out)"
     )
 }
 
@@ -236,6 +251,7 @@ mod tests {
         assert_eq!(p.gateways, ["10.0.0.1".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
         assert_eq!((p.queues, p.vlans.as_slice(), p.mtu), (Some(2), &[300, 40][..], Some(1400)));
         assert!(p.is_on_link("fd00::77".parse().unwrap()) && !p.is_on_link("10.0.1.1".parse().unwrap()));
+        assert_eq!([PortArg::parse("w=af-packet:eth0,offload=off").unwrap().offload, p.offload], [Some(false), None]);
         // A PCI address has colons of its own.
         assert_eq!(PortArg::parse("w=dpdk:0000:00:1f.6").unwrap().device, "0000:00:1f.6");
     }
@@ -265,6 +281,9 @@ mod tests {
             "w=af-packet:eth0,mtu=10",
             "w=af-packet:eth0,speed=fast",
             "w=af-packet:eth0,mode=copy",
+            "w=af-packet:eth0,offload=maybe",
+            "w=af-packet:eth0,offload=on,offload=on",
+            "w=af-xdp:eth0,offload=on",
             "w=af-xdp:eth0,mode=fast",
             "w=af-xdp:eth0,huge=on",
             "w=dpdk:net_null0,huge=2M",

@@ -118,7 +118,7 @@ fn of_process(process: &Process) -> Lines {
 }
 
 fn of_port(port: &PortArg) -> Lines {
-    let PortArg { name, driver, device, addresses, gateways, queues, vlans, mtu, mode, huge, out, tee } = port;
+    let PortArg { name, driver, device, addresses, gateways, queues, vlans, mtu, mode, offload, huge, out, tee } = port;
     let mut lines = vec![("name", quoted(name)), ("driver", quoted(&format!("{}:{device}", driver.as_str())))];
     if !addresses.is_empty() {
         lines.push(("ip", list(addresses, |(ip, prefix)| quoted(&format!("{ip}/{prefix}")))));
@@ -133,7 +133,9 @@ fn of_port(port: &PortArg) -> Lines {
     lines.extend(queues.map(|n| ("queues", n.to_string())));
     let words = af_xdp::Mode::ALL.iter();
     lines.extend(mode.and_then(|mode| words.clone().find(|(_, m)| *m == mode)).map(|(word, _)| ("mode", quoted(word))));
-    lines.extend(huge.map(|huge| ("huge", quoted(if huge { "on" } else { "off" }))));
+    let on_or_off = |on: bool| quoted(if on { "on" } else { "off" });
+    lines.extend(offload.map(|on| ("offload", on_or_off(on))));
+    lines.extend(huge.map(|on| ("huge", on_or_off(on))));
     lines.extend(out.as_deref().map(|file| ("out", path(file))));
     lines.extend(tee.as_deref().map(|file| ("tee", path(file))));
     lines

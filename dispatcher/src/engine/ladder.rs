@@ -12,7 +12,7 @@ use crate::tcp::hello::{Holding, Room};
 use crate::tcp::reuse::{Anew, Begun, Reuse};
 use crate::tcp::{Action, Arrived, ClientLink, End, admit, close, cut, dial, flight, forward, hello, reuse};
 use crate::time::Time;
-use crate::wire::packet::{Body, Flags, Parsed, tcp_checksum_ok};
+use crate::wire::packet::{Body, Flags, Parsed};
 use crate::wire::{Family, Frame, Seq};
 use lb::ServiceId;
 
@@ -205,7 +205,7 @@ impl Engine {
             // Who comes next may answer it.
             return Err(DropReason::Stopping);
         }
-        if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
+        if !frame.tcp_is_intact(&seg.ip) {
             return Err(DropReason::BadChecksum);
         }
         if !self.serves(service, seg.ip.family) {

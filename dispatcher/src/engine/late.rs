@@ -8,7 +8,7 @@ use crate::time::Time;
 use crate::tls::Late;
 use crate::tls::late::{Read, begins_a_hello, end, over, read, unread};
 use crate::wire::Frame;
-use crate::wire::packet::{Flags, tcp_checksum_ok};
+use crate::wire::packet::Flags;
 use lb::IdentityKind;
 use lb::affinity::host_tag;
 use ssl_parse::{HelloWalk, Outcome};
@@ -25,7 +25,7 @@ impl Engine {
         let Some(through) = &hot.through else { return };
         let window = through.window(Side::Client);
         let (start, acked) = (c.isn + 1, window.acked);
-        let whole = tcp_checksum_ok(frame.bytes(), &seg.ip) && window.plausible(seq, payload.len() as u32);
+        let whole = frame.tcp_is_intact(&seg.ip) && window.plausible(seq, payload.len() as u32);
         let plain = whole && !seg.tcp.flags.contains(Flags::URG);
         let place = match c.late {
             Late::No => return,

@@ -6,7 +6,7 @@ use crate::time::Time;
 use crate::wire::build::{Arp, Link, Ndp, Segment, arp_op, ndp_type, solicited_node};
 use crate::wire::checksum::transport;
 use crate::wire::options::{SynOptions, Timestamps};
-use crate::wire::packet::{Ethernet, Flags, Ip, protocol, tcp_checksum_ok};
+use crate::wire::packet::{Ethernet, Flags, Ip, protocol};
 use crate::wire::{Addr, Family, Frame, Mac, Seq};
 
 const ECHO_REQUEST: u8 = 8;
@@ -165,7 +165,7 @@ impl Engine {
         if flags.contains(Flags::ACK)
             && let Some(id) = self.health.probe_answer(seg.ip.src, seg.tcp.dst_port, seg.tcp.ack)
         {
-            if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
+            if !frame.tcp_is_intact(&seg.ip) {
                 return Err(DropReason::BadChecksum);
             }
             let taken = flags.contains(Flags::SYN) && !flags.contains(Flags::RST);

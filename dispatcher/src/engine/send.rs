@@ -10,7 +10,7 @@ use crate::tcp::action::Passing;
 use crate::tcp::{Arrived, ControlSegment};
 use crate::time::Time;
 use crate::wire::build::{Link, Segment};
-use crate::wire::packet::{Flags, ethertype, tcp_checksum_ok};
+use crate::wire::packet::{Flags, ethertype};
 use crate::wire::{Family, Frame};
 
 impl Engine {
@@ -28,14 +28,19 @@ impl Engine {
 
     /// Hands out what stands in the scratch buffer.
     pub(super) fn hand_out(&mut self, port: PortId, n: usize, fx: &mut dyn Effects) -> bool {
-        self.counters.made += 1;
         let sent = fx.transmit(port, &self.scratch[..n]);
+        self.note_made(sent);
+        sent
+    }
+
+    /// Counts a frame of our own making.
+    fn note_made(&mut self, sent: bool) {
+        self.counters.made += 1;
         if sent {
             self.counters.frames_out += 1;
         } else {
             self.count(DropReason::TxFull);
         }
-        sent
     }
 
     fn count(&mut self, reason: DropReason) {
@@ -118,7 +123,11 @@ impl Engine {
         }
         relink(frame, seg.eth.payload, seg.ip.family, &link)?;
         if seg.ip.end - seg.ip.header > limit {
-            self.send_pieces(port, limit, frame, fx)?;
+            let headers = seg.tcp.payload - seg.ip.header;
+            // What is cut by its sender anyway is cut smaller.
+            if !frame.cut_at_most(limit.saturating_sub(headers).max(1) as u16) {
+                self.send_pieces(port, limit, frame, fx)?;
+            }
         }
         self.counters.forwarded += 1;
         Ok(Verdict::Forward(port))
@@ -133,9 +142,10 @@ impl Engine {
         frame: &mut Frame<'_>,
         fx: &mut dyn Effects,
     ) -> Result<(), DropReason> {
-        let Some(mut pieces) = Pieces::of(frame.bytes(), limit, self.scratch.len())? else { return Ok(()) };
-        while let Some(n) = pieces.next(frame.bytes(), &mut self.scratch) {
-            self.hand_out(port, n, fx);
+        let Some(mut pieces) = Pieces::of(frame, limit)? else { return Ok(()) };
+        while let Some(piece) = pieces.next(frame) {
+            let sent = fx.transmit(port, piece);
+            self.note_made(sent);
         }
         pieces.finish(frame);
         Ok(())
@@ -153,6 +163,7 @@ impl Engine {
         let segment = control.segment(link, &Endpoints::answering(&seg.key()));
         if frame.set_len(segment.frame_len()) {
             segment.write(frame.bytes_mut());
+            frame.is_whole_now();
             return Ok(Verdict::Reply(seg.port));
         }
         self.emit(seg.port, &segment, fx);
@@ -172,7 +183,7 @@ impl Engine {
             return Err(why);
         }
         // A damaged frame belongs to no flow because of the damage, perhaps, and what it says a reset would hit.
-        if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
+        if !frame.tcp_is_intact(&seg.ip) {
             return Err(DropReason::BadChecksum);
         }
         self.count_refusal(why);

@@ -13,9 +13,16 @@
 //! of a ring concern all of it; here each belongs to a frame. From ring to the far socket over virtual pairs a frame
 //! costs the forwarding core 1.2 to 1.3 us (`the_cost_of_a_frame` in the tests).
 //!
-//! **What the kernel's other side leaves undone** is done on receipt: a stripped VLAN tag is put back, a checksum that
-//! was left to the card is completed. Super-frames (GRO, LRO, a neighbour's TSO) cannot be sent on, and are dropped as
-//! `rx-oversized`.
+//! **Large units.** Where the kernel tells what was left to cards (`PACKET_VNET_HDR`), and unless the port has `offload=off`, frames are
+//! taken as segmentation offload makes them and as GRO merges them, up to 64 kB each with one header and no checksum, and given back so:
+//! the engine translates one frame where it had 44, and two copies of the bytes are most of what is left. Such frames come by a socket and a ring of
+//! their own, whose places hold 64 kB, for in the other ring they would take the room of so many small ones; filters of the two sockets divide
+//! them by length. Of the two next frames the one that the kernel received first is taken first, and so no segment overtakes another of its flow.
+//! Ports that cannot send such a frame get it cut (`offload`).
+//!
+//! **What the kernel's other side leaves undone** is done on receipt otherwise: a stripped VLAN tag is put back, a checksum that
+//! was left to the card is completed, where it is not left to the next card. Super-frames of anything but TCP, or with `offload=off`, cannot be sent
+//! on, and are dropped as `rx-oversized`.
 //!
 //! **A link that goes down** is counted, and what is sent meanwhile is lost as `tx-link-down`. The socket stays bound
 //! and works again when the link does. A device that is removed takes its socket with it; when one of the same name is there
@@ -24,23 +31,40 @@
 use super::arena::Arena;
 use super::link_watch::LinkWatch;
 use super::{
-    BURST, Burst, DeviceInfo, HEADROOM, Loss, MAX_LINK_HEADER, OpenError, Port, Receiver, RegionId, Slot, Traffic,
-    Transmitter, offload, sys,
+    BURST, Burst, DeviceInfo, HEADROOM, Loss, MAX_LINK_HEADER, MAX_UNIT, OpenError, Port, Receiver, RegionId, Slot,
+    Traffic, Transmitter, WaitFds, offload, sys, vnet,
 };
-use crate::wire::Frame;
+use crate::wire::{Frame, Offload};
 use core::cell::{Cell, RefCell};
 use core::mem::{align_of, size_of, zeroed};
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes of a receive ring.
-pub const RING_BYTES: usize = 16 << 20;
+const RING_BYTES: usize = 16 << 20;
 
-/// Bytes of a piece of a ring that is contiguous in the kernel's memory too.
+/// Bytes of a piece of a ring that is contiguous in the kernel's memory too: for frames of the MTU, and for large units.
 const BLOCK: usize = 256 * 1024;
+const LARGE_BLOCK: usize = 1 << 20;
+
+/// An interface to open.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// What the kernel says of it.
+    pub info: DeviceInfo,
+    /// Take and give large units, where the kernel does.
+    pub offload: bool,
+}
+
+/// Bytes of the receive rings of one worker's queues of these devices.
+pub fn memory(devices: &[Device]) -> usize {
+    devices.iter().map(|device| if device.offload { 2 * RING_BYTES } else { RING_BYTES }).sum()
+}
 
 /// Most frames queued for transmission before they are handed to the kernel.
 const QUEUE: usize = BURST;
@@ -65,12 +89,15 @@ pub struct Fanout {
     /// The device's number and the group's, once there is one. The first socket makes the group, with a number that nobody has; and
     /// another one when the device was made anew. Locked at these times only.
     group: Mutex<Option<(u32, i32)>>,
+    /// Those for large units have a group of their own. Who is which in one group is the same in the other, and so a flow is one worker's.
+    large: Mutex<Option<(u32, i32)>>,
 }
 
 impl Fanout {
-    /// Puts a socket that is bound to the device of this number into the group.
-    fn join(&self, fd: &OwnedFd, device: u32) -> io::Result<()> {
-        let mut group = self.group.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Puts a socket that is bound to the device of this number into the group of its kind.
+    fn join(&self, fd: &OwnedFd, device: u32, kind: Kind) -> io::Result<()> {
+        let group = if kind == Kind::Large { &self.large } else { &self.group };
+        let mut group = group.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, number)) = group.filter(|(of, _)| *of == device) {
             let argument = number | (libc::PACKET_FANOUT_HASH << 16) as i32;
             return sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_FANOUT, argument);
@@ -83,59 +110,80 @@ impl Fanout {
     }
 }
 
+/// What a ring is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    /// All frames, as wires carry them.
+    All,
+    /// Those of the MTU, and below.
+    Small,
+    /// All others.
+    Large,
+}
+
 /// Opens one queue on each of `devices`, for a single worker. They share one region.
-pub fn open(devices: &[(String, DeviceInfo)]) -> Result<Vec<Port>, OpenError> {
+pub fn open(devices: &[Device]) -> Result<Vec<Port>, OpenError> {
     open_shared(devices, &[])
 }
 
 /// Opens one queue on each of `devices`, for one of several workers, which share each device's frames by `fanouts`, in the order
 /// of the devices. Without any the queue gets all frames. One worker after the other.
-pub fn open_shared(devices: &[(String, DeviceInfo)], fanouts: &[Arc<Fanout>]) -> Result<Vec<Port>, OpenError> {
-    let mut rings = Vec::with_capacity(devices.len());
-    for (index, (name, info)) in devices.iter().enumerate() {
-        if rings.len() == MAX_RINGS {
-            return Err(OpenError(format!("at most {MAX_RINGS} af-packet ports a worker")));
+pub fn open_shared(devices: &[Device], fanouts: &[Arc<Fanout>]) -> Result<Vec<Port>, OpenError> {
+    let mut rings = Vec::with_capacity(2 * devices.len());
+    let mut of_devices = Vec::with_capacity(devices.len());
+    for (index, Device { name, info, offload }) in devices.iter().enumerate() {
+        if index == MAX_PORTS {
+            return Err(OpenError(format!("at most {MAX_PORTS} af-packet ports a worker")));
         }
-        let place = place_for(usize::from(info.mtu) + MAX_LINK_HEADER);
-        let ring = Ring::open(info, place, BLOCK, RING_BYTES / BLOCK).map_err(|e| match e.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) => OpenError(format!(
-                "af-packet:{name}: not permitted: needs CAP_NET_RAW and CAP_NET_ADMIN (run as root, or: setcap \
-                 cap_net_raw,cap_net_admin+ep on the program)"
-            )),
-            Some(libc::ENOMEM) => OpenError(format!("af-packet:{name}: no memory for a ring of {} MiB", RING_MIB)),
-            _ => OpenError(format!("af-packet:{name}: {e}")),
-        })?;
-        if let Some(fanout) = fanouts.get(index) {
-            fanout.join(&ring.fd, info.index).map_err(|e| {
-                OpenError(format!("af-packet:{name}: frames cannot be divided among workers (PACKET_FANOUT): {e}"))
+        let mut add = |kind| {
+            let ring = Ring::open(info, kind).map_err(|e| match e.raw_os_error() {
+                Some(libc::EPERM | libc::EACCES) => OpenError(format!(
+                    "af-packet:{name}: not permitted: needs CAP_NET_RAW and CAP_NET_ADMIN (run as root, or: setcap \
+                     cap_net_raw,cap_net_admin+ep on the program)"
+                )),
+                Some(libc::ENOMEM) => OpenError(format!("af-packet:{name}: no memory for a ring of {RING_MIB} MiB")),
+                _ => OpenError(format!("af-packet:{name}: {e}")),
             })?;
-        }
-        rings.push(ring);
+            if let Some(fanout) = fanouts.get(index) {
+                fanout.join(&ring.fd, info.index, kind).map_err(|e| {
+                    OpenError(format!("af-packet:{name}: frames cannot be divided among workers (PACKET_FANOUT): {e}"))
+                })?;
+            }
+            rings.push(ring);
+            Ok(rings.len() - 1)
+        };
+        let of_device = match offload {
+            true => (add(Kind::Small)?, Some(add(Kind::Large)?)),
+            false => (add(Kind::All)?, None),
+        };
+        of_devices.push(of_device);
     }
     let region = Rc::new(Region { id: RegionId::unique(), rings: rings.into() });
     devices
         .iter()
         .enumerate()
-        .map(|(index, (name, info))| {
+        .map(|(index, Device { name, info, .. })| {
             let failed = |e: io::Error| OpenError(format!("af-packet:{name}: {e}"));
-            let max_frame = usize::from(info.mtu) + MAX_LINK_HEADER;
+            let (ring, large) = of_devices[index];
             let rx = PacketReceiver {
                 region: region.clone(),
-                ring: index,
-                next: 0,
-                max_frame,
+                main: Cursor { ring, next: 0 },
+                large: large.map(|ring| Cursor { ring, next: 0 }),
+                max_frame: max_frame(info),
                 name: name.clone(),
                 mtu: info.mtu,
                 fanout: fanouts.get(index).cloned(),
                 link: LinkWatch::new(name, info.index).map_err(failed)?,
                 traffic: Traffic::default(),
             };
-            let tx = PacketTransmitter::new(region.clone(), index, max_frame, name).map_err(failed)?;
+            let tx = PacketTransmitter::new(region.clone(), ring, large.is_some(), info, name).map_err(failed)?;
+            let rings = match large {
+                Some(_) => format!("rings of {RING_MIB} MiB, and {RING_MIB} for large units"),
+                None => format!("ring of {RING_MIB} MiB"),
+            };
+            let shared = if fanouts.is_empty() { "" } else { ", one of each worker, by flow hash" };
             Ok(Port {
-                description: format!(
-                    "af-packet, TPACKET_V2 ring of {RING_MIB} MiB{}",
-                    if fanouts.is_empty() { "" } else { ", one of each worker, by flow hash" }
-                ),
+                description: format!("af-packet, TPACKET_V2 {rings}{shared}"),
                 rx: Box::new(rx),
                 tx: Box::new(tx),
             })
@@ -143,8 +191,13 @@ pub fn open_shared(devices: &[(String, DeviceInfo)], fanouts: &[Arc<Fanout>]) ->
         .collect()
 }
 
+/// Longest frame of a wire, bytes.
+fn max_frame(info: &DeviceInfo) -> usize {
+    usize::from(info.mtu) + MAX_LINK_HEADER
+}
+
 const RING_MIB: usize = RING_BYTES >> 20;
-const MAX_RINGS: usize = 16;
+const MAX_PORTS: usize = 16;
 
 /// The receive rings of all ports of one worker: where its slots lie.
 ///
@@ -162,6 +215,7 @@ struct Ring {
     base: Cell<*mut u8>,
     len: usize,
     fd: OwnedFd,
+    kind: Kind,
     layout: Layout,
     /// By place: there is a slot for it. The mark that the kernel reads says the same, and that is the kernel's memory.
     out: Box<[Cell<bool>]>,
@@ -190,25 +244,34 @@ impl Layout {
 }
 
 impl Ring {
-    fn open(info: &DeviceInfo, place: usize, block: usize, blocks: usize) -> io::Result<Ring> {
-        let layout = Layout { place, block, blocks };
+    fn open(info: &DeviceInfo, kind: Kind) -> io::Result<Ring> {
+        let max_frame = max_frame(info);
+        let (longest, block) = if kind == Kind::Large { (MAX_UNIT, LARGE_BLOCK) } else { (max_frame, BLOCK) };
+        let layout = Layout { place: place_for(longest), block, blocks: RING_BYTES / block };
         // Protocol 0: nothing arrives before the socket is bound.
         let fd = sys::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK, 0)?;
         let option = |name, value: i32| sys::set_option(&fd, libc::SOL_PACKET, name, value);
         option(libc::PACKET_VERSION, libc::tpacket_versions::TPACKET_V2 as i32)?;
         option(libc::PACKET_RESERVE, HEADROOM as i32)?;
+        if kind != Kind::All {
+            option(libc::PACKET_VNET_HDR, 1)?;
+            sys::attach_filter(&fd, &by_length(max_frame as u32, kind == Kind::Large))?;
+        }
         let request = libc::tpacket_req {
             tp_block_size: block as u32,
-            tp_block_nr: blocks as u32,
-            tp_frame_size: place as u32,
+            tp_block_nr: layout.blocks as u32,
+            tp_frame_size: layout.place as u32,
             tp_frame_nr: layout.places() as u32,
         };
         sys::set_option(&fd, libc::SOL_PACKET, libc::PACKET_RX_RING, request)?;
-        let map = sys::Mapping::new(&fd, block * blocks)?;
+        let map = sys::Mapping::new(&fd, block * layout.blocks)?;
         // Kernels before 4.20 do not know it; `PACKET_OUTGOING` is looked at as well.
         let _ = option(libc::PACKET_IGNORE_OUTGOING, 1);
-        // No queueing discipline between us and the device: less work, and a full device says so.
-        let _ = option(libc::PACKET_QDISC_BYPASS, 1);
+        if kind == Kind::All {
+            // No queueing discipline between us and the device: less work, and a full device says so. Large units need what comes with one: without
+            // it the kernel drops those that the device cannot cut itself.
+            let _ = option(libc::PACKET_QDISC_BYPASS, 1);
+        }
         // As large as allowed: what it bounds are frames in flight in the device's queue.
         let send_buffer = 8 << 20;
         if sys::set_option(&fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, send_buffer).is_err() {
@@ -225,7 +288,7 @@ impl Ring {
         sys::bind_packet(&fd, info.index)?;
         let (base, len) = (Cell::new(map.as_ptr()), map.len());
         let out = (0..layout.places()).map(|_| Cell::new(false)).collect();
-        Ok(Ring { map: RefCell::new(map), base, len, fd, layout, out, outstanding: Cell::new(0) })
+        Ok(Ring { map: RefCell::new(map), base, len, fd, kind, layout, out, outstanding: Cell::new(0) })
     }
 
     /// Goes on as another ring of the same size, whose device is there. The descriptor keeps its number.
@@ -268,7 +331,7 @@ impl Ring {
     }
 
     /// What the kernel says of the frame at a place, if one is there that we have not taken yet.
-    fn arrived(&self, place: usize) -> Option<(libc::tpacket2_hdr, libc::sockaddr_ll)> {
+    fn arrived(&self, place: usize) -> Option<Arrival> {
         // One that we have taken and not given back still bears the mark that makes it ours. Acquire: the kernel's writes to the place come
         // before this.
         if self.out[place].get() || self.status(place).load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
@@ -279,8 +342,20 @@ impl Ring {
         // where the address lies.
         unsafe {
             let address = header.add(size_of::<libc::tpacket2_hdr>()).cast::<libc::sockaddr_ll>();
-            Some((header.cast::<libc::tpacket2_hdr>().read_unaligned(), address.read_unaligned()))
+            let header = header.cast::<libc::tpacket2_hdr>().read_unaligned();
+            Some(Arrival { header, address: address.read_unaligned() })
         }
+    }
+
+    /// What is left to whoever sends the frame at a place that is ours, which begins `mac` bytes behind it.
+    fn left(&self, place: usize, mac: usize) -> vnet::Said {
+        let at = mac.saturating_sub(vnet::LEN);
+        if self.kind == Kind::All || at < FRAME_HEADER || mac > self.layout.place {
+            return vnet::Said::Left(Offload::NONE);
+        }
+        // SAFETY: within the place (just checked), which is ours, so the kernel does not write.
+        let header = unsafe { self.place_ptr(place).add(at).cast::<[u8; vnet::LEN]>().read() };
+        vnet::read(&header)
     }
 
     /// A slot for the frame at a place that is ours: its bytes from `head` on, behind [`FRAME_HEADER`]. None when that cannot be.
@@ -319,7 +394,7 @@ impl Region {
         // unique and mutably borrowed, so nobody else reads or writes.
         let bytes =
             unsafe { core::slice::from_raw_parts_mut(ring.place_ptr(place).add(FRAME_HEADER), slot.capacity as usize) };
-        Frame::new(bytes, slot.head as usize, slot.len as usize)
+        Frame::new(bytes, slot.head as usize, slot.len as usize).with(slot.offload)
     }
 
     fn release(&self, slot: Slot) {
@@ -328,12 +403,46 @@ impl Region {
     }
 }
 
-struct PacketReceiver {
-    region: Rc<Region>,
+/// A filter that lets pass what is no longer than `most` bytes; or, for `larger`, what is.
+fn by_length(most: u32, larger: bool) -> [libc::sock_filter; 4] {
+    let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let (short, long) = if larger { (0, u32::MAX) } else { (u32::MAX, 0) };
+    [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_LEN, 0, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K, 1, 0, most),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, short),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, long),
+    ]
+}
+
+/// Where we are in a ring.
+#[derive(Clone, Copy)]
+struct Cursor {
     ring: usize,
     /// The place where the next frame will be.
     next: usize,
-    /// Longest frame that can be sent on, bytes.
+}
+
+/// A frame that has arrived.
+struct Arrival {
+    header: libc::tpacket2_hdr,
+    address: libc::sockaddr_ll,
+}
+
+impl Arrival {
+    /// Received by the kernel before the other. Of two at once the large one: what is left over of a stream follows it.
+    fn is_before(&self, large: &Arrival) -> bool {
+        let when = |a: &Arrival| (a.header.tp_sec, a.header.tp_nsec);
+        when(self) < when(large)
+    }
+}
+
+struct PacketReceiver {
+    region: Rc<Region>,
+    main: Cursor,
+    /// Large units are in a ring of their own.
+    large: Option<Cursor>,
+    /// Longest frame of a wire, bytes.
     max_frame: usize,
     name: String,
     mtu: u16,
@@ -344,51 +453,96 @@ struct PacketReceiver {
 }
 
 impl PacketReceiver {
-    /// Takes up a device that was removed, and is there again under its name: the socket that has lost its device is of no use any
+    /// Its rings.
+    fn rings(&self) -> impl Iterator<Item = &Ring> {
+        [Some(self.main), self.large].into_iter().flatten().map(|cursor| &self.region.rings[cursor.ring])
+    }
+
+    /// Takes up a device that was removed, and is there again under its name: the sockets that have lost their device are of no use any
     /// more. False while that cannot be.
     fn take_up_again(&mut self) -> bool {
-        let ring = &self.region.rings[self.ring];
         let Ok(info) = super::device_info(&self.name) else { return false };
-        if info.mtu < self.mtu || !info.up || !ring.is_idle() {
+        if info.mtu < self.mtu || !info.up || !self.rings().all(Ring::is_idle) {
             return false;
         }
+        // Their places were made for the MTU of the beginning.
+        let as_before = DeviceInfo { mtu: self.mtu, ..info };
         let anew = || {
-            let Layout { place, block, blocks } = ring.layout;
-            let other = Ring::open(&info, place, block, blocks)?;
-            if let Some(fanout) = &self.fanout {
-                fanout.join(&other.fd, info.index)?;
+            let mut others = Vec::with_capacity(2);
+            for ring in self.rings() {
+                let other = Ring::open(&as_before, ring.kind)?;
+                if let Some(fanout) = &self.fanout {
+                    fanout.join(&other.fd, as_before.index, ring.kind)?;
+                }
+                others.push(other);
             }
-            let link = LinkWatch::new(&self.name, info.index)?;
-            ring.become_like(other)?;
+            let link = LinkWatch::new(&self.name, as_before.index)?;
+            self.rings().zip(others).try_for_each(|(ring, other)| ring.become_like(other))?;
             Ok::<_, io::Error>(link)
         };
         let Ok(link) = anew() else { return false };
-        (self.link, self.next) = (link, 0);
+        self.link = link;
+        self.main.next = 0;
+        self.large.iter_mut().for_each(|cursor| cursor.next = 0);
         true
     }
 
-    /// The frame that has arrived at a place, made ready. None when it is dropped: the place is to be given back then.
-    fn ready(&mut self, place: usize, header: &libc::tpacket2_hdr, address: &libc::sockaddr_ll) -> Option<Slot> {
+    /// The next frame that has arrived, of either ring, and where it lies. Its place is passed.
+    fn next(&mut self) -> Option<(Arrival, Cursor)> {
+        let arrived = |cursor: Cursor| self.region.rings[cursor.ring].arrived(cursor.next);
+        let main = arrived(self.main);
+        let large = self.large.and_then(|cursor| Some((arrived(cursor)?, cursor)));
+        let (arrival, at) = match large {
+            None => (main?, self.main),
+            Some((large, at)) => {
+                // One that came before it may be there since we looked.
+                match main.or_else(|| arrived(self.main)).filter(|main| main.is_before(&large)) {
+                    Some(main) => (main, self.main),
+                    None => (large, at),
+                }
+            }
+        };
+        let next = at.next + 1;
+        let passed = Cursor { next: if next == self.region.rings[at.ring].out.len() { 0 } else { next }, ..at };
+        if at.ring == self.main.ring {
+            self.main = passed
+        } else {
+            self.large = Some(passed)
+        }
+        Some((arrival, at))
+    }
+
+    /// A frame that has arrived, made ready. None when it is dropped: its place is to be given back then.
+    fn ready(&mut self, Arrival { header, address }: &Arrival, at: Cursor) -> Option<Slot> {
         let region = &self.region;
+        let ring = &region.rings[at.ring];
         let len = header.tp_snaplen as usize;
         if address.sll_pkttype == libc::PACKET_OUTGOING {
             return None;
         }
-        if header.tp_len as usize > self.max_frame {
+        let said = ring.left(at.next, header.tp_mac.into());
+        let is_large = matches!(said, vnet::Said::Left(offload) if offload.segment() > 0);
+        let longest = if is_large { MAX_UNIT } else { self.max_frame };
+        if header.tp_len as usize > longest || said == vnet::Said::Unknown {
             self.traffic.lost(Loss::RxOversized, 1);
             return None;
         }
         let head = usize::from(header.tp_mac).checked_sub(FRAME_HEADER);
         let whole = head.filter(|_| header.tp_snaplen == header.tp_len);
-        let slot = whole.and_then(|head| region.rings[self.ring].take(region.id, self.ring, place, head, len));
+        let slot = whole.and_then(|head| ring.take(region.id, at.ring, at.next, head, len));
         let Some(mut slot) = slot else {
             self.traffic.lost(Loss::RxTruncated, 1);
             return None;
         };
         let mut frame = region.frame(&mut slot);
-        if header.tp_status & libc::TP_STATUS_CSUMNOTREADY != 0 {
-            // What is neither TCP nor UDP is left as it is: nobody here forwards it.
-            offload::complete_checksum(frame.bytes_mut());
+        let mut left = Offload::NONE;
+        match said {
+            vnet::Said::Left(offload) if offload != Offload::NONE => left = offload,
+            _ if header.tp_status & libc::TP_STATUS_CSUMNOTREADY != 0 => {
+                // What is neither TCP nor UDP is left as it is: nobody here forwards it.
+                offload::complete_checksum(frame.bytes_mut());
+            }
+            _ => {}
         }
         if header.tp_status & libc::TP_STATUS_VLAN_VALID != 0 {
             let known = header.tp_status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
@@ -400,6 +554,7 @@ impl PacketReceiver {
         }
         let (head, len) = (frame.head(), frame.len());
         slot.reframe(head, len);
+        slot.set_offload(left);
         self.traffic.passed(len);
         Some(slot)
     }
@@ -408,13 +563,10 @@ impl PacketReceiver {
 impl Receiver for PacketReceiver {
     fn receive(&mut self, burst: &mut Burst) {
         while !burst.is_full() {
-            let place = self.next;
-            let ring = &self.region.rings[self.ring];
-            let Some((header, address)) = ring.arrived(place) else { return };
-            self.next = if place + 1 == ring.out.len() { 0 } else { place + 1 };
-            match self.ready(place, &header, &address) {
+            let Some((arrival, at)) = self.next() else { return };
+            match self.ready(&arrival, at) {
                 Some(slot) => burst.push(slot),
-                None => self.region.rings[self.ring].give_back(place),
+                None => self.region.rings[at.ring].give_back(at.next),
             }
         }
     }
@@ -427,13 +579,13 @@ impl Receiver for PacketReceiver {
         self.region.release(slot);
     }
 
-    fn wait_fd(&self) -> Option<RawFd> {
-        Some(self.region.rings[self.ring].fd.as_raw_fd())
+    fn wait_fds(&self) -> WaitFds {
+        self.rings().map(|ring| ring.fd.as_raw_fd()).collect()
     }
 
     fn device_event(&mut self) {
         // Netlink says it better; but what is not read keeps being told.
-        self.region.rings[self.ring].take_error();
+        self.rings().for_each(|ring| _ = ring.take_error());
         self.traffic.link_downs += self.link.downs();
         if self.link.is_gone() && self.take_up_again() {
             self.traffic.reopened += 1;
@@ -441,11 +593,12 @@ impl Receiver for PacketReceiver {
     }
 
     fn traffic(&mut self) -> Traffic {
-        let fd = &self.region.rings[self.ring].fd;
         // The kernel starts again from zero each time it is asked.
-        if let Ok(stats) = sys::get_option::<libc::tpacket_stats>(fd, libc::SOL_PACKET, libc::PACKET_STATISTICS) {
-            self.traffic.lost(Loss::RxRingFull, u64::from(stats.tp_drops));
-        }
+        let stats = |ring: &Ring| {
+            sys::get_option::<libc::tpacket_stats>(&ring.fd, libc::SOL_PACKET, libc::PACKET_STATISTICS).ok()
+        };
+        let drops = self.rings().filter_map(stats).map(|stats| u64::from(stats.tp_drops)).sum();
+        self.traffic.lost(Loss::RxRingFull, drops);
         self.device_event();
         self.traffic
     }
@@ -458,9 +611,12 @@ struct PacketTransmitter {
     /// For frames of our own making, and of ports of other drivers.
     copies: Arena,
     queued: Vec<Slot>,
-    iovecs: Box<[libc::iovec; QUEUE]>,
+    iovecs: Box<[[libc::iovec; 2]; QUEUE]>,
+    /// What goes before each frame, where large units are given.
+    headers: Option<Box<[[u8; vnet::LEN]; QUEUE]>>,
     messages: Box<[libc::mmsghdr; QUEUE]>,
     max_frame: usize,
+    mtu: u16,
     name: String,
     /// To ask for the link's state.
     questions: OwnedFd,
@@ -468,7 +624,14 @@ struct PacketTransmitter {
 }
 
 impl PacketTransmitter {
-    fn new(region: Rc<Region>, ring: usize, max_frame: usize, name: &str) -> io::Result<PacketTransmitter> {
+    fn new(
+        region: Rc<Region>,
+        ring: usize,
+        offload: bool,
+        info: &DeviceInfo,
+        name: &str,
+    ) -> io::Result<PacketTransmitter> {
+        let max_frame = max_frame(info);
         Ok(PacketTransmitter {
             region,
             ring,
@@ -476,9 +639,11 @@ impl PacketTransmitter {
             queued: Vec::with_capacity(QUEUE),
             // SAFETY: all zeros is an iovec without bytes, and a message without address, buffers or control data.
             iovecs: Box::new(unsafe { zeroed() }),
+            headers: offload.then(|| Box::new([[0; vnet::LEN]; QUEUE])),
             // SAFETY: as above.
             messages: Box::new(unsafe { zeroed() }),
             max_frame,
+            mtu: info.mtu,
             name: name.to_string(),
             questions: sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?,
             traffic: Traffic::default(),
@@ -495,31 +660,72 @@ impl PacketTransmitter {
     /// Hands the queued frames from `first` on to the kernel: how many it took.
     fn send_from(&mut self, first: usize) -> io::Result<usize> {
         let count = self.queued.len() - first;
-        for (i, slot) in self.queued[first..].iter_mut().enumerate() {
-            let mut frame =
-                if slot.region == self.region.id { self.region.frame(slot) } else { self.copies.frame(slot) };
-            let bytes = frame.bytes_mut();
-            self.iovecs[i] = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-            self.messages[i].msg_hdr.msg_iov = &raw mut self.iovecs[i];
-            self.messages[i].msg_hdr.msg_iovlen = 1;
+        let PacketTransmitter { queued, region, copies, iovecs, headers, messages, mtu, .. } = self;
+        for (i, slot) in queued[first..].iter_mut().enumerate() {
+            let mut frame = if slot.region == region.id { region.frame(slot) } else { copies.frame(slot) };
+            describe(&mut frame, *mtu, &mut iovecs[i], headers.as_mut().map(|h| &mut h[i]), &mut messages[i]);
         }
+        self.send_messages(count)
+    }
+
+    /// Hands the first so many messages to the kernel: how many it took.
+    fn send_messages(&mut self, count: usize) -> io::Result<usize> {
         let fd = self.region.rings[self.ring].fd.as_raw_fd();
-        // SAFETY: `count` messages, each with one iovec that describes the frame of a slot that is ours until after
-        // the call; the kernel only reads them.
+        // SAFETY: `count` messages, each of which describes a frame, and a header of ours, that are ours until after the call; the kernel only
+        // reads them.
         match unsafe { libc::sendmmsg(fd, self.messages.as_mut_ptr(), count as u32, libc::MSG_DONTWAIT) } {
             -1 => Err(io::Error::last_os_error()),
             taken => Ok(taken as usize),
         }
     }
+
+    /// What is to be done about so many frames, of which the kernel refused the first: how many are lost, for what.
+    fn refused(&self, error: &io::Error, frames: usize) -> (usize, Option<Loss>) {
+        match error.raw_os_error() {
+            Some(libc::EINTR) => (0, None),
+            // A link that went down leaves its error on the socket, to be told once: perhaps it is long back.
+            Some(libc::ENETDOWN) if self.region.rings[self.ring].take_error() => (0, None),
+            // The whole queue would fare alike. TCP's own retransmission repairs it when the link is back.
+            Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => (frames, Some(Loss::TxLinkDown)),
+            Some(libc::EAGAIN) => (frames, Some(Loss::TxQueueFull)),
+            // So is told, too, that the cable is pulled.
+            Some(libc::ENOBUFS) if !sys::link_is_up(&self.questions, &self.name) => (frames, Some(Loss::TxLinkDown)),
+            // The first of them only: its device queue is full.
+            Some(libc::ENOBUFS) => (1, Some(Loss::TxQueueFull)),
+            _ => (1, Some(Loss::TxRefused)),
+        }
+    }
+}
+
+/// Makes a message of a frame, behind its header if there is one.
+fn describe(
+    frame: &mut Frame<'_>,
+    mtu: u16,
+    iovecs: &mut [libc::iovec; 2],
+    header: Option<&mut [u8; vnet::LEN]>,
+    message: &mut libc::mmsghdr,
+) {
+    let mut parts = 0;
+    let mut part = |bytes: &mut [u8]| {
+        iovecs[parts] = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+        parts += 1;
+    };
+    if let Some(header) = header {
+        *header = vnet::write(frame, mtu);
+        part(header);
+    }
+    part(frame.bytes_mut());
+    message.msg_hdr.msg_iov = iovecs.as_mut_ptr();
+    message.msg_hdr.msg_iovlen = parts as _;
 }
 
 impl Transmitter for PacketTransmitter {
     fn takes(&self, slot: &Slot) -> bool {
-        slot.region == self.region.id
+        slot.region == self.region.id && (slot.offload.is_finished() || self.headers.is_some())
     }
 
     fn transmit(&mut self, slot: Slot) -> Result<(), Slot> {
-        if slot.region != self.region.id {
+        if !self.takes(&slot) {
             return Err(slot);
         }
         self.queue(slot);
@@ -539,6 +745,33 @@ impl Transmitter for PacketTransmitter {
         true
     }
 
+    fn transmit_unfinished(&mut self, frame: &mut Frame<'_>) -> bool {
+        if self.headers.is_none() {
+            return offload::finish(frame, &mut |bytes| self.transmit_copy(bytes));
+        }
+        // Sent at once, behind what is queued, from where it lies: there is no buffer for so large a copy.
+        self.flush();
+        let (len, mtu) = (frame.len(), self.mtu);
+        let header = self.headers.as_mut().map(|headers| &mut headers[0]);
+        describe(frame, mtu, &mut self.iovecs[0], header, &mut self.messages[0]);
+        loop {
+            match self.send_messages(1) {
+                Ok(0) => return false,
+                Ok(_) => {
+                    self.traffic.passed(len);
+                    return true;
+                }
+                Err(e) => match self.refused(&e, 1) {
+                    (_, None) => {}
+                    (_, Some(why)) => {
+                        self.traffic.lost(why, 1);
+                        return false;
+                    }
+                },
+            }
+        }
+    }
+
     fn flush(&mut self) {
         let mut done = 0;
         while done < self.queued.len() {
@@ -548,34 +781,11 @@ impl Transmitter for PacketTransmitter {
                     self.queued[done..done + taken].iter().for_each(|slot| self.traffic.passed(slot.len()));
                     done += taken;
                 }
-                Err(e) => match e.raw_os_error() {
-                    Some(libc::EINTR) => {}
-                    // A link that went down leaves its error on the socket, to be told once: perhaps it is long back.
-                    Some(libc::ENETDOWN) if self.region.rings[self.ring].take_error() => {}
-                    // The whole queue would fare alike. TCP's own retransmission repairs it when the link is back.
-                    Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => {
-                        self.traffic.lost(Loss::TxLinkDown, (self.queued.len() - done) as u64);
-                        break;
-                    }
-                    Some(libc::EAGAIN) => {
-                        self.traffic.lost(Loss::TxQueueFull, (self.queued.len() - done) as u64);
-                        break;
-                    }
-                    // So is told, too, that the cable is pulled.
-                    Some(libc::ENOBUFS) if !sys::link_is_up(&self.questions, &self.name) => {
-                        self.traffic.lost(Loss::TxLinkDown, (self.queued.len() - done) as u64);
-                        break;
-                    }
-                    // The first of them only: its device queue is full.
-                    Some(libc::ENOBUFS) => {
-                        self.traffic.lost(Loss::TxQueueFull, 1);
-                        done += 1;
-                    }
-                    _ => {
-                        self.traffic.lost(Loss::TxRefused, 1);
-                        done += 1;
-                    }
-                },
+                Err(e) => {
+                    let (frames, why) = self.refused(&e, self.queued.len() - done);
+                    why.into_iter().for_each(|why| self.traffic.lost(why, frames as u64));
+                    done += frames;
+                }
             }
         }
         for slot in self.queued.drain(..) {

@@ -56,7 +56,7 @@ impl Arena {
         // SAFETY: `cells` is valid memory for as long as `self` is borrowed. While the slot is borrowed mutably nobody
         // else reaches these bytes: a slot is unique (`Slot::new`), and it is reached only through itself.
         let bytes = unsafe { core::slice::from_raw_parts_mut(UnsafeCell::raw_get(cells.as_ptr()), self.buffer) };
-        Frame::new(bytes, head, len)
+        Frame::new(bytes, head, len).with(slot.offload)
     }
 
     /// The bytes of the frame in one of this arena's slots.

@@ -3,10 +3,9 @@
 //! Faults strike frames on their way in; a bad wire in both directions is two ports wrapped.
 
 use super::arena::Arena;
-use super::{BURST, Burst, HEADROOM, Loss, MAX_LINK_HEADER, Port, Receiver, Slot, Traffic};
+use super::{BURST, Burst, HEADROOM, Loss, MAX_LINK_HEADER, Port, Receiver, Slot, Traffic, WaitFds};
 use crate::wire::Frame;
 use std::collections::VecDeque;
-use std::os::fd::RawFd;
 
 /// How often what happens, each out of 1000 frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -97,7 +96,8 @@ impl FaultyReceiver {
         }
         if self.strikes(self.faults.duplicate) {
             let copy = self.copies.copy_in(HEADROOM, self.inner.frame(&mut slot).bytes());
-            if let Some(copy) = copy {
+            if let Some(mut copy) = copy {
+                copy.set_offload(slot.offload());
                 self.deliver(copy);
             }
         }
@@ -140,9 +140,9 @@ impl Receiver for FaultyReceiver {
         if slot.region() == self.copies.region() { self.copies.release(slot) } else { self.inner.release(slot) }
     }
 
-    fn wait_fd(&self) -> Option<RawFd> {
+    fn wait_fds(&self) -> WaitFds {
         // While frames are held, waiting on the device would be waiting for the wrong thing.
-        if self.held.is_empty() && self.ready.is_empty() { self.inner.wait_fd() } else { None }
+        if self.held.is_empty() && self.ready.is_empty() { self.inner.wait_fds() } else { WaitFds::new() }
     }
 
     fn device_event(&mut self) {

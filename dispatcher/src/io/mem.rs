@@ -6,7 +6,7 @@
 
 use super::arena::Arena;
 use super::{Burst, HEADROOM, Loss, Port, Receiver, Slot, Traffic, Transmitter};
-use crate::wire::Frame;
+use crate::wire::{Frame, Offload};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -69,11 +69,17 @@ impl Memory {
 impl Wire {
     /// Puts a frame onto the wire towards the port. False when its queue or the buffers are full.
     pub fn inject(&self, frame: &[u8]) -> bool {
+        self.inject_with(frame, Offload::NONE)
+    }
+
+    /// The same for a frame of which this is left to whoever sends it.
+    pub fn inject_with(&self, frame: &[u8], offload: Offload) -> bool {
         let mut shared = self.shared.borrow_mut();
         if shared.inbound.len() == shared.depth {
             return false;
         }
-        let Some(slot) = self.arena.copy_in(HEADROOM, frame) else { return false };
+        let Some(mut slot) = self.arena.copy_in(HEADROOM, frame) else { return false };
+        slot.set_offload(offload);
         shared.inbound.push_back(slot);
         true
     }

@@ -34,15 +34,17 @@ mod prefetch;
 mod sys;
 pub mod tee;
 mod umem;
+mod vnet;
 mod xdp_program;
 mod xsk;
 
-use crate::wire::Frame;
+use crate::wire::{Frame, Offload};
 use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 
+pub use offload::finish;
 pub use sys::{DeviceInfo, allowed_cores, ask_for_large_pages, can_bind_to, device_info, pin_to_core, wait_readable};
 pub use umem::Census;
 
@@ -77,6 +79,8 @@ pub struct Slot {
     capacity: u32,
     head: u32,
     len: u32,
+    /// What is left to whoever sends it.
+    offload: Offload,
     /// Where the buffer is; only its driver can read this.
     token: u64,
 }
@@ -87,7 +91,7 @@ impl Slot {
     /// written by anybody else, until this slot is given back to that driver.
     unsafe fn new(region: RegionId, token: u64, capacity: usize, head: usize, len: usize) -> Slot {
         assert!(head + len <= capacity && capacity <= u32::MAX as usize, "frame outside its buffer");
-        Slot { region, capacity: capacity as u32, head: head as u32, len: len as u32, token }
+        Slot { region, capacity: capacity as u32, head: head as u32, len: len as u32, offload: Offload::NONE, token }
     }
 
     /// The memory it lies in.
@@ -105,6 +109,16 @@ impl Slot {
         self.len == 0
     }
 
+    /// What is left to whoever sends the frame.
+    pub fn offload(&self) -> Offload {
+        self.offload
+    }
+
+    /// Says what is left to whoever sends the frame, as its [`Frame`] said it.
+    pub fn set_offload(&mut self, offload: Offload) {
+        self.offload = offload;
+    }
+
     /// Says where the frame lies now, after a [`Frame`] of this slot was pushed, pulled or cut.
     ///
     /// # Panics
@@ -114,6 +128,12 @@ impl Slot {
         (self.head, self.len) = (head as u32, len as u32);
     }
 }
+
+/// Most bytes of a large unit: what an IP packet can have, behind a link header.
+pub const MAX_UNIT: usize = 65_535 + MAX_LINK_HEADER;
+
+/// What a receiver is waited on by.
+pub type WaitFds = ArrayVec<RawFd, 2>;
 
 /// Slots on their way from a receiver to its worker.
 pub type Burst = ArrayVec<Slot, BURST>;
@@ -129,9 +149,9 @@ pub trait Receiver {
     /// Gives a slot back that this receiver gave.
     fn release(&mut self, slot: Slot);
 
-    /// What becomes readable when frames arrive; none when there is nothing to wait on.
-    fn wait_fd(&self) -> Option<RawFd> {
-        None
+    /// What becomes readable when frames arrive, each of them; none when there is nothing to wait on.
+    fn wait_fds(&self) -> WaitFds {
+        WaitFds::new()
     }
 
     /// The device said something while waited on (link down, for one): read it, count it.
@@ -158,6 +178,12 @@ pub trait Transmitter {
     /// Queues a copy of `frame`. False when there is no room, or it is larger than the port can send; counted here.
     fn transmit_copy(&mut self, frame: &[u8]) -> bool;
 
+    /// The same for a frame that is [unfinished](Offload::is_finished): most ports send it cut, with checksums made here. False when any part of
+    /// it was lost.
+    fn transmit_unfinished(&mut self, frame: &mut Frame<'_>) -> bool {
+        offload::finish(frame, &mut |bytes| self.transmit_copy(bytes))
+    }
+
     /// Hands all that is queued to the device. Call it at the end of every burst.
     fn flush(&mut self);
 
@@ -178,10 +204,16 @@ pub fn send(rx: &mut dyn Receiver, tx: &mut dyn Transmitter, mut slot: Slot) -> 
             }
         }
     } else {
-        let sent = tx.transmit_copy(rx.frame(&mut slot).bytes());
+        let sent = send_copy(tx, &mut rx.frame(&mut slot));
         rx.release(slot);
         sent
     }
+}
+
+/// Sends a copy of a frame out of `tx`, finished as that port needs it. False when it, or part of it, was lost; the transmitter has counted it.
+#[inline]
+pub fn send_copy(tx: &mut dyn Transmitter, frame: &mut Frame<'_>) -> bool {
+    if frame.offload().is_finished() { tx.transmit_copy(frame.bytes()) } else { tx.transmit_unfinished(frame) }
 }
 
 /// One queue pair of a port, open.
@@ -235,7 +267,7 @@ macro_rules! losses {
 losses! {
     /// Frames came faster than the ring was emptied.
     RxRingFull = "rx-ring-full",
-    /// Longer than the port's MTU allows: a super-frame of an offload (GRO, LRO, a neighbour's TSO).
+    /// Longer than the port's MTU allows: a super-frame of an offload (GRO, LRO, a neighbour's TSO) that the port does not take.
     RxOversized = "rx-oversized",
     /// Cut off by the capture or the ring.
     RxTruncated = "rx-truncated",
@@ -258,7 +290,7 @@ losses! {
 /// Counts of one half of a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Traffic {
-    /// Frames that passed.
+    /// Frames that passed; a large unit is one.
     pub frames: u64,
     /// Their bytes, Ethernet header included.
     pub bytes: u64,

@@ -1,5 +1,6 @@
 //! What an interface card would have done for the sender: complete a checksum, put a stripped VLAN tag back.
 
+use crate::path::split::Pieces;
 use crate::wire::checksum::{self, Sum};
 use crate::wire::packet::{Ethernet, Ip, protocol};
 use crate::wire::{Family, Frame};
@@ -24,6 +25,27 @@ pub(super) fn complete_checksum(frame: &mut [u8]) -> bool {
     }
     segment[field..field + 2].copy_from_slice(&sum.to_be_bytes());
     true
+}
+
+/// Makes an [unfinished](crate::wire::Offload::is_finished) frame what a wire carries: cut into its segments, with checksums, each given to `out`
+/// in order. False when `out` said so of any. The frame is not of use afterwards.
+pub fn finish(frame: &mut Frame<'_>, out: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+    let mut all = true;
+    let pieces = match usize::from(frame.offload().segment()) {
+        0 => None,
+        // Whoever left work to others vouches for the bytes, and headers that cannot be read are sent as they are.
+        room => Pieces::of_payload(frame, room).unwrap_or_default(),
+    };
+    if let Some(mut pieces) = pieces {
+        while let Some(piece) = pieces.next(frame) {
+            all &= out(piece);
+        }
+        pieces.finish(frame);
+    } else if !frame.offload().is_finished() {
+        complete_checksum(frame.bytes_mut());
+        frame.is_whole_now();
+    }
+    out(frame.bytes()) && all
 }
 
 /// Whether a frame's IPv4 header and TCP or UDP checksums are right; true of whatever has none that can be checked here.
@@ -59,6 +81,10 @@ pub(super) fn push_vlan(frame: &mut Frame<'_>, tpid: u16, tci: u16) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::build::{Link, Segment};
+    use crate::wire::packet::{Flags, Vlans};
+    use crate::wire::{Addr, Offload, Seq};
+    use proptest::prelude::*;
 
     /// A SYN as recorded from a host whose card completes checksums, and the checksum that tcpdump expects.
     #[test]
@@ -110,5 +136,131 @@ mod tests {
         let expected: Vec<u8> = (4..16).chain([0x81, 0, 0x20, 0x64]).chain(16..24).collect();
         assert_eq!(frame.bytes(), expected);
         assert!(!push_vlan(&mut frame, 0x8100, 1), "no headroom left");
+    }
+
+    /// What a card makes of a segment, written from scratch: one after the other, each with headers of its own.
+    fn naive(whole: &Segment<'_>, room: usize) -> Vec<Vec<u8>> {
+        let count = whole.payload.chunks(room).count();
+        let pieces = whole.payload.chunks(room).enumerate().map(|(n, payload)| {
+            let mut flags = whole.flags.0;
+            if n + 1 < count {
+                flags &= !(Flags::PSH.0 | Flags::FIN.0);
+            }
+            if n > 0 {
+                flags &= !Flags::CWR.0;
+            }
+            let seq = whole.seq + (n * room) as u32;
+            let mut piece = written(&Segment { seq, flags: Flags(flags), payload, ..*whole });
+            if whole.src.0.family() == Family::V4 {
+                let at = whole.link.len();
+                piece[at + 4..at + 6].copy_from_slice(&(n as u16).to_be_bytes());
+                piece[at + 10..at + 12].fill(0);
+                let sum = Sum::default().add_bytes(&piece[at..at + 20]).checksum();
+                piece[at + 10..at + 12].copy_from_slice(&sum.to_be_bytes());
+            }
+            piece
+        });
+        pieces.collect()
+    }
+
+    fn written(segment: &Segment<'_>) -> Vec<u8> {
+        let mut frame = vec![0; segment.frame_len()];
+        segment.write(&mut frame);
+        frame
+    }
+
+    fn finished(frame: &[u8], offload: Offload) -> Vec<Vec<u8>> {
+        let (mut bytes, mut pieces) = (frame.to_vec(), Vec::new());
+        assert!(finish(&mut Frame::whole(&mut bytes).with(offload), &mut |piece| {
+            pieces.push(piece.to_vec());
+            true
+        }));
+        pieces
+    }
+
+    proptest! {
+        #[test]
+        fn a_large_unit_is_cut_as_a_card_cuts_it(
+            v6: bool, tags in 0usize..3, options in 0usize..11, room in 1usize..3000, len in 0usize..60_000,
+            flags: u8, padding in 0usize..9, fill: u8,
+        ) {
+            // Few and many pieces, and those at the border.
+            let len = len.min(room * 40);
+            let payload: Vec<u8> = (0..len).map(|i| (i * 31 + i / 251) as u8 ^ fill).collect();
+            let address = |n| if v6 { Addr::from(std::net::IpAddr::from([n; 16])) } else { Addr::v4([10, 0, 0, n]) };
+            let options = vec![1; options * 4];
+            let whole = Segment {
+                link: Link { vlans: Vlans::from_ids(&[7, 8][..tags]), ..Link::default() },
+                src: (address(1), 443),
+                dst: (address(2), 50_000),
+                seq: Seq(u32::MAX - 5000),
+                ack: Seq(77),
+                // Neither a reset nor urgent.
+                flags: Flags(flags & !0x24),
+                window: 1000,
+                options: &options,
+                payload: &payload,
+            };
+            let mut frame = written(&whole);
+            let at = whole.link.len() + if v6 { 40 } else { 20 } + 16;
+            frame[at..at + 2].copy_from_slice(&[fill, fill]);
+            frame.resize(frame.len() + padding, 0xaa);
+            let mut expected = naive(&whole, room);
+            if expected.len() <= 1 {
+                // As it is, but for its checksum.
+                let mut one = written(&whole);
+                one.resize(frame.len(), 0xaa);
+                expected = vec![one];
+            }
+            prop_assert_eq!(finished(&frame, Offload::large(room as u16)), expected);
+        }
+
+        #[test]
+        fn what_cannot_be_read_is_sent_as_it_is(bytes in proptest::collection::vec(any::<u8>(), 0..200), segment: u16) {
+            prop_assume!(Ethernet::parse(&bytes).is_ok_and(|eth| Ip::parse(&bytes, eth.payload, eth.ethertype).is_err()));
+            prop_assert_eq!(finished(&bytes, Offload::large(segment)), vec![bytes]);
+        }
+    }
+
+    #[test]
+    fn urgent_data_stay_where_they_are_in_the_stream() {
+        let whole = Segment {
+            link: Link::default(),
+            src: (Addr::v4([10, 0, 0, 1]), 1),
+            dst: (Addr::v4([10, 0, 0, 2]), 2),
+            seq: Seq(100),
+            ack: Seq(1),
+            flags: Flags(0x38),
+            window: 1,
+            options: &[],
+            payload: &[7; 250],
+        };
+        let mut frame = written(&whole);
+        frame[52..54].copy_from_slice(&150u16.to_be_bytes());
+        let pointers =
+            finished(&frame, Offload::large(100)).iter().map(|p| (p[47] & 0x20 != 0, p[53])).collect::<Vec<_>>();
+        // Behind byte 150: 150 from the first, 50 from the second, and the third has none.
+        assert_eq!(pointers, [(true, 150), (true, 50), (false, 0)]);
+    }
+
+    #[test]
+    fn a_piece_that_finds_no_room_is_told_and_the_others_are_tried() {
+        let whole = Segment {
+            link: Link::default(),
+            src: (Addr::v4([10, 0, 0, 1]), 1),
+            dst: (Addr::v4([10, 0, 0, 2]), 2),
+            seq: Seq(100),
+            ack: Seq(1),
+            flags: Flags::ACK,
+            window: 1,
+            options: &[],
+            payload: &[7; 250],
+        };
+        let (mut bytes, mut tried) = (written(&whole), 0);
+        let all = finish(&mut Frame::whole(&mut bytes).with(Offload::large(100)), &mut |_| {
+            tried += 1;
+            tried != 2
+        });
+        assert!(!all && tried == 3);
     }
 }

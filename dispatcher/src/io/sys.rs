@@ -24,7 +24,7 @@ pub struct DeviceInfo {
     pub mtu: u16,
     /// Administratively up.
     pub up: bool,
-    /// The kernel merges received segments into larger ones (GRO or LRO), which cannot be forwarded.
+    /// The kernel merges received segments into larger ones (GRO or LRO), which can be forwarded as large units only.
     pub merges: bool,
     /// The card takes VLAN tags off received frames.
     pub strips_vlan: bool,
@@ -514,9 +514,9 @@ pub fn pin_to_core(core: usize) -> io::Result<()> {
 }
 
 /// Sleeps until one of `fds` is readable or `limit` is over. True when one of them has an error to tell. Never more
-/// than 17 descriptors are looked at: 16 ports, and a doorbell.
+/// than 34 descriptors are looked at: two of each of 16 ports, and two doorbells.
 pub fn wait_readable(fds: &[RawFd], limit: Duration) -> bool {
-    let mut polls = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; 17];
+    let mut polls = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; 34];
     let n = fds.len().min(polls.len());
     for (poll, fd) in polls.iter_mut().zip(fds) {
         poll.fd = *fd;

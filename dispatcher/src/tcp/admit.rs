@@ -13,7 +13,7 @@ use crate::flow::{Assembler, ClientOptions, CookieJar, CookieVerified, Oddities}
 use crate::time::Time;
 use crate::tls::Late;
 use crate::wire::options::{SegmentOptions, SynOptions, Timestamps};
-use crate::wire::packet::{Flags, tcp_checksum_ok};
+use crate::wire::packet::Flags;
 use crate::wire::{Family, Frame};
 use arrayvec::ArrayVec;
 use lb::Service;
@@ -95,7 +95,7 @@ pub fn open(
     service: &Service,
     number: u64,
 ) -> Result<(Hot, Connection, Time), DropReason> {
-    if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
+    if !frame.tcp_is_intact(&seg.ip) {
         return Err(DropReason::BadChecksum);
     }
     let (isn, cookie, got) = (proof.client_isn(), proof.cookie(), proof.options());

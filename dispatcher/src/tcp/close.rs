@@ -9,7 +9,7 @@ use crate::counters::DropReason;
 use crate::flow::Side;
 use crate::time::Time;
 use crate::wire::Frame;
-use crate::wire::packet::{Flags, tcp_checksum_ok};
+use crate::wire::packet::Flags;
 use core::time::Duration;
 
 /// How long a flow that was closed in order is kept: as long as a lost last acknowledgement may be repeated.
@@ -60,7 +60,7 @@ pub fn segment(hot: &mut Hot, c: &mut Connection, side: Side, seg: &Arrived, fra
     if plausible
         && matches!(c.state, State::Reset { .. })
         && !seg.tcp.flags.intersects(Flags::RST.with(Flags::SYN))
-        && tcp_checksum_ok(frame.bytes(), &seg.ip)
+        && frame.tcp_is_intact(&seg.ip)
     {
         note(hot, c, side, seg, seq, ack);
     }

@@ -18,7 +18,7 @@ use crate::counters::{Counters, DropReason};
 use crate::flow::{Side, Window};
 use crate::time::Time;
 use crate::wire::Frame;
-use crate::wire::packet::{Flags, tcp_checksum_ok};
+use crate::wire::packet::Flags;
 use arrayvec::ArrayVec;
 use core::time::Duration;
 
@@ -120,7 +120,7 @@ pub fn segment(
     counters: &mut Counters,
 ) -> Action {
     let flags = seg.tcp.flags;
-    if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
+    if !frame.tcp_is_intact(&seg.ip) {
         return Action::Drop(DropReason::BadChecksum);
     }
     let len = seg.tcp.payload_len() as u32;

@@ -15,7 +15,7 @@ use crate::flow::{Assembler, BufferPool, Clock, Key, Oddities, Rescale, Side, Sp
 use crate::path::NextHop;
 use crate::time::Time;
 use crate::wire::options::{SynOptions, Timestamps};
-use crate::wire::packet::{Flags, tcp_checksum_ok};
+use crate::wire::packet::Flags;
 use crate::wire::{Family, Frame, Seq};
 use core::time::Duration;
 use lb::BackendId;
@@ -148,7 +148,7 @@ pub fn due(c: &Connection, now: Time, health: &mut Health, reachable: bool) -> A
 /// A segment of the backend that is being dialled.
 pub fn answer(c: &mut Connection, seg: &Arrived, frame: &Frame<'_>, health: &mut Health) -> Action {
     let isn = c.isn;
-    if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
+    if !frame.tcp_is_intact(&seg.ip) {
         return Action::Drop(DropReason::BadChecksum);
     }
     let State::Opening(Opening { tried, stage: Stage::Dialing(dialing), .. }) = &mut c.state else {

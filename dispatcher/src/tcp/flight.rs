@@ -7,7 +7,7 @@ use crate::counters::Counters;
 use crate::flow::{BufferPool, Side};
 use crate::time::Time;
 use crate::tls::{Lates, ServerFlights};
-use crate::wire::packet::{Flags, tcp_checksum_ok};
+use crate::wire::packet::Flags;
 use crate::wire::{Frame, Seq};
 use lb::{Affinity, BackendId, Millis, Sighting};
 
@@ -31,7 +31,7 @@ pub struct Passers<'a> {
 #[cold]
 pub fn client_sends(through: &Through, c: &Connection, seg: &Arrived, frame: &Frame<'_>, flights: &mut ServerFlights) {
     let Some(reading) = c.flight.and_then(|f| flights.get_mut(f)) else { return };
-    let plain = !seg.tcp.flags.contains(Flags::URG) && tcp_checksum_ok(frame.bytes(), &seg.ip);
+    let plain = !seg.tcp.flags.contains(Flags::URG) && frame.tcp_is_intact(&seg.ip);
     let payload = &frame.bytes()[seg.tcp.payload..seg.tcp.end];
     reading.client_sends(seg.tcp.seq, payload, through.window(Side::Client).acked, plain);
 }

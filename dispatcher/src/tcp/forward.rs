@@ -15,7 +15,7 @@ use crate::counters::DropReason;
 use crate::flow::Side;
 use crate::time::Time;
 use crate::tls::over;
-use crate::wire::packet::{Flags, Tcp, tcp_checksum_ok};
+use crate::wire::packet::{Flags, Tcp};
 use crate::wire::{Frame, Seq};
 
 /// What a segment says of its connection, apart from its payload.
@@ -82,17 +82,14 @@ pub fn segment(
     if tcp.flags.intersects(Flags::SYN.with(Flags::RST)) {
         return rare(hot, c, side, seg, frame);
     }
-    if side == Side::Server && matches!(c.state, State::Spliced(Some(_))) && !tcp_checksum_ok(frame.bytes(), &seg.ip) {
+    if side == Side::Server && matches!(c.state, State::Spliced(Some(_))) && !frame.tcp_is_intact(&seg.ip) {
         // A damaged acknowledgement must not make us forget bytes that nobody else has.
         return Action::Drop(DropReason::BadChecksum);
     }
     let Some(through) = &mut hot.through else { return Action::Drop(DropReason::NoFlow) };
     let (seq, ack) = through.splice.client_view(side, tcp.seq, tcp.ack);
     let len = tcp.payload_len() as u32;
-    if c.odd[side as usize].any()
-        && through.direction(&mut c.odd, side).is_in_doubt()
-        && tcp_checksum_ok(frame.bytes(), &seg.ip)
-    {
+    if c.odd[side as usize].any() && through.direction(&mut c.odd, side).is_in_doubt() && frame.tcp_is_intact(&seg.ip) {
         // The receiver of this side's bytes claims to have more of them than were seen. If this segment, of their sender, says the same, and
         // knows where the other direction is, we were out of step. Who forges both must hit the windows of both directions.
         let other = through.window(side.other());
@@ -113,7 +110,7 @@ pub fn segment(
         return Action::Reuse(reuse);
     }
     let mut passing = Passing::default();
-    if plausible && (!closing || tcp_checksum_ok(frame.bytes(), &seg.ip)) {
+    if plausible && (!closing || frame.tcp_is_intact(&seg.ip)) {
         if side == Side::Client && hot.client != ClientLink::of(seg) {
             follow(hot, seg, seq, ack, frame);
         }
@@ -172,7 +169,7 @@ pub(super) fn follow(hot: &mut Hot, seg: &Arrived, seq: Seq, ack: Seq, frame: &F
     let (sent, received) = (through.window(Side::Client), through.window(Side::Server));
     // One before: a keepalive.
     let current = !(seq + 1).is_before(sent.acked) && !ack.is_before(received.acked) && !ack.is_after(received.next);
-    if seg.tcp.flags.contains(Flags::ACK) && current && tcp_checksum_ok(frame.bytes(), &seg.ip) {
+    if seg.tcp.flags.contains(Flags::ACK) && current && frame.tcp_is_intact(&seg.ip) {
         hot.client = ClientLink::of(seg);
     }
 }
@@ -182,7 +179,7 @@ fn rare(hot: &Hot, c: &Connection, side: Side, seg: &Arrived, frame: &Frame<'_>)
     let Some(through) = &hot.through else { return Action::Drop(DropReason::NoFlow) };
     let (seq, _) = through.splice.client_view(side, seg.tcp.seq, seg.tcp.ack);
     if seg.tcp.flags.contains(Flags::RST) {
-        if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
+        if !frame.tcp_is_intact(&seg.ip) {
             return Action::Drop(DropReason::BadChecksum);
         }
         let window = through.window(side);

@@ -18,7 +18,7 @@ use crate::flow::{BufferPool, FlowId, Side};
 use crate::time::Time;
 use crate::wire::Frame;
 use crate::wire::options::SegmentOptions;
-use crate::wire::packet::{Flags, tcp_checksum_ok, urgent_pointer};
+use crate::wire::packet::{Flags, urgent_pointer};
 use core::time::Duration;
 use ssl_parse::Outcome;
 
@@ -65,7 +65,7 @@ pub fn segment(
     // From before the first byte, with the right acknowledgement: a probe, of a connection that is kept alive or of a window. Like any
     // segment outside the window it is told where we are (RFC 9293 section 3.10.7.4).
     if plain && tcp.ack == c.cookie + 1 && tcp.seq_end().is_before(c.isn + 1) {
-        if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
+        if !frame.tcp_is_intact(&seg.ip) {
             return Action::Drop(DropReason::BadChecksum);
         }
         let acked = opening.held.acked;
@@ -98,7 +98,7 @@ fn accept(
         if tcp.seq.is_before(held.acked) || tcp.seq.is_after(held.stream.next_seq()) {
             return Err(Action::Drop(DropReason::OutOfWindow));
         }
-        if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
+        if !frame.tcp_is_intact(&seg.ip) {
             return Err(Action::Drop(DropReason::BadChecksum));
         }
         return Err(Action::Abandon(End::ClientReset));
@@ -111,7 +111,7 @@ fn accept(
     if !fits {
         return Err(Action::Drop(DropReason::OutOfWindow));
     }
-    if !tcp_checksum_ok(frame.bytes(), &seg.ip) {
+    if !frame.tcp_is_intact(&seg.ip) {
         return Err(Action::Drop(DropReason::BadChecksum));
     }
     hot.last_seen = seg.now;
@@ -149,7 +149,8 @@ pub fn take(
         return Action::Choose(choice);
     }
     // If the client has sent as much as a first window may hold it is acknowledged now, else in a moment.
-    waiting.unacked = waiting.unacked.saturating_add(1);
+    let segments = frame.segments(seg.tcp.payload_len());
+    waiting.unacked = waiting.unacked.saturating_add(u8::try_from(segments).unwrap_or(u8::MAX));
     if waiting.unacked >= ACK_EVERY {
         acknowledge(hot, c, room.hello_bytes)
     } else if waiting.ack_at.is_none() {

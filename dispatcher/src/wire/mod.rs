@@ -9,7 +9,7 @@ pub mod packet;
 mod seq;
 
 pub use addr::{Addr, Family};
-pub use frame::Frame;
+pub use frame::{Checksum, Frame, Offload};
 pub use seq::{Seq, SeqDelta};
 
 use core::fmt;

@@ -4,7 +4,8 @@
 //! buffers with frames, free buffers, and updates of affinity rows. A frame is copied once: a free buffer of the *owner's* is taken,
 //! filled, and put into the owner's queue; the owner works on it where it lies, and puts it back among the free ones. There are as many buffers
 //! as the queue has places, so nothing is allocated on the way, and the only thing that can run out is free buffers: then the frame is
-//! lost and counted (`handover-full`), like one that finds a ring full. What was handed over is received, always: the
+//! lost and counted (`handover-full`), like one that finds a ring full. Where ports take large units a few buffers hold one each; when these are
+//! under way, units are cut, and their segments handed over. What was handed over is received, always: the
 //! owner empties its inbox once more when all others have [left](Exchange::leave).
 //!
 //! **Sleep.** A worker that sleeps is woken by a [`Doorbell`]; see [`doze`](super::doze), where the tests go through all interleavings. A
@@ -13,9 +14,9 @@
 use super::doze::{Present, Sleep, have_put};
 use super::steer::{Place, Steering};
 use crate::io::doorbell::Doorbell;
-use crate::io::{HEADROOM, MAX_LINK_HEADER};
-use crate::wire::Frame;
-use crate::wire::packet::{Headers, WireError};
+use crate::io::{HEADROOM, MAX_LINK_HEADER, MAX_UNIT, finish};
+use crate::wire::packet::{Headers, Parsed, WireError};
+use crate::wire::{Frame, Offload};
 use core::ops::AddAssign;
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
@@ -26,6 +27,9 @@ use std::sync::Arc;
 
 /// Frames that a worker's inbox holds. Full: further ones are lost, and counted (`handover-full`).
 pub const FRAMES: usize = 4096;
+
+/// Large units that a worker's inbox holds, beside its frames. Full: further ones are cut.
+pub const LARGE_UNITS: usize = 64;
 
 /// Affinity updates that a worker's inbox holds. Full: further ones are lost, and counted; each costs a full handshake.
 pub const UPDATES: usize = 4096;
@@ -65,19 +69,33 @@ pub struct Handoff {
     /// What its headers say: read where it came in.
     pub headers: Headers,
     len: usize,
+    offload: Offload,
     buffer: Box<[u8]>,
 }
 
 impl Handoff {
+    /// An empty one, for frames of up to so many bytes.
+    fn new(longest: usize) -> Box<Handoff> {
+        Box::new(Handoff {
+            port: 0,
+            headers: Err(WireError::Truncated),
+            len: 0,
+            offload: Offload::NONE,
+            buffer: vec![0; HEADROOM + longest].into(),
+        })
+    }
+
     /// The frame.
     pub fn frame(&mut self) -> Frame<'_> {
-        Frame::new(&mut self.buffer, HEADROOM, self.len)
+        Frame::new(&mut self.buffer, HEADROOM, self.len).with(self.offload)
     }
 }
 
 struct Inbox {
     frames: ArrayQueue<Box<Handoff>>,
     free: ArrayQueue<Box<Handoff>>,
+    /// Those that hold large units.
+    large: ArrayQueue<Box<Handoff>>,
     updates: ArrayQueue<Update>,
     sleep: Sleep,
     bell: Doorbell,
@@ -93,7 +111,7 @@ impl Inbox {
 /// What all workers see.
 struct Inboxes {
     all: Box<[CachePadded<Inbox>]>,
-    /// The longest frame that a buffer holds.
+    /// The longest frame that a buffer holds which is not for large units.
     longest: usize,
     /// Workers that may still put something into an inbox.
     senders: Present,
@@ -113,41 +131,43 @@ pub struct Exchange {
     counts: Handover,
 }
 
-/// Bytes that the inboxes of `workers` workers take, for ports of no larger MTU than `mtu`.
-pub fn bytes_for(workers: usize, mtu: u16) -> usize {
-    let handoff = size_of::<Handoff>() + buffer_len(mtu) + 2 * size_of::<(usize, usize)>();
-    workers * (FRAMES * handoff + UPDATES * (size_of::<Update>() + size_of::<usize>()))
+/// Bytes that the inboxes of `workers` workers take, for ports of no larger MTU than `mtu`, of which some take large units.
+pub fn bytes_for(workers: usize, mtu: u16, large_units: bool) -> usize {
+    let handoff = |longest: usize| size_of::<Handoff>() + HEADROOM + longest + 2 * size_of::<(usize, usize)>();
+    let large = if large_units { LARGE_UNITS * handoff(MAX_UNIT) } else { 0 };
+    workers * (FRAMES * handoff(longest(mtu)) + large + UPDATES * (size_of::<Update>() + size_of::<usize>()))
 }
 
-fn buffer_len(mtu: u16) -> usize {
-    HEADROOM + usize::from(mtu) + MAX_LINK_HEADER
+/// Longest frame of a wire.
+fn longest(mtu: u16) -> usize {
+    usize::from(mtu) + MAX_LINK_HEADER
 }
 
 impl Exchange {
     /// One for each of the workers that `steering` leads frames to, in order of their numbers. All memory is taken here. `mtu` is the
-    /// largest of the ports'.
-    pub fn between(steering: &Steering, mtu: u16) -> io::Result<Vec<Exchange>> {
-        Exchange::with_capacity(steering, mtu, FRAMES, UPDATES)
+    /// largest of the ports', of which some take large units.
+    pub fn between(steering: &Steering, mtu: u16, large_units: bool) -> io::Result<Vec<Exchange>> {
+        let large = if large_units { LARGE_UNITS } else { 0 };
+        Exchange::with_capacity(steering, mtu, (FRAMES, large), UPDATES)
     }
 
-    /// The same with inboxes of another size.
-    pub fn with_capacity(steering: &Steering, mtu: u16, frames: usize, updates: usize) -> io::Result<Vec<Exchange>> {
+    /// The same with inboxes of another size: for so many frames, and large units.
+    pub fn with_capacity(
+        steering: &Steering,
+        mtu: u16,
+        (frames, large_units): (usize, usize),
+        updates: usize,
+    ) -> io::Result<Vec<Exchange>> {
         let workers = steering.workers();
         let inbox = |_| {
-            let free = ArrayQueue::new(frames);
-            for _ in 0..frames {
-                let handoff = Handoff {
-                    port: 0,
-                    headers: Err(WireError::Truncated),
-                    len: 0,
-                    buffer: vec![0; buffer_len(mtu)].into(),
-                };
-                // As many as there are places.
-                let _ = free.push(Box::new(handoff));
-            }
+            // A queue has a place at least. Of buffers there are as many as places.
+            let (free, large) = (ArrayQueue::new(frames), ArrayQueue::new(large_units.max(1)));
+            (0..frames).for_each(|_| _ = free.push(Handoff::new(longest(mtu))));
+            (0..large_units).for_each(|_| _ = large.push(Handoff::new(MAX_UNIT)));
             Ok(CachePadded::new(Inbox {
-                frames: ArrayQueue::new(frames),
+                frames: ArrayQueue::new(frames + large_units),
                 free,
+                large,
                 updates: ArrayQueue::new(updates),
                 sleep: Sleep::new(),
                 bell: Doorbell::new()?,
@@ -156,7 +176,7 @@ impl Exchange {
         let all = (0..workers).map(inbox).collect::<io::Result<Box<[_]>>>()?;
         let inboxes = Arc::new(Inboxes {
             all,
-            longest: buffer_len(mtu) - HEADROOM,
+            longest: longest(mtu),
             senders: Present::new(workers),
             unsettled: Present::new(workers),
         });
@@ -186,8 +206,8 @@ impl Exchange {
     /// Looks whose a frame is that came in by `port`, and hands it over when it is another's. True when it is gone: handed over,
     /// or lost and counted. Otherwise it is the caller's.
     #[inline]
-    pub fn handed_over(&mut self, port: u8, headers: &Headers, frame: &[u8]) -> bool {
-        match self.steering.place(usize::from(port), headers, frame) {
+    pub fn handed_over(&mut self, port: u8, headers: &Headers, frame: &mut Frame<'_>) -> bool {
+        match self.steering.place(usize::from(port), headers, frame.bytes()) {
             Place::Here => false,
             Place::At(owner) | Place::Preferably(owner) if owner == self.me => false,
             Place::At(owner) => {
@@ -216,16 +236,35 @@ impl Exchange {
         }
     }
 
-    fn put(&mut self, to: usize, port: u8, headers: &Headers, frame: &[u8]) {
-        let inbox = &self.inboxes.all[to];
-        // The longest frame that the ports take fits (`Exchange::between`). Looked at first: a buffer that was taken must go back.
-        let free = if frame.len() <= self.inboxes.longest { inbox.free.pop() } else { None };
-        let Some(mut handoff) = free else {
+    fn put(&mut self, to: usize, port: u8, headers: &Headers, frame: &mut Frame<'_>) {
+        let offload = frame.offload();
+        if self.put_bytes(to, port, headers, frame.bytes(), offload) {
+            return;
+        }
+        if offload.segment() == 0 || frame.len() <= self.inboxes.longest {
             self.counts.full += 1;
             return;
+        }
+        // No buffer for it as it is: its segments.
+        finish(frame, &mut |piece| {
+            let put = self.put_bytes(to, port, &Parsed::read(piece), piece, Offload::NONE);
+            self.counts.full += u64::from(!put);
+            put
+        });
+    }
+
+    /// False when there is no buffer for it.
+    fn put_bytes(&mut self, to: usize, port: u8, headers: &Headers, frame: &[u8], offload: Offload) -> bool {
+        let inbox = &self.inboxes.all[to];
+        // Looked at first: a buffer that was taken must go back.
+        let free = match frame.len() {
+            len if len <= self.inboxes.longest => inbox.free.pop(),
+            ..=MAX_UNIT => inbox.large.pop(),
+            _ => None,
         };
+        let Some(mut handoff) = free else { return false };
         (handoff.port, handoff.headers) = (port, *headers);
-        handoff.len = frame.len();
+        (handoff.len, handoff.offload) = (frame.len(), offload);
         handoff.buffer[HEADROOM..HEADROOM + frame.len()].copy_from_slice(frame);
         match inbox.frames.push(handoff) {
             Ok(()) => self.counts.sent += 1,
@@ -233,12 +272,14 @@ impl Exchange {
             Err(_) => self.counts.full += 1,
         }
         self.touched[to] = true;
+        true
     }
 
     /// Hands a frame to a worker, whoever owns it.
     #[cfg(test)]
     pub(super) fn hand_to(&mut self, to: usize, port: u8, frame: &[u8]) {
-        self.put(to, port, &crate::wire::packet::Parsed::read(frame), frame);
+        let mut frame = frame.to_vec();
+        self.put(to, port, &Parsed::read(&frame), &mut Frame::whole(&mut frame));
     }
 
     /// The next frame that another worker handed us. To be given [back](Exchange::give_back).
@@ -252,8 +293,10 @@ impl Exchange {
     /// Its buffer is free again.
     #[inline]
     pub fn give_back(&mut self, handoff: Box<Handoff>) {
+        let inbox = self.mine();
+        let free = if handoff.buffer.len() > HEADROOM + self.inboxes.longest { &inbox.large } else { &inbox.free };
         // There are no more handoffs than places.
-        let _ = self.mine().free.push(handoff);
+        let _ = free.push(handoff);
     }
 
     /// Brings an update to its owner.
@@ -344,13 +387,12 @@ impl Drop for Exchange {
 mod tests {
     use super::*;
     use crate::engine::Config;
-    use crate::wire::packet::Parsed;
     use lb::{Policy, PoolSpec, Wanted};
     use std::time::Duration;
 
     fn two(frames: usize) -> (Exchange, Exchange) {
         let steering = Steering::new(&Config::default(), &[1; 32], 2);
-        let mut all = Exchange::with_capacity(&steering, 1500, frames, 4).unwrap();
+        let mut all = Exchange::with_capacity(&steering, 1500, (frames, 0), 4).unwrap();
         let b = all.pop().unwrap();
         (all.pop().unwrap(), b)
     }
@@ -393,6 +435,52 @@ mod tests {
     }
 
     #[test]
+    fn large_units_arrive_as_they_are_and_cut_when_there_is_no_room_for_them() {
+        let steering = Steering::new(&Config::default(), &[1; 32], 2);
+        let mut all = Exchange::with_capacity(&steering, 1500, (200, 2), 4).unwrap();
+        let (mut b, mut a) = (all.pop().unwrap(), all.pop().unwrap());
+        let payload: Vec<u8> = (0..60_000u32).map(|n| (n * 7 % 251) as u8).collect();
+        let mut buf = vec![0; 65_000];
+        let n = crate::wire::build::Segment {
+            link: Default::default(),
+            src: (crate::wire::Addr::v4([10, 1, 0, 7]), 1),
+            dst: (crate::wire::Addr::v4([10, 1, 9, 1]), 443),
+            seq: crate::wire::Seq(1),
+            ack: crate::wire::Seq(1),
+            flags: crate::wire::packet::Flags::ACK,
+            window: 1,
+            options: &[],
+            payload: &payload,
+        }
+        .write(&mut buf);
+        for round in 0..2 {
+            for _ in 0..3 {
+                let mut unit = buf[..n].to_vec();
+                let headers = Parsed::read(&unit);
+                a.put(1, 3, &headers, &mut Frame::whole(&mut unit).with(Offload::large(1400)));
+            }
+            for _ in 0..2 {
+                let mut handoff = b.take().unwrap();
+                let frame = handoff.frame();
+                assert!(frame.bytes() == &buf[..n] && frame.offload() == Offload::large(1400), "round {round}");
+                b.give_back(handoff);
+            }
+            let mut got = Vec::<u8>::new();
+            while let Some(mut handoff) = b.take() {
+                let Ok(Parsed { body: Ok(crate::wire::packet::Body::Tcp(_, tcp)), .. }) = handoff.headers else {
+                    panic!()
+                };
+                let frame = handoff.frame();
+                assert!(frame.offload() == Offload::NONE && tcp.seq.0 as usize == 1 + got.len());
+                got.extend(&frame.bytes()[tcp.payload..tcp.end]);
+                b.give_back(handoff);
+            }
+            assert!(got == payload);
+        }
+        assert_eq!((a.counts().sent, a.counts().full), (2 * (2 + 43), 0));
+    }
+
+    #[test]
     fn a_busy_owner_is_spared_what_can_go_elsewhere() {
         let config = Config {
             wanted: Wanted::single(vec!["10.1.9.1:443".parse().unwrap()], Policy::default(), PoolSpec::default()),
@@ -407,7 +495,7 @@ mod tests {
             ..Config::default()
         };
         let steering = Steering::new(&config, &[1; 32], 2);
-        let mut all = Exchange::with_capacity(&steering, 1500, 8, 4).unwrap();
+        let mut all = Exchange::with_capacity(&steering, 1500, (8, 0), 4).unwrap();
         let (b, a) = (all.pop().unwrap(), &mut all[0]);
         let segment = |port: u16, flags| {
             let mut buf = [0; 128];
@@ -429,8 +517,8 @@ mod tests {
         let handed = |a: &mut Exchange, flags, times: usize| {
             (0..times)
                 .filter(|_| {
-                    let frame = segment(theirs, flags);
-                    a.handed_over(0, &Parsed::read(&frame), &frame)
+                    let mut frame = segment(theirs, flags);
+                    a.handed_over(0, &Parsed::read(&frame), &mut Frame::whole(&mut frame))
                 })
                 .count()
         };

@@ -36,7 +36,7 @@ pub(super) struct Idler {
 
 impl Idler {
     pub(super) fn new(strategy: Idle, ports: usize) -> Idler {
-        Idler { strategy, empty: 0, fds: Vec::with_capacity(ports + 2) }
+        Idler { strategy, empty: 0, fds: Vec::with_capacity(2 * ports + 2) }
     }
 
     /// Frames have arrived.
@@ -64,10 +64,11 @@ impl Idler {
                 let mut limit = due.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
                 self.fds.clear();
                 for receiver in receivers.iter() {
-                    match receiver.wait_fd() {
-                        Some(fd) => self.fds.push(fd),
-                        None => limit = limit.min(BLIND_SLEEP),
+                    let fds = receiver.wait_fds();
+                    if fds.is_empty() {
+                        limit = limit.min(BLIND_SLEEP);
                     }
+                    self.fds.extend(fds);
                 }
                 if limit.is_zero() {
                     return;

@@ -283,8 +283,8 @@ pub struct PortPlan {
 /// What is behind a port.
 #[derive(Clone, Debug)]
 pub enum Device {
-    /// An interface of the kernel's.
-    AfPacket(String, DeviceInfo),
+    /// An interface of the kernel's, with large units or without.
+    AfPacket(String, DeviceInfo, bool),
     /// An interface of the kernel's, past its stack.
     AfXdp(String, DeviceInfo, af_xdp::Mode),
     /// A capture to read, and one to write.
@@ -305,11 +305,14 @@ pub fn filter(config: &Config, directory: &Directory) -> Filter {
 }
 
 /// The ports of the drivers whose ports are opened together.
-fn by_driver(plans: &[PortPlan]) -> (Vec<(String, DeviceInfo)>, Vec<af_xdp::Device>) {
+fn by_driver(plans: &[PortPlan]) -> (Vec<af_packet::Device>, Vec<af_xdp::Device>) {
     let (mut packet, mut xdp) = (Vec::new(), Vec::new());
     for plan in plans {
         match &plan.device {
-            Device::AfPacket(name, info) => packet.push((name.clone(), DeviceInfo { mtu: plan.mtu, ..info.clone() })),
+            Device::AfPacket(name, info, offload) => {
+                let info = DeviceInfo { mtu: plan.mtu, ..info.clone() };
+                packet.push(af_packet::Device { name: name.clone(), info, offload: *offload });
+            }
             Device::AfXdp(name, info, mode) => {
                 let info = DeviceInfo { mtu: plan.mtu, ..info.clone() };
                 xdp.push(af_xdp::Device { name: name.clone(), info, mode: *mode });
@@ -323,7 +326,12 @@ fn by_driver(plans: &[PortPlan]) -> (Vec<(String, DeviceInfo)>, Vec<af_xdp::Devi
 /// Bytes of memory for frames that these ports take once they are open, of all workers together.
 pub fn port_memory(plans: &[PortPlan], workers: usize) -> usize {
     let (packet, xdp) = by_driver(plans);
-    workers * packet.len() * af_packet::RING_BYTES + af_xdp::memory(&xdp, workers)
+    workers * af_packet::memory(&packet) + af_xdp::memory(&xdp, workers)
+}
+
+/// Whether any of these ports takes large units.
+pub fn take_large_units(plans: &[PortPlan]) -> bool {
+    plans.iter().any(|plan| matches!(plan.device, Device::AfPacket(_, _, true)))
 }
 
 /// The ports that DPDK is to open, in order.

@@ -243,7 +243,7 @@ impl<H: FrameHandler> Loop<H> {
                     None => {
                         let headers = Parsed::read(frame.bytes());
                         if let Some(exchange) = &mut self.exchange
-                            && exchange.handed_over(port.0, &headers, frame.bytes())
+                            && exchange.handed_over(port.0, &headers, &mut frame)
                         {
                             rx.release(slot);
                             continue;
@@ -253,8 +253,9 @@ impl<H: FrameHandler> Loop<H> {
                 };
                 match verdict {
                     Verdict::Forward(to) | Verdict::Reply(to) => {
-                        let (head, len) = (frame.head(), frame.len());
+                        let (head, len, offload) = (frame.head(), frame.len(), frame.offload());
                         slot.reframe(head, len);
+                        slot.set_offload(offload);
                         match self.outside.tx.get_mut(usize::from(to.0)) {
                             // A frame that finds no room is counted by its port; its sender will repeat it.
                             Some(tx) => _ = io::send(rx, &mut **tx, slot),
@@ -338,7 +339,7 @@ impl<H: FrameHandler> Loop<H> {
                     && let Some(tx) = self.outside.tx.get_mut(usize::from(to.0))
                 {
                     // One that finds no room is counted by its port.
-                    tx.transmit_copy(frame.bytes());
+                    io::send_copy(&mut **tx, &mut frame);
                 }
                 if let Some(exchange) = &mut self.exchange {
                     exchange.give_back(handoff);
@@ -618,7 +619,7 @@ mod tests {
     #[test]
     fn what_is_handed_over_because_of_a_change_meets_an_owner_that_has_it() {
         let steering = Steering::new(&Config::default(), &[1; 32], 2);
-        let mut exchanges = Exchange::between(&steering, 1500).unwrap().into_iter();
+        let mut exchanges = Exchange::between(&steering, 1500, false).unwrap().into_iter();
         let (mut publisher, subscribers) = changes::between(2).unwrap();
         let memory = Memory::new(16);
         let (mut workers, wires): (Vec<_>, Vec<_>) = subscribers

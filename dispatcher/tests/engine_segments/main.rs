@@ -7,6 +7,7 @@ mod binding;
 mod ending;
 mod handshake;
 mod icmp;
+mod large;
 mod late;
 mod odd;
 mod resets;

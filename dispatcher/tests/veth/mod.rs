@@ -99,9 +99,14 @@ impl Drop for Far {
     }
 }
 
-/// The far end of a pair: packet sockets, which see everything and give frames as they are.
+/// An interface for the driver `af-packet`, with large units or without.
+pub fn packet_device(device: &str, offload: bool) -> af_packet::Device {
+    af_packet::Device { name: device.to_string(), info: io::device_info(device).unwrap(), offload }
+}
+
+/// The far end of a pair: packet sockets, which see everything and give frames as wires carry them.
 pub fn packet_port(device: &str) -> Port {
-    af_packet::open(&[(device.to_string(), io::device_info(device).unwrap())]).unwrap().pop().unwrap()
+    af_packet::open(&[packet_device(device, false)]).unwrap().pop().unwrap()
 }
 
 /// Frames that arrive until none has come for `quiet`.
@@ -110,7 +115,7 @@ pub fn receive_all(port: &mut Port, quiet: Duration) -> Vec<Vec<u8>> {
     while last.elapsed() < quiet {
         port.rx.receive(&mut burst);
         if burst.is_empty() {
-            io::wait_readable(&[port.rx.wait_fd().unwrap()], Duration::from_millis(5));
+            io::wait_readable(&port.rx.wait_fds(), Duration::from_millis(5));
             continue;
         }
         last = Instant::now();

@@ -4,11 +4,11 @@ use super::{Opened, Seat, Sending, max_frame, opened, wait_on};
 use crate::io::link_watch::LinkWatch;
 use crate::io::umem::Umem;
 use crate::io::xsk::Receiving;
-use crate::io::{Burst, Loss, Receiver, Slot, Traffic, sys};
+use crate::io::{Burst, Loss, Receiver, Slot, Traffic, WaitFds, sys};
 use crate::wire::Frame;
 use core::cell::Cell;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 /// Fewest chunks given back to the kernel at once.
@@ -161,8 +161,9 @@ impl Receiver for XdpReceiver {
         self.umem.release(slot);
     }
 
-    fn wait_fd(&self) -> Option<RawFd> {
-        self.wait.as_ref().map(AsRawFd::as_raw_fd).or_else(|| Some(self.queues.first()?.fd.as_raw_fd()))
+    fn wait_fds(&self) -> WaitFds {
+        let first = || Some(self.queues.first()?.fd.as_raw_fd());
+        self.wait.as_ref().map(AsRawFd::as_raw_fd).or_else(first).into_iter().collect()
     }
 
     fn device_event(&mut self) {
