@@ -20,6 +20,7 @@ DISPATCHER = os.environ.get("DISPATCHER", ROOT + "/target/release/dispatcher")
 FLOOD = os.environ.get("FLOOD", ROOT + "/target/release/flood")
 
 DRIVER = os.environ.get("LAB_DRIVER", "af-packet")
+OFFLOAD = os.environ.get("LAB_OFFLOAD", "off")
 WORKERS = int(os.environ.get("LAB_WORKERS") or 1)
 # Seconds that a dispatcher may take to start: more where it has a machine of its own to boot first.
 PATIENCE = float(os.environ.get("LAB_PATIENCE", 20))

@@ -61,6 +61,10 @@ def both_ways(test, scheme, flags, *run, **kw):
     check(sum(c["bytes_to_client"] for c in log) > sum(SIZES.values()), "bytes to clients in the log")
     check(sum(c["bytes_to_server"] for c in log) > sum(SIZES.values()), "bytes to servers in the log")
     d.stop()
+    if lab.OFFLOAD == "on":
+        frames, segments = d.frames("lan"), sum(SIZES.values()) // 1448
+        check(frames < segments / 2, f"{frames} frames came from the servers, where {segments} segments would carry the bodies: no large units")
+        seen.append(f"{frames} frames for {segments} segments from servers")
     lost = {k: v for k, v in d.drops.items() if k in ("rx-ring-full", "tx-full", "tx-queue-full")}
     return ", ".join(seen) + (f", lost on the way {lost}" if lost else "")
 

@@ -26,7 +26,8 @@ def narrow_client(t):
     for namespace, device, host in (("clients", "n0", 1), ("narrow", "n1", 2)):
         ip(namespace, "addr", "add", f"10.79.0.{host}/24", "dev", device)
         ip(namespace, "addr", "add", f"fd79::{host}/64", "dev", device, "nodad")
-        subprocess.run(["ip", "netns", "exec", f"{PREFIX}-{namespace}", "ethtool", "-K", device, "tx", "off"], check=True, capture_output=True)
+        if lab.OFFLOAD != "on":
+            subprocess.run(["ip", "netns", "exec", f"{PREFIX}-{namespace}", "ethtool", "-K", device, "tx", "off"], check=True, capture_output=True)
         ip(namespace, "link", "set", device, "up")
     ip("narrow", "route", "add", "default", "via", "10.79.0.1")
     ip("narrow", "-6", "route", "add", "default", "via", "fd79::1")

@@ -87,6 +87,14 @@ def narrow_path(t):
         connection.recv(100)
         connection.sendall(body)
 
+    if lab.OFFLOAD == "on":
+        # A client that is no kernel takes a wire's frames: large units are cut before they are on it.
+        def cut_late(whether):
+            command = ["ip", "netns", "exec", f"{lab.PREFIX}-dispatcher", "ethtool", "-K", "wan", "tso", whether, "gso", whether]
+            subprocess.run(command, check=True, capture_output=True)
+
+        cut_late("off")
+        t.undo.append(lambda: cut_late("on"))
     t.server("10.78.0.14", 443, serve)
     d = t.dispatcher(args=lab.base_args([f"{VIP}:443"], ["bulk=10.78.0.14:443"]))
 
