@@ -219,8 +219,14 @@ def connections(clients, seconds):
     running = [subprocess.Popen(["ip", "netns", "exec", lab.PREFIX + "-clients", *command],
                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
                for _ in range(clients)]
-    # A deadline of the process's own: s_time ends by itself.
-    said = [process.communicate(timeout=seconds + 30)[0] for process in running]
+    try:
+        # It ends by itself, unless a visit hangs.
+        said = [process.communicate(timeout=seconds + 8)[0] for process in running]
+    except subprocess.TimeoutExpired:
+        raise lab.Failure("visits hang") from None
+    finally:
+        for process in running:
+            process.kill()
     resumed = made = 0
     waits = []
     for text in said:

@@ -1,12 +1,13 @@
 //! What was measured, in one form for all parts: one figure a line, as a table for people and as JSON for programs.
 
+use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
 /// What a figure is to reach, or not to exceed.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Target {
     /// No more than this.
@@ -26,10 +27,10 @@ impl Target {
 }
 
 /// One figure.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Figure {
     /// Which part of the benchmarks it is of: `forward`, `connect`...
-    pub part: &'static str,
+    pub part: Cow<'static, str>,
     /// Under which circumstances.
     pub case: String,
     /// What was measured, or what it is measured against.
@@ -102,7 +103,15 @@ impl Report {
         target: Option<Target>,
     ) {
         let met = target.map(|t| t.is_met(value));
-        self.figures.push(Figure { part, case: case.into(), measure: measure.into(), value, unit, target, met });
+        self.figures.push(Figure {
+            part: part.into(),
+            case: case.into(),
+            measure: measure.into(),
+            value,
+            unit,
+            target,
+            met,
+        });
     }
 
     /// A part, or something of it, that cannot be measured here.
@@ -142,6 +151,14 @@ impl Report {
         self.told = self.figures.len();
     }
 
+    /// Takes in what another run has written as JSON.
+    pub fn take_in(&mut self, lines: &str) -> Result<()> {
+        for line in lines.lines() {
+            self.figures.push(serde_json::from_str(line).with_context(|| format!("in {line:?}"))?);
+        }
+        Ok(())
+    }
+
     /// All of them.
     pub fn figures(&self) -> &[Figure] {
         &self.figures
@@ -159,8 +176,8 @@ fn table(figures: &[Figure]) -> Table {
     table.set_header(["part", "case", "measured", "value", "unit", "target", ""]);
     let mut above = ("", "");
     for f in figures {
-        let here = (f.part, f.case.as_str());
-        let (part, case) = (if above.0 == here.0 { "" } else { f.part }, if above == here { "" } else { &f.case });
+        let here = (&*f.part, f.case.as_str());
+        let (part, case) = (if above.0 == here.0 { "" } else { here.0 }, if above == here { "" } else { here.1 });
         above = here;
         let target = match f.target {
             Some(Target::AtMost(most)) => format!("<= {}", number(most)),

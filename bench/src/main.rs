@@ -110,6 +110,11 @@ enum What {
         #[arg(long)]
         only: Option<String>,
     },
+    /// Nothing anew: tables and charts of what --json has written.
+    Tell {
+        /// Files, one object a line.
+        files: Vec<PathBuf>,
+    },
     /// Instructions of each, counted by callgrind (Debian's package valgrind).
     Instructions {
         /// Compare with the counts kept in this file; status 1 when one has grown by more than 3 %.
@@ -149,6 +154,12 @@ fn main() -> Result<()> {
         What::Ceilings => ceilings::run(&mut report)?,
         What::Latency => latency::run(&mut report)?,
         What::Workers => workers::run(report.rounds(30), &mut report)?,
+        What::Tell { files } => {
+            for file in files {
+                let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+                report.take_in(&text).with_context(|| format!("{}", file.display()))?;
+            }
+        }
         What::Live { only } => live::run(only.as_deref(), &mut report)?,
         What::Instructions { check, keep, only } => return count(args.json, check, keep, only),
         What::Counted { name, times } => {

@@ -10,6 +10,7 @@ use dispatcher::wire::build::{Arp, Link, Segment, arp_op};
 use dispatcher::wire::options::SynOptions;
 use dispatcher::wire::packet::{Flags, Packet, Tcp, Vlans, protocol};
 use dispatcher::wire::{Addr, Frame, Mac, Seq};
+use lb::HashOn;
 use sim::config::{ip, two_armed, vip};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -250,7 +251,8 @@ pub struct World {
 impl World {
     /// With `backends` servers whose Ethernet addresses are known, and `flows` rows.
     pub fn new(backends: usize, flows: usize) -> Result<World> {
-        let mut config = two_armed(backends, false);
+        // By address and port: there are few addresses, and a server's ports are bounded.
+        let mut config = two_armed(backends, false).pool(|pool| pool.hash_on = HashOn::Tuple);
         config.limits.flows = flows;
         World::of(config)
     }

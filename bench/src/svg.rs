@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn bars_are_as_long_as_values_are_large_and_names_cannot_break_the_drawing() {
         let figure = |measure: &str, value| Figure {
-            part: "table",
+            part: "table".into(),
             case: "a <b> & c".into(),
             measure: measure.into(),
             value,
