@@ -252,6 +252,7 @@ def download(size):
         while left > 0:
             n = s.recv_into(buffer)
             lab.check(n > 0, "the download ends before its end")
+            lab.check(time.monotonic() - begun < size / 1e7, "the download gets less than 10 MB/s")
             left -= n
         return time.monotonic() - begun
 
