@@ -264,7 +264,7 @@ def samples(pid, load):
         return None
     path = f"{lab.WORK}/perf.data"
     pids = ",".join(map(str, tree(pid)))
-    perf = subprocess.Popen(["perf", "record", "-q", "-F", "499", "-e", "cpu-clock", "-g", "-p", pids, "-o", path],
+    perf = subprocess.Popen(["perf", "record", "-q", "-F", "1999", "-e", "cpu-clock", "-g", "-p", pids, "-o", path],
                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         time.sleep(0.3)
@@ -275,7 +275,7 @@ def samples(pid, load):
     said = subprocess.run(["perf", "script", "-F", "comm,ip,sym", "-i", path], stdin=subprocess.DEVNULL,
                           capture_output=True, text=True).stdout
     stacks = [s for s in said.split("\n\n") if s.strip()]
-    if len(stacks) < 100:
+    if len(stacks) < 60:
         return None
     return sum("process_backlog" in stack for stack in stacks) / len(stacks)
 
