@@ -7,12 +7,15 @@ use crate::region::{Turns, measured_region};
 use anyhow::{Result, bail, ensure};
 use core::hint::black_box;
 use dispatcher::tls::OfferedSessions;
+use lb::{Affinity, BackendId, Config, KeyName, Millis};
 use sim::tls::Hello;
-use ssl_parse::{ClientHello, Outcome};
+use ssl_parse::Outcome;
 use tls_parser::{TlsMessage, TlsMessageHandshake};
 
 /// Hellos between two looks at the clock.
 const BATCH: usize = 200;
+/// What tickets and identities begin with.
+const KEY_NAME: KeyName = [7; 16];
 
 /// A hello to be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,7 +54,7 @@ impl Kind {
     }
 
     fn bytes(self) -> Vec<u8> {
-        let identity = || [&[7; 16][..], &[0x3c; 176]].concat();
+        let identity = || [&KEY_NAME[..], &[0x3c; 176]].concat();
         let at_least = if self == Kind::Long { 1826 } else { 517 };
         let hello = Hello { at_least, session_id: vec![9; 32], alpn: vec!["h2", "http/1.1"], ..Hello::default() };
         match self {
@@ -67,12 +70,20 @@ impl Kind {
 pub struct Reading {
     bytes: Vec<u8>,
     joined: Vec<u8>,
+    affinity: Affinity,
+    offered: OfferedSessions,
 }
 
 impl Reading {
     /// Of that kind.
     pub fn new(kind: Kind) -> Reading {
-        Reading { bytes: kind.bytes(), joined: vec![0; 20_000] }
+        let ticket_keys = vec![(BackendId(0), KEY_NAME)];
+        Reading {
+            bytes: kind.bytes(),
+            joined: vec![0; 20_000],
+            affinity: Affinity::single(Config { ticket_keys, ..Config::new(1) }),
+            offered: OfferedSessions::default(),
+        }
     }
 
     fn repeat(mut work: impl FnMut() -> bool) -> Result<f64> {
@@ -84,15 +95,19 @@ impl Reading {
 
     /// By `ssl-parse`; nanoseconds for one.
     pub fn parse(&mut self) -> Result<f64> {
-        let Reading { bytes, joined } = self;
+        let Reading { bytes, joined, .. } = self;
         Reading::repeat(|| matches!(black_box(ssl_parse::client_hello(black_box(bytes), joined)), Outcome::Complete(_)))
     }
 
-    /// The same, and what it offers, in the form that the affinity tables are asked with.
+    /// The same, and what it offers, in the form that the affinity tables are asked with: as the engine reads it, where the tables know the key
+    /// name of its ticket or identity.
     pub fn identities(&mut self) -> Result<f64> {
-        let Reading { bytes, joined } = self;
+        let Reading { bytes, joined, affinity, offered } = self;
         Reading::repeat(|| match ssl_parse::client_hello(black_box(bytes), joined) {
-            Outcome::Complete(hello) => !black_box(offered(&hello)).identities().is_empty(),
+            Outcome::Complete(hello) => {
+                offered.read_at_head_of(bytes, &hello, |identity| affinity.identify(identity, Millis(0)));
+                !black_box(&offered).identities().is_empty()
+            }
             _ => false,
         })
     }
@@ -118,10 +133,6 @@ impl Reading {
             read.is_ok() && matches!(black_box(acceptor.accept()), Ok(Some(_)))
         })
     }
-}
-
-fn offered(hello: &ClientHello<'_>) -> OfferedSessions {
-    OfferedSessions::new(hello)
 }
 
 /// Batches when instructions are counted.

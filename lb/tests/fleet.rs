@@ -5,6 +5,7 @@ mod common;
 use common::{ByBytes, OnePool};
 use lb::{
     Affinity, Algorithm, BackendId, Balancer, Config, Hints, IdentityKind, Lookup, Millis, Offered, Sighting, choose,
+    the_only_one,
 };
 
 /// SplitMix64: the storms are seeded and print their seed when they fail.
@@ -93,7 +94,12 @@ impl World {
         let found = self.affinity.find(&offered, now, |b| pool.may_resume(b));
         let hash = address.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let hints = Hints { hash, address_hash: hash, entropy: self.rng.next() };
+        let only = the_only_one(&pool, &found, |_| true);
         let backend = choose(&mut self.balancer, &pool, &found, hints, |_| true).unwrap();
+        // Who is named alone would have been chosen without hints.
+        let single = found.decision.as_ref().and_then(|d| d.backends.single());
+        assert_eq!(only, single.filter(|b| pool.may_resume(*b)));
+        assert!(only.is_none_or(|only| only == backend));
         self.affinity.chosen(&found, backend);
         self.pool.opened(backend);
         let server = &self.servers[backend.index()];

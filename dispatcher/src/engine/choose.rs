@@ -75,10 +75,10 @@ impl Engine {
             let of_family = self.routes.revision.of_family(key.family());
             let may_resume = |b: BackendId| pool.may_resume(b) && of_family.contains(b) && self.health.is_up(b);
             let offer = self.flights.draft();
-            found = self.affinity.lookup_of(Some(client), offer.identities(), millis(now), may_resume);
+            self.affinity.lookup_into(Some(client), offer.identities(), millis(now), may_resume, &mut found);
             if found.decision.is_none() && !offer.is_unknown(&found) {
                 // Nothing is asked for: a session ID that nobody knows, of a client that would send a random one.
-                found = Lookup::default();
+                found.clear();
             }
         }
         let chosen = self.pick(id, &key, &found, &[]);

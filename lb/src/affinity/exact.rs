@@ -111,11 +111,11 @@ pub(crate) struct ExactRow {
 }
 
 impl ExactTable {
-    /// The backend of a key's live row.
+    /// The backend of the live row of a key, which is given in words.
     #[inline]
-    pub fn find(&self, key: &Key, hash: u64, now: u64, busy: &mut u64) -> Option<BackendId> {
-        let (mine, words) = key.to_words();
-        let is = |row: &Words| (row[..REST] == words && kind(row[REST]) == mine).then_some(row[REST]);
+    pub fn find(&self, key: &(u64, [u64; 4]), hash: u64, now: u64, busy: &mut u64) -> Option<BackendId> {
+        let (mine, words) = key;
+        let is = |row: &Words| (row[..REST] == *words && kind(row[REST]) == *mine).then_some(row[REST]);
         let rest = self.table.find(hash, busy, is)?;
         self.clock.is_live(rest, now).then(|| backend(rest))
     }
@@ -315,7 +315,7 @@ mod tests {
         let much_later = 77 + (1 << 33);
         // By the word alone it would be of this very moment.
         shard.sweep(much_later, 0, &mut counters);
-        assert_eq!(shard.table().find(&key, 5, much_later, &mut 0), None);
+        assert_eq!(shard.table().find(&key.to_words(), 5, much_later, &mut 0), None);
         assert_eq!((counters.expired, shard.held.of(1)), (1, 0));
     }
 }

@@ -31,7 +31,12 @@ impl Folded {
     /// Of a row's key.
     #[inline]
     pub fn of(&self, key: &Key) -> u64 {
-        let (kind, [a, b, c, d]) = key.to_words();
+        self.of_words(&key.to_words())
+    }
+
+    /// The same, of its words.
+    #[inline]
+    pub fn of_words(&self, &(kind, [a, b, c, d]): &(u64, [u64; 4])) -> u64 {
         let [p, q, r, s, t, u] = self.0;
         folded(folded(a ^ p, b ^ q) ^ t ^ kind, folded(c ^ r, d ^ s) ^ u)
     }

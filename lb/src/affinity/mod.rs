@@ -127,6 +127,13 @@ pub struct Lookup {
 }
 
 impl Lookup {
+    /// Forgets what it says.
+    #[inline]
+    pub fn clear(&mut self) {
+        (self.decision, self.kind) = (None, None);
+        self.avoid.clear();
+    }
+
     /// Something was offered and no row knows it.
     pub fn is_unknown(&self) -> bool {
         self.kind.is_some() && self.decision.is_none()
@@ -202,8 +209,9 @@ impl Shared {
 
     #[inline]
     fn exact(&self, key: &Key, now: u64, busy: &mut u64) -> Option<BackendId> {
-        let hash = self.folded.of(key);
-        self.shards[self.shard(hash)].exact.find(key, hash, now, busy)
+        let words = key.to_words();
+        let hash = self.folded.of_words(&words);
+        self.shards[self.shard(hash)].exact.find(&words, hash, now, busy)
     }
 }
 
@@ -293,11 +301,25 @@ impl Affinity {
         now: Millis,
         eligible: impl Fn(BackendId) -> bool,
     ) -> Lookup {
-        let mut busy = 0;
         let mut found = Lookup { decision: None, avoid: BackendSet::default(), kind: None };
-        self.look_up(client, offered, now.0, &eligible, &mut found, &mut busy);
-        self.busy.set(self.busy.get() + busy);
+        self.lookup_into(client, offered, now, eligible, &mut found);
         found
+    }
+
+    /// The same, where the answer is wanted: sets can be large, and so is what has room for them. What was there is forgotten.
+    #[inline]
+    pub fn lookup_into(
+        &self,
+        client: Option<u64>,
+        offered: &[Identity],
+        now: Millis,
+        eligible: impl Fn(BackendId) -> bool,
+        found: &mut Lookup,
+    ) {
+        let mut busy = 0;
+        found.clear();
+        self.look_up(client, offered, now.0, &eligible, found, &mut busy);
+        self.busy.set(self.busy.get() + busy);
     }
 
     #[inline(never)]
@@ -315,7 +337,13 @@ impl Affinity {
             if present >> kind as u8 & 1 == 0 {
                 continue;
             }
-            for identity in offered.iter().filter(|i| i.kind() == kind).take(MAX_OFFERED) {
+            let mut left = MAX_OFFERED;
+            for identity in offered {
+                if identity.kind() != kind {
+                    continue;
+                }
+                let Some(less) = left.checked_sub(1) else { break };
+                left = less;
                 let decided = match kind {
                     IdentityKind::SessionId => {
                         self.exact(identity.key(), Reason::SessionId, now, eligible, found, busy)

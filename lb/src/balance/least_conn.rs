@@ -97,6 +97,10 @@ impl LeastConn {
                     best = Some((place, load));
                 }
             }
+            // No other block's bound is less than this one's was: as nearly always, one look is enough.
+            if best.is_some_and(|(_, best)| !less(bound, best)) {
+                break;
+            }
         }
         let (place, _) = best?;
         *start = place + 1;
