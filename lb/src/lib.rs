@@ -11,6 +11,7 @@
 //! * [`directory`]: the same made into numbers that stay from change to change, with routing by server name and ALPN.
 //! * [`released`]: which slots may be given to other backends.
 //! * [`affinity`]: who can resume which TLS session, learned from what the servers say in clear.
+//! * [`admission`]: which request goes first when servers have limits: slots, classes, lines.
 //!
 //! A new connection goes through all of them, in this order:
 //!
@@ -37,6 +38,7 @@
 //! assert!(backend.is_some());
 //! ```
 
+pub mod admission;
 pub mod affinity;
 pub mod backend;
 pub mod balance;

@@ -1,0 +1,896 @@
+//! Admission: which request goes first, and to which server, when servers have limits.
+//!
+//! The order depends on the state of the server ([`slots`]) and on the nature of the request ([`class`]). A request is admitted at once when a server that may have
+//! it has room and nobody waits for that; else it waits in its worker's line, and goes when a slot is free and it is the best who waits.
+//!
+//! | file | idea |
+//! |---|---|
+//! | [`slots`] | connections and handshakes of a backend: one atomic word, never above a limit |
+//! | [`class`] | classes of requests: first match wins |
+//! | `reserve` | what is kept for a class at each backend |
+//! | `fairness` | weighted classes: whose turn it is |
+//! | `queue` | one worker's line: a bounded slab of lists |
+//! | [`overdue`] | when a line turns to newest first |
+//! | `share` | what workers tell each other of their lines, and offers of free slots |
+//! | [`slow_start`] | limits and weight after a recovery |
+//! | [`auto`] | how much a backend can do at a time, found out |
+//!
+//! # Who goes first
+//!
+//! At a backend with room: strict classes in their order, then the weighted one that is most behind; in a class the oldest, or the newest once the oldest has waited too
+//! long; those whose dial failed before the others of their class. One that does not fit is not overtaken by a smaller one, or ten-unit handshakes would starve
+//! among single units: the room is held until it suffices. Two of other classes go beside it, since they take nothing from it: one that needs no handshake, and one
+//! within what is in reserve for its class. So of a limit at most nine units lie idle while somebody waits.
+//!
+//! # Own server, or any
+//!
+//! A request that a server can resume waits for that one up to `spill-after`, then it takes any with room; its row in the affinity tables is not moved. When its server goes down
+//! it may go anywhere at once. A draining server is only given those that it can resume.
+//!
+//! # Bounds, and when full
+//!
+//! | what | bound | when full |
+//! |---|---|---|
+//! | a backend's connections and handshakes | its limits; [`slots::MOST`] without | requests wait |
+//! | a class's line in a worker | `queue`, divided by workers | the last class's line |
+//! | the last class's line | its `queue` | [`Refusal::LastClassFull`] |
+//! | a worker's line with those whose dial failed | an eighth more than all `queue`s | [`Refusal::NoPlace`] |
+//! | a worker's mailbox | a bit for each backend and kind | cannot be |
+//! | waiting | the class's `timeout` | [`Admission::expired`] |
+//! | those whose dial failed, looked at for one whose did not fail there | 8 | the slot is left for the next who asks |
+//! | backends looked at again because a big one in front has gone | 16 for each that goes | the others in the next turn, or when something is freed there |
+//!
+//! # How it is called
+//!
+//! One [`Admission`] for a worker, and for the requests of a service at a pool; several share the [`Slots`] if their pools share backends. Once a turn of its loop the worker calls
+//! [`next`](Admission::next) and [`expired`](Admission::expired) until they say `None`, and passes [`wake`](Admission::wake) on to workers that may sleep; before it sleeps itself,
+//! it looks whether it [`has_offers`](Admission::has_offers), and sleeps no longer than to [`due`](Admission::due). Whatever ends a connection that waits calls
+//! [`leave`](Admission::leave); whatever ends one that was admitted, [`freed`](Admission::freed). Where a backend is in several pools, each other one's `Admission` of
+//! this worker is told of what was freed by [`room_at`](Admission::room_at).
+//!
+//! Nothing is allocated after construction, no operation waits for another worker, and time is an argument.
+
+pub mod auto;
+mod bits;
+pub mod class;
+mod fairness;
+mod metrics;
+pub mod overdue;
+mod queue;
+mod reserve;
+mod share;
+pub mod slots;
+pub mod slow_start;
+
+pub use auto::{Auto, Samples};
+pub use class::{ClassFault, ClassId, ClassSpec, Classes, Cost, MAX_CLASSES, Nature, Prefix, Share};
+pub use metrics::{ClassCounters, Metrics, WAITS};
+pub use queue::Ticket;
+pub use share::MAX_WORKERS;
+pub use slots::{Limits, Slots, Used};
+pub use slow_start::SlowStart;
+
+use crate::backend::{BackendId, MAX_BACKENDS, State};
+use crate::sync::Arc;
+use crate::time::Millis;
+use bits::Bits;
+use core::fmt;
+use core::time::Duration;
+use fairness::Fairness;
+use overdue::Overdue;
+use queue::{Line, NOBODY, Place, Waiter};
+use reserve::Ledger;
+use share::{Board, OFFERS, Offer, Waiting};
+use slots::Take;
+
+/// How long a returning client waits for its own server: about what a full handshake elsewhere would cost it.
+pub const SPILL_AFTER: Duration = Duration::from_millis(50);
+
+/// Backends at which room was held for one that has gone, and that are looked at again in one go.
+const HELD_AT_ONCE: usize = 16;
+
+/// What the requests of one service at one pool are admitted by.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The service's.
+    pub classes: Classes,
+    /// The pool's backends.
+    pub members: Vec<BackendId>,
+    /// [`SPILL_AFTER`]; `None` for applications that must have their own server.
+    pub spill_after: Option<Duration>,
+}
+
+/// Somebody who wants a connection to a server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// Whatever the caller knows it by; comes back in [`Grant`] and [`Expired`].
+    pub token: u64,
+    /// By [`Classes::class_of`].
+    pub class: ClassId,
+    /// What it will cost its own server; what is [`Cost::Resumed`] there is a full handshake at any other, and counted as one.
+    pub cost: Cost,
+    /// The server that can resume its session. Of several that can: one with [`room`](Admission::has_room), or any of them.
+    pub own: Option<BackendId>,
+}
+
+/// A place at a server: to be given back by [`Admission::freed`] of the admission that gave it, whatever becomes of the connection.
+#[must_use = "a slot that is not given back is lost"]
+#[derive(PartialEq, Eq, Debug)]
+pub struct Slot {
+    backend: BackendId,
+    member: u16,
+    class: ClassId,
+    units: u8,
+}
+
+impl Slot {
+    /// At whom.
+    pub fn backend(&self) -> BackendId {
+        self.backend
+    }
+
+    /// Units of a handshake that is not over.
+    pub fn units(&self) -> u8 {
+        self.units
+    }
+
+    /// By which class it was taken.
+    pub fn class(&self) -> ClassId {
+        self.class
+    }
+}
+
+/// What becomes of a request.
+#[must_use = "it holds a slot or a place in a line"]
+#[derive(PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// It may dial.
+    Admitted(Slot),
+    /// It waits until [`Admission::next`] or [`Admission::expired`] names it, or it leaves.
+    Wait(Ticket),
+    /// There is no room to wait, either.
+    Refused(Refusal),
+}
+
+/// Why one may not even wait.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Refusal {
+    /// Its class's line is full, and the last one's is.
+    LastClassFull,
+    /// Its dial failed, and no place is left for such.
+    NoPlace,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refusal::LastClassFull => "last-class-full",
+            Refusal::NoPlace => "no-place",
+        })
+    }
+}
+
+/// One who waited and may dial now.
+#[must_use = "it holds a slot"]
+#[derive(PartialEq, Eq, Debug)]
+pub struct Grant {
+    /// Of its request.
+    pub token: u64,
+    /// Where.
+    pub slot: Slot,
+    /// Milliseconds that it waited.
+    pub waited: u64,
+    /// It has an own server, and this is another one.
+    pub spilled: bool,
+}
+
+/// One who has waited as long as its class waits, and is out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Expired {
+    /// Of its request.
+    pub token: u64,
+    /// What it was of, whatever line it stood in.
+    pub class: ClassId,
+    /// Milliseconds that it waited.
+    pub waited: u64,
+}
+
+/// What all workers have in common.
+struct Shared {
+    slots: Arc<Slots>,
+    classes: Classes,
+    members: Box<[BackendId]>,
+    /// By backend, as far as the members go.
+    member_of: Box<[u16]>,
+    spill_after: Option<Duration>,
+    /// Classes with a reserve.
+    reserved: u8,
+    ledger: Ledger,
+    fairness: Fairness,
+    board: Board,
+}
+
+/// How a look at a member's room ended.
+enum Outcome {
+    Went(Grant),
+    /// Room is held for one who needs more than there is.
+    Held,
+    /// Nobody of ours can use what there is.
+    Nobody,
+}
+
+/// One worker's admission: see the [module](self).
+pub struct Admission {
+    shared: Arc<Shared>,
+    worker: usize,
+    line: Line,
+    /// By class: most that wait here.
+    bounds: [usize; MAX_CLASSES],
+    /// By member, as this worker sees them.
+    states: Box<[State]>,
+    overdue: [Overdue; MAX_CLASSES],
+    /// Members with room, perhaps: found by ourselves, and by kind of offer.
+    found: Bits,
+    offered: [Bits; 3],
+    /// By member: for how many units may go by [`Offer::Best`]. The last may need more than is left of it.
+    allowed: Box<[u16]>,
+    /// Members with room that was not enough for the one in front, and whether one has gone since.
+    held: Bits,
+    gone: bool,
+    /// Nobody is to be spilled or expires before.
+    due: Millis,
+    wakes: u64,
+    metrics: Metrics,
+}
+
+impl Admission {
+    /// One for each worker. Members beyond [`MAX_BACKENDS`] are none, nor are those named twice; nor workers beyond [`MAX_WORKERS`], of whom there is one at least.
+    pub fn for_workers(config: Config, slots: &Arc<Slots>, workers: usize) -> Vec<Admission> {
+        let workers = workers.clamp(1, MAX_WORKERS);
+        let specs = config.classes.specs();
+        let share = core::array::from_fn(|c| specs.get(c).map_or(Share::Weight(1), |spec| spec.share));
+        let percent = core::array::from_fn(|c| specs.get(c).map_or(0, |spec| spec.reserve));
+        let bounds = core::array::from_fn(|c| specs.get(c).map_or(0, |spec| spec.queue.div_ceil(workers)));
+        let mut members: Vec<BackendId> =
+            config.members.iter().copied().filter(|id| id.index() < MAX_BACKENDS).collect();
+        members.sort_unstable();
+        members.dedup();
+        let mut member_of = vec![NOBODY; members.last().map_or(0, |id| id.index() + 1)];
+        members.iter().enumerate().for_each(|(member, id)| member_of[id.index()] = member as u16);
+        let n = members.len();
+        let shared = Arc::new(Shared {
+            slots: slots.clone(),
+            members: members.into(),
+            member_of: member_of.into(),
+            spill_after: config.spill_after,
+            reserved: (0..MAX_CLASSES as u8).filter(|&c| percent[usize::from(c)] > 0).fold(0, |set, c| set | 1 << c),
+            ledger: Ledger::new(percent, n),
+            fairness: Fairness::new(share),
+            board: Board::new(workers, n),
+            classes: config.classes,
+        });
+        let places: usize = bounds.iter().sum();
+        let worker = |worker| Admission {
+            shared: shared.clone(),
+            worker,
+            line: Line::new(n, places + places / 8 + 1),
+            bounds,
+            states: vec![State::Up; n].into(),
+            overdue: Default::default(),
+            found: Bits::new(n),
+            offered: core::array::from_fn(|_| Bits::new(n)),
+            allowed: vec![0; n].into(),
+            held: Bits::new(n),
+            gone: false,
+            due: Millis(u64::MAX),
+            wakes: 0,
+            metrics: Metrics::default(),
+        };
+        (0..workers).map(worker).collect()
+    }
+
+    /// The classes, for [`Classes::class_of`].
+    pub fn classes(&self) -> &Classes {
+        &self.shared.classes
+    }
+
+    /// Would one of this class and cost be admitted to that backend now? For the choice among several that can resume a session.
+    pub fn has_room(&self, backend: BackendId, class: ClassId, cost: Cost) -> bool {
+        self.member(backend).is_some_and(|member| {
+            self.states[member] != State::Down
+                && self.shared.board.nobody_at(member)
+                && self.shared.could_take(member, class, cost) == Take::Taken
+        })
+    }
+
+    /// Whether those of this class are refused now: a SYN whose class is certain ([`Classes::class_by_address`]) is better not answered then.
+    pub fn refuses(&self, class: ClassId) -> bool {
+        let full = |class: ClassId| self.line.len_of(class) >= self.bounds[class.index()];
+        full(class) && full(self.shared.classes.last())
+    }
+
+    /// A new request. `pick` is how the pool is balanced: it names one of the backends that it is told may be chosen, or none; it is not asked for one that is
+    /// admitted to its own server, or must wait anyway.
+    pub fn admit(
+        &mut self,
+        now: Millis,
+        request: Request,
+        pick: impl FnMut(&dyn Fn(BackendId) -> bool) -> Option<BackendId>,
+    ) -> Answer {
+        self.ask(now, request, None, pick)
+    }
+
+    /// One that was admitted and whose dial to `failed` did; its slot was [`freed`](Admission::freed). It keeps its place: before all others of its
+    /// class. Its time-out begins anew, and it is not given that backend.
+    pub fn again(
+        &mut self,
+        now: Millis,
+        request: Request,
+        failed: BackendId,
+        pick: impl FnMut(&dyn Fn(BackendId) -> bool) -> Option<BackendId>,
+    ) -> Answer {
+        self.ask(now, request, Some(failed), pick)
+    }
+
+    fn ask(
+        &mut self,
+        now: Millis,
+        request: Request,
+        failed: Option<BackendId>,
+        mut pick: impl FnMut(&dyn Fn(BackendId) -> bool) -> Option<BackendId>,
+    ) -> Answer {
+        let class = request.class.min(self.shared.classes.last());
+        self.metrics.at(class).asked += 1;
+        let avoid = failed.and_then(|id| self.member(id)).map_or(NOBODY, |member| member as u16);
+        let own = request.own.and_then(|id| self.member(id));
+        // Its server is none of ours: nobody resumes it.
+        let lost = own.is_none() && request.own.is_some() && request.cost == Cost::Resumed;
+        let waiter = Waiter {
+            token: request.token,
+            since: now,
+            class,
+            origin: class,
+            cost: if lost { Cost::Full } else { request.cost },
+            own: own.map_or(NOBODY, |member| member as u16),
+            avoid,
+            place: Place::Any,
+        };
+        let own = own.filter(|&member| self.states[member] != State::Down && member as u16 != avoid);
+        if let Some(member) = own
+            && self.shared.board.nobody_at(member)
+            && let Some(slot) = self.take(&waiter, member)
+        {
+            self.metrics.at(class).admitted += 1;
+            return Answer::Admitted(slot);
+        }
+        let waits_for_own = own.is_some() && failed.is_none() && self.shared.spill_after != Some(Duration::ZERO);
+        if !waits_for_own && self.shared.board.nobody_for_any() {
+            // Another worker may be faster each time: then it is saturated, and this one waits.
+            for _ in 0..4 {
+                let may = |id: BackendId| {
+                    self.member(id).is_some_and(|member| {
+                        self.takes(&waiter, member)
+                            && self.shared.board.nobody_at(member)
+                            && self.shared.could_take(member, class, cost_at(&waiter, member)) == Take::Taken
+                    })
+                };
+                let Some(member) = pick(&may).and_then(|id| self.member(id)) else { break };
+                if self.takes(&waiter, member)
+                    && let Some(slot) = self.take(&waiter, member)
+                {
+                    let spilled = waiter.own != NOBODY && usize::from(waiter.own) != member;
+                    let counters = self.metrics.at(class);
+                    counters.admitted += 1;
+                    counters.spilled += u64::from(spilled);
+                    return Answer::Admitted(slot);
+                }
+            }
+        }
+        let place = match (waits_for_own, failed) {
+            (true, _) => Place::Own,
+            (false, Some(_)) => Place::Again,
+            (false, None) => Place::Any,
+        };
+        self.park(Waiter { place, ..waiter })
+    }
+
+    fn park(&mut self, mut waiter: Waiter) -> Answer {
+        let last = self.shared.classes.last();
+        let full = |class: ClassId| self.line.len_of(class) >= self.bounds[class.index()];
+        let kept = waiter.place == Place::Again;
+        if !kept && full(waiter.class) {
+            if full(last) {
+                self.metrics.at(waiter.origin).refused += 1;
+                return Answer::Refused(Refusal::LastClassFull);
+            }
+            waiter.class = last;
+        }
+        let new = self.line.classes_anywhere() & waiter.class.bit() == 0 || self.line.picky();
+        let Some(ticket) = self.line.push(waiter) else {
+            self.metrics.at(waiter.origin).refused += 1;
+            return Answer::Refused(Refusal::NoPlace);
+        };
+        self.metrics.at(waiter.origin).demoted += u64::from(waiter.class != waiter.origin);
+        self.due = self.due.min(self.leaves_line(&waiter));
+        self.shared.fairness.waits(waiter.class);
+        self.shared.board.one_more();
+        self.publish(&waiter);
+        match waiter.place {
+            Place::Own => {
+                self.shared.board.fence();
+                self.look_at(usize::from(waiter.own));
+            }
+            // If others of the class wait here already, and any would suit them, whoever frees a slot has seen them.
+            _ if new => self.look_everywhere(),
+            _ => {}
+        }
+        Answer::Wait(ticket)
+    }
+
+    /// Who may go now. To be called until it says `None`, once in every turn of the worker's loop.
+    pub fn next(&mut self, now: Millis) -> Option<Grant> {
+        self.receive();
+        self.spill(now);
+        self.turn_round(now);
+        loop {
+            while let Some(member) = self.found.pop() {
+                self.deal(member);
+            }
+            for kind in OFFERS {
+                while let Some(member) = self.offered[kind as usize].pop() {
+                    if let Some(grant) = self.look(now, member, kind) {
+                        return Some(grant);
+                    }
+                }
+            }
+            if self.found.is_empty() {
+                if !self.gone || self.held.is_empty() {
+                    self.gone = false;
+                    return None;
+                }
+                // One for whom room was held has gone; who is in front now may need less.
+                self.gone = false;
+                for _ in 0..HELD_AT_ONCE {
+                    let Some(member) = self.held.pop() else { break };
+                    self.found.insert(member);
+                }
+            }
+        }
+    }
+
+    /// Deals out the room at a member, to ourselves, too.
+    fn deal(&mut self, member: usize) {
+        let Shared { board, slots, members, fairness, .. } = &*self.shared;
+        let mut dealt = [0; MAX_WORKERS];
+        if board.waiting() <= self.line.len() as u64 {
+            dealt[self.worker] = u16::MAX;
+        } else {
+            board.deal(self.worker, member, fairness.standing(), slots.room(members[member]), &mut dealt);
+        }
+        for (worker, amount) in dealt.into_iter().enumerate().filter(|(_, amount)| *amount > 0) {
+            if worker == self.worker {
+                self.allow(member, amount);
+            } else {
+                self.offer(worker, member, Offer::Best, amount);
+            }
+        }
+    }
+
+    fn allow(&mut self, member: usize, amount: u16) {
+        self.allowed[member] = self.allowed[member].max(amount);
+        self.offered[Offer::Best as usize].insert(member);
+    }
+
+    fn look(&mut self, now: Millis, member: usize, offer: Offer) -> Option<Grant> {
+        match self.fill(now, member, offer) {
+            Outcome::Went(grant) => {
+                let allowed = &mut self.allowed[member];
+                if offer == Offer::Best {
+                    *allowed = allowed.saturating_sub(u16::from(grant.slot.units().max(1)));
+                }
+                if *allowed > 0 || offer != Offer::Best {
+                    self.offered[offer as usize].insert(member);
+                }
+                return Some(grant);
+            }
+            Outcome::Held => {
+                // With no room at all there is nothing to look at before some is freed.
+                if self.shared.has_room(member, Cost::Resumed) {
+                    self.held.insert(member);
+                }
+                self.pass_on(member, offer, Offer::Beside);
+            }
+            Outcome::Nobody => self.pass_on(member, offer, Offer::Rest),
+        }
+        None
+    }
+
+    /// The best of ours for the room at a member.
+    fn fill(&mut self, now: Millis, member: usize, offer: Offer) -> Outcome {
+        self.held.remove(member);
+        let classes = self.line.classes_at(member) | self.line.classes_anywhere();
+        if self.states[member] == State::Down || classes == 0 {
+            return Outcome::Nobody;
+        }
+        let mut held = offer == Offer::Beside;
+        let mut holds = false;
+        for class in self.shared.fairness.order() {
+            if classes & class.bit() == 0 {
+                continue;
+            }
+            let newest = self.overdue[class.index()].newest_first();
+            let up = self.states[member] == State::Up;
+            let Some(index) = self.line.next(member, class, newest, up) else {
+                continue;
+            };
+            let waiter = *self.line.get(index);
+            let cost = cost_at(&waiter, member);
+            if held && cost.units() > 0 && !self.shared.is_its_own(member, class, cost) {
+                continue;
+            }
+            match self.shared.take(member, class, cost) {
+                Take::Taken => {
+                    self.shared.fairness.went(class, u32::from(cost.units()));
+                    self.out(index);
+                    let spilled = waiter.own != NOBODY && usize::from(waiter.own) != member;
+                    let waited = now.since(waiter.since);
+                    let counters = self.metrics.at(waiter.origin);
+                    counters.admitted += 1;
+                    counters.waited(waited);
+                    counters.spilled += u64::from(spilled);
+                    let slot = self.shared.slot(member, class, cost);
+                    return Outcome::Went(Grant { token: waiter.token, slot, waited, spilled });
+                }
+                Take::Full => (held, holds) = (true, true),
+                Take::Reserved => {}
+            }
+        }
+        if holds { Outcome::Held } else { Outcome::Nobody }
+    }
+
+    /// The handshake at this slot's backend is over, well or not: its units are free, its connection is not. Again: nothing.
+    pub fn handshake_done(&mut self, slot: &mut Slot) {
+        let units = core::mem::take(&mut slot.units);
+        if units > 0 {
+            self.give_back(slot, Used { connections: 0, units: u32::from(units) });
+        }
+    }
+
+    /// The connection is over, or its dial failed.
+    pub fn freed(&mut self, slot: Slot) {
+        self.give_back(&slot, Used { connections: 1, units: u32::from(slot.units) });
+    }
+
+    fn give_back(&mut self, slot: &Slot, cost: Used) {
+        let member = usize::from(slot.member);
+        self.shared.ledger.given_back(member, slot.class, cost);
+        if self.shared.slots.give_back(slot.backend, cost) {
+            self.tell(member);
+        }
+    }
+
+    /// There may be room at a backend for another reason than a slot that was freed here: it was freed by another pool's connection, or a limit was raised.
+    pub fn room_at(&mut self, backend: BackendId) {
+        if let Some(member) = self.member(backend) {
+            self.tell(member);
+        }
+    }
+
+    fn tell(&mut self, member: usize) {
+        self.shared.board.fence();
+        if self.shared.board.waiting() > 0 {
+            self.deal(member);
+        }
+    }
+
+    /// A backend's state as this worker sees it. Going down sends those who wait for it anywhere (as many steps as there are such); one of weight
+    /// zero is as one that drains.
+    pub fn set_state(&mut self, backend: BackendId, state: State) {
+        let Some(member) = self.member(backend) else { return };
+        let before = core::mem::replace(&mut self.states[member], state);
+        if before == state {
+            return;
+        }
+        self.publish_own(member);
+        if state == State::Down {
+            if self.line.classes_at(member) != 0 {
+                self.line.lose(member);
+                self.publish_any();
+                self.look_everywhere();
+            }
+        } else {
+            self.shared.board.fence();
+            self.found.insert(member);
+        }
+    }
+
+    /// One leaves by itself: whatever ends a connection that waits calls it. False when it does not wait any more.
+    pub fn leave(&mut self, ticket: Ticket) -> bool {
+        let Some(index) = self.line.find(ticket) else { return false };
+        let waiter = self.out(index);
+        self.metrics.at(waiter.origin).abandoned += 1;
+        true
+    }
+
+    /// Who has waited as long as its class waits. To be called until it says `None`, in every turn.
+    pub fn expired(&mut self, now: Millis) -> Option<Expired> {
+        if now < self.due {
+            return None;
+        }
+        for class in (0..MAX_CLASSES as u8).map(ClassId) {
+            let Some(index) = self.line.first_of_class(class) else { continue };
+            if self.times_out(self.line.get(index)) <= now {
+                let waiter = self.out(index);
+                self.metrics.at(waiter.origin).timed_out += 1;
+                return Some(Expired { token: waiter.token, class: waiter.origin, waited: now.since(waiter.since) });
+            }
+        }
+        self.due = self.next_due();
+        None
+    }
+
+    /// Not before this has [`Admission::next`] or [`Admission::expired`] something to do of itself; `None` when nobody waits. It may be early, never late.
+    pub fn due(&self) -> Option<Millis> {
+        (self.line.len() > 0).then_some(self.due)
+    }
+
+    /// Something lies in this worker's mailbox, or is left to be looked at. To be asked after it has said that it is about to sleep.
+    pub fn has_offers(&self) -> bool {
+        let left = !self.found.is_empty() || self.offered.iter().any(|bits| !bits.is_empty());
+        left || self.gone && !self.held.is_empty() || self.shared.board.has_offers(self.worker)
+    }
+
+    /// A worker that was sent an offer since the last call: if it sleeps, it is to be woken.
+    pub fn wake(&mut self) -> Option<usize> {
+        let worker = (self.wakes != 0).then(|| self.wakes.trailing_zeros() as usize)?;
+        self.wakes &= self.wakes - 1;
+        Some(worker)
+    }
+
+    /// How many wait here.
+    pub fn waiting(&self) -> usize {
+        self.line.len()
+    }
+
+    /// How many of a class's line wait here, those whose dial failed not counted.
+    pub fn waiting_in(&self, class: ClassId) -> usize {
+        if class.index() < MAX_CLASSES { self.line.len_of(class) } else { 0 }
+    }
+
+    /// This worker's counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// What the whole of a class has at a backend; nothing is counted if no class has a reserve.
+    pub fn used_by(&self, backend: BackendId, class: ClassId) -> Used {
+        self.member(backend).map_or_else(Used::default, |member| self.shared.ledger.used(member, class))
+    }
+
+    fn member(&self, backend: BackendId) -> Option<usize> {
+        let member = *self.shared.member_of.get(backend.index())?;
+        (member != NOBODY).then_some(usize::from(member))
+    }
+
+    /// May one who takes any take this one?
+    fn takes(&self, waiter: &Waiter, member: usize) -> bool {
+        let own = usize::from(waiter.own) == member;
+        usize::from(waiter.avoid) != member
+            && match self.states[member] {
+                State::Up => true,
+                State::Draining => own,
+                State::Down => false,
+            }
+    }
+
+    fn take(&self, waiter: &Waiter, member: usize) -> Option<Slot> {
+        let cost = cost_at(waiter, member);
+        let taken = self.shared.take(member, waiter.class, cost) == Take::Taken;
+        taken.then(|| self.shared.slot(member, waiter.class, cost))
+    }
+
+    /// Out of the line, for whatever reason.
+    fn out(&mut self, index: u32) -> Waiter {
+        let waiter = self.line.remove(index);
+        self.shared.fairness.waits_no_more(waiter.class);
+        self.shared.board.one_less();
+        self.publish(&waiter);
+        // Only such are waited for.
+        self.gone |= waiter.cost == Cost::Full || waiter.own != NOBODY;
+        waiter
+    }
+
+    /// Those who have waited long enough for their own server.
+    fn spill(&mut self, now: Millis) {
+        let Some(after) = self.shared.spill_after.filter(|_| now >= self.due) else { return };
+        let mut any = false;
+        for class in (0..MAX_CLASSES as u8).map(ClassId) {
+            while let Some(index) = self.line.first_own(class) {
+                if self.line.get(index).since.after(after) > now {
+                    break;
+                }
+                self.line.spill(index);
+                any = true;
+            }
+        }
+        if any {
+            self.publish_any();
+            self.look_everywhere();
+        }
+        self.due = self.next_due();
+    }
+
+    /// Whose newest go first from now on, or no more.
+    fn turn_round(&mut self, now: Millis) {
+        if self.line.len() > 0 {
+            for class in (0..MAX_CLASSES as u8).map(ClassId) {
+                // Who was in front and did not fit may be so no more.
+                self.gone |= self.overdue[class.index()].look(now, self.line.oldest(class));
+            }
+        }
+    }
+
+    fn times_out(&self, waiter: &Waiter) -> Millis {
+        waiter.since.after(self.shared.classes.specs()[waiter.class.index()].timeout)
+    }
+
+    fn spills(&self, waiter: &Waiter) -> Option<Millis> {
+        (waiter.place == Place::Own).then(|| self.shared.spill_after.map(|after| waiter.since.after(after))).flatten()
+    }
+
+    fn leaves_line(&self, waiter: &Waiter) -> Millis {
+        let out = self.times_out(waiter);
+        self.spills(waiter).map_or(out, |spills| spills.min(out))
+    }
+
+    fn next_due(&self) -> Millis {
+        let of = |class: ClassId| {
+            let first = [self.line.first_of_class(class), self.line.first_own(class)];
+            first.into_iter().flatten().map(|index| self.leaves_line(self.line.get(index))).min()
+        };
+        (0..MAX_CLASSES as u8).map(ClassId).filter_map(of).min().unwrap_or(Millis(u64::MAX))
+    }
+
+    /// After this one has come or gone.
+    fn publish(&self, waiter: &Waiter) {
+        if waiter.own != NOBODY {
+            self.publish_own(usize::from(waiter.own));
+        }
+        if waiter.place != Place::Own {
+            self.publish_any();
+        }
+    }
+
+    fn publish_own(&self, member: usize) {
+        let classes = if self.states[member] == State::Down { 0 } else { self.line.classes_at(member) };
+        let waiting = self.published(classes, Some(member), |class, newest| self.line.next_own(member, class, newest));
+        self.shared.board.publish_own(self.worker, member, waiting);
+    }
+
+    fn publish_any(&self) {
+        let classes = self.line.classes_anywhere();
+        let waiting = self.published(classes, None, |class, newest| self.line.next_anywhere(class, newest));
+        self.shared.board.publish_any(self.worker, waiting);
+    }
+
+    fn published(&self, classes: u8, member: Option<usize>, next: impl Fn(ClassId, bool) -> Option<u32>) -> Waiting {
+        if classes == 0 {
+            return Waiting::default();
+        }
+        let best = self.shared.fairness.order().into_iter().find(|class| classes & class.bit() != 0);
+        let index = best.and_then(|class| next(class, self.overdue[class.index()].newest_first()));
+        let first = index.map(|index| self.line.get(index));
+        Waiting {
+            classes,
+            unitless: self.line.unitless(),
+            units: first.map_or(0, |waiter| cost_at(waiter, member.unwrap_or(usize::MAX)).units()),
+            count: best.map_or(0, |class| self.line.count(member, class).min(255) as u8),
+            since: first.map_or(Millis(0), |waiter| waiter.since),
+        }
+    }
+
+    /// Somebody has begun to wait for this one, and that was published: is there room?
+    fn look_at(&mut self, member: usize) {
+        let least = if self.line.unitless() { Cost::NotTls } else { Cost::Resumed };
+        if self.states[member] != State::Down && self.shared.has_room(member, least) {
+            self.found.insert(member);
+        }
+    }
+
+    /// The same of one who takes any.
+    fn look_everywhere(&mut self) {
+        self.shared.board.fence();
+        (0..self.states.len()).for_each(|member| self.look_at(member));
+    }
+
+    /// What was put into the mailbox.
+    fn receive(&mut self) {
+        let Admission { shared, worker, offered, allowed, .. } = self;
+        for kind in OFFERS {
+            shared.board.receive(*worker, kind, |word, mut set| {
+                offered[kind as usize].insert_word(word, set);
+                while kind == Offer::Best && set != 0 {
+                    let member = word * 64 + set.trailing_zeros() as usize;
+                    set &= set - 1;
+                    // One that was taken with an earlier bit left none.
+                    allowed[member] = allowed[member].max(shared.board.amount(*worker, member)).max(1);
+                }
+            });
+        }
+    }
+
+    fn offer(&mut self, worker: usize, member: usize, offer: Offer, amount: u16) {
+        self.shared.board.send(worker, member, offer, amount);
+        self.wakes |= 1 << worker;
+    }
+
+    /// What is left of an offer of the best, to all others who could use what we cannot.
+    fn pass_on(&mut self, member: usize, received: Offer, offer: Offer) {
+        if received != Offer::Best {
+            return;
+        }
+        self.allowed[member] = 0;
+        let Shared { board, reserved, .. } = &*self.shared;
+        if board.waiting() <= self.line.len() as u64 || !self.shared.has_room(member, Cost::NotTls) {
+            return;
+        }
+        let classes = match offer {
+            _ if !self.shared.has_room(member, Cost::Resumed) => 0,
+            Offer::Beside => *reserved,
+            _ => u8::MAX,
+        };
+        let mut others = board.others(self.worker, member, classes);
+        while others != 0 {
+            let worker = others.trailing_zeros() as usize;
+            others &= others - 1;
+            self.offer(worker, member, offer, 0);
+        }
+    }
+}
+
+/// What a waiter costs at a member: it is resumed at its own only.
+fn cost_at(waiter: &Waiter, member: usize) -> Cost {
+    match waiter.cost {
+        Cost::Resumed if waiter.own != NOBODY && usize::from(waiter.own) != member => Cost::Full,
+        cost => cost,
+    }
+}
+
+impl Shared {
+    fn take(&self, member: usize, class: ClassId, cost: Cost) -> Take {
+        let spares = |used, limits| self.ledger.spares(member, class, cost.used(), used, limits);
+        let take = self.slots.take(self.members[member], cost.used(), spares);
+        if take == Take::Taken {
+            self.ledger.taken(member, class, cost.used());
+        }
+        take
+    }
+
+    fn could_take(&self, member: usize, class: ClassId, cost: Cost) -> Take {
+        let spares = |used, limits| self.ledger.spares(member, class, cost.used(), used, limits);
+        self.slots.could_take(self.members[member], cost.used(), spares)
+    }
+
+    /// Whether one of this cost could go, reserves aside.
+    fn has_room(&self, member: usize, cost: Cost) -> bool {
+        self.slots.could_take(self.members[member], cost.used(), |_, _| true) == Take::Taken
+    }
+
+    fn is_its_own(&self, member: usize, class: ClassId, cost: Cost) -> bool {
+        let limits = self.slots.limits(self.members[member]);
+        self.ledger.is_its_own(member, class, cost.used(), limits)
+    }
+
+    fn slot(&self, member: usize, class: ClassId, cost: Cost) -> Slot {
+        Slot { backend: self.members[member], member: member as u16, class, units: cost.units() }
+    }
+}
+
+impl fmt::Debug for Admission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admission")
+            .field("worker", &self.worker)
+            .field("waiting", &self.line.len())
+            .finish_non_exhaustive()
+    }
+}
