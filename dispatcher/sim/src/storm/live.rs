@@ -10,7 +10,7 @@ use crate::links::Faults;
 use crate::tls::Hello;
 use crate::world::World;
 use core::time::Duration;
-use dispatcher::engine::{Config, DropReason, End, Limits};
+use dispatcher::engine::{AddressMode, Config, DropReason, End, Limits};
 use dispatcher::time::Time;
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -562,9 +562,11 @@ impl Storm<'_> {
                 assert!(f.server == *issuer && f.resumed, "{}: led by its session ID, and not resumed", g.local);
             }
         }
+        // With the client's own port kept, one port cannot lead from two doors to one server at once.
+        let ports_clash = has(Kind::Ports) || self.s.mode == AddressMode::Dnat && has(Kind::Reconfigure);
         let refused = c.outcome == Ended::Reset
             && (has(Kind::Tables)
-                || has(Kind::Ports)
+                || ports_clash
                     && c.received.is_empty()
                     && self.w.engine.counters().refused[DropReason::NoLocalPort as usize] > 0);
         // Leaps may make it seem that nothing was said for long.
@@ -576,9 +578,10 @@ impl Storm<'_> {
         if g.excused || g.cut || refused || evil_dialled || has(Kind::Leap) && idle {
             return;
         }
-        // One server is down, and the operator has given the client's pool no other.
-        let alone = has(Kind::Crash) && has(Kind::Reconfigure) && c.received.is_empty();
-        if alone && c.outcome == Ended::Reset && told.iter().all(|t| t.end == End::NoBackend) && !told.is_empty() {
+        // One server is down, and the operator has given the client's pool no other, or the other is the evil one: known at the SYN, or found out by
+        // dialling.
+        let alone = has(Kind::Crash) && (has(Kind::Reconfigure) || has(Kind::EvilServer)) && c.received.is_empty();
+        if alone && c.outcome == Ended::Reset && told.last().is_none_or(|t| t.end == End::NoBackend) {
             self.guests[guest].excused = true;
             return;
         }
