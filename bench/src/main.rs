@@ -55,7 +55,7 @@ enum What {
     /// A frame of a known flow: the engine alone, and through the worker's loop over ports in memory, against swaps of Ethernet addresses.
     Forward {
         /// Flows, one after the other.
-        #[arg(long, value_delimiter = ',', default_values_t = [1000, 100_000, 1_000_000])]
+        #[arg(long, value_delimiter = ',', default_values_t = [1000, 100_000, 1_000_000, 4_000_000])]
         flows: Vec<usize>,
         /// Pairs of batches of 512 frames.
         #[arg(long, default_value_t = 1000)]
@@ -180,7 +180,7 @@ fn main() -> Result<()> {
 
 /// Everything that needs no root.
 fn all(report: &mut Report) -> Result<()> {
-    let (flows, rows) = (small(&[1000, 100_000, 1_000_000], report), small(&[10_000, 1_000_000], report));
+    let (flows, rows) = (small(&[1000, 100_000, 1_000_000, 4_000_000], report), small(&[10_000, 1_000_000], report));
     let quick = report.quick;
     let rounds = |n| if quick { n / 10 } else { n };
     let (hundreds, thousand) = (rounds(300), rounds(1000));
@@ -209,7 +209,9 @@ fn all(report: &mut Report) -> Result<()> {
 
 /// In a short look: none of the large ones.
 fn small(sizes: &[usize], report: &Report) -> Vec<usize> {
-    sizes.iter().map(|n| if report.quick { (*n).min(100_000) } else { *n }).collect()
+    let mut sizes: Vec<usize> = sizes.iter().map(|n| if report.quick { (*n).min(100_000) } else { *n }).collect();
+    sizes.dedup();
+    sizes
 }
 
 fn count(json: bool, check: Option<PathBuf>, keep: Option<PathBuf>, only: Option<String>) -> Result<()> {

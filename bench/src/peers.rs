@@ -272,7 +272,8 @@ impl World {
         engine.memory().iter().for_each(dispatcher::io::ask_for_large_pages);
         let sent = Sent { frames: (0..8 * BURST).map(|_| (0, Box::new([0; BUFFER]))).collect(), used: 0 };
         let mut world = World { engine, now, sent, backends };
-        world.pass(core::time::Duration::ZERO);
+        // Next hops are asked for in portions.
+        (0..=backends / 64).for_each(|_| world.pass(core::time::Duration::ZERO));
         Ok(world)
     }
 
