@@ -89,6 +89,17 @@ def used(pid):
     return total / 1e9
 
 
+def end(process):
+    """Asks a program to stop, and sees to it that it does."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stderr.close()
+
+
 class Dispatcher:
     """The dispatcher over one of its drivers."""
 
@@ -112,13 +123,7 @@ class Dispatcher:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stderr.close()
+        end(self.process)
 
 
 class Proxy:
@@ -131,13 +136,7 @@ class Proxy:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     def stop(self):
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stderr.close()
+        end(self.process)
         kernel_addresses(False)
 
 

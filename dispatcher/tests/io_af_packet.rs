@@ -427,32 +427,3 @@ fn an_unknown_device_and_one_that_is_not_ethernet_are_refused_in_words() {
     assert_eq!(io::device_info("../../x").unwrap_err().0, "no network device named '../../x'");
     assert!(io::device_info("lo").unwrap_err().0.contains("not Ethernet"));
 }
-
-/// What one frame costs the forwarding core, receive ring to the far socket, nothing above the driver:
-/// `cargo test --release -p dispatcher --test io_af_packet -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn the_cost_of_a_frame() {
-    in_namespace(|| {
-        pair("c0", "dc");
-        pair("s0", "ds");
-        let mut bridge = open(&["dc", "ds"]);
-        let mut client = packet_port("c0");
-        for len in [64, 1400] {
-            let mut costs: Vec<_> = (0..20)
-                .map(|_| {
-                    (0..3_500).for_each(|n| assert!(client.tx.transmit_copy(&numbered(n, len))));
-                    client.tx.flush();
-                    std::thread::sleep(Duration::from_millis(20));
-                    let (start, mut moved) = (Instant::now(), 0);
-                    while moved < 3_500 {
-                        moved += bridge_once(&mut bridge);
-                    }
-                    start.elapsed().as_nanos() / 3_500
-                })
-                .collect();
-            costs.sort();
-            println!("{len} bytes: {} ns a frame (median of 20), {} at best", costs[10], costs[0]);
-        }
-    });
-}

@@ -600,7 +600,7 @@ fn processor_time() -> u64 {
 /// What one frame costs the forwarding thread over the same virtual pairs, from one driver's ring to the far end, where
 /// the kernel drops it: af-xdp against af-packet, in turns. `bench/io` runs it.
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement: bench/io runs it"]
 fn the_cost_of_a_frame_against_af_packet() {
     const FRAMES: u64 = 200;
     in_namespace(|| {

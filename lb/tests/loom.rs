@@ -3,9 +3,12 @@
 //! `RUSTFLAGS="--cfg loom" cargo test -p lb --test loom --release`
 #![cfg(loom)]
 
+mod models;
+
 use lb::affinity::cuckoo::{Cuckoo, WAYS, Writer};
 use lb::affinity::table::Table;
 use loom::thread;
+use models::bounded;
 
 /// One row, one publication over another, a reader that looks `tries` times.
 fn one_row(tries: usize) -> impl Fn() + Sync + Send + 'static {
@@ -121,13 +124,6 @@ fn full() -> (Writer<2>, u64) {
     put(&mut writer, movable, 1);
     (1..WAYS).for_each(|n| put(&mut writer, key(0, 0, n), 2));
     (writer, movable)
-}
-
-fn bounded(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(preemptions);
-    builder.max_branches = 10_000;
-    builder.check(model);
 }
 
 /// Wherever the reader looks first, and whenever: a row that is moved is in one bucket or the other.

@@ -3,10 +3,13 @@
 //! `RUSTFLAGS="--cfg loom" cargo test -p lb --test loom_admission --release`
 #![cfg(loom)]
 
+mod models;
+
 use lb::admission::{Admission, Answer, ClassId, Classes, Config, Cost, Grant, Limits, Request, Slot, Slots};
 use lb::{BackendId, Millis};
 use loom::sync::Arc;
 use loom::thread;
+use models::bounded;
 
 const B: BackendId = BackendId(0);
 
@@ -43,14 +46,7 @@ fn turns(workers: &mut [Admission], turns: usize) -> Vec<Grant> {
     all
 }
 
-fn bounded(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(preemptions);
-    builder.max_branches = 10_000;
-    builder.check(model);
-}
-
-/// Two who want the one slot, and one who lowers nothing: one has it.
+/// Two want the one slot: one has it.
 #[test]
 fn a_slot_is_taken_once() {
     bounded(3, || {

@@ -79,7 +79,7 @@ pub(super) fn push_vlan(frame: &mut Frame<'_>, tpid: u16, tci: u16) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::wire::build::{Link, Segment};
     use crate::wire::packet::{Flags, Vlans};
@@ -163,7 +163,22 @@ mod tests {
         pieces.collect()
     }
 
-    fn written(segment: &Segment<'_>) -> Vec<u8> {
+    /// One with this payload.
+    pub(in crate::io) fn plain(payload: &[u8]) -> Segment<'_> {
+        Segment {
+            link: Link::default(),
+            src: (Addr::v4([10, 0, 0, 1]), 1),
+            dst: (Addr::v4([10, 0, 0, 2]), 2),
+            seq: Seq(100),
+            ack: Seq(1),
+            flags: Flags::ACK,
+            window: 1,
+            options: &[],
+            payload,
+        }
+    }
+
+    pub(in crate::io) fn written(segment: &Segment<'_>) -> Vec<u8> {
         let mut frame = vec![0; segment.frame_len()];
         segment.write(&mut frame);
         frame
@@ -224,18 +239,7 @@ mod tests {
 
     #[test]
     fn urgent_data_stay_where_they_are_in_the_stream() {
-        let whole = Segment {
-            link: Link::default(),
-            src: (Addr::v4([10, 0, 0, 1]), 1),
-            dst: (Addr::v4([10, 0, 0, 2]), 2),
-            seq: Seq(100),
-            ack: Seq(1),
-            flags: Flags(0x38),
-            window: 1,
-            options: &[],
-            payload: &[7; 250],
-        };
-        let mut frame = written(&whole);
+        let mut frame = written(&Segment { flags: Flags(0x38), ..plain(&[7; 250]) });
         frame[52..54].copy_from_slice(&150u16.to_be_bytes());
         let pointers =
             finished(&frame, Offload::large(100)).iter().map(|p| (p[47] & 0x20 != 0, p[53])).collect::<Vec<_>>();
@@ -245,18 +249,7 @@ mod tests {
 
     #[test]
     fn a_piece_that_finds_no_room_is_told_and_the_others_are_tried() {
-        let whole = Segment {
-            link: Link::default(),
-            src: (Addr::v4([10, 0, 0, 1]), 1),
-            dst: (Addr::v4([10, 0, 0, 2]), 2),
-            seq: Seq(100),
-            ack: Seq(1),
-            flags: Flags::ACK,
-            window: 1,
-            options: &[],
-            payload: &[7; 250],
-        };
-        let (mut bytes, mut tried) = (written(&whole), 0);
+        let (mut bytes, mut tried) = (written(&plain(&[7; 250])), 0);
         let all = finish(&mut Frame::whole(&mut bytes).with(Offload::large(100)), &mut |_| {
             tried += 1;
             tried != 2

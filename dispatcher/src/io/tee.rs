@@ -117,10 +117,9 @@ mod tests {
     use super::*;
     use crate::capture::Capture;
     use crate::io::mem::Memory;
+    use crate::io::offload::tests::{plain, written};
     use crate::io::send;
-    use crate::wire::build::{Link, Segment};
-    use crate::wire::packet::Flags;
-    use crate::wire::{Addr, Offload, Seq};
+    use crate::wire::Offload;
 
     #[test]
     fn both_directions_are_recorded_as_they_passed() {
@@ -150,19 +149,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("dispatcher-tee-large-{}.pcapng", std::process::id()));
         let memory = Memory::new(8);
         let (port, wire) = memory.port(8);
-        let mut unit = vec![0; 14 + 40 + 1000];
-        let segment = Segment {
-            link: Link::default(),
-            src: (Addr::v4([10, 0, 0, 1]), 1),
-            dst: (Addr::v4([10, 0, 0, 2]), 2),
-            seq: Seq(100),
-            ack: Seq(1),
-            flags: Flags::ACK,
-            window: 1,
-            options: &[],
-            payload: &[7; 1000],
-        };
-        segment.write(&mut unit);
+        let mut unit = written(&plain(&[7; 1000]));
         unit[50..52].fill(0xee);
         assert!(wire.inject_with(&unit, Offload::large(400)));
         let mut port = tee(port, "lan", &path).unwrap();

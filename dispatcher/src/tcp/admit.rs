@@ -1,17 +1,17 @@
 //! The client's handshake: a SYN, which leaves no state, and the acknowledgement in which our cookie comes back.
 
-use super::connection::{Agreed, Asked, Connection, Held, Opening, Stage, State, Waiting};
+use super::connection::{Agreed, Connection, Held, Opening, Stage, State, Waiting};
 use super::control::{ControlSegment, syn_options};
 use super::hot::{ClientLink, Hot};
 use super::record::Record;
 use super::reset_grace::ResetGrace;
+use super::settled::Settled;
 use super::{Arrived, HEADER_ROOM};
 use crate::backends::{Capabilities, OUR_WSCALE};
 use crate::config::{COMPLETE_WITHIN, hello_patience};
 use crate::counters::DropReason;
-use crate::flow::{Assembler, ClientOptions, CookieJar, CookieVerified, Oddities};
+use crate::flow::{Assembler, ClientOptions, CookieJar, CookieVerified};
 use crate::time::Time;
-use crate::tls::Late;
 use crate::wire::options::{SegmentOptions, SynOptions, Timestamps};
 use crate::wire::packet::Flags;
 use crate::wire::{Family, Frame};
@@ -112,25 +112,21 @@ pub fn open(
         since: now,
         walk: Default::default(),
     };
-    let connection = Connection {
-        state: State::Opening(Opening {
-            held: Held { stream: Assembler::lazy(isn + 1, HEADER_ROOM), acked: isn + 1, urgent: None },
-            tried: ArrayVec::new(),
-            stage: Stage::AwaitHello(waiting),
-        }),
+    // Beside what was agreed nothing is known of it yet.
+    let settled = Settled {
         agreed: Agreed { mss: got.mss, wscale: got.wscale, sack: got.sack, ecn: got.ecn, timestamps: stamp.is_some() },
         isn,
         cookie,
         client_window: u32::from(seg.tcp.window) << got.wscale.unwrap_or(0),
-        renewed: None,
-        former: [None; 2],
-        odd: [Oddities::default(); 2],
-        asked: Asked::default(),
-        flight: None,
-        late: Late::No,
         proxy_protocol: policy.proxy_protocol,
         record: Record::new(number, service.id(), service.pool()),
     };
+    let opening = Opening {
+        held: Held { stream: Assembler::lazy(isn + 1, HEADER_ROOM), acked: isn + 1, urgent: None },
+        tried: ArrayVec::new(),
+        stage: Stage::AwaitHello(waiting),
+    };
+    let connection = Connection { state: State::Opening(opening), ..settled.into() };
     let hot = Hot {
         last_seen: now,
         clocks: stamp.map_or([0; 2], |ts| [ts.val, ts.ecr]),

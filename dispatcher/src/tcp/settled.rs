@@ -10,11 +10,11 @@ use crate::wire::Seq;
 /// See the module's description. The fields are those of [`Connection`].
 #[derive(Debug)]
 pub struct Settled {
-    agreed: Agreed,
-    isn: Seq,
-    cookie: Seq,
-    client_window: u32,
-    proxy_protocol: bool,
+    pub(super) agreed: Agreed,
+    pub(super) isn: Seq,
+    pub(super) cookie: Seq,
+    pub(super) client_window: u32,
+    pub(super) proxy_protocol: bool,
     /// What will be told.
     pub record: Record,
 }
