@@ -112,6 +112,26 @@ fn a_mistake_is_told_with_its_place_and_what_was_meant() {
             "hello-timeout",
             "unknown key 'hello-timeout' in [dispatcher]; it belongs to [[service]]",
         ),
+        (
+            "service-kind = \"tls\"",
+            "class = [{ name = \"a\", strict = true, weight = 2 }]",
+            "2 }]",
+            "'weight' cannot stand beside 'strict'",
+        ),
+        (
+            "service-kind = \"tls\"",
+            "class = [{ name = \"a\", reserve = 60 }, { name = \"b\", reserve = 50 }]",
+            "[{ name = \"a\"",
+            "the reserves are 110 % together",
+        ),
+        (
+            "service-kind = \"tls\"",
+            "class = [{ name = \"a\", kind = \"resume\" }]",
+            "\"resume\"",
+            "kind: expected resumes, full or non-tls",
+        ),
+        ("weight = 2", "max-handshakes = 9", "9 }", "expected auto, or units from 10 to 1048575"),
+        ("service-kind = \"tls\"", "spill-after = \"soon\"", "\"soon\"", "500ms, 30s or 1h, or never"),
         ("cores = \"2,3\"", "cores = \"2,3", "\nconnections-log", "invalid basic string"),
     ] {
         assert_eq!(SHOP.matches(from).count(), 1, "{from}");
@@ -201,6 +221,11 @@ fn every_key_takes_the_value_that_the_document_shows() {
             Table::Pool => SHOP.replace("[pool.mail]\n", &format!("[pool.mail]\n{line}")),
             Table::Backend if ["name", "address"].contains(&name) => continue,
             Table::Backend => SHOP.replace("{ name = \"api7\"", &format!("{{ {name} = {value}, name = \"api7\"")),
+            Table::Class if name == "name" => continue,
+            Table::Class => SHOP.replace(
+                "name = \"mail\"\n",
+                &format!("name = \"mail\"\nclass = [{{ name = \"c\", {name} = {value} }}]\n"),
+            ),
             Table::Route | Table::Root => continue,
         };
         assert_ne!(text, SHOP, "{name}");
@@ -208,7 +233,9 @@ fn every_key_takes_the_value_that_the_document_shows() {
             // Both IPv6 servers of the pool drain then, which is allowed.
             assert_eq!(good(&text).wanted.pools[1].backends[2].state, State::Draining);
         }
-        assert_ne!(good(&text), good(SHOP), "{name} changes nothing");
+        let without = SHOP.replace("name = \"mail\"\n", "name = \"mail\"\nclass = [{ name = \"c\" }]\n");
+        let without = if key.table == Table::Class { good(&without) } else { good(SHOP) };
+        assert_ne!(good(&text), without, "{name} changes nothing");
     }
 }
 

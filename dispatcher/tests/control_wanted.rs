@@ -4,8 +4,10 @@ use dispatcher::control::diff::services;
 use dispatcher::control::overrides::lay::{lay, put_over};
 use dispatcher::control::overrides::saved::{from_json, to_json};
 use dispatcher::control::overrides::{Order, Overrides, What};
+use lb::admission::{ClassSpec, Classes, Share};
 use lb::{
-    Algorithm, HashOn, MemberSpec, Policy, PoolSpec, ResumeFallback, RouteSpec, ServiceKind, ServiceSpec, State, Wanted,
+    Algorithm, BackendLimits, HashOn, MemberSpec, Policy, PoolSpec, ResumeFallback, RouteSpec, ServiceKind,
+    ServiceSpec, State, Wanted,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -43,6 +45,7 @@ fn pools() -> impl Strategy<Value = Vec<PoolSpec>> {
                 let member = |b: &usize| MemberSpec {
                     weight: weights[*b],
                     state: kinds[*b].1,
+                    limits: BackendLimits { max_connections: Some(u32::from(kinds[*b].0) + 1), ..Default::default() },
                     ..MemberSpec::new(BACKENDS[*b], at(10 * *b as u8 + kinds[*b].0))
                 };
                 let backends = who.iter().map(member).collect();
@@ -63,6 +66,11 @@ fn route() -> impl Strategy<Value = RouteSpec> {
     })
 }
 
+fn classes(n: u16) -> Classes {
+    let rest = ClassSpec { share: Share::Weight(n), ..ClassSpec::new("rest") };
+    Classes::new(vec![ClassSpec { queue: 9, ..ClassSpec::new("own") }, rest]).unwrap()
+}
+
 fn policy() -> impl Strategy<Value = Policy> {
     (any::<bool>(), any::<bool>(), 1u64..3, any::<bool>(), any::<bool>()).prop_map(|(a, p, t, tls, ech)| Policy {
         affinity: a,
@@ -70,6 +78,8 @@ fn policy() -> impl Strategy<Value = Policy> {
         hello_timeout: Duration::from_secs(t),
         kind: if tls { ServiceKind::Tls } else { ServiceKind::Auto },
         servers_have_ech: ech,
+        spill_after: (!(tls && ech)).then_some(Duration::from_secs(t)),
+        classes: if a == p { classes(t as u16) } else { Classes::default() },
     })
 }
 

@@ -17,6 +17,7 @@
 //! addresses are ours for as long.
 
 use crate::backend::{BackendId, BackendSet, MAX_BACKENDS, State};
+use crate::limits::BackendLimits;
 use crate::listener::Listener;
 use crate::live::Live;
 use crate::pool::Pool;
@@ -70,6 +71,8 @@ pub struct Backend {
     pub addr: SocketAddr,
     /// What it may be given, as wanted; draining when it is leaving.
     pub state: State,
+    /// What it can take at a time, as wanted.
+    pub limits: BackendLimits,
     /// No longer wanted: it is in no pool.
     pub leaving: bool,
 }
@@ -365,7 +368,7 @@ fn place_backends(
             Some(&id) => {
                 stays.insert(id);
                 if let Some(holder) = &mut slots[id.index()] {
-                    (holder.state, holder.leaving) = (spec.state, false);
+                    (holder.state, holder.limits, holder.leaving) = (spec.state, spec.limits, false);
                 }
             }
             None => missing.push(spec),
@@ -400,6 +403,7 @@ fn place_backends(
             name: spec.name.clone(),
             addr: spec.addr,
             state: spec.state,
+            limits: spec.limits,
             leaving: false,
         });
     }

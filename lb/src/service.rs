@@ -4,9 +4,11 @@
 //! A *service* is where clients connect to, and how they are treated; a *pool* is a set of backends and how one of them
 //! is chosen; a *route* of a service sends what it matches to another pool than the service's own.
 
+use crate::admission::{Classes, SPILL_AFTER};
 use crate::backend::{MAX_BACKENDS, MAX_WEIGHT, State};
 use crate::balance::Algorithm;
 use crate::choose::ResumeFallback;
+use crate::limits::BackendLimits;
 use core::fmt;
 use core::str::FromStr;
 use core::time::Duration;
@@ -129,6 +131,10 @@ pub struct Policy {
     pub kind: ServiceKind,
     /// The servers hold keys for Encrypted Client Hello: a hello with it proves nothing about the identities that can be read in it.
     pub servers_have_ech: bool,
+    /// Which request goes first where servers have limits.
+    pub classes: Classes,
+    /// How long a client waits for a server that can resume its session and has no room, before it takes any; `None`: for as long as it waits at all.
+    pub spill_after: Option<Duration>,
 }
 
 impl Default for Policy {
@@ -139,6 +145,8 @@ impl Default for Policy {
             hello_timeout: Duration::from_secs(3),
             kind: ServiceKind::default(),
             servers_have_ech: false,
+            classes: Classes::default(),
+            spill_after: Some(SPILL_AFTER),
         }
     }
 }
@@ -168,8 +176,8 @@ pub struct PoolSpec {
     pub backends: Vec<MemberSpec>,
 }
 
-/// A backend in a pool. The same name in two pools is the same backend: of one address and one state, and perhaps of two
-/// weights.
+/// A backend in a pool. The same name in two pools is the same backend: of one address, one state and the same limits, and
+/// perhaps of two weights.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MemberSpec {
     /// Unique in its pool. Maglev hashes it, so equal pools give equal tables whatever the order of their members.
@@ -180,12 +188,14 @@ pub struct MemberSpec {
     pub weight: u16,
     /// What it may be given.
     pub state: State,
+    /// What it can take at a time.
+    pub limits: BackendLimits,
 }
 
 impl MemberSpec {
     /// A backend of weight 1 that is up.
     pub fn new(name: impl Into<String>, addr: SocketAddr) -> MemberSpec {
-        MemberSpec { name: name.into(), addr, weight: 1, state: State::Up }
+        MemberSpec { name: name.into(), addr, weight: 1, state: State::Up, limits: BackendLimits::default() }
     }
 }
 
@@ -263,6 +273,8 @@ pub enum FaultKind {
     TwoAddresses(String, SocketAddr, SocketAddr),
     /// A backend has this state here and that one elsewhere.
     TwoStates(String, State, State),
+    /// The same backend, of other limits in another pool.
+    TwoLimits(String),
     /// Port 0 is none.
     NoPort(SocketAddr),
     /// Above [`MAX_WEIGHT`].
@@ -311,6 +323,7 @@ impl fmt::Display for FaultKind {
                 write!(f, "backend {name} has the address {here} here and {there} elsewhere")
             }
             FaultKind::TwoStates(name, here, there) => write!(f, "backend {name} is {here} here and {there} elsewhere"),
+            FaultKind::TwoLimits(name) => write!(f, "backend {name} has other limits here than elsewhere"),
             FaultKind::NoPort(addr) => write!(f, "{addr} has no port"),
             FaultKind::WeightTooLarge(name, weight) => {
                 write!(f, "backend {name} has weight {weight}, at most {MAX_WEIGHT} is possible")
@@ -433,6 +446,8 @@ impl Wanted {
                         fault(Place::Backend(p, b), FaultKind::TwoAddresses(name(), backend.addr, first.addr));
                     } else if first.state != backend.state {
                         fault(Place::Backend(p, b), FaultKind::TwoStates(name(), backend.state, first.state));
+                    } else if first.limits != backend.limits {
+                        fault(Place::Backend(p, b), FaultKind::TwoLimits(name()));
                     }
                 }
                 if backend.addr.port() == 0 {

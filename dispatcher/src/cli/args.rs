@@ -1,15 +1,18 @@
 //! Flags. How their values are read says [`crate::control::values`].
 
 use super::ctl::CtlArgs;
+use crate::control::backend::backend;
+use crate::control::class::class;
 use crate::control::port::PortArg;
 use crate::control::values::{
-    AddressModeArg, BalanceArg, Cores, HashOnArg, IdleArg, OnOff, ProxyArg, ServiceKindArg, backend, capacity,
-    duration, resume_fallback, socket_address, ticket_key, workers,
+    AddressModeArg, BalanceArg, Cores, HashOnArg, IdleArg, OnOff, ProxyArg, ServiceKindArg, SpillAfter, capacity,
+    duration, resume_fallback, socket_address, spill_after, ticket_key, workers,
 };
 use crate::engine::TicketKey;
 use clap::{Args, Parser, Subcommand};
 use core::time::Duration;
 use lb::MemberSpec;
+use lb::admission::ClassSpec;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -177,8 +180,14 @@ pub struct Service {
     #[arg(long = "vip", value_name = "ADDR:PORT", value_parser = socket_address)]
     pub vips: Vec<SocketAddr>,
 
-    /// A server, for all VIPs of its address family (repeat). Weight 0 takes no new sessions [default weight: 1]
-    #[arg(long = "backend", value_name = "NAME=ADDR:PORT[,weight=N]", value_parser = backend)]
+    /// A server, for all VIPs of its address family (repeat). KEY=VALUE is
+    ///   weight=N             share of new sessions (1); 0 takes none
+    ///   max-connections=N    further ones wait, see --class
+    ///   max-handshakes=N     at a time, in units: 10 for a full one, 1 for one
+    ///                        that resumes; auto: as many as it does without
+    ///                        getting slow
+    ///   slow-start=D         after a recovery weight and limits grow for so long
+    #[arg(long = "backend", value_name = "NAME=ADDR:PORT[,KEY=VALUE]...", value_parser = backend, verbatim_doc_comment)]
     pub backends: Vec<MemberSpec>,
 }
 
@@ -233,6 +242,28 @@ pub struct Tuning {
     /// nothing is learned from the PSK identities that can be read in it
     #[arg(long)]
     pub servers_have_ech: bool,
+
+    /// A class of requests, for servers with limits: which one goes first (repeat, 8 at most; the first that matches, what none matches is
+    /// of the last). KEY=VALUE is
+    ///   kind=KIND            resumes, full or non-tls
+    ///   client=PREFIX        where it comes from (repeat)
+    ///   listen=ADDR:PORT     where it connects to (repeat)
+    ///   sni=NAME             server name, or *.NAME (repeat)
+    ///   alpn=PROTOCOL        (repeat)
+    ///   strict               before all behind it, and before all with a weight
+    ///   weight=N             share of what strict ones leave (1)
+    ///   queue=N              so many wait at most (1024); further ones are of the
+    ///                        last class, which refuses when it is full
+    ///   queue-timeout=D      so long one waits at most (3s)
+    ///   reserve=N            hundredths of each server that only it may use (0)
+    ///
+    /// Without: resumes,kind=resumes,weight=8 non-tls,kind=non-tls full
+    #[arg(long = "class", value_name = "NAME[,KEY=VALUE]...", value_parser = class, verbatim_doc_comment)]
+    pub classes: Vec<ClassSpec>,
+
+    /// How long a client waits for a server that can resume its session and has no room, before it takes any; or `never`
+    #[arg(long, value_name = "D", default_value = "50ms", value_parser = spill_after)]
+    pub spill_after: SpillAfter,
 
     /// Sessions remembered; when full, the client that has most of them loses its least recently used one
     #[arg(long, value_name = "N", default_value_t = crate::engine::Limits::default().sessions, value_parser = capacity)]

@@ -11,6 +11,7 @@ use crate::io::{self, DeviceInfo};
 use crate::replay::ReplayOptions;
 use crate::wire::Mac;
 use crate::worker::{Device, PortPlan};
+use lb::admission::Classes;
 use lb::{Policy, PoolSpec, Wanted};
 use std::path::PathBuf;
 
@@ -68,7 +69,7 @@ pub fn configuration(args: &RunArgs) -> Result<Configuration, Refusal> {
             ..process(&args.tuning)
         },
         ports: args.ports.clone(),
-        wanted: wanted(&args.service, &args.tuning),
+        wanted: wanted(&args.service, &args.tuning)?,
         ticket_keys: args.tuning.ticket_keys.clone(),
     };
     first(rules::faults(&configuration))?;
@@ -81,13 +82,21 @@ fn first(broken: Vec<Broken>) -> Result<(), Refusal> {
 }
 
 /// The one service that flags describe.
-fn wanted(service: &Service, tuning: &Tuning) -> Wanted {
+fn wanted(service: &Service, tuning: &Tuning) -> Result<Wanted, Refusal> {
+    let classes = if tuning.classes.is_empty() {
+        Classes::default()
+    } else {
+        // The first fault is told, in one line.
+        Classes::new(tuning.classes.clone()).map_err(|faults| Refusal::new(format!("--class: {}", faults[0])))?
+    };
     let policy = Policy {
         affinity: tuning.affinity.into(),
         proxy_protocol: tuning.proxy_protocol.is_some_and(bool::from),
         hello_timeout: tuning.hello_timeout,
         kind: tuning.service_kind.into(),
         servers_have_ech: tuning.servers_have_ech,
+        classes,
+        spill_after: tuning.spill_after.0,
     };
     let pool = PoolSpec {
         balance: tuning.balance.into(),
@@ -96,7 +105,7 @@ fn wanted(service: &Service, tuning: &Tuning) -> Wanted {
         backends: service.backends.clone(),
         ..PoolSpec::default()
     };
-    Wanted::single(service.vips.clone(), policy, pool)
+    Ok(Wanted::single(service.vips.clone(), policy, pool))
 }
 
 /// Ticket keys name backends that are there.
@@ -117,7 +126,7 @@ pub fn replay_options(args: &ReplayArgs) -> Result<ReplayOptions, Refusal> {
         return Err(Refusal::new("--vip without --backend: nowhere to send its connections"));
     }
     check_out(args)?;
-    let wanted = wanted(&args.service, &args.tuning);
+    let wanted = wanted(&args.service, &args.tuning)?;
     // Without backends the recording has its own; without VIPs the recorded servers' addresses stand in, and what only VIPs can have wrong
     // is not asked.
     let broken = if args.service.backends.is_empty() {

@@ -8,7 +8,7 @@ use crate::control::socket::api::{
 };
 use crate::control::socket::client::{self, Question, escaped};
 use crate::control::socket::orders::{NewBackend, NewWeight, Terms};
-use crate::control::{file, values};
+use crate::control::{backend, file, values};
 use clap::{Args, Subcommand, ValueEnum};
 use hyper::Method;
 use lb::{MemberSpec, State};
@@ -107,7 +107,7 @@ pub enum Verb {
         pool: String,
 
         /// The backend
-        #[arg(value_name = "NAME=ADDR:PORT[,weight=N]", value_parser = values::backend)]
+        #[arg(value_name = "NAME=ADDR:PORT[,weight=N]", value_parser = backend::added)]
         backend: MemberSpec,
 
         #[command(flatten)]

@@ -1,12 +1,14 @@
 //! What is different between two configurations, in words.
 
+use super::class::kind_word;
 use super::configuration::{Configuration, Process};
 use super::port::PortArg;
 use crate::engine::{AddressMode, TicketKey};
 use crate::worker::Idle;
 use core::fmt::{Debug, Display};
+use lb::admission::{ClassSpec, Share};
 use lb::service::{HashOn, ServiceKind};
-use lb::{MemberSpec, Policy, PoolSpec, ResumeFallback, RouteSpec, ServiceSpec, Wanted};
+use lb::{BackendLimits, MemberSpec, Policy, PoolSpec, ResumeFallback, RouteSpec, ServiceSpec, Wanted};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -164,6 +166,41 @@ fn policy(name: &str, from: &Policy, to: &Policy, found: &mut Found) {
     found.changed(&what("hello-timeout"), &from.hello_timeout, &to.hello_timeout, duration);
     found.changed(&what("service-kind"), &from.kind, &to.kind, kind);
     found.changed(&what("servers-have-ech"), &from.servers_have_ech, &to.servers_have_ech, bool::to_string);
+    let spill = |after: &Option<Duration>| after.as_ref().map_or_else(|| "never".into(), duration);
+    found.changed(&what("spill-after"), &from.spill_after, &to.spill_after, spill);
+    classes(name, from.classes.specs(), to.classes.specs(), found);
+}
+
+fn classes(service: &str, from: &[ClassSpec], to: &[ClassSpec], found: &mut Found) {
+    let (old, new) = (by(from, |c| &c.name), by(to, |c| &c.name));
+    for one in from {
+        let name = format!("service {service}: class {}", one.name);
+        match new.get(one.name.as_str()) {
+            Some(other) => found.changed(&format!("{name}:"), one, other, class_in_words),
+            None => found.put(Sign::Goes, name),
+        }
+    }
+    for one in to.iter().filter(|c| !old.contains_key(c.name.as_str())) {
+        found.put(Sign::Comes, format!("service {service}: class {}: {}", one.name, class_in_words(one)));
+    }
+    let names = |all: &[ClassSpec]| all.iter().map(|c| c.name.clone()).collect::<Vec<_>>();
+    let what = format!("service {service}: classes");
+    found.order(Sign::Changes, &what, common(names(from), &new), common(names(to), &old));
+}
+
+fn class_in_words(class: &ClassSpec) -> String {
+    let ClassSpec { name: _, listeners, clients, sni, alpn, cost, share, queue, timeout, reserve } = class;
+    let protocols: Vec<_> = alpn.iter().map(|p| p.escape_ascii().to_string()).collect();
+    let lists =
+        [("listen", list(listeners)), ("client", list(clients)), ("sni", list(sni)), ("alpn", list(&protocols))];
+    let lists = lists.iter().filter(|(_, all)| !all.is_empty()).map(|(key, all)| format!("{key} {all}"));
+    let kind = cost.map(|cost| format!("kind {}", kind_word(cost)));
+    let share = match share {
+        Share::Strict => String::from("strict"),
+        Share::Weight(weight) => format!("weight {weight}"),
+    };
+    let rest = format!("queue {queue}, queue-timeout {}, reserve {reserve} %", duration(timeout));
+    lists.chain(kind).chain([share, rest]).collect::<Vec<_>>().join("; ")
 }
 
 fn pools(from: &Wanted, to: &Wanted, found: &mut Found) {
@@ -195,8 +232,20 @@ fn balance(from: &PoolSpec, to: &PoolSpec, found: &mut Found) {
 }
 
 fn member(pool: &str, backend: &MemberSpec) -> String {
-    let MemberSpec { name, addr, weight, state } = backend;
-    format!("pool {pool}: backend {name} at {addr}, weight {weight}, {state}")
+    let MemberSpec { name, addr, weight, state, limits: of } = backend;
+    let limited = if *of == BackendLimits::default() { String::new() } else { format!(", {}", limits(of)) };
+    format!("pool {pool}: backend {name} at {addr}, weight {weight}, {state}{limited}")
+}
+
+fn limits(limits: &BackendLimits) -> String {
+    let BackendLimits { max_connections, max_handshakes, slow_start } = limits;
+    let parts = [
+        max_connections.map(|n| format!("max-connections {n}")),
+        max_handshakes.map(|n| format!("max-handshakes {n}")),
+        slow_start.map(|time| format!("slow-start {}", duration(&time))),
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { "none".into() } else { parts.join(", ") }
 }
 
 fn pool(from: &PoolSpec, to: &PoolSpec, told: &mut HashSet<String>, found: &mut Found) {
@@ -211,6 +260,7 @@ fn pool(from: &PoolSpec, to: &PoolSpec, told: &mut HashSet<String>, found: &mut 
         let mut of_all = Found::default();
         of_all.changed(&format!("backend {name}: address"), &one.addr, &other.addr, ToString::to_string);
         of_all.changed(&format!("backend {name}: state"), &one.state, &other.state, ToString::to_string);
+        of_all.changed(&format!("backend {name}: limits"), &one.limits, &other.limits, limits);
         found.0.extend(of_all.0.into_iter().filter(|difference| told.insert(difference.what.clone())));
         let weight = format!("pool {}: backend {name}: weight", to.name);
         found.changed(&weight, &one.weight, &other.weight, u16::to_string);

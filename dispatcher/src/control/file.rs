@@ -1,5 +1,7 @@
 //! The configuration file: TOML, whose keys [`super::keys`] lists.
 
+use super::backend::{max_connections, weight};
+use super::class;
 use super::configuration::{Configuration, Process};
 use super::fault::{Faults, meant};
 use super::keys::Table;
@@ -8,12 +10,13 @@ use super::port::PortArg;
 use super::reader::{Placed, Reader, Section, Span, word};
 use super::rules::{self, About};
 use super::values::{
-    AddressModeArg, BalanceArg, Cores, HashOnArg, IdleArg, MAX_WEIGHT, OnOff, ProxyArg, ServiceKindArg, capacity,
-    duration, resume_fallback, socket_address, ticket_key, workers,
+    AddressModeArg, BalanceArg, Cores, HashOnArg, IdleArg, OnOff, ProxyArg, ServiceKindArg, capacity, duration,
+    resume_fallback, socket_address, spill_after, ticket_key, workers,
 };
 use crate::engine::TicketKey;
+use lb::admission::{ClassSpec, Classes, Share};
 use lb::service::{HashOn, ServiceKind};
-use lb::{Algorithm, MemberSpec, Policy, PoolSpec, RouteSpec, ServiceSpec, SniPattern, State, Wanted};
+use lb::{Algorithm, BackendLimits, MemberSpec, Policy, PoolSpec, RouteSpec, ServiceSpec, SniPattern, State, Wanted};
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -233,6 +236,12 @@ impl File<'_> {
         if let Some((ech, _)) = section.one(reader, "servers-have-ech", truth) {
             policy.servers_have_ech = ech;
         }
+        if let Some((after, _)) = section.one(reader, "spill-after", spill_after) {
+            policy.spill_after = after.0;
+        }
+        if let Some(classes) = classes(reader, &section) {
+            policy.classes = classes;
+        }
         let routes = section.tables(reader, "route");
         let routes =
             routes.into_iter().enumerate().map(|(r, (at, table))| self.route((number, r), at, table)).collect();
@@ -247,10 +256,7 @@ impl File<'_> {
         let reader = &mut self.reader;
         let section = Section::new(reader, Table::Route, "a route".into(), span.clone(), table);
         let sni = section.list(reader, "sni", |text| text.parse::<SniPattern>());
-        let alpn = section.list(reader, "alpn", |text| match text.len() {
-            1..=255 => Ok(text.as_bytes().to_vec()),
-            n => Err(format!("a protocol has 1 to 255 bytes, not {n}")),
-        });
+        let alpn = section.list(reader, "alpn", class::protocol);
         let pool = section.must(reader, "pool", checked_name);
         self.places.insert(About::Route(s, r), span);
         RouteSpec {
@@ -336,16 +342,18 @@ impl File<'_> {
         let section = Section::new(reader, Table::Backend, "a backend".into(), span.clone(), table);
         let name = section.must(reader, "name", checked_name);
         let address = section.must(reader, "address", socket_address);
-        let weight = section.one(reader, "weight", |text| {
-            let n = text.parse::<u16>().ok().filter(|n| *n <= MAX_WEIGHT);
-            n.ok_or(format!("expected a number from 0 to {MAX_WEIGHT}"))
-        });
+        let weight = section.one(reader, "weight", weight);
         let state = section.one(reader, "state", |text| match text {
             "up" => Ok(State::Up),
             "draining" => Ok(State::Draining),
             "down" => Ok(State::Down),
             _ => Err("expected up, draining or down".into()),
         });
+        let limits = BackendLimits {
+            max_connections: section.one(reader, "max-connections", max_connections).map(|(n, _)| n),
+            max_handshakes: section.one(reader, "max-handshakes", str::parse).map(|(n, _)| n),
+            slow_start: section.one(reader, "slow-start", duration).map(|(time, _)| time),
+        };
         let (name, address) = (name?.0, address?);
         let told = section.list(reader, "ticket-key", |text| {
             let flag = format!("{name}={text}");
@@ -363,8 +371,43 @@ impl File<'_> {
             addr,
             weight: weight.map_or(1, |(weight, _)| weight),
             state: state.map_or(State::Up, |(state, _)| state),
+            limits,
         })
     }
+}
+
+/// The classes of a service, if it says any.
+fn classes(reader: &mut Reader<'_>, service: &Section<'_>) -> Option<Classes> {
+    let at = service.get("class")?.span();
+    let tables = service.tables(reader, "class");
+    let whole = tables.len();
+    let specs: Vec<ClassSpec> = tables.into_iter().filter_map(|(at, table)| class(reader, at, table)).collect();
+    if specs.len() < whole {
+        // What is wrong with one of them has been told.
+        return None;
+    }
+    let faults = match Classes::new(specs) {
+        Ok(classes) => return Some(classes),
+        Err(faults) => faults,
+    };
+    faults.iter().for_each(|fault| reader.fault(&at, fault.to_string(), None));
+    None
+}
+
+fn class(reader: &mut Reader<'_>, span: Span, table: &DeTable<'_>) -> Option<ClassSpec> {
+    let section = Section::new(reader, Table::Class, "a class".into(), span, table);
+    let mut spec = ClassSpec::new(section.must(reader, "name", checked_name)?.0);
+    for key in Table::Class.keys().map(|key| key.name).filter(|name| *name != "name") {
+        let set = |text: &str| class::set(&mut spec, key, text);
+        match key {
+            "client" | "listen" | "sni" | "alpn" => drop(section.list(reader, key, set)),
+            _ => _ = section.one(reader, key, set),
+        }
+    }
+    if let (Some(at), true) = (section.get("weight"), spec.share == Share::Strict) {
+        reader.fault(&at.span(), "'weight' cannot stand beside 'strict'", None);
+    }
+    Some(spec)
 }
 
 fn checked_name(text: &str) -> Result<String, String> {

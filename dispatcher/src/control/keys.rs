@@ -28,6 +28,8 @@ pub enum Table {
     Service,
     /// An entry of a service's `route`.
     Route,
+    /// An entry of a service's `class`.
+    Class,
     /// `[pool.NAME]`.
     Pool,
     /// An entry of a pool's `backend`.
@@ -36,8 +38,16 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Table; 7] =
-        [Table::Root, Table::Dispatcher, Table::Port, Table::Service, Table::Route, Table::Pool, Table::Backend];
+    pub const ALL: [Table; 8] = [
+        Table::Root,
+        Table::Dispatcher,
+        Table::Port,
+        Table::Service,
+        Table::Route,
+        Table::Class,
+        Table::Pool,
+        Table::Backend,
+    ];
 
     /// As people call it.
     pub const fn as_str(self) -> &'static str {
@@ -47,6 +57,7 @@ impl Table {
             Table::Port => "[[port]]",
             Table::Service => "[[service]]",
             Table::Route => "a route",
+            Table::Class => "a class",
             Table::Pool => "[pool.NAME]",
             Table::Backend => "a backend",
         }
@@ -68,7 +79,7 @@ const fn key(
     Key { table, name, value, default, meaning }
 }
 
-use Table::{Backend, Dispatcher, Pool, Port, Root, Route, Service};
+use Table::{Backend, Class, Dispatcher, Pool, Port, Root, Route, Service};
 
 /// All of them, in the order of the document.
 #[rustfmt::skip]
@@ -111,9 +122,22 @@ pub const KEYS: &[Key] = &[
     key(Service, "hello-timeout", "\"5s\"", "3s", "How long a client may stay silent before it is taken for one that waits for the server"),
     key(Service, "service-kind", "\"tls\"", "auto", "TLS or anything else (`auto`), or TLS alone (`tls`)"),
     key(Service, "servers-have-ech", "true", "false", "The servers hold keys for Encrypted Client Hello"),
+    key(Service, "class", "[{ name = \"resumes\", kind = \"resumes\", weight = 8 }, { name = \"rest\" }]", "resumes, non-tls, full with weights 8, 1, 1", "Which request goes first where servers have limits: 8 classes at most, the first that matches; what none matches is of the last"),
+    key(Service, "spill-after", "\"never\"", "50ms", "How long a client waits for a server that can resume its session and has no room, before it takes any; or `never`"),
     key(Route, "sni", "[\"api.example.com\", \"*.api.example.com\"]", "", "Server names; a wildcard stands for one label"),
     key(Route, "alpn", "[\"h2\"]", "", "ALPN protocols. Of each list any may match; of two lists both must"),
     key(Route, "pool", "\"api\"", "", "Where they go; must be there"),
+    key(Class, "name", "\"mobile\"", "", "Its name in reports; must be there"),
+    key(Class, "kind", "\"resumes\"", "", "`resumes` (a row leads to a server that is up), `full` (any other handshake) or `non-tls`"),
+    key(Class, "client", "[\"10.0.0.0/8\"]", "", "Where clients come from. Of each list any entry may match; of several lists all must"),
+    key(Class, "listen", "[\"192.0.2.10:443\"]", "", "Where they connect to"),
+    key(Class, "sni", "[\"*.api.example.com\"]", "", "Server names"),
+    key(Class, "alpn", "[\"h2\"]", "", "ALPN protocols"),
+    key(Class, "weight", "4", "1", "Its share of what strict classes leave, 1 to 1000, in units of handshakes"),
+    key(Class, "strict", "true", "false", "Goes before all classes behind it, and before all with a weight; not beside `weight`"),
+    key(Class, "queue", "512", "1024", "So many wait in it at most; further ones are of the last class, which refuses when it is full"),
+    key(Class, "queue-timeout", "\"5s\"", "3s", "So long one waits at most"),
+    key(Class, "reserve", "10", "0", "Hundredths of each server's limits that only this class may use"),
     key(Pool, "backend", "[{ name = \"web1\", address = \"198.51.100.11:443\" }]", "", "Its servers; must be there"),
     key(Pool, "balance", "\"least-conn\"", "maglev", "How a server is chosen when no session decides: `maglev`, `least-conn`, `round-robin` or `random-two`"),
     key(Pool, "hash-on", "\"tuple\"", "source-ip", "What maglev hashes: the client's address, or addresses and ports (`tuple`)"),
@@ -122,6 +146,9 @@ pub const KEYS: &[Key] = &[
     key(Backend, "address", "\"198.51.100.11:443\"", "", "Where it listens; must be there"),
     key(Backend, "weight", "2", "1", "Share of new sessions, 0 to 1000; 0: none"),
     key(Backend, "state", "\"draining\"", "up", "`up`; `draining`: resumes sessions only; `down`: nothing"),
+    key(Backend, "max-connections", "4000", "", "Most connections, those being dialled included; further ones wait"),
+    key(Backend, "max-handshakes", "\"auto\"", "", "Most handshakes at a time, in units: 10 for a full one, 1 for one that resumes; `auto`: as many as it does without getting slow"),
+    key(Backend, "slow-start", "\"30s\"", "", "After a recovery its weight and limits grow to what they are for so long; not after our own start"),
     key(Backend, "ticket-key", "[\"00112233445566778899aabbccddeeff\"]", "", "Names of ticket keys that it opens, or `unknown`, as with `--ticket-key`; read at the start"),
 ];
 
@@ -129,12 +156,7 @@ pub const KEYS: &[Key] = &[
 pub const LATER: &[(Table, &str, &str)] = &[
     (Dispatcher, "metrics", "metrics and a status page"),
     (Dispatcher, "state", "tables in a file"),
-    (Service, "class", "classes of requests"),
-    (Service, "spill-after", "queues"),
     (Route, "host", "routes by the Host of plain HTTP"),
-    (Backend, "max-connections", "limits of connections"),
-    (Backend, "max-handshakes", "limits of handshakes"),
-    (Backend, "slow-start", "a slow start"),
     (Backend, "check", "health checks by configuration"),
     (Backend, "agent-check", "agent checks"),
     (Backend, "tunnel", "tunnels"),

@@ -3,12 +3,15 @@
 //! * [`configuration`] holds what is wanted; [`rules`] say what is wrong with values that are each right.
 //! * [`mod@file`] reads it from TOML, whose keys [`keys`] lists; [`fault`] is what is said of a file's mistakes.
 //! * [`mod@text`] writes one as the file that says it.
-//! * [`values`] are words, numbers and addresses, for flags and keys alike; [`port`] is one network port, [`name`] what names may be.
+//! * [`values`] are words, numbers and addresses, for flags and keys alike; [`port`] is one network port, [`mod@backend`] a backend,
+//!   [`mod@class`] a class of requests, [`name`] what names may be.
 //! * [`own`]: addresses of ours that others have, too.
 //! * [`overrides`]: what operators said while it ran; [`diff`]: what is different between two configurations.
 //! * [`live`] has what is wanted now, and brings changes of it into force.
 //! * [`socket`] is the control socket.
 
+pub mod backend;
+pub mod class;
 pub mod configuration;
 pub mod diff;
 pub mod fault;

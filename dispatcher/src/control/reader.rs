@@ -132,7 +132,7 @@ impl<'t> Section<'t> {
         &self,
         reader: &mut Reader<'_>,
         name: &str,
-        parse: impl Fn(&str) -> Result<T, String>,
+        parse: impl FnMut(&str) -> Result<T, String>,
     ) -> Option<Placed<T>> {
         let value = self.get(name)?;
         self.scalar(reader, name, value, parse)
@@ -143,7 +143,7 @@ impl<'t> Section<'t> {
         &self,
         reader: &mut Reader<'_>,
         name: &str,
-        parse: impl Fn(&str) -> Result<T, String>,
+        parse: impl FnMut(&str) -> Result<T, String>,
     ) -> Option<Placed<T>> {
         if self.get(name).is_none() {
             self.missing(reader, name);

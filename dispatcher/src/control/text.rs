@@ -2,6 +2,7 @@
 //!
 //! What holds anyway is left out. [`super::file::read`] of it gives the same configuration, which a fuzz target holds.
 
+use super::class::kind_word;
 use super::configuration::{Configuration, Process};
 use super::port::PortArg;
 use super::values::{BalanceArg, HashOnArg};
@@ -11,7 +12,8 @@ use crate::worker::Idle;
 use clap::ValueEnum;
 use core::fmt::Display;
 use core::time::Duration;
-use lb::{Algorithm, HashOn, MemberSpec, Policy, PoolSpec, ServiceKind, ServiceSpec, State};
+use lb::admission::{ClassSpec, Share};
+use lb::{Algorithm, BackendLimits, HashOn, MemberSpec, Policy, PoolSpec, ServiceKind, ServiceSpec, State};
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -174,6 +176,46 @@ fn of_service(service: &ServiceSpec) -> Lines {
     if policy.servers_have_ech {
         lines.push(("servers-have-ech", "true".into()));
     }
+    if policy.spill_after != usual.spill_after {
+        lines.push(("spill-after", policy.spill_after.map_or_else(|| quoted("never"), duration)));
+    }
+    if policy.classes != usual.classes {
+        lines.push(("class", list(policy.classes.specs(), |class| inline(of_class(class)))));
+    }
+    lines
+}
+
+fn of_class(class: &ClassSpec) -> Lines {
+    let ClassSpec { name, listeners, clients, sni, alpn, cost, share, queue, timeout, reserve } = class;
+    let usual = ClassSpec::new("");
+    let mut lines = vec![("name", quoted(name))];
+    lines.extend(cost.map(|cost| ("kind", quoted(kind_word(cost)))));
+    if !clients.is_empty() {
+        lines.push(("client", list(clients, quoted)));
+    }
+    if !listeners.is_empty() {
+        lines.push(("listen", list(listeners, quoted)));
+    }
+    if !sni.is_empty() {
+        lines.push(("sni", list(sni, quoted)));
+    }
+    if !alpn.is_empty() {
+        lines.push(("alpn", list(alpn, |protocol| quoted(&String::from_utf8_lossy(protocol)))));
+    }
+    match share {
+        Share::Strict => lines.push(("strict", "true".into())),
+        Share::Weight(weight) if *share != usual.share => lines.push(("weight", weight.to_string())),
+        Share::Weight(_) => {}
+    }
+    if *queue != usual.queue {
+        lines.push(("queue", queue.to_string()));
+    }
+    if *timeout != usual.timeout {
+        lines.push(("queue-timeout", duration(*timeout)));
+    }
+    if *reserve != usual.reserve {
+        lines.push(("reserve", reserve.to_string()));
+    }
     lines
 }
 
@@ -194,7 +236,8 @@ fn of_pool(pool: &PoolSpec, mut keys: impl FnMut(&str) -> Vec<String>) -> Lines 
 }
 
 fn of_backend(backend: &MemberSpec, keys: Vec<String>) -> Lines {
-    let MemberSpec { name, addr, weight, state } = backend;
+    let MemberSpec { name, addr, weight, state, limits } = backend;
+    let BackendLimits { max_connections, max_handshakes, slow_start } = limits;
     let mut lines = vec![("name", quoted(name)), ("address", quoted(addr))];
     if *weight != 1 {
         lines.push(("weight", weight.to_string()));
@@ -202,6 +245,9 @@ fn of_backend(backend: &MemberSpec, keys: Vec<String>) -> Lines {
     if *state != State::Up {
         lines.push(("state", quoted(state)));
     }
+    lines.extend(max_connections.map(|n| ("max-connections", n.to_string())));
+    lines.extend(max_handshakes.map(|n| ("max-handshakes", quoted(&n))));
+    lines.extend(slow_start.map(|time| ("slow-start", duration(time))));
     if !keys.is_empty() {
         lines.push(("ticket-key", list(&keys, quoted)));
     }
@@ -264,6 +310,12 @@ mod tests {
             hello-timeout = "5s 250ms"
             service-kind = "tls"
             servers-have-ech = true
+            spill-after = "never"
+            class = [
+              { name = "staff", client = ["10.0.0.0/8", "2001:db8::/32"], listen = "192.0.2.10:443", kind = "full", strict = true, reserve = 10 },
+              { name = "api", sni = "*.example.com", alpn = ["h2"], weight = 4, queue = 9, queue-timeout = "500ms" },
+              { name = "rest" },
+            ]
             route = [{ sni = ["api.example.com", "*.example.com"], alpn = ["h2"], pool = "api" }, { alpn = ["a\"b"], pool = "api" }]
 
             [pool."a.b:1"]
@@ -272,15 +324,15 @@ mod tests {
             resume-fallback = "balance"
             backend = [
               { name = "web1", address = "198.51.100.11:443", weight = 0, ticket-key = ["00112233445566778899aabbccddeeff", "0000000000000000000000000000000f"] },
-              { name = "web2", address = "198.51.100.12:443", weight = 7, state = "draining" },
-              { name = "web6", address = "[2001:db8:1::11]:443", ticket-key = "unknown" },
+              { name = "web2", address = "198.51.100.12:443", weight = 7, state = "draining", max-connections = 4000, max-handshakes = 40, slow-start = "1m" },
+              { name = "web6", address = "[2001:db8:1::11]:443", ticket-key = "unknown", max-handshakes = "auto" },
             ]
 
             [pool.api]
             balance = "random-two"
             backend = [
               { name = "web1", address = "198.51.100.11:443" },
-              { name = "web6", address = "[2001:db8:1::11]:443" },
+              { name = "web6", address = "[2001:db8:1::11]:443", max-handshakes = "auto" },
             ]
         "#;
         let read = |text: &str| file::read("f", text.as_bytes()).unwrap_or_else(|faults| panic!("{faults}\n{text}"));

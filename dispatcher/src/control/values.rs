@@ -5,7 +5,7 @@ use crate::engine::{AddressMode, TicketKey};
 use crate::worker::Idle;
 use clap::ValueEnum;
 use core::time::Duration;
-use lb::{Algorithm, HashOn, MemberSpec, ServiceKind};
+use lb::{Algorithm, HashOn, ServiceKind};
 use std::net::SocketAddr;
 
 /// Declares a flag's words and what each means to the engine.
@@ -105,26 +105,6 @@ pub fn socket_address(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-/// `NAME=ADDR:PORT[,weight=N]`.
-pub fn backend(text: &str) -> Result<MemberSpec, String> {
-    let (name, rest) = text.split_once('=').ok_or("expected NAME=ADDR:PORT[,weight=N]")?;
-    check_name(name)?;
-    let mut parts = rest.split(',');
-    let addr = socket_address(parts.next().unwrap_or(""))?;
-    let mut weight = None;
-    for part in parts {
-        match part.split_once('=') {
-            Some(("weight", _)) if weight.is_some() => return Err("weight given twice".into()),
-            Some(("weight", n)) => {
-                let n = n.parse::<u16>().ok().filter(|n| *n <= MAX_WEIGHT);
-                weight = Some(n.ok_or(format!("weight is a number from 0 to {MAX_WEIGHT}"))?);
-            }
-            _ => return Err(format!("unknown option '{part}' (there is weight=N)")),
-        }
-    }
-    Ok(MemberSpec { weight: weight.unwrap_or(1), ..MemberSpec::new(name, addr) })
-}
-
 /// `source-ip` or `balance`.
 pub fn resume_fallback(text: &str) -> Result<lb::ResumeFallback, String> {
     text.parse()
@@ -156,6 +136,19 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         Err(_) => Err("expected a duration such as 500ms, 30s or 1h".into()),
     }
 }
+
+/// A duration, or `never`.
+pub fn spill_after(text: &str) -> Result<SpillAfter, String> {
+    if text == "never" {
+        return Ok(SpillAfter(None));
+    }
+    let never = |why| format!("{why}, or never");
+    duration(text).map(|after| SpillAfter(Some(after))).map_err(never)
+}
+
+/// How long a client waits for its own server alone; `None`: always.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SpillAfter(pub Option<Duration>);
 
 /// Rows of a table.
 pub fn capacity(text: &str) -> Result<usize, String> {
@@ -218,25 +211,6 @@ mod tests {
         assert_eq!(Cores::parse("0,2-4"), Ok(Cores(vec![0, 2, 3, 4])));
         for wrong in ["", "a", "3-1", "1,1", "0-2,2", "1-", "99999"] {
             assert!(Cores::parse(wrong).is_err(), "{wrong}");
-        }
-        let b = backend("web=[fd00::1]:443,weight=3").unwrap();
-        assert_eq!((b.name.as_str(), b.addr, b.weight), ("web", "[fd00::1]:443".parse().unwrap(), 3));
-        assert_eq!(backend("w=10.0.0.1:1").unwrap().weight, 1);
-        for wrong in [
-            "",
-            "web",
-            "=1.1.1.1:1",
-            "w=1.1.1.1",
-            "w=fd00::1:443",
-            "w=1.1.1.1:0",
-            "w=1.1.1.1:1,weight=x",
-            "w=1.1.1.1:1,weight=1,weight=1",
-            "w=1.1.1.1:1,colour=red",
-            "w=host:80",
-            "a b=1.1.1.1:1",
-            "w=0.0.0.0:1",
-        ] {
-            assert!(backend(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -91,7 +91,7 @@ fn membership(wanted: &mut Wanted, all: &[Override]) {
             Some(there) => (there.addr, there.weight) = (*addr, *weight),
             None => {
                 let state = state.unwrap_or(State::Up);
-                pool.backends.push(MemberSpec { name: name.clone(), addr: *addr, weight: *weight, state });
+                pool.backends.push(MemberSpec { weight: *weight, state, ..MemberSpec::new(name.clone(), *addr) });
             }
         }
     }
