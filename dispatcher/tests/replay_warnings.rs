@@ -70,11 +70,9 @@ fn a_trace_of_loopback_addresses_is_replayed_and_reenacted_like_any_other() {
 #[test]
 fn what_is_not_read_is_named_and_the_exit_status_tells() {
     for (file, name) in [
-        ("ppp_linktype9.pcap", "link type 9 (PPP) 8"),
-        ("nflog_linktype239.pcap", "link type 239 (NFLOG) 8"),
-        ("pppoe.pcap", "PPPoE 8"),
-        ("mpls.pcap", "MPLS 8"),
-        ("cisco_sgt_8909.pcap", "Cisco metadata (SGT) 8"),
+        ("unread/ieee80211_linktype105.pcap", "link type 105 (IEEE 802.11) 8"),
+        ("unread/macsec.pcap", "MACsec 8"),
+        ("unread/nsh.pcap", "NSH 8"),
     ] {
         let path = wrapped(file);
         let path = path.to_str().unwrap();
@@ -107,19 +105,27 @@ fn joined(files: &[PathBuf]) -> Vec<u8> {
 fn a_capture_that_was_read_in_part_is_reported_and_what_is_missing_is_named() {
     let good = capture("tls13_hrr_openssl.pcap");
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("in_part.pcap");
-    std::fs::write(&file, joined(&[good.clone(), wrapped("pppoe.pcap"), wrapped("mpls.pcap"), wrapped("mpls.pcap")]))
-        .unwrap();
+    std::fs::write(
+        &file,
+        joined(&[
+            good.clone(),
+            wrapped("unread/nsh.pcap"),
+            wrapped("unread/macsec.pcap"),
+            wrapped("unread/macsec.pcap"),
+        ]),
+    )
+    .unwrap();
     for config in [Config::default(), elsewhere()] {
         let (of_good, whole, result) = lines(&good, config.clone());
         result.unwrap();
         let (of_part, summary, result) = lines(&file, config.clone());
         assert_eq!(of_part.len(), of_good.len());
-        assert_eq!((&summary["unread"]["PPPoE"], &summary["unread"]["MPLS"]), (&8.into(), &16.into()));
-        assert!(whole["unread"]["PPPoE"].is_null());
+        assert_eq!((&summary["unread"]["NSH"], &summary["unread"]["MACsec"]), (&8.into(), &16.into()));
+        assert!(whole["unread"]["NSH"].is_null());
         let error = result.unwrap_err();
         assert!(error.is::<NotRead>() && error.to_string().contains("24 of "), "{error}");
-        assert!(error.to_string().ends_with("MPLS 16, PPPoE 8"), "{error}");
-        assert!(report(&file, config).contains("MPLS 16, PPPoE 8"));
+        assert!(error.to_string().ends_with("MACsec 16, NSH 8"), "{error}");
+        assert!(report(&file, config).contains("MACsec 16, NSH 8"));
     }
 }
 

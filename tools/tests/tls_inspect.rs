@@ -101,11 +101,9 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 fn what_is_not_read_is_named_and_the_exit_status_tells() {
     let wrapped = |name: &str| capture(&format!("../wrapped/{name}"));
     for (file, name) in [
-        ("ppp_linktype9.pcap", "link type 9 (PPP) 8"),
-        ("nflog_linktype239.pcap", "link type 239 (NFLOG) 8"),
-        ("pppoe.pcap", "PPPoE 8"),
-        ("mpls.pcap", "MPLS 8"),
-        ("cisco_sgt_8909.pcap", "Cisco metadata (SGT) 8"),
+        ("unread/ieee80211_linktype105.pcap", "link type 105 (IEEE 802.11) 8"),
+        ("unread/macsec.pcap", "MACsec 8"),
+        ("unread/nsh.pcap", "NSH 8"),
     ] {
         let output = tls_inspect(&[&wrapped(file)]);
         let (out, said) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());

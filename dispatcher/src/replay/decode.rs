@@ -1,13 +1,16 @@
 //! A recorded frame's addresses, ports and payload.
 //!
-//! Captures hold what a live port never meets: frames cut by the recorder, link layers other than Ethernet, IP lengths
+//! Captures hold what a live port never meets: frames cut by the recorder, link layers other than Ethernet, tunnels ([`layers`]), IP lengths
 //! of zero (a segment that the NIC was yet to cut), stacks of tags. So this reader forgives where `wire`, which must
 //! refuse, does not; nothing here is on the packet's path.
 
+pub(super) mod layers;
+
 use crate::capture::{LinkType, RecordedFrame};
 use crate::wire::Seq;
-use crate::wire::packet::{ethertype, protocol};
+use crate::wire::packet::protocol;
 use arrayvec::ArrayVec;
+use layers::{Located, locate};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Most VLAN tags kept; deeper ones are read over.
@@ -108,19 +111,12 @@ impl Segment<'_> {
 
 /// Reads one frame.
 pub fn decode<'a>(frame: &RecordedFrame<'a>) -> Result<Decoded<'a>, Undecoded> {
-    let mut vlans = ArrayVec::new();
-    let (kind, at) = link_layer(frame.link, frame.bytes, &mut vlans)?;
-    let Some(packet) = frame.bytes.get(at..) else { return Err(Undecoded::Truncated) };
-    let wire_len = frame.original_len.saturating_sub(at);
-    let (src, dst, proto, body, missing) = match kind {
-        ethertype::IPV4 => ipv4(packet, wire_len)?,
-        ethertype::IPV6 => ipv6(packet, wire_len)?,
-        _ => return Err(Undecoded::NotIp(Some(kind))),
-    };
-    let (ports, transport) = match proto {
+    let Located { vlans, ip, .. } = locate(frame.link, frame.bytes, frame.original_len)?;
+    let IpParts { src, dst, protocol, body, missing, .. } = ip?;
+    let (ports, transport) = match protocol {
         protocol::TCP => tcp(body, missing)?,
         protocol::UDP => udp(body, missing)?,
-        _ => return Err(Undecoded::OtherProtocol(proto)),
+        _ => return Err(Undecoded::OtherProtocol(protocol)),
     };
     Ok(Decoded { vlans, src: SocketAddr::new(src, ports.0), dst: SocketAddr::new(dst, ports.1), transport })
 }
@@ -132,39 +128,19 @@ fn be16(b: &[u8], at: usize) -> Result<u16, Undecoded> {
     }
 }
 
-/// The type of what the link layer carries, and where that begins.
-pub(super) fn link_layer(
-    link: LinkType,
-    b: &[u8],
-    vlans: &mut ArrayVec<u16, MAX_VLANS>,
-) -> Result<(u16, usize), Undecoded> {
-    let by_version = |at: usize| match b.get(at).map(|v| v >> 4) {
-        Some(4) => Ok((ethertype::IPV4, at)),
-        Some(6) => Ok((ethertype::IPV6, at)),
-        Some(_) => Err(Undecoded::NotIp(None)),
-        None => Err(Undecoded::Truncated),
-    };
-    let (mut kind, mut at) = match link {
-        LinkType::ETHERNET => (be16(b, 12)?, 14),
-        LinkType::LINUX_SLL => (be16(b, 14)?, 16),
-        LinkType::LINUX_SLL2 => (be16(b, 0)?, 20),
-        // The address family differs from system to system; the IP version does not.
-        LinkType::NULL | LinkType::LOOP => return by_version(4),
-        LinkType::RAW | LinkType::IPV4 | LinkType::IPV6 => return by_version(0),
-        // What BSDs and old Linux wrote for raw IP before it had a number.
-        LinkType(12 | 14) => return by_version(0),
-        _ => return Err(Undecoded::LinkType(link)),
-    };
-    while matches!(kind, ethertype::VLAN | ethertype::QINQ | ethertype::QINQ_OLD) {
-        let id = be16(b, at)? & 0x0fff;
-        let _ = vlans.try_push(id);
-        kind = be16(b, at + 2)?;
-        at += 4;
-    }
-    Ok((kind, at))
+/// An IP packet's header, and what is behind it.
+#[derive(Clone, Copy)]
+pub struct IpParts<'a> {
+    src: IpAddr,
+    dst: IpAddr,
+    /// Of the body.
+    protocol: u8,
+    /// Bytes before the body.
+    header: usize,
+    body: &'a [u8],
+    /// Bytes of the body that the recorder cut off.
+    missing: usize,
 }
-
-type IpParts<'a> = (IpAddr, IpAddr, u8, &'a [u8], usize);
 
 fn ipv4(b: &[u8], wire_len: usize) -> Result<IpParts<'_>, Undecoded> {
     let Some(h) = b.first_chunk::<20>() else { return Err(Undecoded::Truncated) };
@@ -185,7 +161,8 @@ fn ipv4(b: &[u8], wire_len: usize) -> Result<IpParts<'_>, Undecoded> {
     let src = Ipv4Addr::new(h[12], h[13], h[14], h[15]);
     let dst = Ipv4Addr::new(h[16], h[17], h[18], h[19]);
     let Some(body) = b.get(header..total.min(b.len())) else { return Err(Undecoded::Truncated) };
-    Ok((src.into(), dst.into(), h[9], body, total - header - body.len()))
+    let missing = total - header - body.len();
+    Ok(IpParts { src: src.into(), dst: dst.into(), protocol: h[9], header, body, missing })
 }
 
 fn ipv6(b: &[u8], wire_len: usize) -> Result<IpParts<'_>, Undecoded> {
@@ -227,7 +204,8 @@ fn ipv6(b: &[u8], wire_len: usize) -> Result<IpParts<'_>, Undecoded> {
         at += len;
     }
     let Some(body) = packet.get(at..) else { return Err(Undecoded::Truncated) };
-    Ok((src.into(), dst.into(), next, body, total.saturating_sub(at + body.len())))
+    let missing = total.saturating_sub(at + body.len());
+    Ok(IpParts { src: src.into(), dst: dst.into(), protocol: next, header: at, body, missing })
 }
 
 fn tcp(b: &[u8], missing: usize) -> Result<((u16, u16), Transport<'_>), Undecoded> {

@@ -6,11 +6,11 @@
 //! At most [`MAX_PACKETS`] packets of 64 kB wait for their pieces; when one more comes, the oldest is given up. So is
 //! one whose pieces stay away for [`PATIENCE`], and one that is cut into more than [`MAX_PIECES`].
 
-use super::decode::{MAX_VLANS, link_layer};
-use crate::capture::RecordedFrame;
+use super::decode::layers::{Located, locate};
+use super::decode::{Decoded, Undecoded, decode};
+use crate::capture::{LinkType, RecordedFrame};
 use crate::time::Time;
 use crate::wire::packet::ethertype;
-use arrayvec::ArrayVec;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -32,6 +32,8 @@ struct Id {
 }
 
 struct Piece<'a> {
+    /// The frame, or if the packet came in another one, this packet alone: the other's lengths would not fit the whole.
+    bytes: &'a [u8],
     id: Id,
     offset: usize,
     more: bool,
@@ -63,9 +65,18 @@ pub struct Defragmenter {
 }
 
 impl Defragmenter {
-    /// Takes in a frame that is a piece of a packet. The whole packet as a frame's bytes, if this was the last that was missing.
-    pub fn add(&mut self, frame: &RecordedFrame<'_>) -> Option<Vec<u8>> {
-        let piece = piece(frame)?;
+    /// Reads a frame; or the packet that it was the last missing piece of, which is put together in `joined`.
+    pub fn decode<'a>(&mut self, frame: &RecordedFrame<'a>, joined: &'a mut Vec<u8>) -> Result<Decoded<'a>, Undecoded> {
+        let read = decode(frame);
+        let Err(Undecoded::Fragment) = read else { return read };
+        let (link, whole) = self.add(frame).ok_or(Undecoded::Fragment)?;
+        *joined = whole;
+        decode(&RecordedFrame { link, original_len: joined.len(), bytes: joined, ..*frame })
+    }
+
+    /// Takes in a frame that is a piece of a packet. The whole packet as a frame's bytes and link type, if this was the last that was missing.
+    fn add(&mut self, frame: &RecordedFrame<'_>) -> Option<(LinkType, Vec<u8>)> {
+        let (link, piece) = piece(frame)?;
         self.packets.retain(|p| frame.time.since(p.latest) <= PATIENCE);
         let place = match self.packets.iter().position(|p| p.id == piece.id) {
             Some(place) => place,
@@ -85,19 +96,19 @@ impl Defragmenter {
         };
         let packet = &mut self.packets[place];
         packet.latest = frame.time;
-        packet.take(&piece, frame);
+        packet.take(&piece);
         if packet.pieces.len() > MAX_PIECES {
             self.packets.remove(place);
             return None;
         }
         let whole = packet.whole()?;
         self.packets.remove(place);
-        Some(whole)
+        Some((link, whole))
     }
 }
 
 impl Packet {
-    fn take(&mut self, piece: &Piece<'_>, frame: &RecordedFrame<'_>) {
+    fn take(&mut self, piece: &Piece<'_>) {
         let end = piece.offset + piece.body.len();
         if end > usize::from(u16::MAX) {
             return;
@@ -106,7 +117,7 @@ impl Packet {
             self.end.get_or_insert(end);
         }
         if piece.offset == 0 && self.head.is_none() {
-            self.head = Some((frame.bytes[..piece.head].to_vec(), piece.patches, piece.counted));
+            self.head = Some((piece.bytes[..piece.head].to_vec(), piece.patches, piece.counted));
         }
         // Of two that tell of a byte, the first wins.
         let mut from = piece.offset;
@@ -149,10 +160,10 @@ impl Packet {
 }
 
 /// Reads the frame as a piece of a packet. None when it is none, or was cut by the recorder.
-fn piece<'a>(frame: &RecordedFrame<'a>) -> Option<Piece<'a>> {
-    let b = frame.bytes;
-    let mut vlans: ArrayVec<u16, MAX_VLANS> = ArrayVec::new();
-    let (kind, ip) = link_layer(frame.link, b, &mut vlans).ok()?;
+fn piece<'a>(frame: &RecordedFrame<'a>) -> Option<(LinkType, Piece<'a>)> {
+    let Located { kind, at, tunnelled, .. } = locate(frame.link, frame.bytes, frame.original_len).ok()?;
+    let (link, b, ip) =
+        if tunnelled { (LinkType::RAW, frame.bytes.get(at..)?, 0) } else { (frame.link, frame.bytes, at) };
     let half = |at: usize| b.get(at..at + 2).map(|v| u16::from_be_bytes([v[0], v[1]]));
     match kind {
         ethertype::IPV4 => {
@@ -162,6 +173,7 @@ fn piece<'a>(frame: &RecordedFrame<'a>) -> Option<Piece<'a>> {
             let field = half(ip + 6)?;
             let address = |at: usize| IpAddr::from([header[at], header[at + 1], header[at + 2], header[at + 3]]);
             Some(Piece {
+                bytes: b,
                 id: Id { src: address(12), dst: address(16), protocol: header[9], id: half(ip + 4)?.into() },
                 offset: usize::from(field & 0x1fff) * 8,
                 more: field & 0x2000 != 0,
@@ -191,6 +203,7 @@ fn piece<'a>(frame: &RecordedFrame<'a>) -> Option<Piece<'a>> {
                 Some(IpAddr::from(octets))
             };
             Some(Piece {
+                bytes: b,
                 id: Id { src: address(8)?, dst: address(24)?, protocol: *b.get(at)?, id },
                 offset: usize::from(field & 0xfff8),
                 more: field & 1 != 0,
@@ -205,11 +218,12 @@ fn piece<'a>(frame: &RecordedFrame<'a>) -> Option<Piece<'a>> {
         _ => None,
     }
     .filter(|p| p.head >= p.ip && !p.body.is_empty())
+    .map(|piece| (link, piece))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::decode::{Transport, Undecoded, decode};
+    use super::super::decode::Transport;
     use super::*;
     use crate::capture::LinkType;
 
@@ -281,7 +295,8 @@ mod tests {
             pieces.reverse();
             let mut all = Defragmenter::default();
             assert!(all.add(&frame(&pieces[0], 0)).is_none());
-            let made: Vec<Vec<u8>> = pieces.iter().filter_map(|p| all.add(&frame(p, 0))).collect();
+            let made: Vec<Vec<u8>> =
+                pieces.iter().filter_map(|p| all.add(&frame(p, 0))).map(|(_, whole)| whole).collect();
             assert_eq!(made.len(), 1);
             assert_eq!(payload(&made[0]), whole[8..]);
             assert!(all.packets.is_empty());
@@ -319,7 +334,7 @@ mod tests {
                 }
                 let mut all = Defragmenter::default();
                 for piece in &pieces {
-                    if let Some(whole) = all.add(&frame(piece, 0)) {
+                    if let Some((_, whole)) = all.add(&frame(piece, 0)) {
                         let _ = decode(&frame(&whole, 0));
                     }
                 }

@@ -13,7 +13,7 @@
 //! A connection that offers an identity which the table knows, and whose server was not recorded answering, is counted
 //! as *unanswered*: nothing can be said of it.
 
-use super::decode::{Transport, Undecoded, decode};
+use super::decode::{Transport, Undecoded};
 use super::dialogue::{Began, Dialogue};
 use super::fragments::Defragmenter;
 use super::reassembly::{At, Connection, Handler, Limits, Tracker, Turn, Way};
@@ -286,17 +286,8 @@ impl<'l> Replay<'l> {
         let at = At { frame: frame.number, time: self.latest, unix_nanos: frame.unix_nanos };
         let totals = &mut self.tracker.handler.totals;
         totals.frames_in += 1;
-        let joined;
-        let packet = match decode(frame) {
-            Err(Undecoded::Fragment) => match self.fragments.add(frame) {
-                None => Err(Undecoded::Fragment),
-                Some(bytes) => {
-                    joined = bytes;
-                    decode(&RecordedFrame { original_len: joined.len(), bytes: &joined, ..*frame })
-                }
-            },
-            packet => packet,
-        };
+        let mut joined = Vec::new();
+        let packet = self.fragments.decode(frame, &mut joined);
         match &packet {
             Ok(_) => totals.unread.taken(),
             Err(why) => totals.unread.not_taken(*why),

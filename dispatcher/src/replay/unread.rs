@@ -115,14 +115,11 @@ const ETHERTYPES: &[(u16, &str, bool)] = &[
     (0x0806, "ARP", false),
     (0x0842, "Wake-on-LAN", false),
     (0x22f3, "TRILL", true),
-    (0x6558, "bridged Ethernet", true),
     (0x8035, "RARP", false),
     (0x809b, "AppleTalk", false),
     (0x8137, "IPX", false),
     (0x8809, "LACP", false),
-    (0x880b, "PPP", true),
     (0x8847, "MPLS", true),
-    (0x8848, "MPLS", true),
     (0x8863, "PPPoE discovery", false),
     (0x8864, "PPPoE", true),
     (0x886d, "Intel probe", false),
@@ -130,12 +127,8 @@ const ETHERTYPES: &[(u16, &str, bool)] = &[
     (0x88cc, "LLDP", false),
     (0x88e1, "HomePlug", false),
     (0x88e5, "MACsec", true),
-    (0x88e7, "provider backbone bridging", true),
     (0x88f7, "PTP", false),
-    (0x8909, "Cisco metadata (SGT)", true),
     (0x8912, "HomePlug", false),
-    (0x8926, "VN-Tag", true),
-    (0x893f, "E-Tag", true),
     (0x894f, "NSH", true),
     (0x9000, "loopback test", false),
 ];
@@ -234,9 +227,12 @@ mod tests {
         assert_eq!(listed(unread.counts()), "ARP 1, ICMP 1");
         unread.not_taken(Undecoded::NotIp(Some(0x8864)));
         unread.not_taken(Undecoded::NotIp(Some(0x8864)));
-        unread.not_taken(Undecoded::LinkType(LinkType(239)));
+        unread.not_taken(Undecoded::LinkType(LinkType(105)));
         let said = unread.complaint().unwrap().0;
-        assert_eq!(said, "3 of 8 frames were not read, and any connections in them: PPPoE 2, link type 239 (NFLOG) 1");
+        assert_eq!(
+            said,
+            "3 of 8 frames were not read, and any connections in them: PPPoE 2, link type 105 (IEEE 802.11) 1"
+        );
     }
 
     #[test]

@@ -7,11 +7,11 @@ mod streams;
 
 pub use report::{Blob, ClientHelloReport, Endpoint, ServerHelloReport, StreamReport, TicketReport};
 
-use super::decode::{Transport, Undecoded, decode};
+use super::decode::Transport;
 use super::fragments::Defragmenter;
 use super::reassembly::{At, Limits, Tracker};
 use super::unread::Unread;
-use crate::capture::{Capture, CaptureError, RecordedFrame};
+use crate::capture::{Capture, CaptureError};
 
 /// Everything found in a capture.
 pub struct Inspection {
@@ -49,17 +49,8 @@ pub fn inspect(capture: &Capture) -> Inspection {
                 found.frames += 1;
                 found.cut_frames += u64::from(frame.missing() > 0);
                 let at = At { frame: frame.number, time: frame.time, unix_nanos: frame.unix_nanos };
-                let joined;
-                let packet = match decode(&frame) {
-                    Err(Undecoded::Fragment) => match fragments.add(&frame) {
-                        None => Err(Undecoded::Fragment),
-                        Some(bytes) => {
-                            joined = bytes;
-                            decode(&RecordedFrame { original_len: joined.len(), bytes: &joined, ..frame })
-                        }
-                    },
-                    packet => packet,
-                };
+                let mut joined = Vec::new();
+                let packet = fragments.decode(&frame, &mut joined);
                 let packet = match packet {
                     Ok(packet) => packet,
                     Err(why) => {
