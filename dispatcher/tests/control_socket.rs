@@ -68,7 +68,13 @@ impl Control for MadeUp {
             bytes_to_server: 1,
             bytes_to_client: 2,
         };
-        let wanted = Wanted { state: "up".into(), weights: vec![Weight { pool: "default".into(), weight: 3 }] };
+        let wanted = Wanted {
+            state: "up".into(),
+            weights: vec![Weight { pool: "default".into(), weight: 3 }],
+            max_connections: Some(4000),
+            max_handshakes: Some("auto".into()),
+            slow_start: None,
+        };
         let in_force = Some(Wanted { state: "draining".into(), ..wanted.clone() });
         let address = "10.1.0.1:443".parse().unwrap();
         let left = Backend {

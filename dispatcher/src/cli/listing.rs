@@ -93,15 +93,29 @@ fn terms(o: &Override) -> String {
     out
 }
 
-/// A state; and weights where they are not all 1.
+/// A state; weights where they are not all 1, and limits.
 fn wanted(wanted: &Option<Wanted>, none: &str) -> String {
-    let Some(Wanted { state, weights }) = wanted else { return none.to_string() };
-    let Some(first) = weights.first() else { return state.clone() };
-    if weights.iter().any(|w| w.weight != first.weight) {
-        let all: Vec<_> = weights.iter().map(|w| format!("{} in {}", w.weight, w.pool)).collect();
-        return format!("{state}, weight {}", all.join(", "));
-    }
-    if first.weight == 1 { state.clone() } else { format!("{state}, weight {}", first.weight) }
+    let Some(Wanted { state, weights, max_connections, max_handshakes, slow_start }) = wanted else {
+        return none.to_string();
+    };
+    let weight = match weights.first() {
+        None => None,
+        Some(first) if weights.iter().any(|w| w.weight != first.weight) => {
+            let all: Vec<_> = weights.iter().map(|w| format!("{} in {}", w.weight, w.pool)).collect();
+            Some(format!("weight {}", all.join(", ")))
+        }
+        Some(first) => (first.weight != 1).then(|| format!("weight {}", first.weight)),
+    };
+    let time = |seconds: &f64| {
+        humantime::format_duration(Duration::try_from_secs_f64(*seconds).unwrap_or_default()).to_string()
+    };
+    let limits = [
+        max_connections.map(|n| format!("max-connections {n}")),
+        max_handshakes.as_ref().map(|n| format!("max-handshakes {n}")),
+        slow_start.as_ref().map(|seconds| format!("slow-start {}", time(seconds))),
+    ];
+    let parts = [Some(state.clone()), weight].into_iter().chain(limits).flatten();
+    parts.collect::<Vec<_>>().join(", ")
 }
 
 pub(super) fn backends(all: &[Backend]) -> String {

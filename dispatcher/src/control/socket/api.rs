@@ -94,6 +94,12 @@ pub struct Wanted {
     pub state: String,
     /// Its weight in each of its pools.
     pub weights: Vec<Weight>,
+    /// Most connections; none: no limit.
+    pub max_connections: Option<u32>,
+    /// Most handshakes at a time, in units, or `auto`; none: no limit.
+    pub max_handshakes: Option<String>,
+    /// Seconds for which weight and limits grow after a recovery; none: they do not.
+    pub slow_start: Option<f64>,
 }
 
 /// A backend's share of new connections in a pool.

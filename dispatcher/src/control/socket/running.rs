@@ -103,13 +103,19 @@ pub fn wall_clock() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-/// What is said of a backend: its state, and its weight by pool. `None`: there is none of this name and address.
+/// What is said of a backend: its state, its limits, and its weight by pool. `None`: there is none of this name and address.
 fn wanted(all: &lb::Wanted, name: &str, address: SocketAddr) -> Option<Wanted> {
     let members = members_of(all, name).map(|(p, b)| (&all.pools[p].name, &all.pools[p].backends[b]));
     let members: Vec<_> = members.filter(|(_, b)| b.addr == address).collect();
-    let state = members.first()?.1.state.to_string();
+    let first = members.first()?.1;
     let weights = members.iter().map(|(pool, b)| Weight { pool: pool.to_string(), weight: b.weight });
-    Some(Wanted { state, weights: weights.collect() })
+    Some(Wanted {
+        state: first.state.to_string(),
+        weights: weights.collect(),
+        max_connections: first.limits.max_connections,
+        max_handshakes: first.limits.max_handshakes.map(|most| most.to_string()),
+        slow_start: first.limits.slow_start.map(|time| time.as_secs_f64()),
+    })
 }
 
 /// Workers and drivers, and the kernel beside them.
