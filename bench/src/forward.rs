@@ -52,6 +52,12 @@ impl Known {
         (Looped::new(self.world), self.crowd)
     }
 
+    /// And the engine alone.
+    #[cfg(feature = "dpdk")]
+    pub fn world(self) -> World {
+        self.world
+    }
+
     /// A batch of frames of flows at random; how long `work` took for it, nanoseconds a frame.
     pub fn batch(&mut self, work: Work) -> Result<f64> {
         let Known { world, crowd, burst } = self;

@@ -111,35 +111,23 @@ impl Looped {
     }
 }
 
-/// A loop over the same ports that swaps the Ethernet addresses of every frame and sends it back: what the driver, and having frames in hand at all,
-/// cost whoever loops. It looks at nothing else of a frame, not even at its headers.
-pub struct SwapLoop {
+/// Swaps the Ethernet addresses of every frame and sends it back by the port it came from: what the driver, and having frames in hand at all, cost
+/// whoever loops. It looks at nothing else of a frame, not even at its headers.
+pub struct Swap {
     rx: Vec<Box<dyn Receiver>>,
     tx: Vec<Box<dyn Transmitter>>,
     burst: Burst,
-    wires: [Wire; 2],
 }
 
-impl SwapLoop {
-    /// Over ports of its own.
-    pub fn new() -> SwapLoop {
-        let (ports, wires) = ports();
+impl Swap {
+    /// Over these ports.
+    pub fn new(ports: Vec<Port>) -> Swap {
         let (rx, tx) = ports.into_iter().map(|p| (p.rx, p.tx)).unzip();
-        SwapLoop { rx, tx, burst: Burst::new(), wires }
+        Swap { rx, tx, burst: Burst::new() }
     }
 
-    /// Puts one frame onto a wire.
-    pub fn give_one(&mut self, crowd: &mut Crowd, from: From) -> Result<()> {
-        put(&self.wires, from, |buffer| crowd.hum(from, buffer))
-    }
-
-    /// A turn with what is there; how many frames passed.
-    pub fn just_turn(&mut self) -> usize {
-        self.once();
-        drain(&self.wires)
-    }
-
-    fn once(&mut self) -> usize {
+    /// A turn; how many frames came in.
+    pub fn turn(&mut self) -> usize {
         let mut frames = 0;
         for (rx, tx) in self.rx.iter_mut().zip(&mut self.tx) {
             rx.receive(&mut self.burst);
@@ -156,11 +144,42 @@ impl SwapLoop {
         frames
     }
 
+    /// Frames that have left.
+    #[cfg(feature = "dpdk")]
+    pub fn sent(&mut self) -> u64 {
+        self.tx.iter_mut().map(|tx| tx.traffic().frames).sum()
+    }
+}
+
+/// The same over ports in memory.
+pub struct SwapLoop {
+    swap: Swap,
+    wires: [Wire; 2],
+}
+
+impl SwapLoop {
+    /// Over ports of its own.
+    pub fn new() -> SwapLoop {
+        let (ports, wires) = ports();
+        SwapLoop { swap: Swap::new(ports), wires }
+    }
+
+    /// Puts one frame onto a wire.
+    pub fn give_one(&mut self, crowd: &mut Crowd, from: From) -> Result<()> {
+        put(&self.wires, from, |buffer| crowd.hum(from, buffer))
+    }
+
+    /// A turn with what is there; how many frames passed.
+    pub fn just_turn(&mut self) -> usize {
+        self.swap.turn();
+        drain(&self.wires)
+    }
+
     /// A turn with frames of the same flows; nanoseconds a frame.
     pub fn turn(&mut self, crowd: &mut Crowd) -> Result<f64> {
         inject(&self.wires, |from, buffer| crowd.hum(from, buffer))?;
         let mut frames = 0;
-        let took = measured_region(&mut || frames = self.once());
+        let took = measured_region(&mut || frames = self.swap.turn());
         let passed = drain(&self.wires);
         ensure!(passed == 2 * BURST && frames == passed, "{passed} of {frames} frames passed");
         Ok(took.as_nanos() as f64 / frames as f64)

@@ -14,12 +14,15 @@ mod live;
 mod looped;
 mod maglev;
 mod memory;
+#[cfg(feature = "dpdk")]
+mod over_dpdk;
 mod parse;
 mod peers;
 mod region;
 mod svg;
 mod syn;
 mod table;
+mod testpmd;
 mod workers;
 
 use anyhow::{Context, Result, bail};
@@ -104,6 +107,12 @@ enum What {
     Latency,
     /// Two workers against one, and frames that are handed over.
     Workers,
+    /// Over DPDK's virtual ports, beside dpdk-testpmd (Debian's package dpdk-dev); built with --features dpdk.
+    Testpmd {
+        /// Stints of each, 0.2 s long.
+        #[arg(long, default_value_t = 20)]
+        rounds: usize,
+    },
     /// As root: beside HAProxy and nginx, over virtual pairs in network namespaces of its own.
     Live {
         /// Only what has this in its name.
@@ -133,6 +142,16 @@ enum What {
     /// What `memory` runs in a process of its own.
     #[command(hide = true)]
     Resident { capacity: usize, open: usize },
+    /// What `testpmd` runs in processes of their own.
+    #[cfg(feature = "dpdk")]
+    #[command(hide = true)]
+    OverDpdk {
+        #[arg(long)]
+        core: usize,
+        #[arg(long)]
+        flows: Option<usize>,
+        devices: Vec<String>,
+    },
 }
 
 /// How much a count may grow, in parts of a hundred.
@@ -154,6 +173,7 @@ fn main() -> Result<()> {
         What::Ceilings => ceilings::run(&mut report)?,
         What::Latency => latency::run(&mut report)?,
         What::Workers => workers::run(report.rounds(30), &mut report)?,
+        What::Testpmd { rounds } => testpmd::run(report.rounds(rounds), &mut report)?,
         What::Tell { files } => {
             for file in files {
                 let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
@@ -172,6 +192,8 @@ fn main() -> Result<()> {
             println!("{}", serde_json::to_string(&memory::in_this_process(capacity, open)?)?);
             return Ok(());
         }
+        #[cfg(feature = "dpdk")]
+        What::OverDpdk { core, flows, devices } => return over_dpdk::forward(core, flows, &devices),
     }
     report.tell();
     report.tell_left_out();
@@ -185,7 +207,7 @@ fn all(report: &mut Report) -> Result<()> {
     let rounds = |n| if quick { n / 10 } else { n };
     let (hundreds, thousand) = (rounds(300), rounds(1000));
     type Part<'a> = &'a dyn Fn(&mut Report) -> Result<()>;
-    let parts: [Part<'_>; 11] = [
+    let parts: [Part<'_>; 12] = [
         &|r| forward::run(&flows, thousand, r),
         &|r| connect::run(hundreds, r),
         &|r| syn::run(hundreds, r),
@@ -197,6 +219,7 @@ fn all(report: &mut Report) -> Result<()> {
         &ceilings::run,
         &latency::run,
         &|r| workers::run(rounds(30), r),
+        &|r| testpmd::run(rounds(20), r),
     ];
     for part in parts {
         part(report)?;

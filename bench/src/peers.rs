@@ -227,6 +227,11 @@ impl Crowd {
         self.who[one].clone().write(from, Flags::ACK, &self.payload, buffer)
     }
 
+    /// One such frame of each connection, from the first to the last. Whoever gets them over and over again gets nothing that was acknowledged.
+    pub fn all_hum(&self, from: From) -> impl Iterator<Item = Vec<u8>> {
+        self.who.iter().map(move |one| one.clone().says(from, Flags::ACK, &self.payload))
+    }
+
     /// A side at random.
     pub fn side(&mut self) -> From {
         if self.draw.next() & 1 == 0 { From::Client } else { From::Server }
