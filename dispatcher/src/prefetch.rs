@@ -1,6 +1,6 @@
 //! Lines of memory into the cache before they are needed: what makes a burst cheaper than its frames one by one.
 //!
-//! The only `unsafe` outside `io/`, and of no consequence: a hint.
+//! `unsafe`, and of no consequence: a hint.
 
 /// Bytes of a cache line.
 pub const LINE: usize = 64;

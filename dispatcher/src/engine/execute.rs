@@ -228,8 +228,8 @@ impl Engine {
         if header > 0 && !dial::write_proxy_header(c, buffers, &client, header) {
             return Dialled::NoBuffer;
         }
-        // Two flows on one key would mix their bytes.
-        if !flows.bind(id, key) {
+        // Nobody has the key: two flows on one would mix their bytes.
+        if !flows.bind_free(id, key) {
             return Dialled::NoWay;
         }
         let c = flows.get_mut(id);
@@ -251,8 +251,9 @@ impl Engine {
             Some((id, Side::Server)) if is_over(flows.peek(id), now) => PortUse::Over,
             Some(_) => PortUse::Taken,
         };
-        let key = if config.address_mode == AddressMode::Dnat {
-            Some(key(client.src, client.sport)).filter(|key| used(key) != PortUse::Taken)?
+        let (key, used) = if config.address_mode == AddressMode::Dnat {
+            let key = key(client.src, client.sport);
+            Some((key, used(&key))).filter(|(_, used)| *used != PortUse::Taken)?
         } else {
             let ask = |source: usize, port| {
                 let key = key(way.sources[source], port);
@@ -263,10 +264,12 @@ impl Engine {
                 used(&key)
             };
             let tries = if returning.knows_cards() { PORT_TRIES * *workers } else { PORT_TRIES };
-            let (source, port) = local_ports.next(backend.index(), way.sources.len(), ask, tries)?;
-            key(way.sources[source], port)
+            let (source, port, used) = local_ports.next(backend.index(), way.sources.len(), ask, tries)?;
+            (key(way.sources[source], port), used)
         };
-        if let Some((over, _)) = flows.lookup(&key) {
+        if used == PortUse::Over
+            && let Some((over, _)) = flows.lookup(&key)
+        {
             self.remove(over);
         }
         Some(key)
@@ -305,7 +308,7 @@ impl Engine {
     fn bind_another_port(&mut self, id: FlowId, now: Time) -> bool {
         let backend = self.flows.get_mut(id).opening().and_then(|opening| opening.tried.last().copied());
         let (Some(client), Some(backend)) = (self.flows.key(id, Side::Client), backend) else { return false };
-        self.key_towards(&client, backend, now).is_some_and(|key| self.flows.bind(id, key))
+        self.key_towards(&client, backend, now).is_some_and(|key| self.flows.bind_free(id, key))
     }
 
     /// The backend has answered: completes the handshake with it, and sends all that is held.

@@ -60,15 +60,12 @@ impl Engine {
 
     /// What is looked at beside the numbers of a segment follows from the connection, which has changed. One that has settled is folded.
     pub(super) fn refresh(&mut self, id: FlowId) {
-        if self.flows.is_live(id)
-            && let Rest::Whole(_) = self.flows.peek(id)
+        if let Some((hot, c)) = self.flows.both_if_whole(id)
+            && let Some(through) = &mut hot.through
         {
-            let (hot, c) = self.flows.both(id);
-            if let Some(through) = &mut hot.through {
-                through.marks = c.marks();
-                if c.is_settled() {
-                    self.flows.fold(id);
-                }
+            through.marks = c.marks();
+            if c.is_settled() {
+                self.flows.fold(id);
             }
         }
     }

@@ -30,6 +30,16 @@ pub struct KeyV4 {
     pub ports: u32,
 }
 
+impl KeyV4 {
+    /// Of a key whose addresses are both of IPv4.
+    #[inline]
+    pub fn of(key: &Key) -> Option<KeyV4> {
+        let both = key.src.family() == Family::V4 && key.dst.family() == Family::V4;
+        let addresses = u64::from(key.src.v4_bits()) | u64::from(key.dst.v4_bits()) << 32;
+        both.then(|| KeyV4 { addresses, ports: ports_of(key) })
+    }
+}
+
 /// See the module's description.
 pub(super) struct KeyHasher {
     v4: [u64; 2],
@@ -48,11 +58,10 @@ impl KeyHasher {
     /// Of any key.
     #[inline]
     pub fn hash(&self, key: &Key) -> u64 {
-        let ports = ports_of(key);
-        if key.src.family() == Family::V4 && key.dst.family() == Family::V4 {
-            let addresses = u64::from(key.src.v4_bits()) | u64::from(key.dst.v4_bits()) << 32;
-            return self.hash_v4(&KeyV4 { addresses, ports }, key.protocol);
+        if let Some(v4) = KeyV4::of(key) {
+            return self.hash_v4(&v4, key.protocol);
         }
+        let ports = ports_of(key);
         let half = |a: &Addr, at: usize| u64::from_le_bytes(a.0[at..at + 8].try_into().expect("8 of 16 bytes"));
         let [k0, k1, k2, k3, k4, k5] = self.v6;
         let words = product(half(&key.src, 0), k0, half(&key.src, 8), k1)

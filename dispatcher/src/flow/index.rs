@@ -161,6 +161,29 @@ impl Index {
 /// The slots with this tag, as bits. The count has none: it is no larger than a number is.
 #[inline(always)]
 fn matching(bucket: &Bucket, tag: u32, shift: u32) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::*;
+        // The compiler makes more than twice as many instructions of the loop below.
+        // SAFETY: every processor of this architecture has SSE2, and what is read lies within the bucket.
+        unsafe {
+            let (tag, shift) = (_mm_set1_epi32(tag as i32), _mm_cvtsi32_si128(shift as i32));
+            let words = bucket.as_ptr().cast::<__m128i>();
+            let [a, b, c, d] = [0, 1, 2, 3].map(|four| {
+                let differs = _mm_srl_epi32(_mm_xor_si128(_mm_loadu_si128(words.add(four)), tag), shift);
+                _mm_cmpeq_epi32(differs, _mm_setzero_si128())
+            });
+            // All ones or all zeros each: so they are still when they are narrow.
+            _mm_movemask_epi8(_mm_packs_epi16(_mm_packs_epi32(a, b), _mm_packs_epi32(c, d))) as u32
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    matching_one_by_one(bucket, tag, shift)
+}
+
+/// The same, in any machine's words.
+#[cfg(any(test, not(target_arch = "x86_64")))]
+fn matching_one_by_one(bucket: &Bucket, tag: u32, shift: u32) -> u32 {
     let mut found = 0;
     for (at, word) in bucket.iter().enumerate() {
         found |= u32::from((word ^ tag) >> shift == 0) << at;
@@ -232,6 +255,20 @@ mod tests {
                 let (counted, expected) = index.passed(lies.into_iter().map(|(bucket, n)| (model[&n], bucket)));
                 prop_assert_eq!(counted, expected);
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn all_slots_at_once_match_as_one_by_one(
+            mut bucket in prop::array::uniform16(any::<u32>()), shift in 1u32..32, tag: u32, like: u16,
+        ) {
+            let tag = tag >> shift << shift;
+            for (at, word) in bucket.iter_mut().enumerate().filter(|(at, _)| like >> at & 1 != 0) {
+                *word = tag | (*word & ((1 << shift) - 1));
+                prop_assert!(matching_one_by_one(&[*word; WORDS], tag, shift) == 0xffff, "{}", at);
+            }
+            prop_assert_eq!(matching(&bucket, tag, shift), matching_one_by_one(&bucket, tag, shift));
         }
     }
 

@@ -100,7 +100,7 @@ impl LocalPorts {
 
     /// The next pair of `slot` that is free, or else over, by what `ask` says; asks about at most `max_tries` of them. Of `sources` own addresses (1 to
     /// [`MAX_SOURCES`]), by number. `None` when all of those are taken: the dial fails as if the backend had refused, and the next
-    /// attempt goes on behind them.
+    /// attempt goes on behind them. With what `ask` said of it.
     ///
     /// # Panics
     /// When there is no such slot, or no source.
@@ -110,7 +110,7 @@ impl LocalPorts {
         sources: usize,
         mut ask: impl FnMut(usize, u16) -> PortUse,
         max_tries: usize,
-    ) -> Option<(usize, u16)> {
+    ) -> Option<(usize, u16, PortUse)> {
         assert!((1..=MAX_SOURCES).contains(&sources), "{sources} own addresses");
         let domain = Domain::new(self.count * sources as u32);
         // The first that is over, the cursor behind it, and how many are looked at yet.
@@ -118,7 +118,7 @@ impl LocalPorts {
         for _ in 0..max_tries.min(domain.pairs as usize) {
             let (source, port) = self.advance(slot, domain);
             match ask(source, port) {
-                PortUse::Free => return Some((source, port)),
+                PortUse::Free => return Some((source, port, PortUse::Free)),
                 PortUse::Over if over.is_none() => over = Some((source, port, self.cursors[slot], LOOK_AHEAD)),
                 PortUse::Over | PortUse::Taken => {}
             }
@@ -132,7 +132,7 @@ impl LocalPorts {
         let (source, port, behind, _) = over?;
         // What was only looked at keeps its turn.
         self.cursors[slot] = behind;
-        Some((source, port))
+        Some((source, port, PortUse::Over))
     }
 
     /// Moves the cursor to the next position that stands for a pair. The domain is less than four times as large as there are
@@ -154,11 +154,11 @@ impl LocalPorts {
     fn permute(&self, slot: usize, at: u32, half: u32) -> u32 {
         let mask = (1u32 << half) - 1;
         let (mut left, mut right) = (at >> half, at & mask);
-        for round in 0..4u64 {
-            // A domain apart from that of the starting positions, whose messages are 8 bytes long.
-            let mut message = [0; 12];
-            message[..8].copy_from_slice(&(slot as u64).to_le_bytes());
-            message[8..].copy_from_slice(&(right | (round as u32) << 16).to_le_bytes());
+        for round in 0..4u16 {
+            // A domain apart from that of the starting positions, whose messages are 8 bytes long; and no longer than one block with its length.
+            let mut message = [0; 6];
+            message[..4].copy_from_slice(&(slot as u32).to_le_bytes());
+            message[4..].copy_from_slice(&(right as u16 | round << 14).to_le_bytes());
             (left, right) = (right, left ^ (self.key.hash(&message) as u32 & mask));
         }
         left << half | right
@@ -174,9 +174,16 @@ mod tests {
 
     /// The next port of one address.
     fn next(ports: &mut LocalPorts, slot: usize, mut ask: impl FnMut(u16) -> PortUse, tries: usize) -> Option<u16> {
-        let (source, port) = ports.next(slot, 1, |_, port| ask(port), tries)?;
+        let (source, port, _) = ports.next(slot, 1, |_, port| ask(port), tries)?;
         assert_eq!(source, 0);
         Some(port)
+    }
+
+    /// The next of several addresses and its port, where all are free.
+    fn pair(ports: &mut LocalPorts, slot: usize, sources: usize) -> (usize, u16) {
+        let (source, port, used) = ports.next(slot, sources, |_, _| PortUse::Free, 1).unwrap();
+        assert_eq!(used, PortUse::Free);
+        (source, port)
     }
 
     #[test]
@@ -184,8 +191,7 @@ mod tests {
         for (sources, last) in [(1, 999), (2, 100), (3, 163), (5, 100), (7, 131), (16, 65535)] {
             let mut ports = LocalPorts::new(100, last, 2, ENTROPY);
             let count = usize::from(last - 100) + 1;
-            let seen: BTreeSet<_> =
-                (0..count * sources).map(|_| ports.next(1, sources, |_, _| PortUse::Free, 1).unwrap()).collect();
+            let seen: BTreeSet<_> = (0..count * sources).map(|_| pair(&mut ports, 1, sources)).collect();
             assert_eq!(seen.len(), count * sources, "{sources} addresses of {count} ports");
             assert!(seen.iter().all(|(source, port)| *source < sources && (100..=last).contains(port)));
         }
@@ -200,8 +206,7 @@ mod tests {
     fn a_slot_that_gets_more_or_fewer_addresses_goes_on() {
         let mut ports = LocalPorts::new(10, 19, 1, ENTROPY);
         for sources in [1, 16, 2, 16, 1] {
-            let seen: BTreeSet<_> =
-                (0..10 * sources).map(|_| ports.next(0, sources, |_, _| PortUse::Free, 1).unwrap()).collect();
+            let seen: BTreeSet<_> = (0..10 * sources).map(|_| pair(&mut ports, 0, sources)).collect();
             assert_eq!(seen.len(), 10 * sources);
         }
     }

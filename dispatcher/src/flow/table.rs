@@ -205,6 +205,16 @@ impl Ends {
         Key { src, dst, sport, dport, protocol: self.protocol }
     }
 
+    /// What frames from a side carry, of IPv4: of a flow that is of it, and has that side.
+    #[inline(always)]
+    fn key_v4(&self, side: Side) -> KeyV4 {
+        // The server's side is read backwards.
+        let (at, turn) = (2 * side as usize, side as u32);
+        let both = u64::from(self.addresses[at]) | u64::from(self.addresses[at + 1]) << 32;
+        let ports = u32::from(self.ports[at]) | u32::from(self.ports[at + 1]) << 16;
+        KeyV4 { addresses: both.rotate_left(32 * turn), ports: ports.rotate_left(16 * turn) }
+    }
+
     /// The other side's addresses and ports, if frames with this key come from `side`, and it has both sides.
     #[inline(always)]
     fn towards_v4(&self, side: Side, key: &KeyV4) -> Option<TowardsV4> {
@@ -365,10 +375,16 @@ impl<H, C: Into<F>, F: Into<C>> FlowTable<H, C, F> {
     /// # Panics
     /// When there is no such flow.
     pub fn bind(&mut self, id: FlowId, server_key: Key) -> bool {
+        !self.contains(&server_key) && self.bind_free(id, server_key)
+    }
+
+    /// The same, for a key that was just found to lead to no flow; only debug builds check it.
+    ///
+    /// # Panics
+    /// When there is no such flow.
+    pub fn bind_free(&mut self, id: FlowId, server_key: Key) -> bool {
         assert!(self.is_live(id), "{id:?} is no flow");
-        if self.contains(&server_key) {
-            return false;
-        }
+        debug_assert!(!self.contains(&server_key), "{server_key:?} has a flow");
         let ends = self.hot[id.index()].ends;
         debug_assert_eq!(ends.protocol, server_key.protocol, "{id:?} is of another protocol");
         debug_assert_eq!(ends.is(V4), server_key.src.family() == Family::V4, "{id:?} is of another family");
@@ -393,11 +409,24 @@ impl<H, C: Into<F>, F: Into<C>> FlowTable<H, C, F> {
     /// The flow that a frame with this key belongs to, and the side it came from.
     #[inline]
     pub fn lookup(&self, key: &Key) -> Option<(FlowId, Side)> {
-        let is = |place| {
-            let (id, side) = of_place(place);
-            self.hot[id.index()].ends.key(side, &self.places) == *key
-        };
-        self.index.find(self.hasher.hash(key), is).map(of_place)
+        // The index leads to keys of living flows only, and each of those is of one family.
+        match KeyV4::of(key) {
+            Some(v4) => {
+                let is = |place| {
+                    let (id, side) = of_place(place);
+                    let ends = &self.hot[id.index()].ends;
+                    ends.is(V4) && ends.key_v4(side) == v4 && ends.protocol == key.protocol
+                };
+                self.index.find(self.hasher.hash_v4(&v4, key.protocol), is).map(of_place)
+            }
+            None => {
+                let is = |place| {
+                    let (id, side) = of_place(place);
+                    self.hot[id.index()].ends.key(side, &self.places) == *key
+                };
+                self.index.find(self.hasher.hash(key), is).map(of_place)
+            }
+        }
     }
 
     /// A first look at a TCP frame over IPv4 with this key: asks for the line of the index that leads to its flow.
@@ -451,10 +480,11 @@ impl<H, C: Into<F>, F: Into<C>> FlowTable<H, C, F> {
     }
 
     /// Puts one among those that are whole: its number.
+    #[inline(always)]
     fn keep_whole(&mut self, cold: C) -> u32 {
         match self.vacant.pop() {
             Some(number) => {
-                self.whole[number as usize] = Some(cold);
+                _ = self.whole[number as usize].insert(cold);
                 number
             }
             None => {
@@ -479,10 +509,13 @@ impl<H, C: Into<F>, F: Into<C>> FlowTable<H, C, F> {
         }
     }
 
+    /// Its number among those that are whole.
     #[cold]
-    fn unfold(&mut self, id: FlowId) {
+    fn unfold(&mut self, id: FlowId) -> u32 {
         let folded = self.cold[id.index()].folded.take().expect("a live flow");
-        self.cold[id.index()].whole = self.keep_whole(folded.into());
+        let number = self.keep_whole(folded.into());
+        self.cold[id.index()].whole = number;
+        number
     }
 
     /// The rest of the flow at `id`.
@@ -507,11 +540,21 @@ impl<H, C: Into<F>, F: Into<C>> FlowTable<H, C, F> {
     /// # Panics
     /// When there is none.
     pub fn both(&mut self, id: FlowId) -> (&mut H, &mut C) {
-        if self.cold[id.index()].whole == FOLDED {
-            self.unfold(id);
+        let mut number = self.cold[id.index()].whole;
+        if number == FOLDED {
+            number = self.unfold(id);
         }
-        let cold = self.whole[self.cold[id.index()].whole as usize].as_mut().expect("a live flow");
-        (&mut self.hot[id.index()].flow, cold)
+        match (self.hot.get_mut(id.index()), self.whole.get_mut(number as usize)) {
+            (Some(hot), Some(Some(cold))) => (&mut hot.flow, cold),
+            _ => panic!("{id:?} is no flow"),
+        }
+    }
+
+    /// Both parts of the flow at `id`, if there is one and the rest of it is not folded.
+    pub fn both_if_whole(&mut self, id: FlowId) -> Option<(&mut H, &mut C)> {
+        let hot = self.hot.get_mut(id.index())?;
+        let cold = self.whole.get_mut(self.cold[id.index()].whole as usize)?;
+        cold.as_mut().filter(|_| hot.ends.is(LIVE)).map(|cold| (&mut hot.flow, cold))
     }
 
     /// The rest of the flow at `id`, as it is kept.
@@ -591,14 +634,23 @@ impl<H, C: Into<F>, F: Into<C>> FlowTable<H, C, F> {
 
     /// Puts a key that is not in the index into it.
     fn link(&mut self, id: FlowId, side: Side) {
-        let key = self.hot[id.index()].ends.key(side, &self.places);
-        self.index.insert(self.hasher.hash(&key), place_of(id, side));
+        self.index.insert(self.hash_of(id, side), place_of(id, side));
+    }
+
+    /// Of the key of that side.
+    #[inline]
+    fn hash_of(&self, id: FlowId, side: Side) -> u64 {
+        let ends = &self.hot[id.index()].ends;
+        if ends.is(V4) {
+            self.hasher.hash_v4(&ends.key_v4(side), ends.protocol)
+        } else {
+            self.hasher.hash(&ends.key(side, &self.places))
+        }
     }
 
     /// Takes a key that is in the index out of it. By place, not by key: exact even if the precondition of `insert` was broken.
     fn unlink(&mut self, id: FlowId, side: Side) {
-        let key = self.hot[id.index()].ends.key(side, &self.places);
-        self.index.remove(self.hasher.hash(&key), place_of(id, side));
+        self.index.remove(self.hash_of(id, side), place_of(id, side));
     }
 }
 

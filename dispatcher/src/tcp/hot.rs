@@ -45,31 +45,32 @@ impl Marks {
 /// Where the client's frames come from, and where it is answered to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ClientLink {
-    mac: Mac,
-    port: u8,
-    kinds: u8,
+    /// The first four bytes of the Ethernet address, and above its other two our port, and what tags there are: in words, because every frame's are
+    /// compared.
+    words: [u32; 2],
     tags: [u16; 2],
 }
+
+/// Their places in the second word.
+const PORT: u32 = 16;
+const KINDS: u32 = 24;
 
 impl ClientLink {
     /// Where this frame came from.
     #[inline]
     pub fn of(seg: &Arrived) -> ClientLink {
         let (kinds, tags) = seg.eth.vlans.packed();
-        ClientLink { mac: seg.eth.src, port: seg.port.0, kinds, tags }
+        let untagged = ClientLink::untagged(seg.port, seg.eth.src);
+        let [low, high] = untagged.words;
+        ClientLink { words: [low, high | u32::from(kinds) << KINDS], tags }
     }
 
     /// A frame without tags, from `mac`, came in by `port`.
     #[inline(always)]
     pub fn untagged(port: PortId, mac: Mac) -> ClientLink {
-        ClientLink { mac, port: port.0, kinds: 0, tags: [0; 2] }
-    }
-
-    /// All of it but the tags in one word.
-    #[inline(always)]
-    fn word(&self) -> u64 {
-        let [a, b, c, d, e, f] = self.mac.0;
-        u64::from_le_bytes([a, b, c, d, e, f, self.port, self.kinds])
+        let [a, b, c, d, e, f] = mac.0;
+        let high = u32::from(u16::from_le_bytes([e, f])) | u32::from(port.0) << PORT;
+        ClientLink { words: [u32::from_le_bytes([a, b, c, d]), high], tags: [0; 2] }
     }
 
     /// A client whose frames came from here sends from another place, if it is the client who does: nobody can predict that, so no branch
@@ -77,32 +78,34 @@ impl ClientLink {
     #[inline(always)]
     pub fn has_moved(&self, to: &ClientLink, side: Side) -> bool {
         let tags = (self.tags[0] ^ to.tags[0]) | (self.tags[1] ^ to.tags[1]);
-        let differ = (self.word() ^ to.word()) | u64::from(tags);
+        let words = (self.words[0] ^ to.words[0]) | (self.words[1] ^ to.words[1]);
+        let differ = words | u32::from(tags);
         select_unpredictable(side == Side::Client, differ, 0) != 0
     }
 
     /// It has no tags.
     #[inline(always)]
     pub fn is_untagged(&self) -> bool {
-        self.kinds == 0
+        self.words[1] >> KINDS == 0
     }
 
     /// The Ethernet address it is answered to.
     #[inline(always)]
     pub fn mac(&self) -> Mac {
-        self.mac
+        let ([a, b, c, d], [e, f, ..]) = (self.words[0].to_le_bytes(), self.words[1].to_le_bytes());
+        Mac([a, b, c, d, e, f])
     }
 
     /// Out of which port.
     #[inline]
     pub fn port(&self) -> PortId {
-        PortId(self.port)
+        PortId((self.words[1] >> PORT) as u8)
     }
 
     /// With what link layer, from a port whose Ethernet address is `mac`.
     #[inline]
     pub fn link(&self, mac: Mac) -> Link {
-        Link { dst: self.mac, src: mac, vlans: Vlans::unpacked(self.kinds, self.tags) }
+        Link { dst: self.mac(), src: mac, vlans: Vlans::unpacked((self.words[1] >> KINDS) as u8, self.tags) }
     }
 }
 

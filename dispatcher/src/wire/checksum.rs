@@ -90,12 +90,9 @@ impl Sum {
     /// Folded to 16 bits; not complemented.
     #[inline]
     pub fn fold(self) -> u16 {
-        // Each step may carry once more; no branch, since what carries nobody can predict.
-        let s = (self.0 & 0xffff_ffff) + (self.0 >> 32);
-        let s = (s & 0xffff_ffff) + (s >> 32);
-        let s = (s & 0xffff) + (s >> 16);
-        let s = (s & 0xffff) + (s >> 16);
-        s as u16
+        // Both halves are added in both places: what the lower sum carries goes into the upper one, which is then the sum with its carry.
+        let s = (self.0.wrapping_add(self.0.rotate_left(32)) >> 32) as u32;
+        (s.wrapping_add(s.rotate_left(16)) >> 16) as u16
     }
 
     /// What goes into the checksum field.
@@ -193,6 +190,23 @@ mod tests {
         let mut c = Change::default();
         c.word(0x5555, 0x3285);
         assert_eq!(c.apply(0xdd2f), 0x0000);
+    }
+
+    #[test]
+    fn what_carries_over_and_over_is_folded_as_by_hand() {
+        let by_hand = |mut s: u64| {
+            while s > 0xffff {
+                s = (s & 0xffff) + (s >> 16);
+            }
+            s as u16
+        };
+        let edges =
+            [0, 1, 2, 0xfffe, 0xffff, 0x1_0000, 0xffff_fffe, 0xffff_ffff, 0x1_0000_0000, u64::MAX - 1, u64::MAX];
+        for (a, b) in edges.iter().flat_map(|a| edges.iter().map(move |b| (a, b))) {
+            for s in [a ^ b, a.wrapping_add(*b), a.rotate_left(16) ^ b] {
+                assert_eq!(Sum(s).fold(), by_hand(s), "{s:x}");
+            }
+        }
     }
 
     /// Word by word, as RFC 1071 section 1 says it.
