@@ -123,6 +123,10 @@ impl Receiver for MemReceiver {
         self.arena.frame(slot)
     }
 
+    fn bytes<'a>(&'a mut self, slot: &'a mut Slot) -> &'a [u8] {
+        self.arena.bytes(slot)
+    }
+
     fn release(&mut self, slot: Slot) {
         self.arena.release(slot);
     }

@@ -149,6 +149,11 @@ pub trait Receiver {
     /// Gives a slot back that this receiver gave.
     fn release(&mut self, slot: Slot);
 
+    /// The frame's bytes, only to be read: for who looks at all frames of a burst before the first one's turn.
+    fn bytes<'a>(&'a mut self, slot: &'a mut Slot) -> &'a [u8] {
+        self.frame(slot).into_bytes()
+    }
+
     /// What becomes readable when frames arrive, each of them; none when there is nothing to wait on.
     fn wait_fds(&self) -> WaitFds {
         WaitFds::new()

@@ -130,6 +130,12 @@ impl<'a> Frame<'a> {
         &mut self.buf[self.head..self.head + self.len]
     }
 
+    /// As [`Frame::bytes`], for as long as the buffer is borrowed.
+    #[inline]
+    pub fn into_bytes(self) -> &'a [u8] {
+        &self.buf[self.head..self.head + self.len]
+    }
+
     /// Where in the buffer the frame begins.
     pub fn head(&self) -> usize {
         self.head

@@ -232,7 +232,7 @@ impl<H: FrameHandler> Loop<H> {
             // What frames need of memory is asked for, for all of them, before the first one's turn.
             let mut looks = [Look::NONE; io::BURST];
             for (slot, look) in self.burst.iter_mut().zip(&mut looks) {
-                *look = self.handler.look(rx.frame(slot).bytes());
+                *look = self.handler.look(rx.bytes(slot));
             }
             looks[..self.burst.len()].iter_mut().for_each(|look| self.handler.look_again(look));
             let port = PortId(port as u8);

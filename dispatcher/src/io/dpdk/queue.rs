@@ -35,6 +35,14 @@ impl Pool {
         Frame::new(bytes, slot.head as usize, slot.len as usize)
     }
 
+    fn bytes<'a>(&'a self, slot: &'a Slot) -> &'a [u8] {
+        let mbuf = self.mbuf(slot);
+        let (head, len) = (slot.head as usize, slot.len as usize);
+        assert!(head + len <= slot.capacity as usize, "frame outside its buffer");
+        // SAFETY: as in `frame`; the slot is borrowed, so that no `Frame` of it exists.
+        unsafe { core::slice::from_raw_parts((*mbuf).buf_addr.cast::<u8>().add(head), len) }
+    }
+
     fn release(&self, slot: Slot) {
         // SAFETY: the mbuf was ours, and with the slot our only way to it ends.
         unsafe { ffi::_rte_pktmbuf_free(self.mbuf(&slot)) };
@@ -141,6 +149,10 @@ impl Receiver for QueueReceiver {
 
     fn frame<'a>(&'a mut self, slot: &'a mut Slot) -> Frame<'a> {
         self.pool.frame(slot)
+    }
+
+    fn bytes<'a>(&'a mut self, slot: &'a mut Slot) -> &'a [u8] {
+        self.pool.bytes(slot)
     }
 
     fn release(&mut self, slot: Slot) {
