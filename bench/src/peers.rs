@@ -275,6 +275,7 @@ impl World {
         let engine = Engine::for_worker(config, SECRET, share, now)?;
         // As a worker does.
         engine.memory().iter().for_each(dispatcher::io::ask_for_large_pages);
+        engine.affinity().memory().iter().for_each(dispatcher::io::move_into_large_pages);
         let sent = Sent { frames: (0..8 * BURST).map(|_| (0, Box::new([0; BUFFER]))).collect(), used: 0 };
         let mut world = World { engine, now, sent, backends };
         // Next hops are asked for in portions.

@@ -70,6 +70,8 @@ impl Tables {
         let config = Config { session_capacity: capacity, ..Config::new(SERVERS) };
         let mut workers = Affinity::for_workers(config, 2).into_iter();
         let (mut reader, mut writer) = (workers.next().expect("two"), workers.next().expect("two"));
+        // As a worker does.
+        [&reader, &writer].iter().flat_map(|of| of.memory()).for_each(|m| dispatcher::io::move_into_large_pages(&m));
         let mut of_writer = vec![];
         for n in 0..rows {
             reader.issued(&identity(n), seen(n));

@@ -45,7 +45,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 
 pub use offload::finish;
-pub use sys::{DeviceInfo, allowed_cores, ask_for_large_pages, can_bind_to, device_info, pin_to_core, wait_readable};
+pub use sys::{
+    DeviceInfo, allowed_cores, ask_for_large_pages, can_bind_to, device_info, move_into_large_pages, pin_to_core,
+    wait_readable,
+};
 pub use umem::Census;
 
 /// Most frames taken from or given to a queue at once.

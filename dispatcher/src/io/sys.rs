@@ -120,6 +120,19 @@ pub fn ask_for_large_pages(memory: &Range<*const u8>) {
     }
 }
 
+/// The same for memory that has been written already: what it holds is moved into large pages now (`MADV_COLLAPSE`, Linux 6.1), instead of when
+/// the kernel comes by, which may take hours.
+pub fn move_into_large_pages(memory: &Range<*const u8>) {
+    const LARGE_PAGE: usize = 2 << 20;
+    ask_for_large_pages(memory);
+    let (start, end) =
+        ((memory.start as usize).next_multiple_of(LARGE_PAGE), memory.end as usize / LARGE_PAGE * LARGE_PAGE);
+    if end.saturating_sub(start) >= WORTH_LARGE_PAGES {
+        // SAFETY: as above; a kernel that does not know it refuses.
+        unsafe { libc::madvise(start as *mut _, end - start, libc::MADV_COLLAPSE) };
+    }
+}
+
 /// A datagram socket belongs to nobody any more, nor has it a source (connect(2), "AF_UNSPEC").
 pub(super) fn disconnect(socket: &impl AsRawFd) -> io::Result<()> {
     // SAFETY: a socket address is plain numbers.

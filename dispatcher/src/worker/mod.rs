@@ -522,6 +522,7 @@ fn prepare(plan: Plan, opened: Vec<Port>) -> Result<(poll::Loop<Engine>, Vec<Str
     let number = plan.share.worker();
     let engine = Engine::for_worker(plan.config, plan.secret, plan.share, clock.now()).map_err(|e| e.to_string())?;
     engine.memory().iter().for_each(io::ask_for_large_pages);
+    engine.affinity().memory().iter().for_each(io::move_into_large_pages);
     let ports = open_ports(&plan.ports, &filter, number, &plan.devices, opened).map_err(|e| e.to_string())?;
     let descriptions = ports.iter().map(|p| p.description.clone()).collect();
     let run = poll::Loop::new(engine, ports, clock, plan.idle, plan.journal, Totals::new(backends));

@@ -131,6 +131,12 @@ impl<const W: usize> Cuckoo<W> {
         self.rows.len()
     }
 
+    /// Where it lies.
+    pub fn memory(&self) -> [core::ops::Range<*const u8>; 2] {
+        let (heads, rows) = (self.heads.as_ptr_range(), self.rows.as_ptr_range());
+        [heads.start.cast()..heads.end.cast(), rows.start.cast()..rows.end.cast()]
+    }
+
     /// A key's first bucket, by the upper bits of its hash, and its tag, by the lowest: those between have chosen the shard.
     #[inline]
     fn home(&self, hash: u64) -> (usize, u8) {

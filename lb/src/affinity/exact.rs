@@ -120,6 +120,11 @@ impl ExactTable {
         self.clock.is_live(rest, now).then(|| backend(rest))
     }
 
+    /// Where it lies.
+    pub fn memory(&self) -> [core::ops::Range<*const u8>; 2] {
+        self.table.memory()
+    }
+
     /// All live rows: for tools.
     pub fn rows(&self, now: u64) -> impl Iterator<Item = ExactRow> + '_ {
         self.table.snapshots().filter(move |row| self.clock.is_live(row[REST], now)).filter_map(move |row| {

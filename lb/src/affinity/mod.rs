@@ -281,6 +281,11 @@ impl Affinity {
         all
     }
 
+    /// The rows of this worker's shard, which hellos lead to at random: what is worth large pages. All of it has been written.
+    pub fn memory(&self) -> [core::ops::Range<*const u8>; 2] {
+        self.shared.shards[usize::from(self.me)].exact.memory()
+    }
+
     /// What the tables know about the identities of a ClientHello. `eligible` says which backends may be given a flow
     /// that resumes: see [`Pool::may_resume`](crate::Pool::may_resume).
     ///
