@@ -1,6 +1,6 @@
 //! A recorded frame's addresses, ports and payload.
 //!
-//! Captures hold what a live port never meets: frames cut by the recorder, link layers other than Ethernet, tunnels ([`layers`]), IP lengths
+//! Captures hold what a live port never meets: frames cut by the recorder, link layers other than Ethernet, tunnels (`layers`), IP lengths
 //! of zero (a segment that the NIC was yet to cut), stacks of tags. So this reader forgives where `wire`, which must
 //! refuse, does not; nothing here is on the packet's path.
 
