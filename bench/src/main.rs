@@ -119,6 +119,13 @@ enum What {
         #[arg(long)]
         only: Option<String>,
     },
+    /// As root: a server that is offered three times what it can take, with limits, without, and behind HAProxy; over virtual pairs in network namespaces
+    /// of its own. Needs `cargo build --release -p dispatcher -p tools`.
+    Admission {
+        /// Only what has this in its name.
+        #[arg(long)]
+        only: Option<String>,
+    },
     /// Nothing anew: tables and charts of what --json has written.
     Tell {
         /// Files, one object a line.
@@ -180,7 +187,8 @@ fn main() -> Result<()> {
                 report.take_in(&text).with_context(|| format!("{}", file.display()))?;
             }
         }
-        What::Live { only } => live::run(only.as_deref(), &mut report)?,
+        What::Live { only } => live::run("live", only.as_deref(), &mut report)?,
+        What::Admission { only } => live::run("admission", only.as_deref(), &mut report)?,
         What::Instructions { check, keep, only } => return count(args.json, check, keep, only),
         What::Counted { name, times } => {
             return match Counted::all().find(|c| c.name() == name) {
@@ -226,6 +234,7 @@ fn all(report: &mut Report) -> Result<()> {
         report.tell();
     }
     report.leave_out("live", "it needs root, and some minutes: bench live");
+    report.leave_out("admission", "it needs root, and some minutes: bench admission");
     report.leave_out("instructions", "they need valgrind: bench instructions");
     Ok(())
 }

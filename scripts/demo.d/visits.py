@@ -1,4 +1,4 @@
-"""Clients that connect and come back. Usage: visits.py MODE VIP CLIENTS RETURNS ROUNDS
+"""Clients that connect and come back. Usage: visits.py MODE VIP CLIENTS RETURNS ROUNDS KINDS
 
 A line for each connection: round, client, visit, outcome (resumed, new, failed), the server whose session it offered, the
 server that answered, the client's address and port, by which the connection is found in the log. One after the other. A
@@ -14,6 +14,7 @@ import sys
 
 MODE, VIP = sys.argv[1:3]
 CLIENTS, RETURNS, ROUNDS = map(int, sys.argv[3:6])
+KINDS = sys.argv[6].split(",")
 PATIENCE = 10
 
 
@@ -21,8 +22,9 @@ def context():
     c = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # It is about sessions: who signed the servers' certificate is no matter.
     c.check_hostname, c.verify_mode = False, ssl.CERT_NONE
-    version = ssl.TLSVersion.TLSv1_3 if MODE == "tls13" else ssl.TLSVersion.TLSv1_2
-    c.minimum_version = c.maximum_version = version
+    if MODE != "mixed":
+        version = ssl.TLSVersion.TLSv1_2 if MODE in ("session-id", "ticket") else ssl.TLSVersion.TLSv1_3
+        c.minimum_version = c.maximum_version = version
     if MODE == "session-id":
         c.options |= ssl.OP_NO_TICKET
     # Some servers end without saying goodbye.
@@ -40,11 +42,12 @@ def connect(ctx, address, session):
             # With TLS 1.3 the ticket comes after the handshake: read to the end.
             while more := s.recv(65536):
                 answer += more
-            # The page is the server's name, or its command line, which has its address.
-            name = re.search(rb"web(\d) |-accept 10\.78\.0\.1(\d):", answer)
+            # The page is the server's name, or its command line, which has its address, or GnuTLS's own.
+            name = re.search(rb"web(\d) |-accept 10\.78\.0\.1(\d):|(GnuTLS)", answer)
             if not name:
                 raise ValueError(f"an answer that is none: {answer[:80]!r}")
-            return s.session, s.session_reused, "web" + (name[1] or name[2]).decode(), end
+            number = str(1 + KINDS.index("gnutls")) if name[3] else (name[1] or name[2]).decode()
+            return s.session, s.session_reused, "web" + number, end
 
 
 in_a_row = 0

@@ -45,6 +45,7 @@ class Server {
             socket.getOutputStream().write(answer);
         } catch (IOException e) {
             // A client that went away, or never spoke TLS.
+            System.err.println(e);
         }
     }
 }
