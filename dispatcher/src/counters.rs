@@ -52,6 +52,8 @@ drop_reasons! {
     HelloOverflow = "hello-overflow",
     /// No backend could be chosen or reached.
     NoBackend = "no-backend",
+    /// An answer to a check, when those who make them had no room for it.
+    CheckQueueFull = "check-queue-full",
     /// No free local port towards the backend.
     NoLocalPort = "no-local-port",
     /// The next hop's Ethernet address is not known yet.

@@ -14,6 +14,7 @@
 //! * [`tls`]: what clients offer to resume, and what servers make of it.
 //! * [`tcp`]: one connection.
 //! * [`engine`]: what happens to one frame: the ladder, and all tables together.
+//! * [`checks`]: what is asked of backends by connections of our own: whether they serve, and which ticket keys they have.
 //! * [`worker`]: the poll loop, counters.
 //! * [`io`]: one trait, one file per driver.
 //! * [`replay`]: captures, and the engine driven by them.
@@ -23,6 +24,7 @@
 
 pub mod backends;
 pub mod capture;
+pub mod checks;
 pub mod cli;
 pub mod config;
 pub mod control;

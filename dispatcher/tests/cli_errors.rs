@@ -45,7 +45,7 @@ fn each_wrong_flag_is_refused_in_one_line_that_names_it() {
         ("--flow-capacity 99999999999", "from 1"),
         ("--stats-interval", "--stats-interval"),
         ("--workers 0", "from 1"),
-        ("--workers 1025", "from 1 to 1024"),
+        ("--workers 769", "from 1 to 768"),
         ("--workers 2 --port b=pcap:/nonexistent.pcap", "a capture has one queue"),
         ("--workers 3 --port b=af-packet:eth1,queues=2", "queues=2 does not fit"),
         ("--cores 1,1", "core 1 given twice"),

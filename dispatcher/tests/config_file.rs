@@ -226,6 +226,17 @@ fn every_key_takes_the_value_that_the_document_shows() {
                 "name = \"mail\"\n",
                 &format!("name = \"mail\"\nclass = [{{ name = \"c\", {name} = {value} }}]\n"),
             ),
+            Table::Check if name == "kind" => continue,
+            Table::Check => {
+                // Of the kind that it says something to.
+                let check = format!("check = {{ kind = \"https\", {name} = {value} }}, name = \"api7\"");
+                SHOP.replace("name = \"api7\"", &check)
+            }
+            Table::Agent => {
+                let port = if name == "port" { "" } else { "port = 1, " };
+                let agent = format!("agent-check = {{ {port}{name} = {value} }}, name = \"api7\"");
+                SHOP.replace("name = \"api7\"", &agent)
+            }
             Table::Route | Table::Root => continue,
         };
         assert_ne!(text, SHOP, "{name}");
@@ -234,7 +245,12 @@ fn every_key_takes_the_value_that_the_document_shows() {
             assert_eq!(good(&text).wanted.pools[1].backends[2].state, State::Draining);
         }
         let without = SHOP.replace("name = \"mail\"\n", "name = \"mail\"\nclass = [{ name = \"c\" }]\n");
-        let without = if key.table == Table::Class { good(&without) } else { good(SHOP) };
+        let plain = SHOP.replace("name = \"api7\"", "check = { kind = \"https\" }, name = \"api7\"");
+        let without = match key.table {
+            Table::Class => good(&without),
+            Table::Check => good(&plain),
+            _ => good(SHOP),
+        };
         assert_ne!(good(&text), without, "{name} changes nothing");
     }
 }

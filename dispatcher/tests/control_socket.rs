@@ -60,6 +60,23 @@ impl Control for MadeUp {
     fn backends(&mut self) -> Vec<Backend> {
         let observed = Observed {
             health: "differs".into(),
+            why: Some("check tls: connection refused".into()),
+            since: Some(1.5),
+            check: Some(Checked {
+                kind: "tls".into(),
+                state: "down".into(),
+                since: 1.5,
+                why: Some("connection refused".into()),
+                took: Some(0.25),
+                passed: 7,
+                failed: 3,
+            }),
+            keys: Some(TicketKeys {
+                state: "named".into(),
+                names: vec!["00112233445566778899aabbccddeeff".into()],
+                takes_own: Some(true),
+                failed: None,
+            }),
             up: vec![true, false],
             flows: 5,
             connections: 100,

@@ -49,7 +49,7 @@ fn pools() -> impl Strategy<Value = Vec<PoolSpec>> {
                     ..MemberSpec::new(BACKENDS[*b], at(10 * *b as u8 + kinds[*b].0))
                 };
                 let backends = who.iter().map(member).collect();
-                PoolSpec { name: POOLS[p].into(), balance, hash_on, resume_fallback, backends }
+                PoolSpec { name: POOLS[p].into(), balance, hash_on, resume_fallback, backends, ..PoolSpec::default() }
             };
             order.into_iter().map(one).collect()
         },

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 
 /// From the lowest to the highest; each may use those before it, and of its own line only itself.
-const ROOMS: [&[&str]; 8] = [
+const ROOMS: [&[&str]; 9] = [
     &["time", "prefetch"],
     &["wire"],
     &["config", "counters"],
@@ -16,6 +16,7 @@ const ROOMS: [&[&str]; 8] = [
     &["path"],
     &["tcp"],
     &["engine"],
+    &["checks"],
 ];
 
 /// A file of a room: `tcp/dial`.

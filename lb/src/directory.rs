@@ -17,6 +17,7 @@
 //! addresses are ours for as long.
 
 use crate::backend::{BackendId, BackendSet, MAX_BACKENDS, State};
+use crate::check::{Agent, Check};
 use crate::limits::BackendLimits;
 use crate::listener::Listener;
 use crate::live::Live;
@@ -73,6 +74,10 @@ pub struct Backend {
     pub state: State,
     /// What it can take at a time, as wanted.
     pub limits: BackendLimits,
+    /// What it is asked, so that it is known whether it serves.
+    pub check: Option<Check>,
+    /// An agent on its host, that tells how much it can take.
+    pub agent: Option<Agent>,
     /// No longer wanted: it is in no pool.
     pub leaving: bool,
 }
@@ -357,6 +362,8 @@ fn place_backends(
     let mut missing = Vec::new();
     let mut stays = BackendSet::EMPTY;
     let mut asked = HashMap::new();
+    let all = wanted.asked();
+    let said = |name: &str| all.get(name).map_or((None, None), |(check, agent)| (check.cloned(), agent.copied()));
     // An IPv4 address may be written in two ways: the slot is found by what it means.
     let holders: HashMap<(String, SocketAddr), BackendId> =
         slots.iter().flatten().map(|b| ((b.name.clone(), plain(b.addr)), b.id)).collect();
@@ -369,6 +376,7 @@ fn place_backends(
                 stays.insert(id);
                 if let Some(holder) = &mut slots[id.index()] {
                     (holder.state, holder.limits, holder.leaving) = (spec.state, spec.limits, false);
+                    (holder.check, holder.agent) = said(&spec.name);
                 }
             }
             None => missing.push(spec),
@@ -383,6 +391,7 @@ fn place_backends(
             *slot = None;
         } else {
             (holder.state, holder.leaving) = (State::Draining, true);
+            (holder.check, holder.agent) = (None, None);
         }
     }
     let vacant: Vec<usize> = (0..MAX_BACKENDS).filter(|&i| slots.get(i).is_none_or(Option::is_none)).collect();
@@ -396,6 +405,7 @@ fn place_backends(
             generations.resize(at + 1, 0);
         }
         let generation = generations[at];
+        let (check, agent) = said(&spec.name);
         generations[at] = generation.wrapping_add(1);
         slots[at] = Some(Backend {
             id: BackendId(at as u16),
@@ -404,6 +414,8 @@ fn place_backends(
             addr: spec.addr,
             state: spec.state,
             limits: spec.limits,
+            check,
+            agent,
             leaving: false,
         });
     }

@@ -11,6 +11,7 @@
 //! * [`directory`]: the same made into numbers that stay from change to change, with routing by server name and ALPN.
 //! * [`released`]: which slots may be given to other backends.
 //! * [`affinity`]: who can resume which TLS session, learned from what the servers say in clear.
+//! * [`check`]: what is asked of a backend, so that it is known whether it serves; somebody else asks.
 //! * [`admission`]: which request goes first when servers have limits: slots, classes, lines.
 //!
 //! A new connection goes through all of them, in this order:
@@ -42,6 +43,7 @@ pub mod admission;
 pub mod affinity;
 pub mod backend;
 pub mod balance;
+pub mod check;
 pub mod choose;
 pub mod directory;
 pub mod limits;
@@ -60,6 +62,7 @@ pub use affinity::{
 };
 pub use backend::{BackendId, BackendSet, MAX_BACKENDS, MAX_WEIGHT, State};
 pub use balance::{Algorithm, Balancer, Balancers, StableHash};
+pub use check::{Agent, Check, CheckKind, Method};
 pub use choose::{Hints, ResumeFallback, choose, the_only_one};
 pub use directory::{Backend, Directory, Leaving, PoolId, Service, ServiceId};
 pub use limits::{BackendLimits, MaxHandshakes};

@@ -7,6 +7,7 @@
 use crate::admission::{Classes, SPILL_AFTER};
 use crate::backend::{MAX_BACKENDS, MAX_WEIGHT, State};
 use crate::balance::Algorithm;
+use crate::check::{Agent, Check};
 use crate::choose::ResumeFallback;
 use crate::limits::BackendLimits;
 use core::fmt;
@@ -172,6 +173,10 @@ pub struct PoolSpec {
     pub hash_on: HashOn,
     /// Where a client goes whose identity no row knows.
     pub resume_fallback: ResumeFallback,
+    /// What its backends are asked that say nothing of it themselves.
+    pub check: Option<Check>,
+    /// The same of their agents.
+    pub agent: Option<Agent>,
     /// At least one.
     pub backends: Vec<MemberSpec>,
 }
@@ -190,12 +195,17 @@ pub struct MemberSpec {
     pub state: State,
     /// What it can take at a time.
     pub limits: BackendLimits,
+    /// What it is asked, so that it is known whether it serves.
+    pub check: Option<Check>,
+    /// An agent on its host, that tells how much it can take.
+    pub agent: Option<Agent>,
 }
 
 impl MemberSpec {
     /// A backend of weight 1 that is up.
     pub fn new(name: impl Into<String>, addr: SocketAddr) -> MemberSpec {
-        MemberSpec { name: name.into(), addr, weight: 1, state: State::Up, limits: BackendLimits::default() }
+        let limits = BackendLimits::default();
+        MemberSpec { name: name.into(), addr, weight: 1, state: State::Up, limits, check: None, agent: None }
     }
 }
 
@@ -275,6 +285,8 @@ pub enum FaultKind {
     TwoStates(String, State, State),
     /// The same backend, of other limits in another pool.
     TwoLimits(String),
+    /// It is checked in one way here and in another elsewhere.
+    TwoChecks(String),
     /// Port 0 is none.
     NoPort(SocketAddr),
     /// Above [`MAX_WEIGHT`].
@@ -324,6 +336,7 @@ impl fmt::Display for FaultKind {
             }
             FaultKind::TwoStates(name, here, there) => write!(f, "backend {name} is {here} here and {there} elsewhere"),
             FaultKind::TwoLimits(name) => write!(f, "backend {name} has other limits here than elsewhere"),
+            FaultKind::TwoChecks(name) => write!(f, "backend {name} has another check here than elsewhere"),
             FaultKind::NoPort(addr) => write!(f, "{addr} has no port"),
             FaultKind::WeightTooLarge(name, weight) => {
                 write!(f, "backend {name} has weight {weight}, at most {MAX_WEIGHT} is possible")
@@ -376,6 +389,23 @@ impl Wanted {
         self.service_faults(&mut found);
         self.pool_faults(&mut found);
         found
+    }
+
+    /// What backends are asked, and their agents, by name: told of themselves in any of their pools, else by the first of these that tells it for all.
+    pub fn asked(&self) -> HashMap<&str, (Option<&Check>, Option<&Agent>)> {
+        let mut all: HashMap<&str, (Option<&Check>, Option<&Agent>)> = HashMap::new();
+        let members = || self.pools.iter().flat_map(|pool| pool.backends.iter().map(move |b| (pool, b)));
+        for (_, member) in members() {
+            let (check, agent) = all.entry(&member.name).or_default();
+            *check = check.or(member.check.as_ref());
+            *agent = agent.or(member.agent.as_ref());
+        }
+        for (pool, member) in members() {
+            let (check, agent) = all.entry(&member.name).or_default();
+            *check = check.or(pool.check.as_ref());
+            *agent = agent.or(pool.agent.as_ref());
+        }
+        all
     }
 
     fn service_faults(&self, found: &mut Vec<Fault>) {
@@ -448,6 +478,8 @@ impl Wanted {
                         fault(Place::Backend(p, b), FaultKind::TwoStates(name(), backend.state, first.state));
                     } else if first.limits != backend.limits {
                         fault(Place::Backend(p, b), FaultKind::TwoLimits(name()));
+                    } else if differ(&first.check, &backend.check) || differ(&first.agent, &backend.agent) {
+                        fault(Place::Backend(p, b), FaultKind::TwoChecks(name()));
                     }
                 }
                 if backend.addr.port() == 0 {
@@ -471,4 +503,9 @@ impl Wanted {
 /// label are no part of it.
 pub(crate) fn plain(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+/// Both say something, and not the same.
+fn differ<T: PartialEq>(one: &Option<T>, other: &Option<T>) -> bool {
+    one.as_ref().zip(other.as_ref()).is_some_and(|(one, other)| one != other)
 }

@@ -418,3 +418,47 @@ fn an_identity_is_digested_only_when_its_key_name_does_not_decide() {
         assert_eq!(affinity.identify(&id, Millis(0)), lb::Identity::new(&id));
     }
 }
+
+#[test]
+fn a_name_that_a_backend_has_shown_us_is_proved_at_once_and_lives_by_being_shown_again() {
+    let lives = Config::new(3).key_ttl.as_millis() as u64;
+    let mut affinity = three();
+    affinity.shown(BackendId(B), &[7; 16], Millis(0));
+    decided(&ask(&affinity, &[psk(&sealed(7, 1))]), &[B], Reason::PskKey, true);
+    // Refusals of many networks do not take it away while it is shown, though the backend has begun to use another name since.
+    for round in 1..20u64 {
+        let now = round * 60_000;
+        affinity.shown(BackendId(B), &[8; 16], Millis(now));
+        affinity.shown(BackendId(B), &[7; 16], Millis(now));
+        for network in 0..6 {
+            affinity.psk_refused(&sealed(7, network), by(B, lb::affinity::client(network, 1), now));
+        }
+        decided(&affinity.find(&[psk(&sealed(7, 2))], Millis(now), |_| true), &[B], Reason::PskKey, true);
+    }
+    let over = 20 * 60_000 + lives;
+    assert!(affinity.find(&[psk(&sealed(7, 2))], Millis(over), |_| true).decision.is_none());
+}
+
+#[test]
+fn a_ticket_that_no_known_key_explains_avoids_backends_whose_keys_are_all_known() {
+    let mut affinity = three();
+    affinity.shown(BackendId(A), &[7; 16], Millis(0));
+    affinity.shown(BackendId(B), &[8; 16], Millis(0));
+    assert!(ask(&affinity, &[psk(&sealed(9, 1))]).avoid.is_empty());
+    affinity.explain(BackendId(A), true);
+    affinity.explain(BackendId(B), true);
+    assert_eq!(ask(&affinity, &[psk(&sealed(9, 1))]).avoid, set(&[A, B]));
+    assert_eq!(ask(&affinity, &[ticket(&sealed(9, 1))]).avoid, set(&[A, B]));
+    // A known key leads as ever, and a session ID is none of this.
+    decided(&ask(&affinity, &[psk(&sealed(8, 1))]), &[B], Reason::PskKey, true);
+    let id = Offered { kind: IdentityKind::SessionId, bytes: &[1; 32] };
+    assert!(ask(&affinity, &[id]).avoid.is_empty());
+    // What remains has refused it: then only that counts, and somebody is left to choose.
+    affinity.psk_refused(&sealed(9, 1), at(C));
+    assert_eq!(ask(&affinity, &[psk(&sealed(9, 1))]).avoid, set(&[C]));
+    // Where all keys are known nobody is avoided.
+    affinity.explain(BackendId(C), true);
+    assert_eq!(ask(&affinity, &[psk(&sealed(10, 1))]).avoid, set(&[]));
+    affinity.explain(BackendId(A), false);
+    assert_eq!(ask(&affinity, &[psk(&sealed(10, 1))]).avoid, set(&[B, C]));
+}

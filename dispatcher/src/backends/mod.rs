@@ -7,15 +7,21 @@
 //! every server away from all others.
 //!
 //! Backends come and go while it runs ([`Health::add`], [`Health::remove`]). At start all are held to be up: somebody has to be asked. One that
-//! comes later is *fresh* until it has answered its first probe: it gets a client only where nobody else is left, so that a server that was
+//! comes later is *fresh* until it has answered its first probe, and passed its checks if it has one: it gets a client only where nobody else is left, so that a server that was
 //! added before it was started delays nobody.
+//!
+//! Two things are known of a backend, and kept apart: what probes say here ([`Passive`]), and what its checks say ([`Checked`]), which somebody
+//! else asks, for all workers. It is up when neither says that it is down. Where it stands follows in one place, `Health::settle`, which
+//! also notes who has come back ([`Health::take_recovered`]).
 
 mod capabilities;
+mod hints;
 mod probes;
 #[cfg(test)]
 mod tests;
 
 pub use capabilities::{Capabilities, OUR_WSCALE, mss_said};
+pub use hints::{Hints, Noticed};
 pub use probes::{PROBE_PORT, PROBE_PORTS};
 
 use crate::time::Time;
@@ -24,9 +30,55 @@ use crate::wire::{Addr, Family};
 use lb::{BackendId, BackendSet, MAX_BACKENDS};
 use probes::Probe;
 
+/// What checks say of a backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Checked {
+    /// Nothing: there are none, or not enough yet.
+    #[default]
+    Unknown,
+    /// It serves.
+    Up,
+    /// It does not.
+    Down,
+}
+
+/// What probes say of a backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Passive {
+    /// It answers, as far as is known.
+    Up,
+    /// It was added, and has neither answered nor failed yet.
+    Fresh,
+    /// It refuses probes.
+    Refuses,
+    /// It leaves probes unanswered.
+    Silent,
+}
+
+impl Passive {
+    /// It is not to be given a connection.
+    pub fn is_down(self) -> bool {
+        matches!(self, Passive::Refuses | Passive::Silent)
+    }
+}
+
+/// Where a backend stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Standing {
+    Up,
+    Fresh,
+    Down,
+}
+
 #[derive(Debug)]
 struct Backend {
     addr: Addr,
+    passive: Passive,
+    /// Since when.
+    since: Time,
+    checked: Checked,
+    /// It was added while others were there, and has not passed its first checks.
+    awaits_check: bool,
     /// Probes in a row that were refused or not answered.
     failures: u8,
     /// A dial failed, or a probe: it is asked although it is up.
@@ -45,9 +97,13 @@ struct Backend {
 }
 
 impl Backend {
-    fn new(addr: Addr, now: Time) -> Backend {
+    fn new(addr: Addr, passive: Passive, awaits_check: bool, now: Time) -> Backend {
         Backend {
             addr,
+            passive,
+            since: now,
+            checked: Checked::Unknown,
+            awaits_check,
             failures: 0,
             doubted: false,
             known: None,
@@ -57,6 +113,15 @@ impl Backend {
             postponed: 0,
             heard: Time::ZERO,
             reached: false,
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        match (self.passive, self.checked) {
+            (Passive::Refuses | Passive::Silent, _) | (_, Checked::Down) => Standing::Down,
+            (Passive::Fresh, Checked::Unknown) => Standing::Fresh,
+            (Passive::Up, Checked::Unknown) if self.awaits_check => Standing::Fresh,
+            (Passive::Up | Passive::Fresh, _) => Standing::Up,
         }
     }
 
@@ -75,6 +140,8 @@ pub struct Health {
     up: [BackendSet; 2],
     /// Those that were added and have not been heard yet; none of these is up.
     fresh: [BackendSet; 2],
+    /// Those that have come back since somebody asked.
+    recovered: BackendSet,
     offers: [Capabilities; 2],
     assumed: [u16; 2],
     probing: bool,
@@ -101,6 +168,7 @@ impl Health {
             backends: vec![],
             up: [BackendSet::EMPTY; 2],
             fresh: [BackendSet::EMPTY; 2],
+            recovered: BackendSet::EMPTY,
             offers: mss.map(Capabilities::assumed),
             assumed: mss,
             probing,
@@ -110,8 +178,7 @@ impl Health {
             ports: (PROBE_PORT, PROBE_PORTS),
         };
         for (id, addr) in backends {
-            health.put(id, addr, now);
-            health.up[addr.family() as usize].insert(id);
+            health.put(id, Backend::new(addr, Passive::Up, false, now), now);
         }
         health.refresh_offers();
         health
@@ -129,21 +196,26 @@ impl Health {
     }
 
     /// A backend comes, or another takes the slot: nothing is known of it. Where probes can tell, it is fresh; else it is held to be up, as at
-    /// start. [`Health::refresh_offers`] is due when all have come.
-    pub fn add(&mut self, id: BackendId, addr: Addr, now: Time) {
+    /// start. One that `has_check` is fresh until it has passed that. [`Health::refresh_offers`] is due when all have come.
+    pub fn add(&mut self, id: BackendId, addr: Addr, has_check: bool, now: Time) {
         self.remove(id);
-        self.put(id, addr, now);
         let told = self.probing && !self.foreign_dials;
-        let among = if told { &mut self.fresh } else { &mut self.up };
-        among[addr.family() as usize].insert(id);
+        let passive = if told { Passive::Fresh } else { Passive::Up };
+        self.put(id, Backend::new(addr, passive, has_check, now), now);
     }
 
-    fn put(&mut self, id: BackendId, addr: Addr, now: Time) {
+    fn put(&mut self, id: BackendId, backend: Backend, now: Time) {
         debug_assert!(id.index() < MAX_BACKENDS);
         if self.backends.len() <= id.index() {
             self.backends.resize_with(id.index() + 1, || None);
         }
-        self.backends[id.index()] = Some(Backend::new(addr, now));
+        let (family, standing) = (backend.family(), backend.standing());
+        self.backends[id.index()] = Some(backend);
+        match standing {
+            Standing::Up => _ = self.up[family].insert(id),
+            Standing::Fresh => _ = self.fresh[family].insert(id),
+            Standing::Down => {}
+        }
         if self.probing {
             self.due = self.due.min(now);
         }
@@ -158,6 +230,7 @@ impl Health {
             self.up[family].remove(id);
             self.fresh[family].remove(id);
         }
+        self.recovered.remove(id);
     }
 
     fn get(&self, id: BackendId) -> Option<&Backend> {
@@ -205,10 +278,14 @@ impl Health {
 
     /// A backend answered a SYN of ours that carried every option `offered` says.
     pub fn answered(&mut self, id: BackendId, offered: &SynOptions, got: &SynOptions, ecn: Option<bool>, window: u16) {
-        self.set_up(id, true);
         let assumed = self.assumed;
         let Some(b) = self.get_mut(id) else { return };
         (b.failures, b.postponed, b.doubted) = (0, 0, false);
+        if b.passive != Passive::Up {
+            (b.passive, b.since) = (Passive::Up, b.heard);
+            self.settle(id);
+        }
+        let Some(b) = self.get_mut(id) else { return };
         let family = b.addr.family();
         let before = b.known.unwrap_or(Capabilities::assumed(assumed[family as usize]));
         let learned = before.after(offered, got, ecn, window, family);
@@ -236,17 +313,45 @@ impl Health {
             Capabilities { mss: common.mss.min(own), timestamps: common.timestamps && !unheard, ..common };
     }
 
-    fn set_up(&mut self, id: BackendId, up: bool) {
-        let Some(family) = self.get(id).map(|b| b.addr.family()) else { return };
-        if up && self.up[family as usize].contains(id) {
-            // As nearly always. Nobody is both up and fresh.
+    /// Its checks have come to this.
+    pub fn checked(&mut self, id: BackendId, checked: Checked) {
+        let Some(b) = self.get_mut(id) else { return };
+        b.checked = checked;
+        b.awaits_check &= checked == Checked::Unknown;
+        self.settle(id);
+    }
+
+    /// It has a check no more, and does not wait for one.
+    pub fn unchecked(&mut self, id: BackendId) {
+        if let Some(b) = self.get_mut(id) {
+            b.awaits_check = false;
+            self.settle(id);
+        }
+    }
+
+    /// What probes say of it, and since when.
+    pub fn passive(&self, id: BackendId) -> Option<(Passive, Time)> {
+        self.get(id).map(|b| (b.passive, b.since))
+    }
+
+    /// Those that were down, or fresh, and are up since this was asked last.
+    pub fn take_recovered(&mut self) -> BackendSet {
+        core::mem::take(&mut self.recovered)
+    }
+
+    /// Where a backend stands follows from what is known of it: here it goes up and down, and nowhere else.
+    fn settle(&mut self, id: BackendId) {
+        let Some((family, standing)) = self.get(id).map(|b| (b.family(), b.standing())) else { return };
+        let was_up = self.up[family].contains(id);
+        let was_fresh = self.fresh[family].contains(id);
+        let (up, fresh) = (standing == Standing::Up, standing == Standing::Fresh);
+        if (was_up, was_fresh) == (up, fresh) {
             return;
         }
-        let fresh = self.fresh[family as usize].remove(id);
-        let set = &mut self.up[family as usize];
-        let changed = if up { set.insert(id) } else { set.remove(id) };
-        if changed || fresh {
-            self.refresh_offer(family);
-        }
+        let put = |set: &mut BackendSet, there: bool| if there { set.insert(id) } else { set.remove(id) };
+        put(&mut self.up[family], up);
+        put(&mut self.fresh[family], fresh);
+        put(&mut self.recovered, up);
+        self.refresh_offer(if family == Family::V4 as usize { Family::V4 } else { Family::V6 });
     }
 }

@@ -1,6 +1,6 @@
 //! When a backend is asked whether it answers, and what becomes of the question.
 
-use super::Health;
+use super::{Health, Passive};
 use crate::time::Time;
 use crate::wire::{Addr, Seq};
 use core::time::Duration;
@@ -28,7 +28,7 @@ const SOON_TRIES: u8 = 10;
 /// Probes use source ports below those of flows: the port tells the backend's index.
 pub const PROBE_PORT: u16 = 1024;
 /// Probe source ports; with more backends than that, indices share them and are told apart by address.
-pub const PROBE_PORTS: u16 = 1024;
+pub const PROBE_PORTS: u16 = 768;
 
 /// A question.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +45,7 @@ impl Health {
     /// A dial of a client's was refused or not answered. The backend is asked, soon; until it has answered it is held to be what it was.
     pub fn doubt(&mut self, id: BackendId, now: Time) {
         // Without probes nothing would bring it back.
-        if !self.probing || !self.is_up(id) {
+        if !self.probing || self.get(id).is_none_or(|b| b.passive != Passive::Up) {
             return;
         }
         let Some(b) = self.get_mut(id) else { return };
@@ -65,8 +65,8 @@ impl Health {
 
     /// A probe was answered by a reset.
     pub fn refused(&mut self, id: BackendId, now: Time) {
-        self.failed(id, FAILURES, now);
-        if self.is_up(id) || self.is_fresh(id) {
+        self.failed(id, (FAILURES, Passive::Refuses), now);
+        if self.holds(id) {
             let Some(b) = self.get_mut(id) else { return };
             b.doubted = true;
             b.probe_due = now + PROBE_REFUSED;
@@ -85,12 +85,12 @@ impl Health {
     /// Nothing reaches it.
     fn silent(&mut self, id: BackendId, now: Time) {
         let last = self.get(id).is_some_and(|b| self.up[b.family()].single() == Some(id));
-        self.failed(id, if last { FAILURES_OF_LAST } else { FAILURES }, now);
+        self.failed(id, (if last { FAILURES_OF_LAST } else { FAILURES }, Passive::Silent), now);
     }
 
     /// A probe failed: perhaps the one that makes it too many.
-    fn failed(&mut self, id: BackendId, most: u8, now: Time) {
-        let held = self.is_up(id) || self.is_fresh(id);
+    fn failed(&mut self, id: BackendId, (most, how): (u8, Passive), now: Time) {
+        let held = self.holds(id);
         let Some(b) = self.get_mut(id) else { return };
         b.failures = b.failures.saturating_add(1);
         if !held || b.failures < most {
@@ -98,8 +98,9 @@ impl Health {
         }
         b.doubted = false;
         b.probe_due = now + PROBE_EVERY;
+        (b.passive, b.since) = (how, now);
         let family = b.family();
-        self.set_up(id, false);
+        self.settle(id);
         if self.up[family].is_empty() {
             // The last one: from now on all of them are asked more often.
             for b in self.backends.iter_mut().flatten().filter(|b| b.family() == family) {
@@ -109,9 +110,14 @@ impl Health {
         self.due = self.due.min(now + PROBE_LAST);
     }
 
+    /// Nothing that probes say is against it.
+    fn holds(&self, id: BackendId) -> bool {
+        self.get(id).is_some_and(|b| !b.passive.is_down())
+    }
+
     /// How long the answer to a probe of this backend is waited for.
     fn patience(&self, id: BackendId) -> Duration {
-        if self.is_up(id) || self.is_fresh(id) {
+        if self.holds(id) {
             PROBE_PATIENCE
         } else if self.get(id).is_some_and(|b| self.up[b.family()].is_empty()) {
             PROBE_LAST
@@ -133,7 +139,7 @@ impl Health {
 
     /// There is something to ask.
     fn wanted(&self, id: BackendId) -> bool {
-        self.get(id).is_some_and(|b| b.known.is_none() || b.doubted || !self.is_up(id))
+        self.get(id).is_some_and(|b| b.known.is_none() || b.doubted || b.passive != Passive::Up)
     }
 
     /// A backend that is due to be asked: its id, and the sequence number for the SYN. Call until none is left.

@@ -156,6 +156,35 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub overrides: Option<PathBuf>,
 
+    /// Learn which ticket keys servers have that are seen to speak TLS, by handshakes of our own: two or three a minute. So the first client
+    /// that comes back with a TLS 1.3 session meets its server
+    #[arg(long, value_enum, default_value = "on")]
+    pub learn_keys: OnOff,
+
+    /// Ask every server whether it serves, and take it away while it does not
+    ///
+    /// KIND is
+    ///   tcp     its port takes a connection, which its application never sees
+    ///   tls     it completes a TLS handshake; certificates are not verified
+    ///   http    it answers a request by a status that is expected
+    ///   https   the same within TLS
+    ///
+    /// KEY=VALUE is
+    ///   interval=D    from one to the next, a tenth more or less (2s)
+    ///   timeout=D     how long one may take (the interval, 2s at most)
+    ///   rise=N        so many in a row that pass bring it up (2)
+    ///   fall=N        so many in a row that fail take it away (3)
+    ///   port=N        another port than the server's
+    ///   sni=NAME      tls, https: the server name in the hello (none)
+    ///   path=PATH     http, https: what is asked for (/)
+    ///   host=NAME     http, https: the Host of the request
+    ///   method=M      http, https: GET or HEAD (GET)
+    ///   expect=N-N    http, https: first and last status that is well (200-399)
+    ///
+    /// A server with check=KIND of its own is asked that.
+    #[arg(long, value_name = "[kind=]KIND[,KEY=VALUE]...", value_parser = crate::control::checks::check, verbatim_doc_comment)]
+    pub check: Option<lb::Check>,
+
     /// Print rates, flows and drops this often
     #[arg(long, value_name = "D", value_parser = duration)]
     pub stats_interval: Option<Duration>,
@@ -187,6 +216,7 @@ pub struct Service {
     ///                        that resumes; auto: as many as it does without
     ///                        getting slow
     ///   slow-start=D         after a recovery weight and limits grow for so long
+    ///   check=KIND           ask it whether it serves, see --check of run
     #[arg(long = "backend", value_name = "NAME=ADDR:PORT[,KEY=VALUE]...", value_parser = backend, verbatim_doc_comment)]
     pub backends: Vec<MemberSpec>,
 }

@@ -12,7 +12,7 @@ use crate::replay::ReplayOptions;
 use crate::wire::Mac;
 use crate::worker::{Device, PortPlan};
 use lb::admission::Classes;
-use lb::{Policy, PoolSpec, Wanted};
+use lb::{Check, Policy, PoolSpec, Wanted};
 use std::path::PathBuf;
 
 /// Backends that there is room for in a process that can be changed, unless it begins with more. More room costs memory, 10 to 25 kB each.
@@ -66,14 +66,28 @@ pub fn configuration(args: &RunArgs) -> Result<Configuration, Refusal> {
             control: args.control.clone(),
             overrides: args.overrides.clone(),
             stats_interval: args.stats_interval,
+            learn_keys: args.learn_keys.into(),
             ..process(&args.tuning)
         },
         ports: args.ports.clone(),
-        wanted: wanted(&args.service, &args.tuning)?,
+        wanted: checked(wanted(&args.service, &args.tuning)?, args.check.as_ref()),
         ticket_keys: args.tuning.ticket_keys.clone(),
     };
     first(rules::faults(&configuration))?;
     Ok(configuration)
+}
+
+/// The same, where all backends are asked this, and those that say a kind of their own are asked that in the same way.
+fn checked(mut wanted: Wanted, check: Option<&Check>) -> Wanted {
+    for pool in &mut wanted.pools {
+        pool.check = check.cloned();
+        for own in pool.backends.iter_mut().filter_map(|backend| backend.check.as_mut()) {
+            let kind = own.kind;
+            let common = check.cloned().unwrap_or_else(|| own.clone());
+            *own = Check { kind, ..common };
+        }
+    }
+    wanted
 }
 
 /// With flags the first broken rule is told, in one line.

@@ -50,6 +50,7 @@ pub struct CtlArgs {
 
 /// What to ask, or to have done.
 #[derive(Subcommand, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one is made in a process")]
 pub enum Verb {
     /// Show the dispatcher at a glance, or one kind of thing in it
     Show {

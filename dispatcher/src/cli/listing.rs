@@ -1,7 +1,8 @@
 //! The tables of `dispatcher ctl show`.
 
 use crate::control::socket::api::{
-    Applied, Backend, Change, Configuration, Diff, Drop, Failure, Override, Overview, Service, Sessions, Wanted, Worker,
+    Applied, Backend, Change, Configuration, Diff, Drop, Failure, Observed, Override, Overview, Service, Sessions,
+    Wanted, Worker,
 };
 use crate::sessions::HEADS;
 use comfy_table::{CellAlignment, Table, presets};
@@ -143,11 +144,34 @@ pub(super) fn backends(all: &[Backend]) -> String {
             wanted(&b.wanted, "-"),
             overrides(&b.overrides),
             wanted(&b.in_force, "leaving"),
-            o.health.clone(),
+            health(o),
         ];
         table.add_row(words.into_iter().chain(numbers.map(|n: u64| n.to_string())));
     }
     text(&table)
+}
+
+/// Up or down; and why, and since when.
+fn health(o: &Observed) -> String {
+    let mut out = o.health.clone();
+    if let Some(why) = &o.why {
+        _ = write!(out, ": {why}");
+    }
+    if let Some(since) = o.since {
+        _ = write!(out, ", {} ago", humantime::format_duration(Duration::from_secs(since.max(0.0) as u64)));
+    }
+    if o.why.is_none()
+        && let Some(check) = &o.check
+    {
+        _ = match check.state.as_str() {
+            "unknown" => write!(out, " (not checked yet)"),
+            _ => write!(out, " (check {})", check.kind),
+        };
+    }
+    if o.keys.as_ref().is_some_and(|keys| keys.takes_own == Some(false)) {
+        out.push_str("; it does not take its own tickets");
+    }
+    out
 }
 
 pub(super) fn sessions(s: &Sessions) -> String {

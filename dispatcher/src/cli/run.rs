@@ -3,6 +3,7 @@
 use super::args::RunArgs;
 use super::signs::Signs;
 use super::{REFUSED, Refusal, check, check_file, listing, report};
+use crate::checks::Checks;
 use crate::control::configuration::Configuration;
 use crate::control::live::{Live, Source};
 use crate::control::overrides::saved::Saved;
@@ -14,7 +15,8 @@ use crate::io::kernel;
 use crate::io::{OpenError, dpdk};
 use crate::journal;
 use crate::worker::poll::Clock;
-use crate::worker::{self, Conductor, Exchange, Idle, Plan, SharedDevices, Steering, Worker, changes};
+use crate::worker::prober::{self, Prober};
+use crate::worker::{self, Conductor, Exchange, Idle, Plan, SharedDevices, Steering, Worker, changes, post};
 use lb::affinity::Reader;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
@@ -95,6 +97,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     let server = server.map_err(Refusal::new)?;
     let started = start(
         checked,
+        process.learn_keys,
         secret,
         process.idle,
         journal,
@@ -102,14 +105,22 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         &mut dpdk,
     )
     .map_err(Refusal::new)?;
-    let Started { workers, cores, conductor, rows, clock } = started;
+    let Started { workers, cores, conductor, rows, clock, prober } = started;
     let ports = workers.first().map_or(&[][..], |w| &w.ports);
     say(&report::start(&config, ports, port_memory, large_units, process.idle, &cores, writer.is_some()));
 
     let started = Instant::now();
     let fixed = live.configuration().ports.clone();
-    let mut running =
-        Running { live, conductor, rows, ports: &fixed, clock, workers: &workers, journal: writer.as_ref() };
+    let mut running = Running {
+        live,
+        conductor,
+        rows,
+        ports: &fixed,
+        clock,
+        workers: &workers,
+        prober: Some(&prober),
+        journal: writer.as_ref(),
+    };
     let mut version = running.conductor.directory().version();
     let mut rates = report::Rates::default();
     let mut next_report = process.stats_interval.map(|every| started + every);
@@ -219,11 +230,13 @@ struct Started {
     conductor: Conductor,
     rows: Reader,
     clock: Clock,
+    prober: Prober,
 }
 
 /// Starts all workers; or none, and says why.
 fn start(
     checked: check::Checked,
+    learn_keys: bool,
     secret: [u8; 32],
     idle: Idle,
     journal: Option<journal::Journal>,
@@ -238,6 +251,9 @@ fn start(
     let shares = Share::divide(&config, &secret, cores.len()).map_err(|e| e.to_string())?;
     let Some(any) = shares.first() else { return Err("no worker to start".into()) };
     let (first, released, rows) = (any.revision().clone(), any.released().clone(), any.rows());
+    let (clerk, windows) = post::between(cores.len(), ports.iter().map(|p| p.mtu).max().unwrap_or(1500))
+        .map_err(|e| format!("the way of checks: {e}"))?;
+    let changes_of_checks;
     let (publisher, subscribers) =
         changes::between(cores.len()).map_err(|e| format!("the workers' way to hear of changes: {e}"))?;
     let (mut exchanges, mut steers) = (Vec::new(), None);
@@ -248,17 +264,21 @@ fn start(
             .map_err(|e| format!("inboxes between workers: {e}"))?;
         steers = Some(Arc::new(steering));
     }
+    changes_of_checks = publisher.reader();
+    let revision = first.clone();
     let devices = SharedDevices::new(&ports, cores.len());
     let conductor = Conductor::new(config.clone(), first, steers, released, publisher, Box::new(devices.clone()));
     let clock = Clock::start();
     let mut exchanges = exchanges.into_iter();
     let mut started: Vec<Worker> = Vec::with_capacity(cores.len());
-    for (number, ((core, share), changes)) in cores.iter().zip(shares).zip(subscribers).enumerate() {
+    let ends = subscribers.into_iter().zip(windows);
+    for (number, ((core, share), (changes, window))) in cores.iter().zip(shares).zip(ends).enumerate() {
         let plan = Plan {
             config: config.clone(),
             share: share.returning(returning.clone()),
             exchange: exchanges.next(),
             changes,
+            window,
             devices: devices.clone(),
             clock,
             secret,
@@ -280,7 +300,18 @@ fn start(
             }
         }
     }
-    Ok(Started { workers: started, cores, conductor, rows, clock })
+    let mtu = ports.iter().map(|p| p.mtu).min().unwrap_or(1500);
+    let seed = u64::from_le_bytes(secret[..8].try_into().expect("8 of 32 bytes"));
+    let checks = Checks::new(mtu, learn_keys, seed ^ 0x6368_6563_6b73);
+    let prober = match prober::start(checks, clerk, revision, changes_of_checks, clock) {
+        Ok(prober) => prober,
+        Err(why) => {
+            started.iter().for_each(Worker::stop);
+            started.into_iter().for_each(|worker| _ = worker.join());
+            return Err(why);
+        }
+    };
+    Ok(Started { workers: started, cores, conductor, rows, clock, prober })
 }
 
 /// A reader that has gone away is no reason to stop forwarding.

@@ -1,9 +1,10 @@
 //! Backends as flags say them. The keys of the file are read by the same functions.
 
+use super::checks;
 use super::name::check_name;
 use super::values::{MAX_WEIGHT, duration, socket_address};
-use lb::MemberSpec;
 use lb::admission::slots::MOST;
+use lb::{Agent, Check, MemberSpec};
 
 /// `NAME=ADDR:PORT[,KEY=VALUE]...`.
 pub fn backend(text: &str) -> Result<MemberSpec, String> {
@@ -25,9 +26,11 @@ pub fn backend(text: &str) -> Result<MemberSpec, String> {
             "max-connections" => limits.max_connections = Some(max_connections(value).map_err(of_key)?),
             "max-handshakes" => limits.max_handshakes = Some(value.parse().map_err(of_key)?),
             "slow-start" => limits.slow_start = Some(duration(value).map_err(of_key)?),
+            "check" => backend.check = Some(Check::new(checks::kind(value).map_err(of_key)?)),
+            "agent" => backend.agent = Some(Agent::at(checks::port(value).map_err(of_key)?)),
             _ => {
                 return Err(format!(
-                    "unknown option '{part}' (there are weight=N, max-connections=N, max-handshakes=N or auto, slow-start=D)"
+                    "unknown option '{part}' (there are weight=N, max-connections=N, max-handshakes=N or auto, slow-start=D, check=KIND, agent=PORT)"
                 ));
             }
         }
@@ -38,6 +41,9 @@ pub fn backend(text: &str) -> Result<MemberSpec, String> {
 /// One that is added while running: its weight is all that can be said there of it.
 pub fn added(text: &str) -> Result<MemberSpec, String> {
     let backend = backend(text)?;
+    if backend.check.is_some() || backend.agent.is_some() {
+        return Err("checks of a backend are the file's to say; there is weight=N here".into());
+    }
     if backend.limits != lb::BackendLimits::default() {
         return Err("limits of a backend are the file's to say; there is weight=N here".into());
     }

@@ -61,6 +61,8 @@ pub struct Process {
     pub overrides: Option<PathBuf>,
     /// How often rates are printed.
     pub stats_interval: Option<Duration>,
+    /// Which ticket keys servers have is learned by connections of our own.
+    pub learn_keys: bool,
 }
 
 impl Default for Process {
@@ -80,6 +82,7 @@ impl Default for Process {
             control: None,
             overrides: None,
             stats_interval: None,
+            learn_keys: true,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What is different between two configurations, in words.
 
+use super::checks;
 use super::class::kind_word;
 use super::configuration::{Configuration, Process};
 use super::port::PortArg;
@@ -229,12 +230,23 @@ fn balance(from: &PoolSpec, to: &PoolSpec, found: &mut Found) {
     found.changed(&what("balance"), &from.balance, &to.balance, ToString::to_string);
     found.changed(&what("hash-on"), &from.hash_on, &to.hash_on, hash);
     found.changed(&what("resume-fallback"), &from.resume_fallback, &to.resume_fallback, fallback);
+    found.changed(&what("check"), &from.check, &to.check, checks::shown);
+    found.changed(&what("agent-check"), &from.agent, &to.agent, checks::shown_of);
 }
 
 fn member(pool: &str, backend: &MemberSpec) -> String {
-    let MemberSpec { name, addr, weight, state, limits: of } = backend;
-    let limited = if *of == BackendLimits::default() { String::new() } else { format!(", {}", limits(of)) };
-    format!("pool {pool}: backend {name} at {addr}, weight {weight}, {state}{limited}")
+    let MemberSpec { name, addr, weight, state, limits: of, check, agent } = backend;
+    let mut line = format!("pool {pool}: backend {name} at {addr}, weight {weight}, {state}");
+    if *of != BackendLimits::default() {
+        line += &format!(", {}", limits(of));
+    }
+    if check.is_some() {
+        line += &format!(", check {}", checks::shown(check));
+    }
+    if agent.is_some() {
+        line += &format!(", agent-check {}", checks::shown_of(agent));
+    }
+    line
 }
 
 fn limits(limits: &BackendLimits) -> String {
@@ -261,6 +273,8 @@ fn pool(from: &PoolSpec, to: &PoolSpec, told: &mut HashSet<String>, found: &mut 
         of_all.changed(&format!("backend {name}: address"), &one.addr, &other.addr, ToString::to_string);
         of_all.changed(&format!("backend {name}: state"), &one.state, &other.state, ToString::to_string);
         of_all.changed(&format!("backend {name}: limits"), &one.limits, &other.limits, limits);
+        of_all.changed(&format!("backend {name}: check"), &one.check, &other.check, checks::shown);
+        of_all.changed(&format!("backend {name}: agent-check"), &one.agent, &other.agent, checks::shown_of);
         found.0.extend(of_all.0.into_iter().filter(|difference| told.insert(difference.what.clone())));
         let weight = format!("pool {}: backend {name}: weight", to.name);
         found.changed(&weight, &one.weight, &other.weight, u16::to_string);
@@ -310,6 +324,7 @@ fn processes(from: &Process, to: &Process, found: &mut Found) {
     is("connections-log", &|p| maybe(&p.connections_log, path));
     is("control", &|p| maybe(&p.control, path));
     is("overrides", &|p| maybe(&p.overrides, path));
+    is("learn-keys", &|p| on(&p.learn_keys));
     is("stats-interval", &|p| maybe(&p.stats_interval, duration));
 }
 

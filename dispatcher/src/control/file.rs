@@ -1,6 +1,7 @@
 //! The configuration file: TOML, whose keys [`super::keys`] lists.
 
 use super::backend::{max_connections, weight};
+use super::checks;
 use super::class;
 use super::configuration::{Configuration, Process};
 use super::fault::{Faults, meant};
@@ -16,7 +17,10 @@ use super::values::{
 use crate::engine::TicketKey;
 use lb::admission::{ClassSpec, Classes, Share};
 use lb::service::{HashOn, ServiceKind};
-use lb::{Algorithm, BackendLimits, MemberSpec, Policy, PoolSpec, RouteSpec, ServiceSpec, SniPattern, State, Wanted};
+use lb::{
+    Agent, Algorithm, BackendLimits, Check, MemberSpec, Policy, PoolSpec, RouteSpec, ServiceSpec, SniPattern, State,
+    Wanted,
+};
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -169,6 +173,9 @@ impl File<'_> {
         if let Some((seed, _)) = section.one(reader, "hash-seed", seed) {
             process.hash_seed = seed;
         }
+        if let Some((learn, _)) = section.one(reader, "learn-keys", word::<OnOff>) {
+            process.learn_keys = learn.into();
+        }
         if let Some((n, _)) = section.one(reader, "session-capacity", capacity) {
             process.session_capacity = n;
         }
@@ -320,9 +327,11 @@ impl File<'_> {
         if let Some((fallback, _)) = section.one(reader, "resume-fallback", resume_fallback) {
             pool.resume_fallback = fallback;
         }
+        (pool.check, pool.agent) = (self.check(&section), self.agent(&section));
         if section.get("backend").is_none() {
-            section.missing(reader, "backend");
+            section.missing(&mut self.reader, "backend");
         }
+        let reader = &mut self.reader;
         for (at, table) in section.tables(reader, "backend") {
             if let Some(backend) = self.backend((number, pool.backends.len()), at, table, keys) {
                 pool.backends.push(backend);
@@ -364,6 +373,7 @@ impl File<'_> {
                 keys.push(key);
             }
         }
+        let (check, agent) = (self.check(&section), self.agent(&section));
         self.places.insert(About::Backend(p, b), span);
         let addr = self.put(About::Address(p, b), address);
         Some(MemberSpec {
@@ -372,7 +382,36 @@ impl File<'_> {
             weight: weight.map_or(1, |(weight, _)| weight),
             state: state.map_or(State::Up, |(state, _)| state),
             limits,
+            check,
+            agent,
         })
+    }
+
+    /// What a backend is asked, or those of a pool.
+    fn check(&mut self, above: &Section<'_>) -> Option<Check> {
+        let reader = &mut self.reader;
+        let (span, table) = above.table(reader, "check")?;
+        let section = Section::new(reader, Table::Check, "a check".into(), span.clone(), table);
+        let (kind, _) = section.must(reader, "kind", checks::kind)?;
+        let mut check = Check::new(kind);
+        for key in checks::KEYS {
+            section.one(reader, key, |text| checks::set(&mut check, key, text));
+        }
+        if let Some(why) = checks::fault(&check, |key| section.get(key).is_some()) {
+            reader.fault(&span, why, None);
+        }
+        Some(check)
+    }
+
+    /// An agent, or those of a pool's backends.
+    fn agent(&mut self, above: &Section<'_>) -> Option<Agent> {
+        let reader = &mut self.reader;
+        let (span, table) = above.table(reader, "agent-check")?;
+        let section = Section::new(reader, Table::Agent, "an agent-check".into(), span, table);
+        let interval = section.one(reader, "interval", checks::interval);
+        let (port, _) = section.must(reader, "port", checks::port)?;
+        let agent = Agent::at(port);
+        Some(Agent { interval: interval.map_or(agent.interval, |(every, _)| every), ..agent })
     }
 }
 

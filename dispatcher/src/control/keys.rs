@@ -34,11 +34,15 @@ pub enum Table {
     Pool,
     /// An entry of a pool's `backend`.
     Backend,
+    /// The `check` of a backend or a pool.
+    Check,
+    /// The `agent-check` of a backend or a pool.
+    Agent,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Table; 8] = [
+    pub const ALL: [Table; 10] = [
         Table::Root,
         Table::Dispatcher,
         Table::Port,
@@ -47,6 +51,8 @@ impl Table {
         Table::Class,
         Table::Pool,
         Table::Backend,
+        Table::Check,
+        Table::Agent,
     ];
 
     /// As people call it.
@@ -60,6 +66,8 @@ impl Table {
             Table::Class => "a class",
             Table::Pool => "[pool.NAME]",
             Table::Backend => "a backend",
+            Table::Check => "a check",
+            Table::Agent => "an agent-check",
         }
     }
 
@@ -79,7 +87,7 @@ const fn key(
     Key { table, name, value, default, meaning }
 }
 
-use Table::{Backend, Class, Dispatcher, Pool, Port, Root, Route, Service};
+use Table::{Agent, Backend, Check, Class, Dispatcher, Pool, Port, Root, Route, Service};
 
 /// All of them, in the order of the document.
 #[rustfmt::skip]
@@ -100,6 +108,7 @@ pub const KEYS: &[Key] = &[
     key(Dispatcher, "connections-log", "\"/var/log/dispatcher/connections.jsonl\"", "", "A JSON line for each connection that ends"),
     key(Dispatcher, "control", "\"/run/dispatcher/control.sock\"", "", "Where the control socket is made"),
     key(Dispatcher, "overrides", "\"/var/lib/dispatcher/overrides.json\"", "beside `control`", "What keeps over a restart what operators said by `dispatcher ctl`"),
+    key(Dispatcher, "learn-keys", "\"off\"", "on", "Learn which ticket keys servers have that are seen to speak TLS, by handshakes of our own: two or three a minute"),
     key(Dispatcher, "stats-interval", "\"10s\"", "", "Print rates, flows and drops this often"),
     key(Port, "name", "\"wan\"", "", "Its name in reports; must be there"),
     key(Port, "driver", "\"af-xdp:eth1\"", "", "DRIVER:DEVICE as with `--port`; must be there"),
@@ -142,6 +151,8 @@ pub const KEYS: &[Key] = &[
     key(Pool, "balance", "\"least-conn\"", "maglev", "How a server is chosen when no session decides: `maglev`, `least-conn`, `round-robin` or `random-two`"),
     key(Pool, "hash-on", "\"tuple\"", "source-ip", "What maglev hashes: the client's address, or addresses and ports (`tuple`)"),
     key(Pool, "resume-fallback", "\"balance\"", "source-ip", "Where a client goes that offers a session which no row knows"),
+    key(Pool, "check", "{ kind = \"tls\" }", "", "What its backends are asked that say nothing of it themselves"),
+    key(Pool, "agent-check", "{ port = 9999 }", "", "The same of their agents"),
     key(Backend, "name", "\"web1\"", "", "Its name; the same name in two pools is the same server; must be there"),
     key(Backend, "address", "\"198.51.100.11:443\"", "", "Where it listens; must be there"),
     key(Backend, "weight", "2", "1", "Share of new sessions, 0 to 1000; 0: none"),
@@ -150,6 +161,21 @@ pub const KEYS: &[Key] = &[
     key(Backend, "max-handshakes", "\"auto\"", "", "Most handshakes at a time, in units: 10 for a full one, 1 for one that resumes; `auto`: as many as it does without getting slow"),
     key(Backend, "slow-start", "\"30s\"", "", "After a recovery its weight and limits grow to what they are for so long; not after our own start"),
     key(Backend, "ticket-key", "[\"00112233445566778899aabbccddeeff\"]", "", "Names of ticket keys that it opens, or `unknown`, as with `--ticket-key`; read at the start"),
+    key(Backend, "check", "{ kind = \"https\", path = \"/up\" }", "the pool's", "What it is asked, so that it is known whether it serves; told in one pool it holds in all"),
+    key(Backend, "agent-check", "{ port = 9999 }", "the pool's", "An agent on its host that says how much it can take (HAProxy's agent-check)"),
+    key(Check, "kind", "\"tls\"", "", "`tcp`: its port takes a connection; `tls`: it completes a handshake; `http`, `https`: it answers a request; must be there"),
+    key(Check, "sni", "\"shop.example.com\"", "", "tls, https: the server name in its hello"),
+    key(Check, "path", "\"/up\"", "/", "http, https: what is asked for"),
+    key(Check, "host", "\"shop.example.com\"", "`sni`, or the address", "http, https: the `Host` of the request"),
+    key(Check, "method", "\"HEAD\"", "GET", "http, https: `GET` or `HEAD`"),
+    key(Check, "expect", "\"200-204\"", "200-399", "http, https: the status that is well, or the first and last of several"),
+    key(Check, "interval", "\"5s\"", "2s", "From the beginning of one to that of the next, 100ms to an hour; a tenth more or less"),
+    key(Check, "timeout", "\"1s\"", "the interval, 2s at most", "How long one may take"),
+    key(Check, "rise", "1", "2", "So many in a row that pass bring it up, 1 to 100"),
+    key(Check, "fall", "5", "3", "So many in a row that fail take it away, 1 to 100"),
+    key(Check, "port", "8443", "the backend's", "Another port that is asked"),
+    key(Agent, "port", "9999", "", "Where the agent listens; must be there"),
+    key(Agent, "interval", "\"5s\"", "2s", "From the beginning of one question to that of the next"),
 ];
 
 /// Keys that a version to come will have: refused, with a sentence that says so.
@@ -157,7 +183,5 @@ pub const LATER: &[(Table, &str, &str)] = &[
     (Dispatcher, "metrics", "metrics and a status page"),
     (Dispatcher, "state", "tables in a file"),
     (Route, "host", "routes by the Host of plain HTTP"),
-    (Backend, "check", "health checks by configuration"),
-    (Backend, "agent-check", "agent checks"),
     (Backend, "tunnel", "tunnels"),
 ];

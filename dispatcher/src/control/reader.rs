@@ -191,6 +191,20 @@ impl<'t> Section<'t> {
         }
     }
 
+    /// One table below this one.
+    pub fn table(&self, reader: &mut Reader<'_>, name: &str) -> Option<(Span, &'t DeTable<'t>)> {
+        let value = self.get(name)?;
+        match value.get_ref() {
+            DeValue::Table(table) => Some((value.span(), table)),
+            other => {
+                let example = self.table.keys().find(|key| key.name == name).map_or("", |key| key.value);
+                let hint = Some(format!("such as {name} = {example}"));
+                reader.fault(&value.span(), format!("'{name}' is a table, not a {}", kind(other)), hint);
+                None
+            }
+        }
+    }
+
     fn scalar<T>(
         &self,
         reader: &mut Reader<'_>,

@@ -2,6 +2,7 @@
 //!
 //! What holds anyway is left out. [`super::file::read`] of it gives the same configuration, which a fuzz target holds.
 
+use super::checks;
 use super::class::kind_word;
 use super::configuration::{Configuration, Process};
 use super::port::PortArg;
@@ -13,7 +14,9 @@ use clap::ValueEnum;
 use core::fmt::Display;
 use core::time::Duration;
 use lb::admission::{ClassSpec, Share};
-use lb::{Algorithm, BackendLimits, HashOn, MemberSpec, Policy, PoolSpec, ServiceKind, ServiceSpec, State};
+use lb::{
+    Agent, Algorithm, BackendLimits, Check, HashOn, MemberSpec, Policy, PoolSpec, ServiceKind, ServiceSpec, State,
+};
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -115,6 +118,9 @@ fn of_process(process: &Process) -> Lines {
     lines.extend(process.connections_log.as_deref().map(|file| ("connections-log", path(file))));
     lines.extend(process.control.as_deref().map(|file| ("control", path(file))));
     lines.extend(process.overrides.as_deref().map(|file| ("overrides", path(file))));
+    if !process.learn_keys {
+        lines.push(("learn-keys", quoted("off")));
+    }
     lines.extend(process.stats_interval.map(|every| ("stats-interval", duration(every))));
     lines
 }
@@ -230,13 +236,14 @@ fn of_pool(pool: &PoolSpec, mut keys: impl FnMut(&str) -> Vec<String>) -> Lines 
     if pool.resume_fallback != PoolSpec::default().resume_fallback {
         lines.push(("resume-fallback", quoted(&pool.resume_fallback)));
     }
+    lines.extend(of_checks(pool.check.as_ref(), pool.agent.as_ref()));
     let backends: Vec<String> = pool.backends.iter().map(|b| inline(of_backend(b, keys(&b.name)))).collect();
     lines.push(("backend", format!("[\n  {},\n]", backends.join(",\n  "))));
     lines
 }
 
 fn of_backend(backend: &MemberSpec, keys: Vec<String>) -> Lines {
-    let MemberSpec { name, addr, weight, state, limits } = backend;
+    let MemberSpec { name, addr, weight, state, limits, check, agent } = backend;
     let BackendLimits { max_connections, max_handshakes, slow_start } = limits;
     let mut lines = vec![("name", quoted(name)), ("address", quoted(addr))];
     if *weight != 1 {
@@ -251,7 +258,14 @@ fn of_backend(backend: &MemberSpec, keys: Vec<String>) -> Lines {
     if !keys.is_empty() {
         lines.push(("ticket-key", list(&keys, quoted)));
     }
+    lines.extend(of_checks(check.as_ref(), agent.as_ref()));
     lines
+}
+
+fn of_checks(check: Option<&Check>, agent: Option<&Agent>) -> Lines {
+    let check = check.map(|check| ("check", inline(checks::told(check))));
+    let agent = agent.map(|agent| ("agent-check", inline(checks::told_of(agent))));
+    check.into_iter().chain(agent).collect()
 }
 
 fn keys_of(backend: &str, keys: &[TicketKey]) -> Vec<String> {

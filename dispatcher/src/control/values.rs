@@ -1,7 +1,7 @@
 //! Words, numbers and addresses as people write them. A flag and the key of the same name are read by the same function.
 
 use super::name::check_name;
-use crate::engine::{AddressMode, TicketKey};
+use crate::engine::{AddressMode, MAX_WORKERS, TicketKey};
 use crate::worker::Idle;
 use clap::ValueEnum;
 use core::time::Duration;
@@ -162,8 +162,8 @@ pub fn capacity(text: &str) -> Result<usize, String> {
 /// Threads.
 pub fn workers(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(n @ 1..=1024) => Ok(n),
-        _ => Err("expected a number from 1 to 1024".into()),
+        Ok(n @ 1..=MAX_WORKERS) => Ok(n),
+        _ => Err(format!("expected a number from 1 to {MAX_WORKERS}")),
     }
 }
 

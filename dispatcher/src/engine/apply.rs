@@ -42,6 +42,7 @@ impl Engine {
                 (Some(old), Some(new)) if old.generation == new.generation => match (old.leaving, new.leaving) {
                     (false, true) => self.backend_leaves(id),
                     (true, false) => self.backend_comes(new, now),
+                    _ if old.check.is_some() && new.check.is_none() => self.health.unchecked(id),
                     _ => {}
                 },
                 (None, None) => {}
@@ -93,7 +94,8 @@ impl Engine {
         let unknown = |key: &TicketKey| of(key) && matches!(key, TicketKey::Unknown { .. });
         affinity.admit(id, backend.generation, !config.ticket_keys.iter().any(unknown));
         self.tell_names(backend);
-        self.health.add(id, Addr::from(backend.addr.ip()), now);
+        self.noticed.forget(id);
+        self.health.add(id, Addr::from(backend.addr.ip()), backend.check.is_some(), now);
     }
 
     /// The names of its ticket keys that the configuration tells.

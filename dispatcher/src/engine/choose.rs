@@ -8,7 +8,7 @@ use crate::tcp::{Class, flight};
 use crate::time::Time;
 use crate::tls::{Late, server_name};
 use crate::wire::{Addr, Family, Seq};
-use lb::{Algorithm, BackendId, HashOn, Hints, Lookup, Millis, PoolId, Service, ServiceId};
+use lb::{Algorithm, BackendId, HashOn, Hints, IdentityKind, Lookup, Millis, PoolId, Service, ServiceId};
 use siphasher::sip::SipHasher13;
 use ssl_parse::{ClientHello, Outcome};
 
@@ -80,6 +80,9 @@ impl Engine {
                 // Nothing is asked for: a session ID that nobody knows, of a client that would send a random one.
                 found.clear();
             }
+        }
+        if found.decision.is_none() && matches!(found.kind, Some(IdentityKind::Psk | IdentityKind::Ticket)) {
+            pool.into_iter().for_each(|pool| self.noticed.strange_ticket(pool.backends()));
         }
         let chosen = self.pick(id, &key, &found, &[]);
         let connection = self.flows.get_mut(id);

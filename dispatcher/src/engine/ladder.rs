@@ -138,9 +138,9 @@ impl Engine {
             }
         }
         let service = if renewed { self.routes.service_at(seg.ip.dst, seg.tcp.dst_port) } else { None };
-        let Engine { flows, buffers, flights, lates, affinity, counters, cookies, .. } = self;
+        let Engine { flows, buffers, flights, lates, affinity, counters, cookies, noticed, .. } = self;
         let (hot, c) = flows.both(id);
-        let passers = Passers { buffers, flights, lates, affinity, seen, counters };
+        let passers = Passers { buffers, flights, lates, affinity, noticed, seen, counters };
         forward::segment(hot, c, side, seg, frame, Anew { service, cookies }, passers)
     }
 

@@ -162,6 +162,9 @@ impl Engine {
     /// A TCP segment to one of our own addresses, of no flow: the answer to a probe, or nothing of ours.
     pub(super) fn on_own_address(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
         let flags = seg.tcp.flags;
+        if crate::path::is_check_port(seg.tcp.dst_port) {
+            return self.on_check(seg, frame, fx);
+        }
         if flags.contains(Flags::ACK)
             && let Some(id) = self.health.probe_answer(seg.ip.src, seg.tcp.dst_port, seg.tcp.ack)
         {

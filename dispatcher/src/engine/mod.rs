@@ -25,6 +25,7 @@
 //! ourselves); `send` (frames that leave).
 
 mod apply;
+mod checks;
 mod choose;
 pub mod conflicts;
 mod execute;
@@ -52,7 +53,7 @@ pub use share::Share;
 pub(crate) use share::derived;
 pub use sizes::TableSize;
 
-use crate::backends::Health;
+use crate::backends::{Health, Noticed, Passive};
 use crate::flow::{BufferPool, CookieJar, FlowId, FlowTable, Key, LocalPorts, Side, Wheel};
 use crate::path::{FIRST_PORT, Neighbours, Routes};
 use crate::sessions::Sessions;
@@ -87,6 +88,11 @@ pub trait Effects {
     /// room: the engine counts it, and its own retransmission (or the sender's) repairs it.
     fn transmit(&mut self, port: PortId, frame: &[u8]) -> bool;
 
+    /// An IP packet has come to one of the ports that checks come from. None: nobody makes any; false: whoever does has no room for it.
+    fn check_arrived(&mut self, _packet: &[u8]) -> Option<bool> {
+        None
+    }
+
     /// A connection has ended.
     fn connection_ended(&mut self, record: &ConnectionRecord<'_>);
 }
@@ -103,6 +109,8 @@ pub struct Engine {
     routes: Routes,
     neighbours: Neighbours,
     health: Health,
+    /// What whoever asks backends should know.
+    noticed: Noticed,
     flows: Flows,
     wheel: Wheel,
     cookies: CookieJar,
@@ -197,6 +205,7 @@ impl Engine {
             )
             .probing_from(crate::path::probe_ports(worker, workers))
             .with_foreign_dials(config.address_mode == AddressMode::Dnat),
+            noticed: Noticed::default(),
             neighbours,
             flows: FlowTable::new(limits.flows, (half(3), half(4))),
             wheel: Wheel::new(limits.flows, TICK, sizes::WHEEL_SLOTS, now),
@@ -318,6 +327,12 @@ impl Engine {
         let ids = self.directory.backends().map(|b| b.id);
         ids.filter(|id| self.health.is_up(*id)).for_each(|id| _ = up.insert(id));
         up
+    }
+
+    /// The backends that are down as far as probes say, how, and since when.
+    pub fn unreachable(&self) -> impl Iterator<Item = (lb::BackendId, Passive, Time)> + '_ {
+        let passive = |b: &lb::Backend| self.health.passive(b.id).map(|(passive, since)| (b.id, passive, since));
+        self.directory.backends().filter_map(passive).filter(|(_, passive, _)| passive.is_down())
     }
 
     /// The affinity tables.

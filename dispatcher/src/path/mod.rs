@@ -14,7 +14,9 @@ mod routes;
 pub mod split;
 
 pub use neighbours::{Neighbours, NextHop};
-pub use returning::{FIRST_PORT, MAX_WORKERS, Returning, dial_ports, probe_ports, worker_of_port};
+pub use returning::{
+    CHECK_PORT, CHECK_PORTS, FIRST_PORT, MAX_WORKERS, Returning, dial_ports, is_check_port, probe_ports, worker_of_port,
+};
 pub use revision::{Revision, Way};
 pub use routes::{Port, Route, Routes};
 

@@ -9,8 +9,20 @@ use std::sync::Arc;
 /// Most workers: each needs a probe port of its own.
 pub const MAX_WORKERS: usize = PROBE_PORTS as usize;
 
-/// Local ports for flows; those below are left to the system and to probes.
-pub const FIRST_PORT: u16 = PROBE_PORT + PROBE_PORTS;
+/// First of the ports that checks come from ([`crate::checks`]): of all workers together, whoever they come back to.
+pub const CHECK_PORT: u16 = PROBE_PORT + PROBE_PORTS;
+
+/// Ports that checks come from.
+pub const CHECK_PORTS: u16 = 256;
+
+/// Local ports for flows; those below are left to the system, to probes and to checks.
+pub const FIRST_PORT: u16 = CHECK_PORT + CHECK_PORTS;
+
+/// Something that comes to this port of an address of ours answers a check.
+#[inline]
+pub fn is_check_port(port: u16) -> bool {
+    (CHECK_PORT..FIRST_PORT).contains(&port)
+}
 
 /// First of the ports, and how many, that a worker's probes come from.
 pub fn probe_ports(worker: usize, workers: usize) -> (u16, u16) {
@@ -96,7 +108,7 @@ mod tests {
 
     #[test]
     fn every_port_of_a_worker_is_known_as_its_own() {
-        for workers in [1, 2, 3, 5, 7, 64, 1000, MAX_WORKERS] {
+        for workers in [1, 2, 3, 5, 7, 64, 700, MAX_WORKERS] {
             for worker in 0..workers {
                 let (first, last) = dial_ports(worker, workers);
                 assert!(
@@ -110,6 +122,7 @@ mod tests {
                 assert!((first..first + count).all(|p| worker_of_port(p, workers) == Some(worker)));
             }
             assert_eq!(worker_of_port(80, workers), None);
+            assert!((CHECK_PORT..FIRST_PORT).all(|port| worker_of_port(port, workers).is_none()));
         }
         // Exhaustively for a few: no port of the range to nobody, and none to two.
         for workers in [2, 3, 7] {

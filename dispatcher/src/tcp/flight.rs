@@ -3,6 +3,7 @@
 use super::Arrived;
 use super::connection::{Connection, State};
 use super::hot::Through;
+use crate::backends::Noticed;
 use crate::counters::Counters;
 use crate::flow::{BufferPool, Side};
 use crate::time::Time;
@@ -21,6 +22,8 @@ pub struct Passers<'a> {
     pub lates: &'a mut Lates,
     /// What is learned,
     pub affinity: &'a mut Affinity,
+    /// what is shown of backends,
+    pub noticed: &'a mut Noticed,
     /// if the segment is of a server's answer: of whom and when.
     pub seen: Option<(BackendId, Millis)>,
     /// What is counted.
@@ -52,7 +55,9 @@ pub fn released(c: &Connection, buffers: &BufferPool, flights: &mut ServerFlight
 
 /// What the server sends, at `seq` in the client's numbers.
 pub fn server_sends(c: &mut Connection, seq: Seq, payload: &[u8], now: Time, passers: &mut Passers<'_>) {
-    let Passers { buffers, flights, affinity, counters, seen: Some((backend, when)), .. } = passers else { return };
+    let Passers { buffers, flights, affinity, noticed, counters, seen: Some((backend, when)), .. } = passers else {
+        return;
+    };
     let Some((reading, client)) = c.flight.and_then(|f| flights.heard(f, now)) else { return };
     let seen = Sighting { backend: *backend, client, now: *when };
     let more = match reading.stream.accept_in_order(seq, payload) {
@@ -74,6 +79,9 @@ pub fn server_sends(c: &mut Connection, seq: Seq, payload: &[u8], now: Time, pas
             }
         }
     };
+    if reading.flight.version().is_some() {
+        noticed.spoke_tls(*backend);
+    }
     if !more {
         close(c, flights, buffers);
     }

@@ -82,6 +82,24 @@ pub struct Subscriber {
     applied: u64,
 }
 
+/// Who follows changes and is not waited for.
+pub struct Reader {
+    board: Arc<Board>,
+    version: u64,
+}
+
+impl Reader {
+    /// The latest change, once.
+    pub fn new_change(&mut self) -> Option<Arc<Change>> {
+        // Acquire: see `publish`.
+        let version = self.board.version.load(Ordering::Acquire);
+        if core::mem::replace(&mut self.version, version) == version {
+            return None;
+        }
+        self.board.latest().clone()
+    }
+}
+
 /// Workers that did not take over a change in time.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Late {
@@ -128,6 +146,11 @@ impl Publisher {
             seat.bell.ring();
             seat.rung.store(true, Ordering::Release);
         }
+    }
+
+    /// One more that follows.
+    pub fn reader(&self) -> Reader {
+        Reader { board: self.board.clone(), version: 0 }
     }
 
     /// Waits until every worker that runs has taken over the latest change.

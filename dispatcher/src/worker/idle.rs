@@ -2,6 +2,7 @@
 
 use super::changes::Subscriber;
 use super::exchange::Exchange;
+use super::post::Window;
 use crate::io::{Receiver, wait_readable};
 use core::time::Duration;
 use std::os::fd::RawFd;
@@ -36,7 +37,7 @@ pub(super) struct Idler {
 
 impl Idler {
     pub(super) fn new(strategy: Idle, ports: usize) -> Idler {
-        Idler { strategy, empty: 0, fds: Vec::with_capacity(2 * ports + 2) }
+        Idler { strategy, empty: 0, fds: Vec::with_capacity(2 * ports + 3) }
     }
 
     /// Frames have arrived.
@@ -50,6 +51,7 @@ impl Idler {
         receivers: &mut [Box<dyn Receiver>],
         exchange: Option<&Exchange>,
         changes: Option<&Subscriber>,
+        window: Option<&Window>,
         due: Option<Duration>,
     ) {
         match self.strategy {
@@ -80,12 +82,16 @@ impl Idler {
                     }
                 }
                 self.fds.extend(changes.map(Subscriber::bell));
+                self.fds.extend(window.map(Window::bell));
                 let device_event = wait_readable(&self.fds, limit);
                 if let Some(exchange) = exchange {
                     exchange.awake();
                 }
                 if let Some(changes) = changes {
                     changes.awake();
+                }
+                if let Some(window) = window {
+                    window.awake();
                 }
                 if device_event {
                     receivers.iter_mut().for_each(|r| r.device_event());

@@ -6,6 +6,7 @@
 //! * [`exchange`]: the inboxes by which it gets there.
 //! * [`doze`]: how their owners sleep without missing anything.
 //! * [`changes`]: how services, pools and backends come and go while they run; [`conductor`]: in which order all of that follows a change.
+//! * [`prober`]: the thread that makes the checks of backends; [`post`]: how it and workers hear of each other.
 //! * [`pauses`]: how long they were away from their queues.
 //! * [`totals`]: what its ended connections add up to.
 //!
@@ -20,6 +21,8 @@ pub mod exchange;
 pub mod idle;
 pub mod pauses;
 pub mod poll;
+pub mod post;
+pub mod prober;
 pub mod steer;
 pub mod totals;
 
@@ -31,6 +34,8 @@ pub use pauses::Pauses;
 pub use steer::Steering;
 pub use totals::Totals;
 
+use crate::backends::{Hints, Passive};
+use crate::checks::{KeyNews, Seen};
 use crate::engine::{
     AddressMode, Config, Conflicts, Counters, Effects, Engine, Look, PortId, Revision, Share, Verdict, conflicts,
 };
@@ -42,7 +47,7 @@ use crate::time::Time;
 use crate::wire::Frame;
 use crate::wire::packet::Headers;
 use lb::affinity::{Metrics, Update};
-use lb::{BackendSet, Directory};
+use lb::{BackendId, BackendSet, Directory};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -100,6 +105,19 @@ pub trait FrameHandler {
     }
     /// See [`Engine::learn`].
     fn learn(&mut self, _update: Update) {}
+    /// See [`Engine::unreachable`].
+    fn unreachable(&self, _all: &mut Vec<Unreachable>) {}
+    /// See [`Engine::carry`].
+    fn carry(&mut self, _parcel: &post::Parcel, _now: Time, _fx: &mut dyn Effects) {}
+    /// See [`Engine::observe`].
+    fn observe(&mut self, _seen: &Seen) {}
+    /// See [`Engine::key_shown`].
+    fn key_shown(&mut self, _news: &KeyNews, _now: Time) {}
+    /// See [`Engine::take_hints`].
+    #[inline(always)]
+    fn take_hints(&mut self) -> Option<Hints> {
+        None
+    }
     /// See [`Engine::backends_up`].
     fn backends_up(&self) -> BackendSet {
         BackendSet::EMPTY
@@ -165,6 +183,22 @@ impl FrameHandler for Engine {
     fn learn(&mut self, update: Update) {
         Engine::learn(self, update);
     }
+    fn unreachable(&self, all: &mut Vec<Unreachable>) {
+        all.extend(Engine::unreachable(self).map(|(backend, how, since)| Unreachable { backend, how, since }));
+    }
+    fn carry(&mut self, parcel: &post::Parcel, now: Time, fx: &mut dyn Effects) {
+        Engine::carry(self, parcel.backend(), parcel.generation(), parcel.packet(), now, fx);
+    }
+    fn observe(&mut self, seen: &Seen) {
+        Engine::observe(self, seen.backend, seen.generation, seen.checked, seen.named);
+    }
+    fn key_shown(&mut self, news: &KeyNews, now: Time) {
+        Engine::key_shown(self, news.backend, news.generation, &news.name, now);
+    }
+    #[inline(always)]
+    fn take_hints(&mut self) -> Option<Hints> {
+        Engine::take_hints(self)
+    }
     fn backends_up(&self) -> BackendSet {
         Engine::backends_up(self)
     }
@@ -174,6 +208,17 @@ impl FrameHandler for Engine {
     fn sessions(&self, now: Time) -> Option<Sessions> {
         Some(Engine::sessions(self, now))
     }
+}
+
+/// A backend that is down as far as a worker's probes say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unreachable {
+    /// Which.
+    pub backend: BackendId,
+    /// How it does not answer.
+    pub how: Passive,
+    /// Since when, on the workers' clock.
+    pub since: Time,
 }
 
 /// What a worker tells the outside, every now and then.
@@ -189,6 +234,8 @@ pub struct Snapshot {
     pub flows: usize,
     /// Backends that answer, as far as this worker knows; folded: as far as any does.
     pub backends_up: BackendSet,
+    /// Backends that do not answer it; folded: the first worker's.
+    pub unreachable: Vec<Unreachable>,
     /// By port: what came in.
     pub received: Vec<Traffic>,
     /// By port: what went out.
@@ -436,6 +483,8 @@ pub struct Plan {
     pub exchange: Option<Exchange>,
     /// How it hears of changes.
     pub changes: Subscriber,
+    /// How it and whoever makes the checks hear of each other.
+    pub window: post::Window,
     /// The same for all workers.
     pub devices: SharedDevices,
     /// The same for all workers, or they would take each other's cookies for old.
@@ -526,7 +575,7 @@ fn prepare(plan: Plan, opened: Vec<Port>) -> Result<(poll::Loop<Engine>, Vec<Str
     let ports = open_ports(&plan.ports, &filter, number, &plan.devices, opened).map_err(|e| e.to_string())?;
     let descriptions = ports.iter().map(|p| p.description.clone()).collect();
     let run = poll::Loop::new(engine, ports, clock, plan.idle, plan.journal, Totals::new(backends));
-    let run = run.following(plan.changes);
+    let run = run.following(plan.changes).checking(plan.window);
     let run = match plan.exchange {
         Some(exchange) => run.among(exchange),
         None => run,

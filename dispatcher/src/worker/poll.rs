@@ -3,6 +3,7 @@
 use super::changes::{Change, Subscriber};
 use super::exchange::{Exchange, Handoff, Handover};
 use super::idle::Idler;
+use super::post::{Arrivals, Window};
 use super::{FrameHandler, Idle, Pauses, Snapshot, Status, Totals};
 use crate::engine::{ConnectionRecord, Effects, Look, PortId, Verdict};
 use crate::io::{self, Burst, Port, Receiver, Transmitter};
@@ -49,6 +50,8 @@ struct Outside {
     tx: Vec<Box<dyn Transmitter>>,
     totals: Totals,
     journal: Option<Journal>,
+    /// Where answers to checks go.
+    arrivals: Option<Arrivals>,
 }
 
 impl Effects for Outside {
@@ -57,6 +60,10 @@ impl Effects for Outside {
             Some(tx) => tx.transmit_copy(frame),
             None => false,
         }
+    }
+
+    fn check_arrived(&mut self, packet: &[u8]) -> Option<bool> {
+        Some(self.arrivals.as_ref()?.arrived(packet))
     }
 
     fn connection_ended(&mut self, record: &ConnectionRecord<'_>) {
@@ -85,6 +92,8 @@ pub struct Loop<H> {
     handed: ArrayVec<Box<Handoff>, { io::BURST }>,
     /// Where services and backends come and go.
     changes: Option<Subscriber>,
+    /// Where there are checks.
+    window: Option<Window>,
 }
 
 impl<H: FrameHandler> Loop<H> {
@@ -102,7 +111,7 @@ impl<H: FrameHandler> Loop<H> {
         Loop {
             handler,
             rx,
-            outside: Outside { tx, totals, journal },
+            outside: Outside { tx, totals, journal, arrivals: None },
             burst: Burst::new(),
             clock,
             idler,
@@ -113,6 +122,7 @@ impl<H: FrameHandler> Loop<H> {
             exchange: None,
             handed: ArrayVec::new(),
             changes: None,
+            window: None,
         }
     }
 
@@ -124,6 +134,12 @@ impl<H: FrameHandler> Loop<H> {
     /// The same, that takes over what is published.
     pub fn following(self, changes: Subscriber) -> Loop<H> {
         Loop { changes: Some(changes), ..self }
+    }
+
+    /// The same, that carries what is asked of backends, and hears what comes of it.
+    pub fn checking(mut self, window: Window) -> Loop<H> {
+        self.outside.arrivals = Some(window.arrivals());
+        Loop { window: Some(window), ..self }
     }
 
     /// What is fed with frames.
@@ -156,7 +172,7 @@ impl<H: FrameHandler> Loop<H> {
                     break;
                 }
                 let due = self.handler.next_deadline().map(|at| at.since(now));
-                self.idler.rest(&mut self.rx, self.exchange.as_ref(), self.changes.as_ref(), due);
+                self.idler.rest(&mut self.rx, self.exchange.as_ref(), self.changes.as_ref(), self.window.as_ref(), due);
             } else {
                 self.idler.busy();
                 began = Some(now);
@@ -196,7 +212,13 @@ impl<H: FrameHandler> Loop<H> {
             }
             if reset && frames == 0 {
                 let due = self.handler.next_deadline().map_or(SHUTDOWN_NAP, |at| at.since(now).min(SHUTDOWN_NAP));
-                self.idler.rest(&mut self.rx, self.exchange.as_ref(), self.changes.as_ref(), Some(due));
+                self.idler.rest(
+                    &mut self.rx,
+                    self.exchange.as_ref(),
+                    self.changes.as_ref(),
+                    self.window.as_ref(),
+                    Some(due),
+                );
             } else {
                 self.idler.busy();
             }
@@ -267,6 +289,7 @@ impl<H: FrameHandler> Loop<H> {
             }
         }
         frames += self.take_handed_over(now);
+        self.serve_checks(now);
         if frames > 0 || self.handler.next_deadline().is_some_and(|at| at <= now) {
             self.handler.poll(now, &mut self.outside);
         }
@@ -285,6 +308,24 @@ impl<H: FrameHandler> Loop<H> {
         frames
     }
 
+    /// Sends what is asked of backends, hears what has come of it, and tells what connections have shown of them.
+    fn serve_checks(&mut self, now: Time) {
+        let Loop { window: Some(window), handler, outside, .. } = self else { return };
+        while let Some(parcel) = window.take() {
+            handler.carry(&parcel, now, outside);
+            window.give_back(parcel);
+        }
+        if window.has_news() {
+            window.seen().for_each(|seen| handler.observe(&seen));
+        }
+        while let Some(news) = window.take_key() {
+            handler.key_shown(&news, now);
+        }
+        if let Some(hints) = handler.take_hints() {
+            window.hint(&hints);
+        }
+    }
+
     /// Takes over what was published, if there is something new.
     #[inline]
     fn look_for_change(&mut self, now: Time) {
@@ -300,6 +341,8 @@ impl<H: FrameHandler> Loop<H> {
             exchange.steer_by(steering.clone());
         }
         self.handler.apply(&change.revision, now);
+        // What was seen of a backend may have come before the backend did.
+        self.window.iter_mut().for_each(Window::look_again);
         if let Some(changes) = &mut self.changes {
             changes.acknowledge(change);
         }
@@ -367,6 +410,7 @@ impl<H: FrameHandler> Loop<H> {
             conflicts,
             flows,
             backends_up,
+            unreachable,
             received,
             sent,
             totals,
@@ -381,6 +425,8 @@ impl<H: FrameHandler> Loop<H> {
         *conflicts = self.handler.conflicts();
         *flows = self.handler.flows();
         *backends_up = self.handler.backends_up();
+        unreachable.clear();
+        self.handler.unreachable(unreachable);
         received.clear();
         received.extend(self.rx.iter_mut().map(|rx| rx.traffic()));
         sent.clear();

@@ -94,6 +94,9 @@ pub const fn client(network: u32, host: u32) -> u64 {
     (network as u64) << 32 | host as u64
 }
 
+/// Who stands for the checks among clients: there are few names that they show, so they never hold most.
+const CHECKS: u64 = u64::MAX;
+
 /// What a client's rows are charged to: 16 bits of the hash of its host.
 pub const fn host_tag(client: u64) -> u16 {
     client as u16
@@ -118,8 +121,8 @@ pub struct Decision {
 pub struct Lookup {
     /// Who can resume it; `None` when no row knows, or none of those that could is eligible.
     pub decision: Option<Decision>,
-    /// Without a decision: eligible backends that refused the same unknown key name before. At least one eligible
-    /// backend is not among them.
+    /// Without a decision: eligible backends that refused the same unknown key name before, and those whose key names are all known
+    /// ([`Affinity::explain`]). At least one eligible backend is not among them.
     pub avoid: BackendSet,
     /// The kind of identity that decided, or that should have: PSK before ticket before session ID. `None` when
     /// nothing was offered.
@@ -145,6 +148,7 @@ enum Change {
     ExactHas { key: Key, hash: u64, backend: BackendId, client: u16, now: u64 },
     ExactRefused { key: Key, hash: u64, backend: BackendId, client: u16 },
     NameOpens(NameEvent),
+    NameShown(NameEvent),
     NameRefused(NameEvent),
 }
 
@@ -153,7 +157,7 @@ impl Change {
     fn backend(&self) -> BackendId {
         match self {
             Change::ExactHas { backend, .. } | Change::ExactRefused { backend, .. } => *backend,
-            Change::NameOpens(event) | Change::NameRefused(event) => event.backend,
+            Change::NameOpens(event) | Change::NameShown(event) | Change::NameRefused(event) => event.backend,
         }
     }
 }
@@ -233,6 +237,8 @@ pub struct Affinity {
     holders: Holders,
     /// Backends of which no key name is learned.
     no_key_names: BackendSet,
+    /// Backends whose key names are all known: see [`Affinity::explain`].
+    explained: BackendSet,
     /// Raised by lookups, which take `&self`.
     busy: Cell<u64>,
 }
@@ -272,6 +278,7 @@ impl Affinity {
                 metrics: Metrics::new(config.backends),
                 holders: Holders::new(config.backends),
                 no_key_names: config.no_key_names,
+                explained: BackendSet::EMPTY,
                 busy: Cell::new(0),
             })
             .collect();
@@ -429,8 +436,14 @@ impl Affinity {
         }
         // The first identities weigh most: what the later ones add must leave a backend to choose.
         let refused = tables.refused_by(name, hash, client, now, shared.ttl, busy).filter(eligible);
+        let leaves_some =
+            |more: &BackendSet| (0..shared.backends).map(BackendId).any(|b| eligible(b) && !more.contains(b));
         let more = found.avoid.union(&refused);
-        if (0..shared.backends).map(BackendId).any(|b| eligible(b) && !more.contains(b)) {
+        // Nor can it be of one all of whose keys are known.
+        let most = more.union(&self.explained.filter(eligible));
+        if leaves_some(&most) {
+            found.avoid = most;
+        } else if leaves_some(&more) {
             found.avoid = more;
         }
         false
@@ -451,6 +464,27 @@ impl Affinity {
             })
         });
         by_name.or_else(|| Identity::new(offered))
+    }
+
+    /// A backend has given us, not a client, different tickets that begin with this name: it is one of its key names, and it uses it now. That is
+    /// believed as it stands, and kept as long as it is said again.
+    pub fn shown(&mut self, backend: BackendId, name: &KeyName, now: Millis) {
+        if self.no_key_names.contains(backend) {
+            return;
+        }
+        let hash = hash_name(&self.shared.hasher, name);
+        let event = NameEvent { name: *name, hash, identity: names::UNKNOWN, backend, client: CHECKS, now: now.0 };
+        self.learn(hash, Change::NameShown(event));
+    }
+
+    /// Whether all key names of a backend are known: then a ticket that no row explains can be of another one only, and clients that
+    /// bring one are led to others first, while there are some.
+    pub fn explain(&mut self, backend: BackendId, known: bool) {
+        if known {
+            self.explained.insert(backend);
+        } else {
+            self.explained.remove(backend);
+        }
     }
 
     /// The flow of this hello goes to `backend`: counts it. Once for each connection, when it is bound.
@@ -626,6 +660,7 @@ impl Affinity {
                 self.exact.refused(&Learned { key: &key, hash, backend, client }, &mut self.metrics.exact);
             }
             Change::NameOpens(event) => self.names.opens(&event, &mut self.metrics),
+            Change::NameShown(event) => self.names.shown(&event, &mut self.metrics),
             Change::NameRefused(event) => {
                 let Affinity { shared, names, metrics, .. } = self;
                 // Its names are in all shards.

@@ -15,6 +15,8 @@
 //! A stream of tickets without names passes through the candidates and touches nothing else, and since the fullest
 //! backend gives way first, it does not keep another backend's names from proving themselves either.
 //!
+//! **Shown names.** What a backend gives ourselves, when it is checked, is proof as it stands ([`Affinity::shown`](super::Affinity::shown)): no client has a part in it.
+//!
 //! **Candidates are hints.** An identity with the prefix of a candidate goes to its backend, marked as not proven: it
 //! is the only backend known to have opened anything like it. So a new key costs refusals only until its first
 //! acceptance. It is also what remains of *exact PSK rows*: most TLS 1.3 identities are used once, so a row for each
@@ -466,6 +468,12 @@ impl NameShard {
                 }
             }
         }
+    }
+
+    /// The backend uses this name now: that is known from different tickets that it gave ourselves.
+    pub fn shown(&mut self, event: &NameEvent, metrics: &mut Metrics) {
+        self.expire(&event.name, event.hash, event.now, metrics);
+        self.prove(event, metrics);
     }
 
     /// A different ticket with a candidate's prefix, from the same backend: a key name. Other backends that were seen

@@ -116,6 +116,14 @@ pub struct Weight {
 pub struct Observed {
     /// `up`, `down`, or `differs` when the workers do not agree.
     pub health: String,
+    /// Why it is down, or not up for all workers.
+    pub why: Option<String>,
+    /// Seconds since then.
+    pub since: Option<f64>,
+    /// How it is checked, and what has come of it; none: it is not.
+    pub check: Option<Checked>,
+    /// What is known of its ticket keys; none: nobody looks.
+    pub keys: Option<TicketKeys>,
     /// By worker: whether it takes the backend to be up.
     pub up: Vec<bool>,
     /// Connections in the flow tables of all workers: open, or over for some seconds at most.
@@ -130,6 +138,38 @@ pub struct Observed {
     pub bytes_to_server: u64,
     /// Bytes to clients.
     pub bytes_to_client: u64,
+}
+
+/// What the checks of a backend have come to.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Checked {
+    /// `tcp`, `tls`, `http` or `https`.
+    pub kind: String,
+    /// `up`, `down`, or `unknown` until there are enough answers.
+    pub state: String,
+    /// Seconds since then.
+    pub since: f64,
+    /// What was wrong with the last one that failed, if it counts still.
+    pub why: Option<String>,
+    /// Seconds that the last one took.
+    pub took: Option<f64>,
+    /// That have passed.
+    pub passed: u64,
+    /// That have failed.
+    pub failed: u64,
+}
+
+/// What is known of a backend's ticket keys by handshakes of our own.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct TicketKeys {
+    /// `named`: its tickets begin with the names of keys, and these are known; `nameless`: they do not, or there are none; `unknown`.
+    pub state: String,
+    /// The names, in hex, the latest last.
+    pub names: Vec<String>,
+    /// Whether it takes the tickets that it issues; none: it is not known.
+    pub takes_own: Option<bool>,
+    /// Why nothing could be learned, the last time.
+    pub failed: Option<String>,
 }
 
 /// `GET /v1/sessions`: what the affinity tables hold and have counted.

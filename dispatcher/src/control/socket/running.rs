@@ -1,10 +1,12 @@
 //! What a running dispatcher answers at its control socket.
 
 use super::api::{
-    Applied, Backend, Configuration, Diff, Drop, Forgotten, Observed, Offered, Overview, Pauses, Problem, Reached,
-    Reopened, Service, Sessions, Wanted, Weight, Worker,
+    Applied, Backend, Checked, Configuration, Diff, Drop, Forgotten, Observed, Offered, Overview, Pauses, Problem,
+    Reached, Reopened, Service, Sessions, TicketKeys, Wanted, Weight, Worker,
 };
 use super::queue::{Control, Upload};
+use crate::backends::{self, Passive};
+use crate::checks::{KeyReport, Report, Verdict};
 use crate::control::live::{DataPlane, Done, Live};
 use crate::control::overrides::Order;
 use crate::control::overrides::lay::members_of;
@@ -14,10 +16,12 @@ use crate::engine::DropReason;
 use crate::io::{Loss, Traffic};
 use crate::journal::JournalWriter;
 use crate::sessions;
+use crate::time::Time;
 use crate::worker::poll::Clock;
+use crate::worker::prober::Prober;
 use crate::worker::{self, Conductor, InForce, Snapshot};
 use lb::affinity::Reader;
-use lb::{Directory, Millis};
+use lb::{CheckKind, Directory, Millis};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -39,6 +43,8 @@ pub struct Running<'a> {
     pub clock: Clock,
     /// All workers.
     pub workers: &'a [worker::Worker],
+    /// Whoever makes the checks.
+    pub prober: Option<&'a Prober>,
     /// The connections log.
     pub journal: Option<&'a JournalWriter>,
 }
@@ -63,10 +69,11 @@ impl Running<'_> {
     pub fn tick(&mut self) -> Vec<String> {
         let mut told = self.change(|live, plane, now| live.expire(plane, now));
         told.extend(self.conductor.settle());
+        told.extend(self.prober.into_iter().flat_map(Prober::lines));
         told
     }
 
-    fn backend(&self, spec: &lb::Backend, workers: &[Snapshot], sum: &Snapshot) -> Backend {
+    fn backend(&self, spec: &lb::Backend, workers: &[Snapshot], sum: &Snapshot, reports: &[Report]) -> Backend {
         let id = spec.id;
         let up: Vec<bool> = workers.iter().map(|w| w.backends_up.contains(id)).collect();
         let health = match (up.contains(&true), up.contains(&false)) {
@@ -74,6 +81,24 @@ impl Running<'_> {
             (true, true) => "differs",
             (false, _) => "down",
         };
+        let now_here = self.clock.now();
+        let seconds = |since: Time| now_here.since(since).as_secs_f64();
+        let report = reports.iter().find(|r| r.backend == id && r.generation == spec.generation);
+        let unreachable = || workers.iter().find_map(|w| w.unreachable.iter().find(|u| u.backend == id));
+        let (why, since) = match (report.filter(|r| r.verdict.state == backends::Checked::Down), unreachable()) {
+            _ if health == "up" => (None, None),
+            (Some(report), _) => {
+                let (kind, why) = (report.kind.map_or("", CheckKind::as_str), report.verdict.why.as_deref());
+                (Some(format!("check {kind}: {}", why.unwrap_or("failed"))), Some(seconds(report.verdict.since)))
+            }
+            (None, Some(u)) if u.how == Passive::Refuses => {
+                (Some("it refuses connections".to_string()), Some(seconds(u.since)))
+            }
+            (None, Some(u)) => (Some("it does not answer".to_string()), Some(seconds(u.since))),
+            (None, None) if spec.leaving => (None, None),
+            (None, None) => (Some("it has not answered yet".to_string()), None),
+        };
+        let check = report.and_then(|r| Some(checked(r.kind?, &r.verdict, seconds)));
         let ended = sum.totals.backend(&spec.name).cloned().unwrap_or_default();
         let (live, now) = (&self.live, wall_clock());
         let in_force = if spec.leaving { None } else { wanted(live.in_force(), &spec.name, spec.addr) };
@@ -85,6 +110,10 @@ impl Running<'_> {
             in_force,
             observed: Observed {
                 health: health.to_string(),
+                why,
+                since,
+                check,
+                keys: report.and_then(|r| r.keys.as_ref()).map(keys),
                 up,
                 flows: self.directory().live().connections(id),
                 connections: ended.connections,
@@ -94,6 +123,32 @@ impl Running<'_> {
                 bytes_to_client: ended.bytes_to_client,
             },
         }
+    }
+}
+
+fn checked(kind: CheckKind, verdict: &Verdict, seconds: impl Fn(Time) -> f64) -> Checked {
+    let state = match verdict.state {
+        backends::Checked::Unknown => "unknown",
+        backends::Checked::Up => "up",
+        backends::Checked::Down => "down",
+    };
+    Checked {
+        kind: kind.to_string(),
+        state: state.to_string(),
+        since: seconds(verdict.since),
+        why: verdict.why.clone(),
+        took: verdict.took.map(|took| took.as_secs_f64()),
+        passed: verdict.passed,
+        failed: verdict.failed,
+    }
+}
+
+fn keys(report: &KeyReport) -> TicketKeys {
+    TicketKeys {
+        state: report.state.as_str().to_string(),
+        names: report.names.iter().map(|name| format!("{:032x}", u128::from_be_bytes(*name))).collect(),
+        takes_own: report.takes_own,
+        failed: report.failed.clone(),
     }
 }
 
@@ -211,7 +266,8 @@ impl Control for Running<'_> {
     fn backends(&mut self) -> Vec<Backend> {
         let workers = self.snapshots();
         let sum = Snapshot::fold(&workers);
-        self.directory().backends().map(|spec| self.backend(spec, &workers, &sum)).collect()
+        let reports = self.prober.map(Prober::reports).unwrap_or_default();
+        self.directory().backends().map(|spec| self.backend(spec, &workers, &sum, &reports)).collect()
     }
 
     fn sessions(&mut self) -> Sessions {

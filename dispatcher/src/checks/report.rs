@@ -1,0 +1,33 @@
+//! What is told of checks.
+
+use super::keys::KeyState;
+use super::verdict::Verdict;
+use lb::{BackendId, CheckKind, KeyName};
+
+/// Of one backend.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Which.
+    pub backend: BackendId,
+    /// Which holder of the slot.
+    pub generation: u32,
+    /// How it is checked.
+    pub kind: Option<CheckKind>,
+    /// What has come of it.
+    pub verdict: Verdict,
+    /// What is known of its ticket keys; none where nobody looks.
+    pub keys: Option<KeyReport>,
+}
+
+/// What is known of a backend's ticket keys.
+#[derive(Clone, Debug)]
+pub struct KeyReport {
+    /// Whether they have names.
+    pub state: KeyState,
+    /// Those seen, the latest last.
+    pub names: Vec<KeyName>,
+    /// Whether it takes the tickets that it issues.
+    pub takes_own: Option<bool>,
+    /// Why nothing could be learned, the last time.
+    pub failed: Option<String>,
+}

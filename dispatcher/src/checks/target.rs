@@ -1,0 +1,272 @@
+//! One backend, as it is asked.
+
+use super::Seen;
+use super::http::Http;
+use super::keys::{AT_MOST_EVERY, EVERY, KeyState, Keys, Next};
+use super::report::{KeyReport, Report};
+use super::run::{Outcome, Talk};
+use super::tls::Tls;
+use super::verdict::Verdict;
+use crate::backends::Checked;
+use crate::path::CHECK_PORTS;
+use crate::time::Time;
+use core::time::Duration;
+use lb::{Backend, BackendId, Check, CheckKind, Directory, KeyName, ServiceKind};
+use std::net::{IpAddr, SocketAddr};
+
+/// How much an interval may be longer than wanted, or shorter, so that those of many backends do not meet.
+const JITTER: f64 = 0.1;
+/// How long one handshake may take by which keys are learned.
+const LEARN_PATIENCE: Duration = Duration::from_secs(5);
+/// A connection that could not be begun is tried again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// What a question is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Purpose {
+    /// Whether it serves.
+    Check,
+    /// Which ticket keys it has.
+    Learn,
+}
+
+/// A backend.
+pub(super) struct Target {
+    id: BackendId,
+    pub generation: u32,
+    name: String,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Our address towards it.
+    pub source: IpAddr,
+    check: Option<Check>,
+    /// Its services begin connections with a PROXY header.
+    pub proxy: bool,
+    /// Its keys are of use to somebody.
+    learns: bool,
+    /// TLS is what it speaks.
+    tls: bool,
+    verdict: Verdict,
+    check_due: Time,
+    checking: bool,
+    keys: Keys,
+    keys_due: Time,
+    looked: Time,
+    /// Of the last connection.
+    port: u16,
+}
+
+impl Target {
+    pub fn new(backend: &Backend, now: Time) -> Target {
+        Target {
+            id: backend.id,
+            generation: backend.generation,
+            name: backend.name.clone(),
+            addr: SocketAddr::new(backend.addr.ip().to_canonical(), backend.addr.port()),
+            source: backend.addr.ip(),
+            check: None,
+            proxy: false,
+            learns: false,
+            tls: false,
+            verdict: Verdict::unknown(now),
+            check_due: Time::MAX,
+            checking: false,
+            keys: Keys::default(),
+            keys_due: now,
+            looked: Time::ZERO,
+            port: backend.id.0.wrapping_mul(37) % CHECK_PORTS,
+        }
+    }
+
+    /// What is wanted of it now. `spread`, from 0 to 1, says when in the first interval it is asked first.
+    pub fn follow(
+        &mut self,
+        backend: &Backend,
+        directory: &Directory,
+        source: IpAddr,
+        learns: bool,
+        spread: f64,
+        now: Time,
+    ) {
+        let services = || directory.services().filter(|s| s.backends().contains(self.id));
+        let proxy = services().any(|s| s.policy().proxy_protocol);
+        let affinity = services().any(|s| s.policy().affinity);
+        let tls = services().any(|s| s.policy().kind == ServiceKind::Tls);
+        (self.proxy, self.source, self.learns) = (proxy, source, learns && affinity);
+        if self.check != backend.check {
+            self.check = backend.check.clone();
+            self.checking = false;
+            // What another check said says nothing of this one.
+            self.verdict = Verdict::unknown(now);
+            self.check_due = self.check.as_ref().map_or(Time::MAX, |check| now + check.interval.mul_f64(spread));
+        }
+        self.tls |= tls || self.check.as_ref().is_some_and(|check| check.kind.is_tls());
+    }
+
+    /// It has come while others were there already: nobody is to wait for it.
+    pub fn at_once(&mut self, now: Time) {
+        if self.check.is_some() {
+            self.check_due = now;
+        }
+    }
+
+    pub fn speaks_tls(&mut self, now: Time) {
+        if !self.tls {
+            self.tls = true;
+            self.keys_due = now;
+        }
+    }
+
+    pub fn look_at_keys(&mut self, now: Time) {
+        self.keys_due = self.keys_due.min(now.max(self.looked + AT_MOST_EVERY));
+    }
+
+    /// Such a question is under way.
+    pub fn awaits(&self, purpose: Purpose) -> bool {
+        match purpose {
+            Purpose::Check => self.checking,
+            Purpose::Learn => self.keys.is_looking(),
+        }
+    }
+
+    /// When such a question is due.
+    pub fn due(&self, purpose: Purpose) -> Time {
+        match purpose {
+            Purpose::Check if self.check.is_some() && !self.checking => self.check_due,
+            Purpose::Learn
+                if self.learns && self.tls && !self.keys.is_looking() && self.verdict.state != Checked::Down =>
+            {
+                self.keys_due
+            }
+            _ => Time::MAX,
+        }
+    }
+
+    pub fn put_off(&mut self, purpose: Purpose, now: Time) {
+        match purpose {
+            Purpose::Check => (self.checking, self.check_due) = (false, now + AGAIN),
+            Purpose::Learn => {
+                self.keys.give_up();
+                self.keys_due = now + AGAIN;
+            }
+        }
+    }
+
+    /// Begins a question: to whom, what is said, and how long it may take.
+    pub fn begin(&mut self, purpose: Purpose, spread: f64, now: Time) -> Option<(SocketAddr, Talk, Duration)> {
+        let jitter = |every: Duration| every.mul_f64(1.0 + JITTER * (2.0 * spread - 1.0));
+        match purpose {
+            Purpose::Check => {
+                let check = self.check.as_ref()?;
+                self.check_due = now + jitter(check.interval);
+                let to = SocketAddr::new(self.addr.ip(), check.port.unwrap_or(self.addr.port()));
+                let talk = match check.kind {
+                    CheckKind::Tcp => Talk::Knock,
+                    CheckKind::Http => Talk::Http(Http::new(check, to)),
+                    CheckKind::Tls | CheckKind::Https => {
+                        let handshake = self.tls(check.kind == CheckKind::Https)?.begin(false, now)?;
+                        Talk::Tls(Box::new(handshake), check.kind.is_http().then(|| Http::new(check, to)))
+                    }
+                };
+                let patience = check.patience();
+                self.checking = true;
+                Some((to, talk, patience))
+            }
+            Purpose::Learn => {
+                self.keys_due = now + jitter(EVERY);
+                self.looked = now;
+                let fresh = self.tls(false);
+                let handshake = self.keys.begin(fresh, now)?;
+                Some((self.addr, Talk::Tls(handshake, None), LEARN_PATIENCE))
+            }
+        }
+    }
+
+    fn tls(&self, http: bool) -> Option<Tls> {
+        let sni = self.check.as_ref().and_then(|check| check.sni.as_deref());
+        Tls::new(sni, self.addr.ip(), http)
+    }
+
+    /// A check has come to this. A line, when what holds has changed by it.
+    pub fn checked(&mut self, outcome: &Outcome, now: Time) -> Option<String> {
+        self.checking = false;
+        let check = self.check.as_ref()?;
+        self.verdict.took = Some(outcome.took);
+        if !self.verdict.note(&outcome.result, (check.rise, check.fall), now) {
+            return None;
+        }
+        let (name, kind, row) = (&self.name, check.kind, self.verdict.in_a_row());
+        let line = match (&self.verdict.state, &outcome.result) {
+            (Checked::Down, Err(why)) => format!("backend {name} is down: check {kind}: {why} ({row} in a row)"),
+            _ => format!("backend {name} is up: check {kind} passed {row} in a row"),
+        };
+        if self.verdict.state == Checked::Up {
+            self.look_at_keys(now);
+        }
+        Some(line)
+    }
+
+    /// A handshake by which keys are learned has come to this: the name of a key, and a line when there is something to tell; or what is said in
+    /// a further one.
+    pub fn learned(&mut self, outcome: &Outcome, now: Time) -> (Option<KeyName>, Option<String>, Option<Talk>) {
+        let took = self.keys.takes_own;
+        let fresh = self.tls(false);
+        match self.keys.answer(outcome, || fresh, now) {
+            Next::Handshake(handshake) => (None, None, Some(Talk::Tls(handshake, None))),
+            Next::Done(name) => {
+                let refuses = self.keys.takes_own == Some(false) && took != Some(false);
+                let line = refuses.then(|| {
+                    format!(
+                        "warning: backend {} does not take the session tickets that it issues: nobody can resume there",
+                        self.name
+                    )
+                });
+                if self.keys.is_in_doubt() {
+                    self.keys_due = now;
+                }
+                (name, line, None)
+            }
+        }
+    }
+
+    /// The patience and the place of a further handshake.
+    pub fn further(&self) -> (SocketAddr, Duration) {
+        (self.addr, LEARN_PATIENCE)
+    }
+
+    /// What is known for long is known no more. True when something has changed.
+    pub fn expire(&mut self, now: Time) -> bool {
+        self.keys.expire(now)
+    }
+
+    /// The next port, as an offset.
+    pub fn next_port(&mut self) -> u16 {
+        self.port = (self.port + 1) % CHECK_PORTS;
+        self.port
+    }
+
+    pub fn seen(&self) -> Seen {
+        Seen {
+            backend: self.id,
+            generation: self.generation,
+            checked: self.verdict.state,
+            named: self.keys.state == KeyState::Named,
+        }
+    }
+
+    pub fn report(&self) -> Report {
+        let keys = (self.learns && self.tls).then(|| KeyReport {
+            state: self.keys.state,
+            names: self.keys.names.clone(),
+            takes_own: self.keys.takes_own,
+            failed: self.keys.failed.clone(),
+        });
+        Report {
+            backend: self.id,
+            generation: self.generation,
+            kind: self.check.as_ref().map(|check| check.kind),
+            verdict: self.verdict.clone(),
+            keys,
+        }
+    }
+}

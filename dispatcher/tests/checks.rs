@@ -1,0 +1,365 @@
+//! Checks against servers that are smoltcp and rustls themselves, over a network that loses packets, in virtual time.
+
+mod checks {
+    pub mod server;
+}
+
+use checks::server::{Manner, Server};
+use core::time::Duration;
+use dispatcher::backends::Checked;
+use dispatcher::checks::{Checks, KeyState, Report};
+use dispatcher::engine::{Config, PortSpec, Revision};
+use dispatcher::time::Time;
+use dispatcher::wire::Mac;
+use lb::{Check, CheckKind, Directory, MemberSpec, Policy, PoolSpec, Wanted};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Servers, and whoever asks them.
+struct World {
+    checks: Checks,
+    servers: Vec<Server>,
+    now: Time,
+    /// Of a thousand packets so many are lost.
+    loss: u64,
+    seed: u64,
+    keys: Vec<(u16, [u8; 16])>,
+    lines: Vec<String>,
+    /// On their way: when they are there, to a server or from one, and the packet.
+    wire: Vec<(Time, Option<usize>, Vec<u8>)>,
+}
+
+fn address(n: usize, v6: bool) -> SocketAddr {
+    if v6 { format!("[fd02::{:x}]:443", 0x11 + n) } else { format!("10.2.0.{}:443", 11 + n) }.parse().unwrap()
+}
+
+fn revision(checks: &[Option<Check>], policy: &Policy, v6: bool, previous: Option<&Directory>) -> Arc<Revision> {
+    let ips = if v6 { ("fd02::1", 64) } else { ("10.2.0.1", 24) };
+    let port = PortSpec {
+        name: "p".into(),
+        mac: Mac([2, 0, 0, 0, 0, 1]),
+        addresses: vec![(ips.0.parse().unwrap(), ips.1)],
+        gateways: vec![],
+        vlans: vec![],
+        mtu: 1500,
+    };
+    let member = |(n, check): (usize, &Option<Check>)| MemberSpec {
+        check: check.clone(),
+        ..MemberSpec::new(format!("web{n}"), address(n, v6))
+    };
+    let backends = checks.iter().enumerate().map(member).collect();
+    let vip = if v6 { "[fd01::9]:443" } else { "10.1.0.9:443" };
+    let pool = PoolSpec { backends, ..PoolSpec::default() };
+    let wanted = Wanted::single(vec![vip.parse().unwrap()], policy.clone(), pool);
+    let config = Config { ports: vec![port], wanted: wanted.clone(), ..Config::default() };
+    let directory = Directory::next(previous, &wanted, |_| true).unwrap();
+    Arc::new(Revision::new(&config, Arc::new(directory)).unwrap())
+}
+
+impl World {
+    fn new(manners: &[Manner], check: Option<Check>, policy: &Policy, v6: bool) -> World {
+        let mut checks = Checks::new(1500, true, 7);
+        checks.follow(&revision(&vec![check; manners.len()], policy, v6, None), Time::ZERO);
+        let servers = manners.iter().enumerate().map(|(n, manner)| Server::new(address(n, v6), *manner)).collect();
+        World { checks, servers, now: Time::ZERO, loss: 0, seed: 1, keys: vec![], lines: vec![], wire: vec![] }
+    }
+
+    fn put(&mut self, to: Option<usize>, packet: Vec<u8>) {
+        self.seed = self.seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        if (self.seed >> 33) % 1000 >= self.loss {
+            self.wire.push((self.now + Duration::from_millis(1), to, packet));
+        }
+    }
+
+    fn run(&mut self, time: Duration) {
+        let until = self.now + time;
+        while self.now < until {
+            let mut out = Vec::new();
+            self.checks.poll(self.now, &mut |leaving| out.push((leaving.backend.index(), leaving.packet.to_vec())));
+            out.into_iter().for_each(|(to, packet)| self.put(Some(to), packet));
+            for n in 0..self.servers.len() {
+                let back = self.servers[n].poll(self.now);
+                back.into_iter().for_each(|packet| self.put(None, packet));
+            }
+            while let Some(news) = self.checks.next_key() {
+                self.keys.push((news.backend.0, news.name));
+            }
+            self.lines.extend(core::iter::from_fn(|| self.checks.next_line()));
+            self.now += Duration::from_millis(1);
+            let (due, rest) = core::mem::take(&mut self.wire).into_iter().partition(|(at, _, _)| *at <= self.now);
+            self.wire = rest;
+            for (_, to, packet) in due {
+                match to {
+                    Some(server) => self.servers[server].receive(&packet, self.now),
+                    None => self.checks.receive(&packet, self.now),
+                }
+            }
+        }
+    }
+
+    fn reports(&self) -> Vec<Report> {
+        self.checks.reports().collect()
+    }
+
+    fn states(&self) -> Vec<Checked> {
+        self.reports().iter().map(|r| r.verdict.state).collect()
+    }
+
+    fn why(&self, n: usize) -> String {
+        self.reports()[n].verdict.why.clone().unwrap_or_default()
+    }
+}
+
+fn every_second(kind: CheckKind) -> Check {
+    Check { interval: SECOND, timeout: Some(SECOND / 2), ..Check::new(kind) }
+}
+
+#[test]
+fn what_a_server_does_is_told_from_what_it_should_do_by_each_kind_of_check() {
+    use Manner::*;
+    let all = [Tls, Plain(200), Plain(503), Mute, Closes, Resets, Refuses, Dead, TlsHttp(200), TlsHttp(500)];
+    let expected = |kind: CheckKind| -> Vec<&str> {
+        match kind {
+            CheckKind::Tcp => vec!["", "", "", "", "", "", "connection refused", "no answer to connection", "", ""],
+            CheckKind::Tls => vec![
+                "",
+                "TLS: ",
+                "TLS: ",
+                "TLS handshake timed out",
+                "closed within the TLS handshake",
+                "reset within the TLS handshake",
+                "connection refused",
+                "no answer to connection",
+                "",
+                "",
+            ],
+            CheckKind::Http => vec![
+                "the answer is no HTTP",
+                "",
+                "status 503",
+                "no answer to the request",
+                "closed without",
+                "reset without",
+                "connection refused",
+                "no answer to connection",
+                "the answer is no HTTP",
+                "the answer is no HTTP",
+            ],
+            CheckKind::Https => vec![
+                "no answer to the request",
+                "TLS: ",
+                "TLS: ",
+                "TLS handshake timed out",
+                "closed within",
+                "reset within",
+                "connection refused",
+                "no answer to connection",
+                "",
+                "status 500",
+            ],
+        }
+    };
+    for kind in CheckKind::ALL {
+        for v6 in [false, true] {
+            let mut world = World::new(&all, Some(every_second(kind)), &Policy::default(), v6);
+            // The first interval, three checks and their time-out.
+            world.run(5 * SECOND);
+            for (n, why) in expected(kind).into_iter().enumerate() {
+                let (state, told) = (world.states()[n], world.why(n));
+                let right = if why.is_empty() { state == Checked::Up } else { state == Checked::Down };
+                assert!(
+                    right && told.starts_with(why) && why.is_empty() == told.is_empty(),
+                    "{kind} {:?}: {told}",
+                    all[n]
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tcp_check_never_becomes_a_connection_of_the_servers_application_and_others_end_in_order() {
+    for (kind, manner) in [
+        (CheckKind::Tcp, Manner::Tls),
+        (CheckKind::Tls, Manner::Tls),
+        (CheckKind::Http, Manner::Plain(200)),
+        (CheckKind::Https, Manner::TlsHttp(200)),
+    ] {
+        let mut world =
+            World::new(&[manner], Some(every_second(kind)), &Policy { affinity: false, ..Policy::default() }, false);
+        world.run(10 * SECOND);
+        let server = &world.servers[0];
+        let (passed, seen) = (world.reports()[0].verdict.passed, server.seen);
+        assert!(passed >= 8, "{kind}: {passed}");
+        assert_eq!(seen.resets, 0, "{kind}: {seen:?}");
+        if kind == CheckKind::Tcp {
+            assert_eq!((seen.accepted, seen.errors), (0, 0));
+        } else {
+            assert!(seen.accepted >= passed as usize && seen.errors == 0, "{kind}: {seen:?}");
+            assert!(seen.ended + 1 >= seen.accepted, "{kind}: {seen:?}");
+        }
+        if kind.is_tls() {
+            assert!(seen.close_notifies + 1 >= seen.accepted, "{kind}: {seen:?}");
+        }
+    }
+}
+
+#[test]
+fn a_proxy_header_of_nobodys_connection_goes_before_what_is_said() {
+    let policy = Policy { proxy_protocol: true, ..Policy::default() };
+    let check = Some(every_second(CheckKind::Tls));
+    let mut world = World::new(&[Manner::BehindProxyHeader, Manner::Tls], check, &policy, false);
+    world.run(5 * SECOND);
+    assert_eq!(world.states(), [Checked::Up, Checked::Down]);
+    assert_eq!(world.reports()[0].keys.as_ref().unwrap().state, KeyState::Named);
+}
+
+#[test]
+fn a_server_leaves_within_fall_intervals_and_comes_back_within_rise_while_packets_get_lost() {
+    let check = Check { interval: 2 * SECOND, ..Check::new(CheckKind::Tls) };
+    let mut world = World::new(&[Manner::Tls; 3], Some(check), &Policy::default(), false);
+    world.loss = 20;
+    world.run(60 * SECOND);
+    assert_eq!(world.states(), [Checked::Up; 3]);
+    for broken in [Manner::Dead, Manner::Mute, Manner::Resets] {
+        world.servers[1].become_(broken);
+        let mut took = 0;
+        while world.states()[1] != Checked::Down {
+            world.run(SECOND / 10);
+            took += 1;
+            assert_eq!((world.states()[0], world.states()[2]), (Checked::Up, Checked::Up));
+            // Three intervals, each a tenth longer, and the last one's time-out; and what was under way.
+            assert!(took < 95, "{broken:?}");
+        }
+        world.servers[1].become_(Manner::Tls);
+        let mut took = 0;
+        while world.states()[1] != Checked::Up {
+            world.run(SECOND / 10);
+            took += 1;
+            assert!(took < 100, "{broken:?}");
+        }
+    }
+    // Up, and then three times down and up.
+    assert_eq!(world.lines.iter().filter(|line| line.contains("web1")).count(), 7, "{:?}", world.lines);
+    assert_eq!(world.lines.iter().filter(|line| line.contains("is down")).count(), 3);
+}
+
+#[test]
+fn a_healthy_server_is_never_down_for_long_however_many_packets_are_lost() {
+    let check = Check { interval: 2 * SECOND, ..Check::new(CheckKind::Http) };
+    let mut world = World::new(&[Manner::Plain(200); 4], Some(check), &Policy::default(), false);
+    world.loss = 100;
+    let mut down = [0; 4];
+    for _ in 0..600 {
+        world.run(SECOND);
+        for (n, state) in world.states().iter().enumerate() {
+            down[n] = if *state == Checked::Down { down[n] + 1 } else { 0 };
+            assert!(down[n] < 20, "{n}: down for {} s", down[n]);
+        }
+    }
+}
+
+#[test]
+fn key_names_are_those_of_the_servers_tickets_and_servers_without_any_are_told() {
+    let manners = [Manner::Tls, Manner::Tls12, Manner::Stateful, Manner::NoTickets, Manner::Forgets];
+    let mut world = World::new(&manners, Some(every_second(CheckKind::Tls)), &Policy::default(), false);
+    world.run(5 * SECOND);
+    let keys: Vec<_> = world.reports().into_iter().map(|r| r.keys.unwrap()).collect();
+    let states: Vec<_> = keys.iter().map(|k| k.state).collect();
+    use KeyState::{Named, Nameless};
+    assert_eq!(states, [Named, Named, Nameless, Nameless, Nameless]);
+    for n in [0, 1] {
+        assert_eq!(keys[n].names.len(), 1);
+        assert!(world.servers[n].issued_names().contains(&keys[n].names[0]), "of server {n}");
+        assert!(world.keys.contains(&(n as u16, keys[n].names[0])));
+    }
+    assert_ne!(keys[0].names, keys[1].names);
+    assert_eq!(
+        keys.iter().map(|k| k.takes_own).collect::<Vec<_>>(),
+        [Some(true), Some(true), Some(true), None, Some(false)]
+    );
+    let warned: Vec<_> = world.lines.iter().filter(|line| line.contains("does not take")).collect();
+    assert_eq!(warned.len(), 1);
+    assert!(warned[0].contains("web4"));
+    // A server that is started anew has another key.
+    world.keys.clear();
+    world.servers[0].become_(Manner::Tls);
+    world.run(70 * SECOND);
+    let new = world.reports()[0].keys.clone().unwrap();
+    assert_eq!(new.names.len(), 2);
+    assert_eq!(new.names[0], keys[0].names[0]);
+}
+
+#[test]
+fn keys_are_learned_of_servers_that_were_seen_to_speak_tls_and_of_no_others() {
+    let mut world = World::new(&[Manner::Tls, Manner::Plain(200)], None, &Policy::default(), false);
+    world.run(10 * SECOND);
+    assert!(world.servers.iter().all(|server| server.seen.accepted == 0));
+    world.checks.speaks_tls(lb::BackendId(0), world.now);
+    world.run(SECOND);
+    assert_eq!(world.reports()[0].keys.as_ref().unwrap().state, KeyState::Named);
+    assert_eq!((world.servers[1].seen.accepted, world.states()), (0, vec![Checked::Unknown; 2]));
+    // A server that is no longer there says nothing against its keys, nor against itself.
+    world.servers[0].become_(Manner::Mute);
+    world.run(100 * SECOND);
+    assert_eq!(world.reports()[0].keys.as_ref().unwrap().state, KeyState::Named);
+    world.run(200 * SECOND);
+    assert_eq!(world.reports()[0].keys.as_ref().unwrap().state, KeyState::Unknown);
+    assert_eq!(world.states(), [Checked::Unknown; 2]);
+}
+
+#[test]
+fn what_is_no_longer_wanted_is_asked_no_more_and_what_comes_is_asked_at_once() {
+    let check = Some(Check { interval: 30 * SECOND, ..Check::new(CheckKind::Tcp) });
+    let mut world = World::new(&[Manner::Tls, Manner::Tls], check.clone(), &Policy::default(), false);
+    let first = revision(&[check.clone(), None], &Policy::default(), false, None);
+    let mut checks = Checks::new(1500, false, 3);
+    checks.follow(&first, Time::ZERO);
+    world.checks = checks;
+    world.run(65 * SECOND);
+    assert_eq!(world.states(), [Checked::Up, Checked::Unknown]);
+    let second = revision(&[None, check], &Policy::default(), false, Some(first.directory()));
+    world.checks.follow(&second, world.now);
+    assert_eq!(world.states(), [Checked::Unknown; 2]);
+    let before = world.servers[0].seen.knocks;
+    world.run(65 * SECOND);
+    assert_eq!(world.states(), [Checked::Unknown, Checked::Up]);
+    assert_eq!(world.servers[0].seen.knocks, before);
+}
+
+#[test]
+fn no_more_than_so_many_connections_are_under_way_and_all_servers_have_their_turn() {
+    let check = Check { interval: SECOND, ..Check::new(CheckKind::Tcp) };
+    let mut checks = Checks::new(1500, false, 3);
+    let many = vec![Some(check); 600];
+    // No more addresses than a /24 has.
+    let wanted: Vec<_> = many.into_iter().take(200).collect();
+    checks.follow(&revision(&wanted, &Policy::default(), false, None), Time::ZERO);
+    let mut asked = std::collections::HashSet::new();
+    for ms in 0..8000 {
+        checks.poll(Time::from_millis(ms), &mut |leaving| _ = asked.insert(leaving.backend));
+        assert!(checks.under_way() <= dispatcher::checks::AT_ONCE);
+    }
+    assert_eq!(asked.len(), 200);
+    assert!(checks.seen().all(|seen| seen.checked == Checked::Down));
+}
+
+#[test]
+fn hostile_packets_do_no_harm() {
+    let mut world = World::new(&[Manner::Tls], Some(every_second(CheckKind::Tls)), &Policy::default(), false);
+    let mut random = 1u64;
+    for _ in 0..2000 {
+        world.run(Duration::from_millis(2));
+        let mut packets: Vec<Vec<u8>> = world.wire.iter().map(|(_, _, packet)| packet.clone()).collect();
+        packets.push(vec![0x45; 3]);
+        for mut packet in packets {
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1);
+            let at = (random >> 33) as usize % packet.len();
+            packet[at] ^= (random >> 20) as u8;
+            packet.truncate(packet.len() - (random >> 60) as usize % packet.len().min(8));
+            world.checks.receive(&packet, world.now);
+        }
+    }
+}
