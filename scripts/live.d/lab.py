@@ -135,6 +135,7 @@ CONTRACT = {
 }
 ONLY_IN_REPLAY = {"verdict", "intact"}
 ONLY_WITH_A_FILE = {"service", "pool"}
+ONLY_WITH_LIMITS = {"queue_class", "waited_ms", "spilled"}
 REASONS = {"session-id", "ticket", "ticket-key", "psk", "psk-key", "balanced", "recorded"}
 # The dispatchers that should be running.
 RUNNING = set()
@@ -271,7 +272,7 @@ class Dispatcher:
     def check_log(self):
         for line in self.log():
             keys = set(line)
-            more = ONLY_IN_REPLAY | ONLY_WITH_A_FILE if self.has_file else ONLY_IN_REPLAY
+            more = ONLY_IN_REPLAY | ONLY_WITH_LIMITS | (ONLY_WITH_A_FILE if self.has_file else set())
             check(set(CONTRACT) <= keys and keys <= set(CONTRACT) | more, f"keys of a log line: {sorted(keys)}")
             for key, kind in CONTRACT.items():
                 check(isinstance(line[key], kind), f"log line: {key} is {line[key]!r}")

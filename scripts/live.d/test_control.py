@@ -1,14 +1,13 @@
 """What operators do on day two, over the control socket, while clients come and go."""
 
 import errno
-import json
 import socket
-import subprocess
 import time
 
 import clients
 import lab
-from lab import DISPATCHER, check
+from asking import Operator
+from lab import check
 from registry import test
 
 SERVICES = """
@@ -28,32 +27,6 @@ backend = [
 
 # So many clients in a row meet every one of at most four servers, whichever of two workers they belong to.
 ROUND = 16
-
-
-class Operator:
-    """One who uses `dispatcher ctl`."""
-
-    def __init__(self):
-        self.path = f"{lab.WORK}/control.{time.monotonic_ns()}"
-
-    def says(self, *words):
-        return subprocess.run([DISPATCHER, "ctl", "--socket", self.path, *words], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
-
-    def __call__(self, *words):
-        """What `ctl` says; it must not refuse."""
-        done = self.says(*words)
-        check(done.returncode == 0 and done.stderr == "", f"ctl {' '.join(words)}: status {done.returncode}, {done.stderr.strip()[-300:]}")
-        return done.stdout
-
-    def refused(self, expected, *words):
-        done = self.says(*words)
-        check(done.returncode == 1 and done.stdout == "" and expected in done.stderr, f"ctl {' '.join(words)}: status {done.returncode}, {done.stderr.strip()[-300:]}")
-
-    def backends(self):
-        return {b["name"]: b for b in json.loads(self("show", "backends", "--json"))}
-
-    def version(self):
-        return self("diff").split()[1].rstrip(",")
 
 
 class Shop:

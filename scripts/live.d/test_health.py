@@ -1,0 +1,121 @@
+"""What the dispatcher finds out of its servers by asking them itself."""
+
+import os
+import re
+import socket
+import time
+
+import clients
+import lab
+from asking import asked, meets, observed, visits
+from fickle import Fickle
+from lab import STATE, VIP, check
+from queue_clients import spoken
+from registry import test
+
+RISE, FALL = 2, 3
+
+
+def sees_it(t, kind, *modes):
+    """A server fails in each of these ways, and recovers: how many questions each took."""
+    told = []
+    t.servers.want("nginx,nginx,haproxy")
+    fickle = Fickle(t, "10.78.0.14", "web4")
+    ctl, d = asked(t, "--check", f"kind={kind},interval=300ms,timeout=300ms,rise={RISE},fall={FALL}", backends=["web4=10.78.0.14:443"])
+    lab.wait_until(lambda: meets("web4"), 20, "clients at a server that is well")
+    for mode in modes:
+        fickle.become(mode)
+        lab.wait_until(lambda: observed(ctl)["health"] == "down", 20, lambda: f"{mode}: down; observed: {observed(ctl)}")
+        took, why = fickle.own, observed(ctl)["why"]
+        # One may have been under way.
+        check(took <= FALL + 1, f"{mode}: found out after {took} questions")
+        fickle.become(mode)
+        served = visits(60)
+        check(set(served) == {"web1", "web2", "web3"} and fickle.others == 0, f"{mode}: clients were served by {set(served)}, {fickle.others} met the one that is down")
+        fickle.become("well")
+        lab.wait_until(lambda: observed(ctl)["health"] == "up", 20, lambda: f"{mode}, and well again: {observed(ctl)}")
+        back = fickle.own
+        check(RISE <= back <= RISE + 1, f"{mode}: taken back after {back} questions")
+        lab.wait_until(lambda: meets("web4"), 20, "clients at a server that is well again")
+        told.append(f"{mode}: down after {took} ({why}), up after {back}")
+    return "; ".join(told)
+
+
+@test
+def check_tls(t):
+    """A server whose port is open, but which hangs, refuses, closes or says something else than TLS, leaves within `fall` checks and comes back within `rise`"""
+    return sees_it(t, "tls", "garbage", "hangs", "alert", "resets", "at once")
+
+
+@test
+def check_https(t):
+    """The same with a server that answers 503, and with one that hangs, asked for a page"""
+    return sees_it(t, "https", "503", "hangs")
+
+
+LOOKS_LIKE_TROUBLE = {
+    "nginx": r"\[(?:warn|error|crit|alert|emerg)\].*|\[info\].*(?:SSL|handshak).*",
+    "openssl": r".*(?:ERROR|error:).*",
+    "haproxy": r".*(?:handshake failure|closed during|BADREQ|Timeout|error).*",
+    "java": r".*Exception.*",
+}
+
+
+class Logs:
+    """What servers write when something is wrong with a connection."""
+
+    def __init__(self, t, kinds):
+        self.kinds = kinds
+        # HAProxy says it to a socket.
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        path = f"{STATE}/server{1 + kinds.index('haproxy')}/log.sock"
+        lab.remove(path)
+        self.socket.bind(path)
+        self.socket.setblocking(False)
+        t.undo.append(self.socket.close)
+        self.heard = ""
+        # Whoever waited for their start has just gone, and left a trace.
+        time.sleep(1)
+        self.at = {n: len(text) for n, text in self.text().items()}
+
+    def text(self):
+        while True:
+            try:
+                self.heard += self.socket.recv(65536).decode() + "\n"
+            except BlockingIOError:
+                break
+        files = {"nginx": "error.log", "openssl": "openssl.log", "java": "java.log"}
+        return {kind: self.heard if kind == "haproxy" else open(f"{STATE}/server{n}/{files[kind]}").read() for n, kind in enumerate(self.kinds, 1)}
+
+    def trouble(self):
+        """By kind of server."""
+        return {kind: found for kind, text in self.text().items() if (found := re.findall(LOOKS_LIKE_TROUBLE[kind], text[self.at[kind]:]))}
+
+
+@test
+def checks_leave_no_trace(t):
+    """Checks of every kind, and the handshakes that learn ticket keys, leave no error in the logs of nginx, OpenSSL, HAProxy and Java"""
+    kinds = ["nginx", "openssl", "haproxy", "java"]
+    os.environ["LAB_LOG_LEVEL"] = "info"
+    try:
+        t.servers.forget()
+        t.servers.want(",".join(kinds))
+    finally:
+        del os.environ["LAB_LOG_LEVEL"]
+        t.undo.append(t.servers.forget)
+    logs = Logs(t, kinds)
+    told = []
+    for kind in ("tcp", "tls", "https"):
+        d = t.dispatcher(*(["--check", f"kind={kind},interval=200ms"] if not os.environ.get("NOCHECK") else []), args=lab.base_args([f"{VIP}:443"], [f"web{n}=10.78.0.{10 + n}:443" for n in range(1, 5)]))
+        # One for each server, and many for the checks: it is about those.
+        time.sleep(2)
+        d.stop()
+        check(not logs.trouble(), f"{kind}: {logs.trouble()}")
+        told.append(kind)
+    # As a handshake that a client gives up does, and says so.
+    for n in range(1, 5):
+        spoken(["ip", "netns", "exec", lab.PREFIX + "-servers", "/usr/bin/python3", "-c",
+                "import socket, sys; s = socket.create_connection((sys.argv[1], 443)); s.sendall(bytes.fromhex(sys.argv[2])); s.recv(1); s.sendall(bytes.fromhex('15030300020228')); s.close()",
+                f"10.78.0.{10 + n}", clients.client_hello(clients.context()).hex()])
+    lab.wait_until(lambda: set(logs.trouble()) == set(kinds), 10, lambda: f"a handshake that is given up leaves a trace at all; at {sorted(logs.trouble())}")
+    return f"none of {', '.join(told)}; a handshake that is given up leaves one at each"
