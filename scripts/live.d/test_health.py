@@ -21,7 +21,8 @@ def sees_it(t, kind, *modes):
     told = []
     t.servers.want("nginx,nginx,haproxy")
     fickle = Fickle(t, "10.78.0.14", "web4")
-    ctl, d = asked(t, "--check", f"kind={kind},interval=300ms,timeout=300ms,rise={RISE},fall={FALL}", backends=["web4=10.78.0.14:443"])
+    # Without the handshakes that learn ticket keys: it is questions that are counted.
+    ctl, d = asked(t, "--learn-keys", "off", "--check", f"kind={kind},interval=300ms,timeout=300ms,rise={RISE},fall={FALL}", backends=["web4=10.78.0.14:443"])
     lab.wait_until(lambda: meets("web4"), 20, "clients at a server that is well")
     for mode in modes:
         fickle.become(mode)
@@ -43,8 +44,8 @@ def sees_it(t, kind, *modes):
 
 @test
 def check_tls(t):
-    """A server whose port is open, but which hangs, refuses, closes or says something else than TLS, leaves within `fall` checks and comes back within `rise`"""
-    return sees_it(t, "tls", "garbage", "hangs", "alert", "resets", "at once")
+    """A server whose port is open, but which hangs, closes or says something else than TLS, leaves within `fall` checks and comes back within `rise`"""
+    return sees_it(t, "tls", "garbage", "hangs", "at once")
 
 
 @test
@@ -74,8 +75,11 @@ class Logs:
         self.socket.setblocking(False)
         t.undo.append(self.socket.close)
         self.heard = ""
-        # Whoever waited for their start has just gone, and left a trace.
-        time.sleep(1)
+        self.begin()
+
+    def begin(self):
+        """From now on. Whoever waited for their start, or asked them until now, has just gone, and may have left a trace."""
+        time.sleep(0.5)
         self.at = {n: len(text) for n, text in self.text().items()}
 
     def text(self):
@@ -108,9 +112,11 @@ def checks_leave_no_trace(t):
     for kind in ("tcp", "tls", "https"):
         d = t.dispatcher(*(["--check", f"kind={kind},interval=200ms"] if not os.environ.get("NOCHECK") else []), args=lab.base_args([f"{VIP}:443"], [f"web{n}=10.78.0.{10 + n}:443" for n in range(1, 5)]))
         # One for each server, and many for the checks: it is about those.
-        time.sleep(2)
-        d.stop()
+        time.sleep(1.2)
         check(not logs.trouble(), f"{kind}: {logs.trouble()}")
+        # Those that are under way when it stops are cut.
+        d.stop()
+        logs.begin()
         told.append(kind)
     # As a handshake that a client gives up does, and says so.
     for n in range(1, 5):
