@@ -56,6 +56,9 @@ pub struct Limits {
     /// than a second is reset and gives its buffer to the newcomer; is there none, the newcomer's segment is dropped
     /// (`hello-no-buffer`), and the client retransmits.
     pub hellos: usize,
+    /// Small buffers for hellos of connections that wait for room at a backend. Full, or a hello of more than 2 kB: it keeps the one that it has of the others, up to a
+    /// quarter of them; beyond that it is refused (`queue-full`).
+    pub waiting: usize,
     /// Longest hello with its record headers that is read whole, bytes. Of a longer one so much is read.
     pub hello_bytes: usize,
     /// Connections whose server's answer is being read at once. Full: the client that holds most loses its oldest.
@@ -69,7 +72,15 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { flows: 65_536, hellos: 2_048, hello_bytes: 20 * 1024, watches: 4_096, sessions: 262_144, backends: 0 }
+        Limits {
+            flows: 65_536,
+            hellos: 2_048,
+            waiting: 4_096,
+            hello_bytes: 20 * 1024,
+            watches: 4_096,
+            sessions: 262_144,
+            backends: 0,
+        }
     }
 }
 

@@ -54,6 +54,10 @@ drop_reasons! {
     NoBackend = "no-backend",
     /// An answer to a check, when those who make them had no room for it.
     CheckQueueFull = "check-queue-full",
+    /// No backend has room, and all places to wait for it are taken.
+    QueueFull = "queue-full",
+    /// No backend had room in the time that the client's class may wait.
+    QueueTimeout = "queue-timeout",
     /// No free local port towards the backend.
     NoLocalPort = "no-local-port",
     /// The next hop's Ethernet address is not known yet.

@@ -67,6 +67,15 @@ pub struct ConnectionLine<'a> {
     /// The pool it was routed to. Left out as `service`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool: Option<&'a str>,
+    /// The class in which it asked for room at a backend. With `waited_ms` and `spilled` left out where no backend has a limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_class: Option<&'a str>,
+    /// How long it waited for room.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waited_ms: Option<u32>,
+    /// Its session's backend had no room, and it went to another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spilled: Option<bool>,
 }
 
 impl<'a> ConnectionLine<'a> {
@@ -96,6 +105,9 @@ impl<'a> ConnectionLine<'a> {
             end: r.end.as_str(),
             service: unless_default(name(&r.service)),
             pool: unless_default(name(&r.pool)),
+            queue_class: name(&r.queue_class),
+            waited_ms: r.queue_class.as_ref().map(|_| r.waited_ms),
+            spilled: r.queue_class.as_ref().map(|_| r.spilled),
         }
     }
 }
@@ -344,6 +356,9 @@ mod tests {
             bytes_to_server: 2315,
             bytes_to_client: 8120,
             dial_attempts: 1,
+            queue_class: None,
+            waited_ms: 0,
+            spilled: false,
             end: End::Fin,
         }
     }

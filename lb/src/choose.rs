@@ -54,6 +54,25 @@ pub fn the_only_one(pool: &Pool, found: &Lookup, eligible: impl Fn(BackendId) ->
     (pool.may_resume(only) && eligible(only)).then_some(only)
 }
 
+/// Of the backends that the tables name, when they name any.
+pub fn choose_own(
+    balancer: &mut Balancer,
+    pool: &Pool,
+    found: &Lookup,
+    hints: Hints,
+    eligible: impl Fn(BackendId) -> bool,
+) -> Option<BackendId> {
+    let decision = found.decision.as_ref()?;
+    // One of several, and nobody knows which: perhaps where the client was before.
+    let blind = !decision.proven && pool.resume_fallback() == ResumeFallback::SourceIp;
+    let by_address = if blind && decision.backends.single().is_none() {
+        balancer.pick_by_hash(pool, hints.address_hash, |b| decision.backends.contains(b) && eligible(b))
+    } else {
+        None
+    };
+    by_address.or_else(|| balancer.pick_among(pool, &decision.backends, hints.hash, hints.entropy, &eligible))
+}
+
 /// The backend of this pool for a connection. `balancer` is the worker's for the pool; `eligible` excludes backends of the wrong address family and those tried already.
 ///
 /// A decision of the tables that cannot be followed (its backends were tried) falls back like an unknown identity.
@@ -65,19 +84,9 @@ pub fn choose(
     hints: Hints,
     eligible: impl Fn(BackendId) -> bool,
 ) -> Option<BackendId> {
-    if let Some(decision) = &found.decision {
-        // One of several, and nobody knows which: perhaps where the client was before.
-        let blind = !decision.proven && pool.resume_fallback() == ResumeFallback::SourceIp;
-        let by_address = if blind && decision.backends.single().is_none() {
-            balancer.pick_by_hash(pool, hints.address_hash, |b| decision.backends.contains(b) && eligible(b))
-        } else {
-            None
-        };
-        let among =
-            by_address.or_else(|| balancer.pick_among(pool, &decision.backends, hints.hash, hints.entropy, &eligible));
-        if among.is_some() {
-            return among;
-        }
+    let own = choose_own(balancer, pool, found, hints, &eligible);
+    if own.is_some() {
+        return own;
     }
     let by_address = found.kind.is_some() && pool.resume_fallback() == ResumeFallback::SourceIp;
     let mut pick = |may: &dyn Fn(BackendId) -> bool| {

@@ -1,8 +1,8 @@
 //! Live connections by backend, counted by all workers.
 //!
 //! One counter for each slot, for all pools that the slot's backend stands in. Counters outlive directories: a new
-//! version is given those of the one before. Every worker adds to them, relaxed; each backend has a cache line of its
-//! own, so that workers opening flows to different backends do not disturb one another.
+//! version is given those of the one before. They are those of [`Slots`], by which admission goes where backends have limits: a connection is
+//! counted once. Each backend has a cache line of its own, so that workers opening flows to different backends do not disturb one another.
 //!
 //! # Bounds
 //!
@@ -15,21 +15,18 @@
 //! Bounds are kept from when the first pool goes by least connections, so that nobody pays for them who does not use them. Before that they are zero, which is
 //! a bound of everything.
 
+use crate::admission::Slots;
 use crate::backend::{BackendId, MAX_BACKENDS};
+use crate::sync::Arc;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 
 /// Slots of a block.
 pub(crate) const BLOCK: usize = 16;
 
-/// A cache line of its own (128: adjacent lines are fetched in pairs).
-#[derive(Default)]
-#[repr(align(128))]
-struct Slot(AtomicU32);
-
 /// The counters. Share it as `Arc<Live>`; every method takes `&self`.
 pub struct Live {
-    slots: Box<[Slot]>,
+    slots: Arc<Slots>,
     /// By block: how often it was lowered (upper half), and the bound.
     bounds: Box<[AtomicU64]>,
     ordered: AtomicBool,
@@ -39,7 +36,7 @@ impl Live {
     /// All zero, for all slots there can be.
     pub fn new() -> Live {
         Live {
-            slots: (0..MAX_BACKENDS).map(|_| Slot::default()).collect(),
+            slots: Arc::new(Slots::new(MAX_BACKENDS)),
             bounds: (0..MAX_BACKENDS / BLOCK).map(|_| AtomicU64::new(0)).collect(),
             ordered: AtomicBool::new(false),
         }
@@ -50,29 +47,38 @@ impl Live {
         self.ordered.store(true, Release);
     }
 
-    /// A flow to this backend was opened.
+    /// The same counters, as admission has them.
+    pub fn slots(&self) -> &Arc<Slots> {
+        &self.slots
+    }
+
+    /// A flow to this backend was opened, of which admission was not asked.
+    #[inline]
     pub fn opened(&self, id: BackendId) {
-        if let Some(slot) = self.slots.get(id.index()) {
-            slot.0.fetch_add(1, Relaxed);
-        }
+        self.slots.opened(id);
     }
 
     /// A flow to this backend ended. Every [`Live::opened`] has one.
+    #[inline]
     pub fn closed(&self, id: BackendId) {
-        if let Some(slot) = self.slots.get(id.index()) {
-            // Released, and acquired by whoever reads the bound that follows.
-            let before = slot.0.fetch_sub(1, Release);
-            debug_assert!(before > 0, "more flows closed than opened");
-            if self.ordered.load(Relaxed) {
-                self.lower(id.index() / BLOCK, before.wrapping_sub(1));
-            }
+        let left = self.slots.closed(id);
+        if self.ordered.load(Relaxed) {
+            self.lower(id.index() / BLOCK, left);
+        }
+    }
+
+    /// A flow to this backend has ended of which admission was asked, and which was given back there.
+    pub fn given_back(&self, id: BackendId) {
+        if self.ordered.load(Relaxed) {
+            // Whoever closes one meanwhile lowers it himself.
+            self.lower(id.index() / BLOCK, self.connections(id));
         }
     }
 
     fn lower(&self, block: usize, count: u32) {
         let lowered = |word: u64| Some(word.wrapping_add(1 << 32) & !0xffff_ffff | u64::from(count.min(word as u32)));
         // It always says `Some`.
-        _ = self.bounds[block].fetch_update(AcqRel, Relaxed, lowered);
+        _ = self.bounds.get(block).map(|bound| bound.fetch_update(AcqRel, Relaxed, lowered));
     }
 
     /// No counter of the block is below it.
@@ -83,8 +89,8 @@ impl Live {
     /// Raises the bound of a block to what its counters say.
     pub(crate) fn look_into(&self, block: usize) {
         let before = self.bounds[block].load(Acquire);
-        let slots = &self.slots[block * BLOCK..(block + 1) * BLOCK];
-        let least = slots.iter().map(|slot| slot.0.load(Relaxed)).min().unwrap_or(0);
+        let slots = block * BLOCK..(block + 1) * BLOCK;
+        let least = slots.map(|slot| self.connections(BackendId(slot as u16))).min().unwrap_or(0);
         if least > before as u32 && self.ordered.load(Acquire) {
             let raised = before & !0xffff_ffff | u64::from(least);
             // Lowered meanwhile: then it is as low as it should be.
@@ -94,7 +100,7 @@ impl Live {
 
     /// Live flows to this backend, all workers'.
     pub fn connections(&self, id: BackendId) -> u32 {
-        self.slots.get(id.index()).map_or(0, |slot| slot.0.load(Relaxed))
+        self.slots.used(id).connections
     }
 }
 
@@ -106,7 +112,7 @@ impl Default for Live {
 
 impl fmt::Debug for Live {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counted = (0..self.slots.len()).map(|i| (i, self.connections(BackendId(i as u16)))).filter(|(_, n)| *n > 0);
+        let counted = (0..MAX_BACKENDS).map(|i| (i, self.connections(BackendId(i as u16)))).filter(|(_, n)| *n > 0);
         f.debug_map().entries(counted).finish()
     }
 }

@@ -53,7 +53,7 @@ impl Books {
             }
         }
         assert!(engine.flows() <= limits.flows, "{} flows", engine.flows());
-        assert!(engine.held_hellos() <= limits.hellos, "{} hellos", engine.held_hellos());
+        assert!(engine.held_hellos() <= limits.hellos + limits.waiting, "{} hellos", engine.held_hellos());
         assert!(engine.watched() <= limits.watches, "{} watches", engine.watched());
         let open = c.flows_opened.checked_sub(c.flows_closed).expect("no more flows closed than opened");
         assert!(open <= engine.flows() as u64, "{open} flows were not told, {} are there", engine.flows());

@@ -150,6 +150,12 @@ pub struct Host {
 }
 
 impl Host {
+    /// Connections as a server, those included whose handshake is not complete, that have not ended for it.
+    pub fn connected(&self) -> usize {
+        let over = |state| matches!(state, tcp::State::Closed | tcp::State::Listen | tcp::State::TimeWait);
+        self.server_conns.iter().filter(|c| !over(self.sockets.get::<tcp::Socket<'_>>(c.handle).state())).count()
+    }
+
     /// The `n`th of a world, without anything that runs on it. Its default route leads to `gateway`; of `random`, smoltcp chooses its
     /// ports and sequence numbers.
     pub(crate) fn new(

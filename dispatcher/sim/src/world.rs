@@ -20,6 +20,7 @@ use dispatcher::engine::Revision;
 use dispatcher::engine::{Class, Config, ConnectionRecord, Effects, End, Engine, PortId, Verdict};
 use dispatcher::time::Time;
 use dispatcher::wire::Frame;
+use lb::admission::ClassCounters;
 use lb::{Backend, Directory, Wanted};
 use smoltcp::socket::tcp;
 use std::collections::VecDeque;
@@ -501,6 +502,24 @@ impl World {
     /// The engine, or one of them.
     fn one(&self) -> &Engine {
         self.crew.as_ref().map_or(&self.engine, |crew| crew.loops[0].handler())
+    }
+
+    /// Connections that wait for room at a server, and what became of all who asked for it.
+    pub fn admission(&self) -> (usize, ClassCounters) {
+        match &self.crew {
+            None => (self.engine.waiting(), self.engine.admission()),
+            Some(crew) => {
+                crew.loops.iter().map(|l| l.handler()).fold(Default::default(), |(waiting, mut sum), engine| {
+                    sum += engine.admission();
+                    (waiting + engine.waiting(), sum)
+                })
+            }
+        }
+    }
+
+    /// An engine has something to do at once.
+    pub fn is_due(&self) -> bool {
+        self.deadline().is_some_and(|at| at <= self.now)
     }
 
     /// Where a client's frames go now: from this address and port of ours to this backend. Not seen with several workers.

@@ -152,6 +152,8 @@ pub struct Health {
     serial: u32,
     /// Where probes come from: first port, and how many.
     ports: (u16, u16),
+    /// How often somebody came up, or went down, or left.
+    changes: u32,
 }
 
 impl Health {
@@ -176,6 +178,7 @@ impl Health {
             due: Time::MAX,
             serial,
             ports: (PROBE_PORT, PROBE_PORTS),
+            changes: 0,
         };
         for (id, addr) in backends {
             health.put(id, Backend::new(addr, Passive::Up, false, now), now);
@@ -226,6 +229,7 @@ impl Health {
         if let Some(slot) = self.backends.get_mut(id.index()) {
             *slot = None;
         }
+        self.changes = self.changes.wrapping_add(1);
         for family in [0, 1] {
             self.up[family].remove(id);
             self.fresh[family].remove(id);
@@ -251,6 +255,12 @@ impl Health {
     #[inline]
     pub fn is_up(&self, id: BackendId) -> bool {
         self.up.iter().any(|up| up.contains(id))
+    }
+
+    /// A number that is another one when somebody is up or fresh, or is so no more.
+    #[inline]
+    pub fn changes(&self) -> u32 {
+        self.changes
     }
 
     /// It was added, and has neither answered nor failed yet: better than nobody.
@@ -352,6 +362,7 @@ impl Health {
         put(&mut self.up[family], up);
         put(&mut self.fresh[family], fresh);
         put(&mut self.recovered, up);
+        self.changes = self.changes.wrapping_add(1);
         self.refresh_offer(if family == Family::V4 as usize { Family::V4 } else { Family::V6 });
     }
 }

@@ -11,13 +11,14 @@
 //!
 //! No connection notices a change that is not about it. One that is being dialled at a backend that has just been removed goes to another if that
 //! one does not answer. One whose pool has gone before it had a backend is routed anew by its service; when that has gone, too, it is led to
-//! the pool it had while that stands, and is reset after that.
+//! the pool it had while that stands and has no limits (whose turn it is there, only a service says), and is reset after that.
 
 use super::{Effects, Engine, TicketKey};
 use crate::flow::FlowId;
 use crate::path::Revision;
 use crate::time::Time;
 use crate::wire::Addr;
+use lb::admission::Limits;
 use lb::affinity::Forgetting;
 use lb::{Backend, BackendId, BackendSet, Released};
 use std::sync::Arc;
@@ -55,6 +56,16 @@ impl Engine {
             }
         }
         self.health.refresh_offers();
+        self.set_limits();
+        self.gates.change(next, self.worker, self.workers);
+        while let Some((token, ticket)) = self.gates.next_moved() {
+            if self.flows.is_current(token.id, token.generation)
+                && let Some(queued) = self.flows.get_mut(token.id).queued()
+            {
+                queued.ticket = ticket;
+            }
+        }
+        self.gates.follow_health(next.directory(), &self.health);
         self.balancers.follow(next.directory());
         self.affinity.let_one_refusal_count(super::share::one_refusal_counts(next.directory()));
         let leaving = |id| next.directory().backend(id).is_some_and(|b| b.leaving);
@@ -75,6 +86,22 @@ impl Engine {
             let new = next.addresses().into_iter().filter(|(_, addr)| before.held_by(*addr).is_none());
             self.unfinished.unannounced.extend(new);
             self.unfinished.unannounced.retain(|(_, addr)| next.held_by(*addr).is_some());
+        }
+    }
+
+    /// The limits of the backends are those of the directory from now on. One says it for all.
+    pub(super) fn set_limits(&mut self) {
+        if self.worker != 0 {
+            return;
+        }
+        let slots = self.live.slots();
+        for id in (0..self.directory.slots() as u16).map(BackendId) {
+            let wanted = self.directory.backend(id).filter(|b| !b.leaving).map(|b| b.limits);
+            let limits = Limits::from(wanted.unwrap_or_default());
+            if slots.limits(id) != limits {
+                slots.set_limits(id, limits);
+                self.gates.room_at(id, None);
+            }
         }
     }
 

@@ -1,6 +1,8 @@
 //! Which backend: by identity where the tables know one, else by the balancing algorithm.
 
 use super::Engine;
+pub(super) use super::ask::millis;
+use super::ask::{Chosen, Natures, hints};
 use crate::flow::{FlowId, Key, Side};
 use crate::tcp::action::Choice;
 use crate::tcp::connection::{Opening, State};
@@ -8,15 +10,20 @@ use crate::tcp::{Class, flight};
 use crate::time::Time;
 use crate::tls::{Late, server_name};
 use crate::wire::{Addr, Family, Seq};
-use lb::{Algorithm, BackendId, HashOn, Hints, IdentityKind, Lookup, Millis, PoolId, Service, ServiceId};
+use lb::admission::Cost;
+use lb::{BackendId, IdentityKind, Lookup, PoolId, Service, ServiceId};
 use siphasher::sip::SipHasher13;
 use ssl_parse::{ClientHello, Outcome};
 
 impl Engine {
-    /// The first backend for a connection; none when there is none.
-    pub(super) fn choose(&mut self, id: FlowId, choice: Choice, now: Time) -> Option<BackendId> {
+    /// The first backend for a connection, or what else becomes of it.
+    pub(super) fn choose(&mut self, id: FlowId, choice: Choice, now: Time) -> Chosen {
         match choice {
-            Choice::ByHello => return self.choose_by_hello(id, now),
+            Choice::ByHello => {
+                self.counters.secure += 1;
+                self.flows.get_mut(id).record.class = Some(Class::Secure);
+                return self.choose_by_hello(id, true, now);
+            }
             Choice::NotTls => {
                 self.flows.get_mut(id).record.class = Some(Class::NonSecure);
                 self.counters.non_secure += 1;
@@ -27,64 +34,120 @@ impl Engine {
                 self.flows.get_mut(id).late = Late::Awaited;
             }
         }
-        self.balance(id)
+        self.choose_by_algorithm(id, now)
     }
 
-    /// Reads the hello, or as much of it as there is, and chooses by it. One that cannot be read is balanced: only bounds refuse.
-    fn choose_by_hello(&mut self, id: FlowId, now: Time) -> Option<BackendId> {
+    /// One that waited where nobody waits any more: once more from the beginning, as far as that counts nothing twice.
+    pub(super) fn choose_anew(&mut self, id: FlowId, now: Time) -> Chosen {
+        match self.flows.get(id).record.class {
+            Some(Class::Secure) => self.choose_by_hello(id, false, now),
+            _ => self.choose_by_algorithm(id, now),
+        }
+    }
+
+    /// Chooses by the hello, or as much of it as there is. One that cannot be read is balanced: only bounds refuse.
+    fn choose_by_hello(&mut self, id: FlowId, first: bool, now: Time) -> Chosen {
+        match self.read_hello(id, first, now) {
+            Some((pool, natures)) => {
+                self.flows.get_mut(id).record.pool = pool;
+                self.choose_for_offer(id, natures, now)
+            }
+            // It began as a hello, and nothing can be read of it. The server says what is wrong.
+            None => self.choose_by_algorithm(id, now),
+        }
+    }
+
+    /// Reads what is held of a hello into the draft: where it is routed to, and of which class it is. `first`: it is counted, and its name is kept.
+    fn read_hello(&mut self, id: FlowId, first: bool, now: Time) -> Option<(PoolId, Natures)> {
+        let asks = !self.gates.is_empty();
+        let key = if asks { self.flows.key(id, Side::Client) } else { None };
         let Engine { flows, buffers, joined, counters, config, directory, affinity, flights, .. } = self;
-        let connection = flows.get(id);
+        let connection = flows.get_mut(id);
         let State::Opening(Opening { held, .. }) = &connection.state else { return None };
         let (service, own) = (directory.service(connection.record.service), connection.record.pool);
         let stream = held.stream.contiguous(buffers);
+        let mut name = None;
         let mut read = |hello: &ClientHello<'_>| {
             flights.draft_mut().read_at_head_of(stream, hello, |offered| affinity.identify(offered, millis(now)));
-            let pool = service.map_or(own, |service| route(service, hello));
-            (pool, if config.keep_names { server_name(hello) } else { None })
+            if first && config.keep_names {
+                name = server_name(hello);
+            }
+            let natures = match (service, &key) {
+                (Some(service), Some(key)) => Natures::of(service, key, Some(hello), Cost::Full),
+                _ => Natures::UNKNOWN,
+            };
+            (service.map_or(own, |service| route(service, hello)), natures)
         };
         let read = match ssl_parse::client_hello(stream, joined) {
             Outcome::Complete(hello) => Some(read(&hello)),
             _ => {
-                counters.hellos_unread += 1;
+                counters.hellos_unread += u64::from(first);
                 ssl_parse::client_hello_so_far(stream, joined).map(|hello| read(&hello))
             }
         };
-        counters.secure += 1;
-        let record = &mut self.flows.get_mut(id).record;
-        record.class = Some(Class::Secure);
-        match read {
-            Some((pool, name)) => {
-                record.pool = pool;
-                record.sni = name;
-                self.choose_for_offer(id, now)
-            }
-            // It began as a hello, and nothing can be read of it. The server says what is wrong.
-            None => self.balance(id),
+        if first && read.is_some() {
+            connection.record.sni = name;
         }
+        read
     }
 
-    /// Asks the table for what stands in the draft, and chooses.
-    fn choose_for_offer(&mut self, id: FlowId, now: Time) -> Option<BackendId> {
-        let key = self.flows.key(id, Side::Client)?;
+    /// What the tables know of the draft, for this client.
+    #[inline]
+    fn look_up(&mut self, id: FlowId, key: &Key, client: u64, now: Time, found: &mut Lookup) {
         let record = &self.flows.get(id).record;
         let (service, pool) = (self.directory.service(record.service), self.directory.pool(record.pool));
-        let client = self.client_identity(key.src);
-        let mut found = Lookup::default();
         if let Some(pool) = pool.filter(|_| service.is_some_and(|s| s.policy().affinity)) {
             // Rows lead within the pool that the hello was routed to. The set first: it is small, and at hand.
             let of_family = self.routes.revision.of_family(key.family());
             let may_resume = |b: BackendId| pool.may_resume(b) && of_family.contains(b) && self.health.is_up(b);
             let offer = self.flights.draft();
-            self.affinity.lookup_into(Some(client), offer.identities(), millis(now), may_resume, &mut found);
-            if found.decision.is_none() && !offer.is_unknown(&found) {
+            self.affinity.lookup_into(Some(client), offer.identities(), millis(now), may_resume, found);
+            if found.decision.is_none() && !offer.is_unknown(found) {
                 // Nothing is asked for: a session ID that nobody knows, of a client that would send a random one.
                 found.clear();
             }
         }
+    }
+
+    /// Asks the table for what stands in the draft, and chooses.
+    fn choose_for_offer(&mut self, id: FlowId, natures: Natures, now: Time) -> Chosen {
+        let Some(key) = self.flows.key(id, Side::Client) else { return Chosen::Nobody };
+        let client = self.client_identity(key.src);
+        let mut found = Lookup::default();
+        self.look_up(id, &key, client, now, &mut found);
         if found.decision.is_none() && matches!(found.kind, Some(IdentityKind::Psk | IdentityKind::Ticket)) {
+            let pool = self.directory.pool(self.flows.get(id).record.pool);
             pool.into_iter().for_each(|pool| self.noticed.strange_ticket(pool.backends()));
         }
-        let chosen = self.pick(id, &key, &found, &[]);
+        let chosen = match self.gate_of(id) {
+            None if self.is_shut_out(id) => Chosen::Nobody,
+            None => self.pick(id, &key, &found, &[]).into(),
+            Some(gate) => {
+                let asks = self.asks(id, gate, &key, &found, natures);
+                self.ask_for_room(id, gate, &found, asks, None, now)
+            }
+        };
+        let backend = if let Chosen::Backend(backend, _) = &chosen { Some(*backend) } else { None };
+        self.decided(id, client, &found, backend, now);
+        chosen
+    }
+
+    /// One that waited goes to `backend`: what is offered is read along from now on, as if it had been chosen at once.
+    pub(super) fn goes_to(&mut self, id: FlowId, backend: BackendId, now: Time) {
+        let c = self.flows.get(id);
+        if c.record.class != Some(Class::Secure) || c.flight.is_some() || self.read_hello(id, false, now).is_none() {
+            return;
+        }
+        let Some(key) = self.flows.key(id, Side::Client) else { return };
+        let client = self.client_identity(key.src);
+        let mut found = Lookup::default();
+        self.look_up(id, &key, client, now, &mut found);
+        self.decided(id, client, &found, Some(backend), now);
+    }
+
+    /// Notes what the tables say of the draft, and reads along what its server will answer.
+    #[inline]
+    fn decided(&mut self, id: FlowId, client: u64, found: &Lookup, chosen: Option<BackendId>, now: Time) {
         let connection = self.flows.get_mut(id);
         let cookie = connection.cookie;
         let record = &mut connection.record;
@@ -92,15 +155,16 @@ impl Engine {
             record.reason = Some(decision.reason);
             record.key = Some(decision.key);
             record.id_decided = decision.reason.kind() == lb::IdentityKind::SessionId;
-            record.decided = chosen.filter(|b| decision.backends.contains(*b)).or(decision.backends.iter().next());
-            record.decided.into_iter().for_each(|b| self.unfinished.refer(b));
+            let decided = chosen.filter(|b| decision.backends.contains(*b)).or(decision.backends.iter().next());
+            let before = core::mem::replace(&mut record.decided, decided);
+            decided.into_iter().for_each(|b| self.unfinished.refer(b));
+            before.into_iter().for_each(|b| self.unfinished.unrefer(b));
         }
         let id_known = record.id_decided;
-        record.offered = self.flights.draft().kinds(id_known, None, None);
-        let backend = chosen?;
-        self.affinity.chosen(&found, backend);
+        record.offered = self.flights.draft().kinds(id_known, None, None).into();
+        let Some(backend) = chosen else { return };
+        self.affinity.chosen(found, backend);
         self.open_flight(id, client, id_known, cookie + 1, now);
-        Some(backend)
     }
 
     /// Reads along what the server is going to answer to `client` (see [`lb::Sighting::client`]), whose offer is the draft, from `start` on.
@@ -127,26 +191,67 @@ impl Engine {
     }
 
     /// A backend by the algorithm of the pool that the service has now: it may have had another when the client came.
-    fn balance(&mut self, id: FlowId) -> Option<BackendId> {
+    fn choose_by_algorithm(&mut self, id: FlowId, now: Time) -> Chosen {
         let record = &mut self.flows.get_mut(id).record;
         if let Some(service) = self.directory.service(record.service) {
             record.pool = service.pool();
         }
-        let key = self.flows.key(id, Side::Client)?;
-        self.pick(id, &key, &Lookup::default(), &[])
+        let Some(key) = self.flows.key(id, Side::Client) else { return Chosen::Nobody };
+        match self.gate_of(id) {
+            None if self.is_shut_out(id) => Chosen::Nobody,
+            None => self.pick(id, &key, &Lookup::default(), &[]).into(),
+            Some(gate) => {
+                let natures = self.natures(id, &key);
+                let asks = self.asks(id, gate, &key, &Lookup::default(), natures);
+                self.ask_for_room(id, gate, &Lookup::default(), asks, None, now)
+            }
+        }
+    }
+
+    /// Of one of which nothing was asked before: by what is held of its hello, if it has said one.
+    fn natures(&mut self, id: FlowId, key: &Key) -> Natures {
+        let Engine { flows, directory, buffers, joined, .. } = self;
+        let c = flows.get(id);
+        let (State::Opening(Opening { held, .. }), Some(service)) = (&c.state, directory.service(c.record.service))
+        else {
+            return Natures::UNKNOWN;
+        };
+        match c.record.class {
+            Some(Class::Secure) => {
+                let hello = ssl_parse::client_hello_so_far(held.stream.contiguous(buffers), joined);
+                Natures::of(service, key, hello.as_ref(), Cost::Full)
+            }
+            _ => Natures::of(service, key, None, Cost::NotTls),
+        }
     }
 
     /// The backend did not take the connection: another one, if there is one that was not tried.
-    pub(super) fn choose_another(&mut self, id: FlowId) -> Option<BackendId> {
-        let key = self.flows.key(id, Side::Client)?;
-        let tried = self.flows.get_mut(id).opening()?.tried.clone();
+    pub(super) fn choose_another(&mut self, id: FlowId, now: Time) -> Chosen {
+        let Some(key) = self.flows.key(id, Side::Client) else { return Chosen::Nobody };
+        let Some(opening) = self.flows.get_mut(id).opening() else { return Chosen::Nobody };
+        let (tried, asked) = (opening.tried.clone(), opening.asks);
         if tried.is_full() {
-            return None;
+            return Chosen::Nobody;
+        }
+        if self.flows.get(id).record.slot.is_some() {
+            // It is asked for anew, and is not to wait for what it has itself.
+            self.leave_backend(id);
         }
         self.route_again(id);
-        let backend = self.pick(id, &key, &Lookup::default(), &tried)?;
-        self.counters.redispatches += 1;
-        Some(backend)
+        let chosen = match self.gate_of(id) {
+            None if self.is_shut_out(id) => Chosen::Nobody,
+            None => self.pick(id, &key, &Lookup::default(), &tried).into(),
+            Some(gate) => {
+                self.leave_backend(id);
+                let asks = asked.unwrap_or_else(|| {
+                    let natures = self.natures(id, &key);
+                    self.asks(id, gate, &key, &Lookup::default(), natures)
+                });
+                self.ask_for_room(id, gate, &Lookup::default(), asks, tried.last().copied(), now)
+            }
+        };
+        self.counters.redispatches += u64::from(!matches!(chosen, Chosen::Nobody));
+        chosen
     }
 
     /// A flow without a backend, whose pool has gone while its service stays: to the pool that its hello is routed to now.
@@ -175,17 +280,7 @@ impl Engine {
         if only.is_some() {
             return only;
         }
-        let address_hash = balance.client(key.src.ip());
-        let hints = Hints {
-            // No secret in it, so that a restarted dispatcher leads as the one before.
-            hash: match pool.hash_on() {
-                HashOn::SourceIp => address_hash,
-                HashOn::Tuple => balance.tuple(key.source(), key.destination()),
-            },
-            address_hash,
-            // Drawn where somebody asks for it.
-            entropy: if pool.balance() == Algorithm::RandomTwo { keyed.hash(&serial.to_le_bytes()) } else { 0 },
-        };
+        let hints = hints(pool, key, balance, || keyed.hash(&serial.to_le_bytes()));
         lb::choose(balancer, pool, found, hints, |b| fits(b) && health.is_up(b))
             .or_else(|| lb::choose(balancer, pool, found, hints, |b| fits(b) && health.is_fresh(b)))
     }
@@ -200,10 +295,6 @@ impl Engine {
     pub(super) fn client_identity(&self, client: Addr) -> u64 {
         client_identity(&self.keyed, client)
     }
-}
-
-pub(super) fn millis(now: Time) -> Millis {
-    Millis(now.as_millis())
 }
 
 /// The pool that a hello is for.

@@ -1,18 +1,22 @@
 //! The executor: does what a connection wants done ([`Action`]). It alone brings together what the connections' own functions know nothing of:
 //! tables, ports, next hops, backends.
 
+use super::ask::Chosen;
 use super::{Effects, Engine, Step, Verdict};
 use crate::config::AddressMode;
 use crate::counters::DropReason;
 use crate::flow::{Endpoints, FlowId, Key, PortUse, Rest, Side};
 use crate::tcp::action::{Choice, Over};
 use crate::tcp::connection::{Opening, Stage, State};
-use crate::tcp::{Action, Arrived, Connection, End, Settled, close, cut, dial, flight, hello, unacked};
+use crate::tcp::{
+    Action, Arrived, Connection, End, Settled, close, cut, dial, farewell, flight, handshake, hello, timer, unacked,
+};
 use crate::time::Time;
 use crate::wire::build::Segment;
 use crate::wire::packet::set_urgent_pointer;
 use crate::wire::{Family, Frame, Seq};
 use lb::BackendId;
+use lb::admission::Slot;
 
 /// Local ports of one's own looked at for one dial.
 const PORT_TRIES: usize = 512;
@@ -46,6 +50,10 @@ impl Engine {
                 self.pass_on(id, side, seg, frame, passing, fx)
             }
             Action::Reply(control) => self.answer(seg, &control, frame, fx),
+            Action::ReplyAndWake(control, at) => {
+                self.wheel.arm(id.0, at);
+                self.answer(seg, &control, frame, fx)
+            }
             Action::Drop(reason) => Err(reason),
             Action::Abandon(end) => {
                 self.abandon(id, end, seg.now, fx);
@@ -80,6 +88,9 @@ impl Engine {
             }
             Action::Resend => self.resend(id, now, fx),
             Action::Cut(end) => self.cut(id, end, now, fx),
+            Action::TurnAway(end) => self.turn_away(id, end, now, fx),
+            Action::SayFarewell => self.say_farewell(id, now, fx),
+            Action::HandshakeOver => self.handshake_over(id),
             Action::Abandon(end) => self.abandon(id, end, now, fx),
             Action::SayResets => self.say_resets(id, now, fx),
             Action::Forget(end) => {
@@ -91,6 +102,7 @@ impl Engine {
             // About a frame: `conclude` and the ladder have them.
             Action::Forward(_)
             | Action::Reply(_)
+            | Action::ReplyAndWake(..)
             | Action::Hold
             | Action::Drop(_)
             | Action::Reuse(_)
@@ -183,23 +195,33 @@ impl Engine {
     /// The first backend is chosen, and dialled.
     fn begin(&mut self, id: FlowId, choice: Choice, now: Time, fx: &mut dyn Effects) {
         let chosen = self.choose(id, choice, now);
-        self.dial_until_ready(id, chosen, now, fx);
+        self.go_on(id, chosen, now, fx);
     }
 
     /// Another backend is chosen, and dialled.
     pub(super) fn redispatch(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
-        let chosen = self.choose_another(id);
-        self.dial_until_ready(id, chosen, now, fx);
+        let chosen = self.choose_another(id, now);
+        self.go_on(id, chosen, now, fx);
     }
 
-    /// Dials the chosen backend, and if there is no way to it another one.
-    fn dial_until_ready(&mut self, id: FlowId, mut chosen: Option<BackendId>, now: Time, fx: &mut dyn Effects) {
-        while let Some(backend) = chosen {
-            match self.dial(id, backend, now) {
+    /// Dials the chosen backend, and if there is no way to it another one; or waits, or ends it.
+    pub(super) fn go_on(&mut self, id: FlowId, mut chosen: Chosen, now: Time, fx: &mut dyn Effects) {
+        loop {
+            let (backend, slot) = match chosen {
+                Chosen::Backend(backend, slot) => (backend, slot),
+                Chosen::Waits => {
+                    let (hot, c) = self.flows.both(id);
+                    let at = timer::wakes_at(hot, c, self.config.flow_idle_timeout);
+                    return self.wheel.arm(id.0, at);
+                }
+                Chosen::Refused => return self.take_leave(id, End::QueueFull, DropReason::QueueFull, now, fx),
+                Chosen::Nobody => break,
+            };
+            match self.dial(id, backend, slot, now) {
                 Dialled::Ready => return self.send_syn(id, now, fx),
                 Dialled::NoWay => {
                     self.count_refusal(DropReason::NoLocalPort);
-                    chosen = self.choose_another(id);
+                    chosen = self.choose_another(id, now);
                 }
                 Dialled::NoBuffer => {
                     self.count_refusal(DropReason::HelloNoBuffer);
@@ -214,9 +236,38 @@ impl Engine {
         self.turn_away(id, if port_in_use { End::PortInUse } else { End::NoBackend }, now, fx);
     }
 
-    /// Gives a flow that waits for its hello, or whose last backend failed, to `backend`.
-    fn dial(&mut self, id: FlowId, backend: BackendId, now: Time) -> Dialled {
+    /// No backend had room in time: a client that speaks TLS is told so in words, and any other by a reset.
+    pub(super) fn take_leave(&mut self, id: FlowId, end: End, why: DropReason, now: Time, fx: &mut dyn Effects) {
+        self.count_refusal(why);
+        let farewell = farewell::of(self.flows.get(id), now);
+        let Some(farewell) = farewell else { return self.turn_away(id, end, now, fx) };
         self.leave_backend(id);
+        self.end_record(id, end, fx);
+        self.drop_held(id);
+        self.flows.get_mut(id).state = State::Farewell(farewell);
+        self.say_farewell(id, now, fx);
+    }
+
+    fn say_farewell(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {
+        let (hot, c) = self.flows.both(id);
+        let Some((control, words)) = farewell::words(hot, c) else { return };
+        self.send_words(id, Side::Client, &control, words, now, fx);
+        let at = farewell::said(self.flows.get_mut(id), now);
+        self.wheel.arm(id.0, at);
+    }
+
+    /// Gives a flow that waits for its hello or for room, or whose last backend failed, to `backend`, of whose limits it has `slot`.
+    fn dial(&mut self, id: FlowId, backend: BackendId, mut slot: Option<Slot>, now: Time) -> Dialled {
+        self.leave_backend(id);
+        let dialled = self.try_to_dial(id, backend, &mut slot, now);
+        if let Some(slot) = slot {
+            self.free_slot(id, slot);
+        }
+        dialled
+    }
+
+    /// Takes the slot if it is ready.
+    fn try_to_dial(&mut self, id: FlowId, backend: BackendId, slot: &mut Option<Slot>, now: Time) -> Dialled {
         dial::chosen(self.flows.get_mut(id), backend);
         let (Some(client), Some(route)) = (self.flows.key(id, Side::Client), self.routes.backend(backend)) else {
             return Dialled::NoWay;
@@ -235,8 +286,11 @@ impl Engine {
         let c = flows.get_mut(id);
         dial::begin(c, header, route.hop, now);
         c.record.backend = Some(backend);
+        c.record.slot = slot.take();
+        if c.record.slot.is_none() {
+            self.live.opened(backend);
+        }
         self.unfinished.refer(backend);
-        self.live.opened(backend);
         Dialled::Ready
     }
 
@@ -319,7 +373,11 @@ impl Engine {
         let (hot, c) = flows.both(id);
         let Some(takes) = dial::splice(hot, c, seg, frame, mss, health) else { return };
         flight::released(c, buffers, flights, now);
-        self.wheel.arm(id.0, now + self.config.flow_idle_timeout);
+        let mut at = now + self.config.flow_idle_timeout;
+        if c.record.slot.as_ref().is_some_and(|slot| slot.units() > 0) {
+            at = at.min(handshake::begins(c, now));
+        }
+        self.wheel.arm(id.0, at);
         self.read_late_held(id, now);
         let upto = match &self.flows.get(id).state {
             State::Spliced(Some(unacked)) => unacked.stream.next_seq(),

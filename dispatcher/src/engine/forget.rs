@@ -2,26 +2,38 @@
 
 use super::{Effects, Engine};
 use crate::flow::{FlowId, Rest, Side};
+use crate::path::GateId;
 use crate::tcp::{End, Record, flight};
 use crate::tls::over;
+use lb::admission::Slot;
 
 impl Engine {
     /// Tells of a connection, once.
     pub(super) fn end_record(&mut self, id: FlowId, end: End, fx: &mut dyn Effects) {
-        let Engine { flows, lates, flights, buffers, counters, live, directory, .. } = self;
-        let Some(client) = flows.key(id, Side::Client) else { return };
-        let (hot, c) = flows.both(id);
+        let Engine { flows, live, gates, .. } = self;
+        let c = flows.get_mut(id);
         if c.record.told {
             return;
         }
+        if let Some(backend) = c.record.backend {
+            match c.record.slot.take() {
+                Some(slot) => self.free_slot(id, slot),
+                None => {
+                    live.closed(backend);
+                    gates.unlimited_ended(backend);
+                }
+            }
+        } else if !gates.is_empty() || gates.large > 0 {
+            self.unqueue(id);
+        }
+        let Engine { flows, lates, flights, buffers, counters, directory, .. } = self;
+        let Some(client) = flows.key(id, Side::Client) else { return };
+        let (hot, c) = flows.both(id);
         let class = over(&mut c.late, lates, buffers, counters);
         c.record.class = class.or(c.record.class);
         flight::close(c, flights, buffers);
         c.record.told = true;
         counters.flows_closed += 1;
-        if let Some(backend) = c.record.backend {
-            live.closed(backend);
-        }
         let bytes = hot.through.map_or([0; 2], |through| through.windows.map(|window| window.bytes()));
         c.record.tell(&client, directory, bytes, end, |record| fx.connection_ended(record));
     }
@@ -49,10 +61,54 @@ impl Engine {
         record.backend.into_iter().chain(record.decided).for_each(|b| self.unfinished.unrefer(b));
     }
 
+    /// Where it asks for room, or would.
+    pub(super) fn gate_id(&mut self, id: FlowId) -> Option<GateId> {
+        let family = self.flows.key(id, Side::Client)?.family();
+        let record = &self.flows.get(id).record;
+        Some(GateId::new(record.service, record.pool, family))
+    }
+
+    /// What it had of a backend's limits is free.
+    #[cold]
+    pub(super) fn free_slot(&mut self, id: FlowId, slot: Slot) {
+        if let Some(gate) = self.gate_id(id) {
+            self.gates.freed(slot, gate, &self.live);
+        }
+    }
+
+    /// Its handshake holds nothing of a backend's limits any more.
+    #[cold]
+    pub(super) fn handshake_over(&mut self, id: FlowId) {
+        let Some(gate) = self.gate_id(id) else { return };
+        let c = self.flows.get_mut(id);
+        c.handshake = None;
+        if let Some(slot) = &mut c.record.slot {
+            self.gates.handshake_done(slot, gate, &self.live);
+        }
+    }
+
+    /// It waits no longer, if it did.
+    pub(super) fn unqueue(&mut self, id: FlowId) {
+        let Some(queued) = self.flows.get_mut(id).queued() else { return };
+        let ticket = queued.ticket;
+        let large = core::mem::take(&mut queued.large);
+        self.gates.large -= usize::from(large);
+        if let Some(gate) = self.gate_id(id) {
+            self.gates.leave(ticket, gate);
+        }
+    }
+
     /// The flow has no backend any more.
     pub(super) fn leave_backend(&mut self, id: FlowId) {
-        if let Some(old) = self.flows.get_mut(id).record.backend.take() {
-            self.live.closed(old);
+        let record = &mut self.flows.get_mut(id).record;
+        if let Some(old) = record.backend.take() {
+            match record.slot.take() {
+                Some(slot) => self.free_slot(id, slot),
+                None => {
+                    self.live.closed(old);
+                    self.gates.unlimited_ended(old);
+                }
+            }
             self.unfinished.unrefer(old);
             self.flows.unbind(id);
         }

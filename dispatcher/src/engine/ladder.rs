@@ -4,13 +4,16 @@ use super::{Effects, Engine, Step};
 use crate::config::{AddressMode, PortId};
 use crate::counters::DropReason;
 use crate::flow::{CookieVerified, FlowId, Side};
+use crate::path::GateId;
 use crate::tcp::action::Passing;
 use crate::tcp::admit::Denied;
 use crate::tcp::connection::{Opening, Stage, State};
 use crate::tcp::flight::Passers;
 use crate::tcp::hello::{Holding, Room};
 use crate::tcp::reuse::{Anew, Begun, Reuse};
-use crate::tcp::{Action, Arrived, ClientLink, End, admit, close, cut, dial, flight, forward, hello, reuse};
+use crate::tcp::{
+    Action, Arrived, ClientLink, End, admit, close, cut, dial, farewell, flight, forward, handshake, hello, reuse, wait,
+};
 use crate::time::Time;
 use crate::wire::packet::{Body, Flags, Parsed};
 use crate::wire::{Family, Frame, Seq};
@@ -108,6 +111,9 @@ impl Engine {
         }
         match (&c.state, side) {
             (State::Spliced(_), _) => self.ask_spliced(id, side, seg, frame),
+            (State::Opening(Opening { stage: Stage::Queued(_), .. }), Side::Client) => {
+                wait::segment(hot, c, id, seg, frame, Holding { buffers, eviction, room })
+            }
             (State::Opening(_), Side::Client) => {
                 hello::segment(hot, c, id, seg, frame, Holding { buffers, eviction, room })
             }
@@ -116,6 +122,8 @@ impl Engine {
             }
             (State::Opening(_), Side::Server) => Action::Drop(DropReason::NoFlow),
             (State::TimeWait { .. } | State::Reset { .. }, _) => close::segment(hot, c, side, seg, frame),
+            (State::Farewell(_), Side::Client) => farewell::segment(hot, c, seg, frame),
+            (State::Farewell(_), Side::Server) => Action::Drop(DropReason::NoFlow),
             (State::Cut(_), _) => cut::segment(hot, c, side, seg, frame, room.hello_bytes, counters),
         }
     }
@@ -125,7 +133,7 @@ impl Engine {
         let c = self.flows.get(id);
         let says = seg.tcp.payload_len() > 0 || seg.tcp.flags.contains(Flags::URG);
         let passes = !seg.tcp.flags.intersects(Flags::SYN.with(Flags::RST));
-        let (is_read, renewed) = (c.flight.is_some(), c.renewed.is_some());
+        let (is_read, renewed, counts) = (c.flight.is_some(), c.renewed.is_some(), c.handshake.is_some());
         let seen = c.record.backend.filter(|_| side == Side::Server && is_read && says);
         let seen = seen.map(|backend| (backend, super::choose::millis(seg.now)));
         if side == Side::Client && says && passes {
@@ -141,7 +149,25 @@ impl Engine {
         let Engine { flows, buffers, flights, lates, affinity, counters, cookies, noticed, .. } = self;
         let (hot, c) = flows.both(id);
         let passers = Passers { buffers, flights, lates, affinity, noticed, seen, counters };
-        forward::segment(hot, c, side, seg, frame, Anew { service, cookies }, passers)
+        let action = forward::segment(hot, c, side, seg, frame, Anew { service, cookies }, passers);
+        if counts && passes {
+            self.follow_handshake(id, side, seg, frame);
+        }
+        action
+    }
+
+    /// A segment of a connection whose handshake holds units of its backend's limit.
+    #[cold]
+    fn follow_handshake(&mut self, id: FlowId, side: Side, seg: &Arrived, frame: &Frame<'_>) {
+        let payload = &frame.bytes()[seg.tcp.payload..seg.tcp.end];
+        let (hot, c) = self.flows.both(id);
+        let Some(through) = hot.through else { return };
+        let (seq, _) = through.splice.client_view(side, seg.tcp.seq, seg.tcp.ack);
+        let fin = seg.tcp.flags.contains(Flags::FIN);
+        let seen = handshake::passes(&through, c, side, seq, payload, fin, seg.now);
+        if seen.over {
+            self.handshake_over(id);
+        }
     }
 
     fn room(&self, family: Family) -> Room {
@@ -214,11 +240,25 @@ impl Engine {
             self.count_refusal(DropReason::NoBackend);
             return self.answer_by_reset(seg, frame, fx);
         }
+        if !self.gates.is_empty() && self.is_full(service, seg) {
+            // As a full backlog: the client says it again in a second.
+            return Err(DropReason::QueueFull);
+        }
         let window = self.first_window(service, seg.ip.family);
         let offer = self.health.offer(seg.ip.family);
         let answer = admit::syn_ack(seg, frame, &self.cookies, offer, window, self.clock(seg.now))?;
         self.counters.cookies_sent += 1;
         self.answer(seg, &answer, frame, fx)
+    }
+
+    /// Whoever sent this would be refused in the end, whatever he says.
+    #[cold]
+    fn is_full(&mut self, service: ServiceId, seg: &Arrived) -> bool {
+        let Engine { gates, directory, .. } = self;
+        let Some(service) = directory.service(service) else { return false };
+        let all = service.pools().iter().map(|pool| GateId::new(service.id(), *pool, seg.ip.family));
+        let key = seg.key();
+        gates.refuse(all, key.destination(), key.src.ip())
     }
 
     /// The window of our SYN-ACK: no more than we can hold, nor than the backends will say, of which a PROXY header takes some. Never zero.

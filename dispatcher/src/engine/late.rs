@@ -165,7 +165,7 @@ impl Engine {
         let start = c.cookie + 1;
         c.record.sni = name;
         c.record.id_decided = id_known;
-        c.record.offered = offer.kinds(id_known, None, None);
+        c.record.offered = offer.kinds(id_known, None, None).into();
         let behind = c.isn + 1 + offer.wire_len() as u32;
         let more = total > offer.wire_len();
         *self.flights.draft_mut() = offer;

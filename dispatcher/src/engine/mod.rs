@@ -24,7 +24,9 @@
 //! executor); `late` (hellos that come too late); `choose` (which backend); `forget` (how a connection is told of and forgotten); `local` (frames to
 //! ourselves); `send` (frames that leave).
 
+mod admission;
 mod apply;
+mod ask;
 mod checks;
 mod choose;
 pub mod conflicts;
@@ -41,13 +43,15 @@ mod stop;
 mod straight;
 mod timers;
 mod unfinished;
+mod waiting;
 
 pub use crate::config::{AddressMode, Config, ConfigError, Limits, PortId, PortSpec, TicketKey, hello_patience};
 pub use crate::counters::{Counters, DropReason};
 pub use crate::flow::Look;
-pub use crate::path::Revision;
+pub use crate::path::{GateId, Revision};
 pub use crate::path::{MAX_WORKERS, Returning, worker_of_port};
 pub use crate::tcp::{BALANCED, Class, ConnectionRecord, End, Told};
+pub use admission::QueueState;
 pub use conflicts::{Conflict, Conflicts};
 pub use share::Share;
 pub(crate) use share::derived;
@@ -57,12 +61,14 @@ use crate::backends::{Health, Noticed, Passive};
 use crate::flow::{BufferPool, CookieJar, FlowId, FlowTable, Key, LocalPorts, Side, Wheel};
 use crate::path::{FIRST_PORT, Neighbours, Routes};
 use crate::sessions::Sessions;
-use crate::tcp::{Connection, Eviction, HEADER_ROOM, Hot, Limiter, ResetGrace, Settled};
+use crate::tcp::{Connection, Eviction, HEADER_ROOM, Hot, Limiter, ResetGrace, SMALL_HELLO, Settled};
 use crate::time::Time;
 use crate::tls::{Lates, ServerFlights};
 use crate::wire::packet::{Headers, Parsed};
 use crate::wire::{Addr, Frame};
+use admission::Gates;
 use core::time::Duration;
+use lb::admission::ClassCounters;
 use lb::affinity::Update;
 use lb::{Affinity, Balancers, Directory, Live, StableHash, Wanted};
 use siphasher::sip::SipHasher13;
@@ -130,6 +136,8 @@ pub struct Engine {
     balancers: Balancers,
     /// What changes have left to do.
     unfinished: Unfinished,
+    /// Where room at backends is asked for.
+    gates: Gates,
     affinity: Affinity,
     /// Resets for segments of connections that we do not know.
     resets: Limiter,
@@ -195,7 +203,7 @@ impl Engine {
             if returning.knows_cards() { (FIRST_PORT, u16::MAX) } else { crate::path::dial_ports(worker, workers) };
         let largest = routes.ports.iter().map(|p| usize::from(p.mtu)).max().unwrap_or(1500) + 32;
         let mss = routes.mss();
-        Ok(Engine {
+        let mut engine = Engine {
             health: Health::new(
                 directory.backends().map(|b| (b.id, Addr::from(b.addr.ip()))),
                 mss,
@@ -210,7 +218,8 @@ impl Engine {
             flows: FlowTable::new(limits.flows, (half(3), half(4))),
             wheel: Wheel::new(limits.flows, TICK, sizes::WHEEL_SLOTS, now),
             cookies: CookieJar::new(derive(5)),
-            buffers: BufferPool::new(limits.hellos, HEADER_ROOM + limits.hello_bytes),
+            buffers: BufferPool::new(limits.hellos, HEADER_ROOM + limits.hello_bytes)
+                .with_small(limits.waiting, HEADER_ROOM + SMALL_HELLO),
             flights: ServerFlights::new(limits.watches),
             lates: Lates::new(),
             local_ports: LocalPorts::new(first_port, last_port, slots, derive(6)),
@@ -220,6 +229,7 @@ impl Engine {
             balancers: Balancers::new(&directory),
             // One says it for all.
             unfinished: Unfinished::new(released, if worker == 0 { revision.addresses() } else { vec![] }),
+            gates: Gates::new(&revision, worker, workers, limits.hellos / 4),
             affinity,
             live: directory.live().clone(),
             directory,
@@ -240,7 +250,10 @@ impl Engine {
             eviction: Eviction::new(limits.hellos),
             routes,
             config,
-        })
+        };
+        engine.set_limits();
+        engine.gates.follow_health(&engine.directory, &engine.health);
+        Ok(engine)
     }
 
     /// Dials from only so many local ports (at least 1) for each backend from now on, so that a simulation can run out of them. Before the
@@ -309,6 +322,31 @@ impl Engine {
     /// Buffers for hellos now in use.
     pub fn held_hellos(&self) -> usize {
         self.buffers.in_use()
+    }
+
+    /// Connections that wait for room at a backend.
+    pub fn waiting(&self) -> usize {
+        self.gates.waiting()
+    }
+
+    /// By line: how many wait, and what became of others. For whoever looks now and then, not for every frame.
+    pub fn queues(&self) -> impl Iterator<Item = QueueState> {
+        self.gates.states()
+    }
+
+    /// What became of all who asked for room at a backend, together.
+    pub fn admission(&self) -> ClassCounters {
+        self.gates.sum()
+    }
+
+    /// A worker that was offered room at a backend since this was asked last: if it sleeps, it is to be woken.
+    pub fn next_wake(&mut self) -> Option<usize> {
+        if self.gates.is_empty() { None } else { self.gates.next_wake() }
+    }
+
+    /// It was offered room, which [`Engine::poll`] deals with. To be asked again by whoever is about to sleep, after it has said so.
+    pub fn has_offers(&self) -> bool {
+        !self.stopping && self.gates.has_offers()
     }
 
     /// Server answers now being read.

@@ -57,6 +57,19 @@ impl Engine {
         now: Time,
         fx: &mut dyn Effects,
     ) -> bool {
+        self.send_words(id, to, control, &[], now, fx)
+    }
+
+    /// The same with a payload.
+    pub(super) fn send_words(
+        &mut self,
+        id: FlowId,
+        to: Side,
+        control: &ControlSegment,
+        payload: &[u8],
+        now: Time,
+        fx: &mut dyn Effects,
+    ) -> bool {
         let Some(key) = self.flows.key(id, to) else { return false };
         let way = match to {
             Side::Client => {
@@ -70,7 +83,8 @@ impl Engine {
             }
         };
         let Some((port, link)) = way else { return false };
-        self.emit(port, &control.segment(link, &Endpoints::answering(&key)), fx)
+        let ends = Endpoints::answering(&key);
+        self.emit(port, &Segment { payload, ..control.segment(link, &ends) }, fx)
     }
 
     /// The way to a next hop; when it is not known yet, it is asked for and the frame at hand is lost.

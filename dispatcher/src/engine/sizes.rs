@@ -2,7 +2,7 @@
 
 use crate::config::Limits;
 use crate::flow::{BufferPool, LocalPorts, Wheel};
-use crate::tcp::{Eviction, HEADER_ROOM};
+use crate::tcp::{Eviction, HEADER_ROOM, SMALL_HELLO};
 use crate::tls::ServerFlights;
 use lb::Affinity;
 
@@ -45,6 +45,7 @@ impl Limits {
                 self.hellos,
                 BufferPool::bytes_for(self.hellos, HEADER_ROOM + self.hello_bytes) + Eviction::bytes_for(self.hellos),
             ),
+            size("hellos that wait", self.waiting, BufferPool::bytes_for(self.waiting, HEADER_ROOM + SMALL_HELLO)),
             size("watched answers", self.watches, ServerFlights::bytes_for(self.watches)),
             size("local port cursors", backends, LocalPorts::bytes_for(backends)),
         ]
@@ -65,7 +66,13 @@ impl Limits {
     /// the affinity tables are one, whoever writes them.
     pub fn divided(self, workers: usize) -> Limits {
         let part = |n: usize| n.div_ceil(workers.max(1));
-        Limits { flows: part(self.flows), hellos: part(self.hellos), watches: part(self.watches), ..self }
+        Limits {
+            flows: part(self.flows),
+            hellos: part(self.hellos),
+            waiting: part(self.waiting),
+            watches: part(self.watches),
+            ..self
+        }
     }
 }
 

@@ -37,6 +37,7 @@ impl Engine {
                 self.refresh(flow);
             }
         }
+        self.serve_queues(now, fx);
         // Last: what has ended by now names no slot any more.
         self.finish_changes(now, fx);
     }
@@ -51,8 +52,10 @@ impl Engine {
 
     /// When [`Engine::poll`] next has something to do, for drivers that sleep and for virtual clocks.
     pub fn next_deadline(&self) -> Option<Time> {
-        let unfinished = self.unfinished.is_due().then_some(Time::ZERO);
-        [self.wheel.next_deadline(), self.neighbours.due(), self.health.due(), unfinished].into_iter().flatten().min()
+        let unfinished = (self.unfinished.is_due() || self.has_offers()).then_some(Time::ZERO);
+        let queues = self.gates.due().filter(|_| !self.stopping).map(|at| Time::from_millis(at.0));
+        let due = [self.wheel.next_deadline(), self.neighbours.due(), self.health.due(), unfinished, queues];
+        due.into_iter().flatten().min()
     }
 
     fn on_timer(&mut self, id: FlowId, now: Time, fx: &mut dyn Effects) {

@@ -23,8 +23,11 @@ type Ranges = ArrayVec<(u32, u32), MAX_RANGES>;
 #[derive(PartialEq, Eq, Debug)]
 pub struct BufferId(u32);
 
+/// Set in the number of a small buffer.
+const SMALL: u32 = 1 << 31;
+
 /// Buffers of one size in one allocation.
-pub struct BufferPool {
+struct Lot {
     bytes: Box<[u8]>,
     size: usize,
     /// What is known of bytes ahead of a gap, by buffer: there is none without a buffer, so it lives here, and the state
@@ -33,15 +36,11 @@ pub struct BufferPool {
     free: Vec<u32>,
 }
 
-impl BufferPool {
-    /// `count` buffers of `size` bytes.
-    ///
-    /// # Panics
-    /// When `size` does not fit in 31 bits or `count` in 32.
-    pub fn new(count: usize, size: usize) -> BufferPool {
+impl Lot {
+    fn new(count: usize, size: usize) -> Lot {
         assert!(size <= i32::MAX as usize, "buffers of {size} bytes");
-        let last = u32::try_from(count).expect("at most 2^32 buffers");
-        BufferPool {
+        let last = u32::try_from(count).ok().filter(|count| count & SMALL == 0).expect("at most 2^31 buffers");
+        Lot {
             bytes: vec![0; count * size].into_boxed_slice(),
             size,
             ranges: vec![Ranges::new(); count].into_boxed_slice(),
@@ -49,47 +48,103 @@ impl BufferPool {
         }
     }
 
-    /// Memory of such a pool, bytes.
+    fn in_use(&self) -> usize {
+        self.ranges.len() - self.free.len()
+    }
+
+    fn allocate(&mut self) -> Option<u32> {
+        let number = self.free.pop()?;
+        self.ranges[number as usize].clear();
+        Some(number)
+    }
+
+    fn range(&self, number: usize) -> core::ops::Range<usize> {
+        number * self.size..(number + 1) * self.size
+    }
+}
+
+/// Buffers of one size, in which streams begin, and smaller ones for those that have to be kept for long.
+pub struct BufferPool {
+    large: Lot,
+    small: Lot,
+}
+
+impl BufferPool {
+    /// `count` buffers of `size` bytes.
+    ///
+    /// # Panics
+    /// When `size` or `count` does not fit in 31 bits.
+    pub fn new(count: usize, size: usize) -> BufferPool {
+        BufferPool { large: Lot::new(count, size), small: Lot::new(0, 0) }
+    }
+
+    /// And `count` of `size` bytes, which is less, that streams are moved into ([`Assembler::shrink`]).
+    ///
+    /// # Panics
+    /// As [`BufferPool::new`].
+    pub fn with_small(self, count: usize, size: usize) -> BufferPool {
+        BufferPool { small: Lot::new(count, size), ..self }
+    }
+
+    /// Memory of `count` buffers of `size` bytes, bytes.
     pub const fn bytes_for(count: usize, size: usize) -> usize {
         count * (size + size_of::<Ranges>() + size_of::<u32>())
     }
 
-    /// Size of each buffer, bytes.
+    /// Size of each buffer in which a stream begins, bytes.
     pub fn size(&self) -> usize {
-        self.size
+        self.large.size
     }
 
-    /// Buffers not in use.
+    /// Of these, those not in use.
     pub fn available(&self) -> usize {
-        self.free.len()
+        self.large.free.len()
     }
 
-    /// Buffers in use.
+    /// Buffers in use, of either size.
     pub fn in_use(&self) -> usize {
-        self.ranges.len() - self.free.len()
+        self.large.in_use() + self.small.in_use()
     }
 
     /// A buffer with unspecified contents (of earlier streams, perhaps). `None` when all are in use.
     pub fn allocate(&mut self) -> Option<BufferId> {
-        let id = self.free.pop()?;
-        self.ranges[id as usize].clear();
-        Some(BufferId(id))
+        self.large.allocate().map(BufferId)
     }
 
     /// Gives a buffer back.
     pub fn free(&mut self, id: BufferId) {
-        debug_assert!(!self.free.contains(&id.0), "{id:?} of another pool");
-        self.free.push(id.0);
+        let (lot, number) = self.lot_mut(&id);
+        debug_assert!(!lot.free.contains(&(number as u32)), "{id:?} of another pool");
+        lot.free.push(number as u32);
     }
 
     /// All bytes of a buffer.
     pub fn bytes(&self, id: &BufferId) -> &[u8] {
-        &self.bytes[id.0 as usize * self.size..][..self.size]
+        let (lot, number) = self.lot(id);
+        &lot.bytes[lot.range(number)]
     }
 
     /// All bytes of a buffer, to write.
     pub fn bytes_mut(&mut self, id: &BufferId) -> &mut [u8] {
-        &mut self.bytes[id.0 as usize * self.size..][..self.size]
+        let (lot, number) = self.lot_mut(id);
+        let range = lot.range(number);
+        &mut lot.bytes[range]
+    }
+
+    #[inline]
+    fn lot(&self, id: &BufferId) -> (&Lot, usize) {
+        if id.is_small() { (&self.small, (id.0 & !SMALL) as usize) } else { (&self.large, id.0 as usize) }
+    }
+
+    #[inline]
+    fn lot_mut(&mut self, id: &BufferId) -> (&mut Lot, usize) {
+        if id.is_small() { (&mut self.small, (id.0 & !SMALL) as usize) } else { (&mut self.large, id.0 as usize) }
+    }
+}
+
+impl BufferId {
+    fn is_small(&self) -> bool {
+        self.0 & SMALL != 0
     }
 }
 
@@ -167,9 +222,33 @@ impl Assembler {
         self.buffer.is_some()
     }
 
-    /// Which of the pool's buffers it holds, below their count.
+    /// Which of the pool's buffers it holds, below their count; none for a small one.
     pub fn buffer_index(&self) -> Option<usize> {
-        self.buffer.as_ref().map(|id| id.0 as usize)
+        self.buffer.as_ref().filter(|id| !id.is_small()).map(|id| id.0 as usize)
+    }
+
+    /// It holds a small one.
+    pub fn is_small(&self) -> bool {
+        self.buffer.as_ref().is_some_and(BufferId::is_small)
+    }
+
+    /// Moves what is in order into a small buffer, if it fits into one and there is one; what waits behind a gap is forgotten, and would have to be sent again. Whether
+    /// it is in no other one now.
+    pub fn shrink(&mut self, pool: &mut BufferPool) -> bool {
+        let Some(id) = self.buffer.as_ref().filter(|id| !id.is_small()) else { return true };
+        let len = (self.reserve + self.in_order) as usize;
+        if len > pool.small.size {
+            return false;
+        }
+        let Some(number) = pool.small.allocate() else { return false };
+        let to = pool.small.range(number as usize).start;
+        let from = pool.large.range(id.0 as usize).start;
+        pool.small.bytes[to..to + len].copy_from_slice(&pool.large.bytes[from..from + len]);
+        if let Some(old) = self.buffer.replace(BufferId(number | SMALL)) {
+            pool.free(old);
+        }
+        self.extent = self.in_order;
+        true
     }
 
     /// The bytes in order that have not been consumed.
@@ -228,7 +307,8 @@ impl Assembler {
         if begin >= end {
             return result;
         }
-        let room = pool.size.saturating_sub(self.reserve as usize) as i64;
+        let size = if self.is_small() { pool.small.size } else { pool.large.size };
+        let room = size.saturating_sub(self.reserve as usize) as i64;
         if end > room {
             result.overflow = true;
             end = room;
@@ -248,7 +328,8 @@ impl Assembler {
             result.no_buffer = true;
             return result;
         };
-        let ranges = &mut pool.ranges[id.0 as usize];
+        let (lot, number) = pool.lot_mut(id);
+        let ranges = &mut lot.ranges[number];
         // Ranges `first..last` overlap the segment or touch it: they become one with it.
         let first = ranges.iter().position(|r| r.1 >= from).unwrap_or(ranges.len());
         let last = ranges.iter().position(|r| r.0 > end).unwrap_or(ranges.len());
@@ -256,7 +337,7 @@ impl Assembler {
             result.gap_full = true;
             return result;
         }
-        let store = &mut pool.bytes[id.0 as usize * pool.size..][..pool.size][self.reserve as usize..];
+        let store = &mut lot.bytes[number * lot.size..][..lot.size][self.reserve as usize..];
         let mut copy = |a: u32, b: u32| {
             let at = (i64::from(a) - begin) as usize;
             let n = (b - a) as usize;
@@ -303,7 +384,8 @@ impl Assembler {
             self.release(pool);
             return;
         }
-        for range in &mut pool.ranges[id.0 as usize] {
+        let (lot, number) = pool.lot_mut(id);
+        for range in &mut lot.ranges[number] {
             *range = (range.0 - shift, range.1 - shift);
         }
         let reserve = self.reserve as usize;
@@ -402,6 +484,31 @@ mod tests {
             result.new_in_order = (next - before) as usize;
             result
         }
+    }
+
+    #[test]
+    fn a_stream_in_a_small_buffer_goes_on_as_far_as_that_goes_and_its_old_one_is_free() {
+        let mut pool = BufferPool::new(1, SIZE).with_small(1, 60);
+        let mut stream = Assembler::lazy(Seq(u32::MAX - 4), RESERVE);
+        stream.insert(&mut pool, Seq(u32::MAX - 4), b"hello");
+        stream.insert(&mut pool, Seq(5), b"behind a gap");
+        stream.header_mut(&mut pool, 3).unwrap().copy_from_slice(b"pxy");
+        assert!(stream.shrink(&mut pool) && stream.is_small() && stream.buffer_index().is_none());
+        assert_eq!((pool.available(), pool.in_use(), stream.has_gap()), (1, 1, false));
+        assert_eq!(stream.with_header(&pool, 3), b"pxyhello");
+        let inserted = stream.insert(&mut pool, Seq(0), &[7; 50]);
+        assert_eq!((inserted.stored, inserted.overflow), (35, true));
+        stream.consume(&mut pool, 38);
+        assert_eq!(stream.contiguous(&pool), [7, 7]);
+        let mut other = Assembler::lazy(Seq(0), RESERVE);
+        other.insert(&mut pool, Seq(0), b"hello");
+        assert!(!other.shrink(&mut pool) && other.buffer_index().is_some(), "no small one is left");
+        stream.consume(&mut pool, 2);
+        assert!(!stream.has_buffer() && other.shrink(&mut pool));
+        other.release(&mut pool);
+        other.insert(&mut pool, Seq(0), &[1; 41]);
+        assert!(!other.shrink(&mut pool), "it does not fit");
+        assert_eq!((pool.available(), pool.in_use()), (0, 1));
     }
 
     #[derive(Clone, Debug)]
@@ -590,7 +697,8 @@ mod tests {
     fn state_in_the_flow_is_small_and_the_pool_costs_what_it_says() {
         assert!(size_of::<Assembler>() <= 48);
         let pool = BufferPool::new(10, 100);
-        let real = pool.bytes.len() + size_of_val(&*pool.ranges) + pool.free.capacity() * size_of::<u32>();
+        let Lot { bytes, ranges, free, .. } = &pool.large;
+        let real = bytes.len() + size_of_val(&**ranges) + free.capacity() * size_of::<u32>();
         assert_eq!(real, BufferPool::bytes_for(10, 100));
     }
 }

@@ -2,17 +2,20 @@
 //!
 //! * [`Revision`]: a version of the directory, worked out for addresses.
 //! * [`Routes`]: our ports, and the revision of the moment.
+//! * [`GateId`]: where requests may have to wait for room at a backend.
 //! * [`Neighbours`]: next hops and their Ethernet addresses.
 //! * [`Returning`]: whose a frame is that returns to a local port of ours.
 //! * [`split`]: segments cut for a narrow path.
 
 mod by_address;
+mod gates;
 mod neighbours;
 mod returning;
 mod revision;
 mod routes;
 pub mod split;
 
+pub use gates::{GateId, GateTerms};
 pub use neighbours::{Neighbours, NextHop};
 pub use returning::{
     CHECK_PORT, CHECK_PORTS, FIRST_PORT, MAX_WORKERS, Returning, dial_ports, is_check_port, probe_ports, worker_of_port,

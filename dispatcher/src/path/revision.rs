@@ -5,13 +5,14 @@
 //! are fixed at start.
 
 use super::by_address::ByAddress;
+use super::gates::{GateTerms, gates};
 use crate::config::{AddressMode, Config, ConfigError, PortId, PortSpec};
 use crate::flow::MAX_SOURCES;
 use crate::wire::{Addr, Family};
 use lb::{Backend, BackendId, BackendSet, Directory, FlowCount, ServiceId};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// How a backend is reached.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,6 +58,7 @@ pub struct Revision {
     families: [BackendSet; 2],
     resets: BackendSet,
     forgets: BackendSet,
+    gates: OnceLock<Box<[GateTerms]>>,
 }
 
 impl Revision {
@@ -112,12 +114,27 @@ impl Revision {
         }
         let (resets, forgets) = (BackendSet::EMPTY, BackendSet::EMPTY);
         let (doors, servers) = (doors.into(), servers.into());
-        Ok(Revision { directory, doors, servers, held, ways: ways.into(), families, resets, forgets })
+        Ok(Revision {
+            directory,
+            doors,
+            servers,
+            held,
+            ways: ways.into(),
+            families,
+            resets,
+            forgets,
+            gates: OnceLock::new(),
+        })
     }
 
     /// The same, where connections to those of `backends` that are leaving are ended by resets, instead of going on to their end.
     pub fn resetting(self, backends: BackendSet) -> Revision {
         Revision { resets: backends, ..self }
+    }
+
+    /// By what requests are admitted, for so many workers, who ask for the same; `before` is what the asking one went by until now.
+    pub fn gates(&self, workers: usize, before: &[GateTerms]) -> &[GateTerms] {
+        self.gates.get_or_init(|| gates(&self.directory, &self.families, workers, before))
     }
 
     /// Services, pools and backends.

@@ -41,6 +41,9 @@ pub fn write_connection(mut out: &mut dyn Write, record: &RecordedConnection) ->
         end: connection.end.unwrap_or(End::Shutdown).as_str(),
         service: None,
         pool: None,
+        queue_class: None,
+        waited_ms: None,
+        spilled: None,
     };
     warnings::Line { line, refused: None, not_followed: record.not_followed.map(NotFollowed::as_str) }.write(&mut out)
 }

@@ -66,10 +66,18 @@ pub fn refusal(ended: &Ended, conversation: &Conversation<'_>, intact: bool) -> 
     let rule = conversation.lost_by.map(by);
     match ended.end {
         _ if intact => None,
+        End::QueueTimeout => Some(by(DropReason::QueueTimeout)),
+        End::QueueFull => Some(by(DropReason::QueueFull)),
         End::NoBackend | End::PortInUse | End::NoBuffer => Some(rule.unwrap_or(by(DropReason::NoBackend))),
         End::Idle => Some(("idle", "No frames for --flow-idle-timeout, and no answer when asked.")),
         End::BackendLost => Some(("backend-lost", "The backend acknowledged nothing of what was ours to deliver.")),
-        End::Fin | End::ClientReset | End::BackendReset | End::Replaced | End::BackendRemoved | End::Shutdown => rule,
+        End::Fin
+        | End::ClientReset
+        | End::BackendReset
+        | End::QueueAbandoned
+        | End::Replaced
+        | End::BackendRemoved
+        | End::Shutdown => rule,
     }
 }
 

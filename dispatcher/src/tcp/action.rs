@@ -53,6 +53,8 @@ pub enum Action {
     Forward(Passing),
     /// Turn the frame at hand into this answer to its sender.
     Reply(ControlSegment),
+    /// The same, and look at the connection again at this time.
+    ReplyAndWake(ControlSegment, Time),
     /// Everything worth keeping of the frame was copied.
     Hold,
     /// Nothing is to be done with the frame.
@@ -88,6 +90,12 @@ pub enum Action {
     Abandon(End),
     /// Say the resets of a connection that was cut once more.
     SayResets,
+    /// End it by a reset to the client, for which there is no backend.
+    TurnAway(End),
+    /// Tell the client once more that there was no room.
+    SayFarewell,
+    /// Its handshake holds units of its backend's limit no longer.
+    HandshakeOver,
     /// Forget it; of one that has not been told of yet, with its end.
     Forget(Option<End>),
 }

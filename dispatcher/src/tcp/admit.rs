@@ -124,6 +124,7 @@ pub fn open(
     let opening = Opening {
         held: Held { stream: Assembler::lazy(isn + 1, HEADER_ROOM), acked: isn + 1, urgent: None },
         tried: ArrayVec::new(),
+        asks: None,
         stage: Stage::AwaitHello(waiting),
     };
     let connection = Connection { state: State::Opening(opening), ..settled.into() };

@@ -15,6 +15,7 @@ use crate::wire::options::Timestamps;
 use arrayvec::ArrayVec;
 use core::fmt;
 use lb::BackendId;
+use lb::admission::{ClassId, Cost, Ticket};
 use ssl_parse::HelloWalk;
 
 /// Backends tried for one connection at most.
@@ -48,6 +49,30 @@ pub struct Waiting {
     pub walk: HelloWalk,
 }
 
+/// What it asked admission for: see [`lb::admission::Request`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asks {
+    /// Its class.
+    pub class: ClassId,
+    /// What it costs.
+    pub cost: Cost,
+    /// The backend that its session is on.
+    pub own: Option<BackendId>,
+}
+
+/// It waits for room at a backend.
+#[derive(Debug)]
+pub struct Queued {
+    /// Its place in the line.
+    pub ticket: Ticket,
+    /// Since when.
+    pub since: Time,
+    /// When to acknowledge what is in order.
+    pub ack_at: Option<Time>,
+    /// It keeps a large buffer.
+    pub large: bool,
+}
+
 /// A backend is being dialled: the last one of those tried.
 #[derive(Debug)]
 pub struct Dialing {
@@ -70,6 +95,8 @@ pub struct Dialing {
 pub enum Stage {
     /// No backend is chosen.
     AwaitHello(Waiting),
+    /// None has room.
+    Queued(Queued),
     /// One has been sent a SYN.
     Dialing(Dialing),
 }
@@ -81,6 +108,8 @@ pub struct Opening {
     pub held: Held,
     /// Backends tried, the present one last.
     pub tried: ArrayVec<BackendId, MAX_ATTEMPTS>,
+    /// What admission was asked for, if it was.
+    pub asks: Option<Asks>,
     /// How far it has got.
     pub stage: Stage,
 }
@@ -132,6 +161,34 @@ pub struct Cut {
     pub retry_at: Time,
 }
 
+/// A client that has waited in vain is told so: by an alert, and our FIN behind it.
+#[derive(Debug)]
+pub struct Farewell {
+    /// The client's number that is expected next.
+    pub next: Seq,
+    /// The client has acknowledged our FIN.
+    pub heard: bool,
+    /// The client has closed, too.
+    pub closed: bool,
+    /// Said so often.
+    pub tries: u8,
+    /// When it began.
+    pub since: Time,
+    /// When to say it again, or to end it.
+    pub retry_at: Time,
+}
+
+/// A handshake that holds units of its backend's limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Handshake {
+    /// When the backend answered the dial.
+    pub since: Time,
+    /// Behind what the backend was given then.
+    pub given: Seq,
+    /// When the server's answer began.
+    pub answered: Option<Time>,
+}
+
 /// Where a connection stands.
 #[derive(Debug)]
 pub enum State {
@@ -154,17 +211,21 @@ pub enum State {
     },
     /// We have reset both sides. Kept for a moment: who has not heard is told again.
     Cut(Cut),
+    /// There was no backend for it in time, and its client is told in words.
+    Farewell(Farewell),
 }
 
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             State::Opening(Opening { stage: Stage::AwaitHello(_), .. }) => "await-hello",
+            State::Opening(Opening { stage: Stage::Queued(_), .. }) => "queued",
             State::Opening(Opening { stage: Stage::Dialing(_), .. }) => "dialing",
             State::Spliced(_) => "spliced",
             State::TimeWait { .. } => "time-wait",
             State::Reset { .. } => "reset",
             State::Cut(_) => "cut",
+            State::Farewell(_) => "farewell",
         })
     }
 }
@@ -223,6 +284,8 @@ pub struct Connection {
     pub asked: Asked,
     /// What the server's first flight is read into, while it is.
     pub flight: Option<FlightId>,
+    /// Its handshake holds units of its backend's limit.
+    pub handshake: Option<Handshake>,
     /// Whether a hello may still come, after the backend was chosen.
     pub late: Late,
     /// Its backend is told the client's address by a PROXY header.
@@ -243,6 +306,7 @@ impl Connection {
         Marks(
             stands
                 | if_set(Marks::FLIGHT, self.flight.is_some())
+                | if_set(Marks::HANDSHAKE, self.handshake.is_some())
                 | if_set(Marks::LATE, self.late != Late::No)
                 | if_set(Marks::RENEWED, self.renewed.is_some())
                 | if_set(Marks::ASKED, self.asked.any())
@@ -264,6 +328,14 @@ impl Connection {
     pub fn opening(&mut self) -> Option<&mut Opening> {
         match &mut self.state {
             State::Opening(opening) => Some(opening),
+            _ => None,
+        }
+    }
+
+    /// Its place in a line, while it waits.
+    pub fn queued(&mut self) -> Option<&mut Queued> {
+        match &mut self.state {
+            State::Opening(Opening { stage: Stage::Queued(queued), .. }) => Some(queued),
             _ => None,
         }
     }

@@ -13,6 +13,7 @@ use super::Arrived;
 use super::action::Action;
 use super::connection::{Connection, Cut, Opening, Stage, State, Told};
 use super::control::ControlSegment;
+use super::farewell;
 use super::hot::Hot;
 use crate::counters::{Counters, DropReason};
 use crate::flow::{Side, Window};
@@ -34,7 +35,7 @@ pub fn told(hot: &mut Hot, c: &mut Connection) -> [Option<Told>; 2] {
     match (&c.state, &mut hot.through) {
         (State::Opening(Opening { held, stage, .. }), _) => {
             let server = match stage {
-                Stage::AwaitHello(_) => None,
+                Stage::AwaitHello(_) | Stage::Queued(_) => None,
                 Stage::Dialing(dialing) => {
                     // It may have taken our SYN; what it expects is the number behind that.
                     let first = c.isn - u32::from(dialing.header) + 1;
@@ -42,6 +43,11 @@ pub fn told(hot: &mut Hot, c: &mut Connection) -> [Option<Told>; 2] {
                 }
             };
             [before(held.stream.next_seq()), server]
+        }
+        (State::Farewell(farewell), _) => {
+            let next = farewell::end(c);
+            let acked = if farewell.heard { next } else { c.cookie + 1 };
+            [Some(Told { acked, next, ack: Some(farewell.next) }), None]
         }
         (State::Spliced(_) | State::Reset { .. }, Some(through)) => {
             let (sent, received) = (through.window(Side::Client).next, through.window(Side::Server).next);

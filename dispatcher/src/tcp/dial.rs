@@ -43,7 +43,7 @@ pub fn chosen(c: &mut Connection, backend: BackendId) {
         // Of the one before.
         before.challenges = 0;
     }
-    c.record.attempts += 1;
+    c.record.attempts = c.record.attempts.saturating_add(1);
 }
 
 /// The backend chosen last is dialled, by this next hop, with a PROXY header of so many bytes.
@@ -219,7 +219,7 @@ pub fn splice(
     let got = SynOptions::parse(&frame.bytes()[seg.tcp.header + 20..seg.tcp.payload]);
     let offered = offered_to_backend(hot, c, mss);
     let ecn = c.agreed.ecn.then(|| seg.tcp.flags.contains(Flags::ECE));
-    let State::Opening(Opening { held, tried, stage: Stage::Dialing(dialing) }) = &mut c.state else { return None };
+    let State::Opening(Opening { held, tried, stage: Stage::Dialing(dialing), .. }) = &mut c.state else { return None };
     let (backend, header, hop) = (*tried.last()?, dialing.header, dialing.hop);
     // A scale counts only when both sides sent one (RFC 7323 section 2.2).
     let both_scale = c.agreed.wscale.is_some() && got.wscale.is_some();

@@ -10,6 +10,7 @@ use crate::time::Time;
 use crate::tls::{Lates, ServerFlights};
 use crate::wire::packet::Flags;
 use crate::wire::{Frame, Seq};
+use core::num::NonZeroU16;
 use lb::{Affinity, BackendId, Millis, Sighting};
 
 /// What is at hand to read in passing, and to be given back.
@@ -92,7 +93,8 @@ pub fn close(c: &mut Connection, flights: &mut ServerFlights, buffers: &mut Buff
     let Some(flight) = c.flight.take() else { return };
     let record = &mut c.record;
     flights.close(flight, buffers, |flight| {
-        (record.version, record.resumed) = (flight.version(), flight.resumed());
-        record.offered = flight.offer().kinds(record.id_decided, record.version, record.resumed);
+        record.version = flight.version().and_then(NonZeroU16::new);
+        record.resumed = flight.resumed();
+        record.offered = flight.offer().kinds(record.id_decided, flight.version(), record.resumed).into();
     });
 }

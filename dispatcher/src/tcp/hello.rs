@@ -6,6 +6,7 @@
 //! acknowledged what is in order, and from that moment on those bytes are ours to deliver.
 
 use super::Arrived;
+use super::SMALL_HELLO;
 use super::action::{Action, Choice};
 use super::connection::{Connection, Held, Opening, Stage, State, Waiting};
 use super::control::ControlSegment;
@@ -24,7 +25,7 @@ use ssl_parse::Outcome;
 
 /// A client that has sent part of a hello and nothing more for so long has filled its window, or lost a segment: it is
 /// acknowledged what is in order. As long as a delayed acknowledgement of a host.
-const ACK_AFTER: Duration = Duration::from_millis(40);
+pub(super) const ACK_AFTER: Duration = Duration::from_millis(40);
 /// So many segments without an acknowledgement fill the smallest initial windows in use (RFC 6928: ten segments).
 const ACK_EVERY: u8 = 8;
 /// A client that has kept half a hello for so long gives way to another when no buffer is left: far more than a hello takes on
@@ -137,7 +138,7 @@ pub fn take(
 ) -> Action {
     let Holding { buffers, eviction, room } = holding;
     let Some(opening) = c.opening() else { return Action::Drop(DropReason::FlowClosed) };
-    let waits = matches!(opening.stage, Stage::AwaitHello(_));
+    let waits = matches!(opening.stage, Stage::AwaitHello(_) | Stage::Queued(_));
     if waits && seg.tcp.seq_len() == 0 {
         return Action::Hold;
     }
@@ -222,11 +223,17 @@ fn read(held: &Held, waiting: &mut Waiting, buffers: &BufferPool, room: Room) ->
 
 /// Acknowledges what is in order: from now on it is ours to deliver.
 fn acknowledge(hot: &Hot, c: &mut Connection, hello_bytes: usize) -> Action {
-    let State::Opening(Opening { held, stage: Stage::AwaitHello(waiting), .. }) = &mut c.state else {
+    let State::Opening(Opening { stage: Stage::AwaitHello(waiting), .. }) = &mut c.state else {
         return Action::Hold;
     };
     waiting.ack_at = None;
     waiting.unacked = 0;
+    acknowledge_all(hot, c, hello_bytes)
+}
+
+/// The same, whatever the stage.
+pub(super) fn acknowledge_all(hot: &Hot, c: &mut Connection, hello_bytes: usize) -> Action {
+    let Some(Opening { held, .. }) = c.opening() else { return Action::Hold };
     // Also when nothing is new: what came was a repetition then, so our last acknowledgement was lost.
     let upto = held.stream.next_seq();
     held.acked = upto;
@@ -235,12 +242,14 @@ fn acknowledge(hot: &Hot, c: &mut Connection, hello_bytes: usize) -> Action {
 
 /// An acknowledgement of ours up to `upto`.
 fn acknowledgement(hot: &Hot, c: &Connection, upto: crate::wire::Seq, hello_bytes: usize) -> ControlSegment {
-    let len = match &c.state {
-        State::Opening(opening) => opening.held.stream.contiguous_len(),
-        _ => 0,
+    let (room, len) = match &c.state {
+        State::Opening(Opening { held, .. }) => {
+            (if held.stream.is_small() { SMALL_HELLO } else { hello_bytes }, held.stream.contiguous_len())
+        }
+        _ => (hello_bytes, 0),
     };
     // Never zero: nothing would open it again before the splice.
-    let window = c.window_for_client(hello_bytes.saturating_sub(len).max(1 << OUR_WSCALE));
+    let window = c.window_for_client(room.saturating_sub(len).max(1 << OUR_WSCALE));
     ControlSegment::ack(c.cookie + 1, upto, window, c.clock_for_client(hot))
 }
 

@@ -34,6 +34,8 @@ impl Marks {
     pub const ASKED: Marks = Marks(32);
     /// A direction has oddities.
     pub const ODD: Marks = Marks(64);
+    /// Its handshake holds units of its backend's limit.
+    pub const HANDSHAKE: Marks = Marks(128);
 
     /// All of `other`'s are set.
     #[inline]

@@ -4,7 +4,7 @@
 //! The functions here take a segment or a time, change the connection, and say by an [`Action`] what is to be done beyond it; their signatures
 //! name all else that they may touch. None of them sends, looks up a flow, or knows the engine.
 //!
-//! From its beginning to its end: `admit` (SYN and cookie), `hello` (what a client sends before the splice), `dial`, `forward` (spliced), `unacked`
+//! From its beginning to its end: `admit` (SYN and cookie), `hello` (what a client sends before the splice), `wait` (for room at a backend), `farewell` (when there was none in time), `dial`, `handshake` (how long it counts), `forward` (spliced), `unacked`
 //! (what we must deliver ourselves), `keepalive`, `close` (closed or reset), `cut` (reset by us). Beside these: `reuse` (addresses and ports that are
 //! used anew), `settled` (what most of them are, in little memory), `timer` (what is due without a frame), `flight` (the server's answer read in passing), `icmp` (errors about it), `evict` (whose buffer is
 //! taken back), `limiter` and `reset_grace` (when a reset of an unknown connection is sent).
@@ -17,8 +17,10 @@ pub mod control;
 pub mod cut;
 pub mod dial;
 mod evict;
+pub mod farewell;
 pub mod flight;
 pub mod forward;
+pub mod handshake;
 pub mod hello;
 mod hot;
 pub mod icmp;
@@ -30,6 +32,7 @@ pub mod reuse;
 mod settled;
 pub mod timer;
 pub mod unacked;
+pub mod wait;
 
 pub use action::Action;
 pub use connection::Connection;
@@ -48,6 +51,9 @@ use crate::wire::packet::{Ethernet, Ip, Tcp};
 
 /// Room in front of a hello for a PROXY v2 header: 16 bytes and 36 of addresses.
 pub const HEADER_ROOM: usize = 64;
+
+/// Bytes of a hello that the small buffer of one that waits holds: post-quantum shares and a ticket, as a rule.
+pub const SMALL_HELLO: usize = 2048;
 
 /// A TCP segment in a frame, its headers read.
 #[derive(Clone, Copy, Debug)]

@@ -3,6 +3,8 @@
 use crate::flow::Key as FlowKey;
 pub use crate::tls::Class;
 use arrayvec::ArrayVec;
+use core::num::NonZeroU16;
+use lb::admission::{ClassId, Slot};
 use lb::{BackendId, Directory, IdentityKind, Key, PoolId, Reason, ServiceId};
 use std::net::SocketAddr;
 
@@ -16,6 +18,12 @@ pub enum End {
     Fin,
     /// Reset by the client.
     ClientReset,
+    /// It left while it waited for room at a backend.
+    QueueAbandoned,
+    /// It waited for room for as long as its class may.
+    QueueTimeout,
+    /// There was no room at a backend, and no place to wait for it.
+    QueueFull,
     /// Reset by the backend.
     BackendReset,
     /// The backend acknowledged nothing of what was ours to deliver.
@@ -42,6 +50,9 @@ impl End {
         match self {
             End::Fin => "fin",
             End::ClientReset => "client-reset",
+            End::QueueAbandoned => "queue-abandoned",
+            End::QueueTimeout => "queue-timeout",
+            End::QueueFull => "queue-full",
             End::BackendReset => "backend-reset",
             End::BackendLost => "backend-lost",
             End::Idle => "idle",
@@ -97,6 +108,12 @@ pub struct Told<N, T, I, O> {
     pub bytes_to_client: u64,
     /// Backends dialled.
     pub dial_attempts: u32,
+    /// The class in which it asked for room at a backend; none when it needed not ask, for there was no limit.
+    pub queue_class: Option<N>,
+    /// How long it waited for room, milliseconds, all told.
+    pub waited_ms: u32,
+    /// Its session's backend had no room, and it went to another.
+    pub spilled: bool,
     /// Why it ended.
     pub end: End,
 }
@@ -139,8 +156,21 @@ impl<'a> ConnectionRecord<'a> {
             bytes_to_server: self.bytes_to_server,
             bytes_to_client: self.bytes_to_client,
             dial_attempts: self.dial_attempts,
+            queue_class: self.queue_class.map(&name),
+            waited_ms: self.waited_ms,
+            spilled: self.spilled,
             end: self.end,
         }
+    }
+}
+
+/// Kinds of identities, in the order of a hello.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Kinds([Option<IdentityKind>; 3]);
+
+impl From<ArrayVec<IdentityKind, 3>> for Kinds {
+    fn from(kinds: ArrayVec<IdentityKind, 3>) -> Kinds {
+        Kinds(core::array::from_fn(|n| kinds.get(n).copied()))
     }
 }
 
@@ -164,17 +194,25 @@ pub struct Record {
     /// By which row.
     pub key: Option<Key>,
     /// What was offered.
-    pub offered: ArrayVec<IdentityKind, 3>,
+    pub offered: Kinds,
     /// A session ID decided.
     pub id_decided: bool,
     /// Version the server chose.
-    pub version: Option<u16>,
+    pub version: Option<NonZeroU16>,
     /// What the server's answer showed.
     pub resumed: Option<bool>,
     /// Server name, kept only when somebody will be told.
     pub sni: Option<Box<str>>,
     /// Backends dialled.
-    pub attempts: u32,
+    pub attempts: u8,
+    /// What it has of its backend's limits, if it was asked.
+    pub slot: Option<Slot>,
+    /// The class in which it asked.
+    pub queue_class: Option<ClassId>,
+    /// Milliseconds that it waited, or the most that this can say.
+    pub waited: u16,
+    /// Its session's backend had no room.
+    pub spilled: bool,
     /// It has been told.
     pub told: bool,
 }
@@ -191,12 +229,16 @@ impl Record {
             decided: None,
             reason: None,
             key: None,
-            offered: ArrayVec::new(),
+            offered: Kinds::default(),
             id_decided: false,
             version: None,
             resumed: None,
             sni: None,
             attempts: 0,
+            slot: None,
+            queue_class: None,
+            waited: 0,
+            spilled: false,
             told: false,
         }
     }
@@ -211,7 +253,8 @@ impl Record {
         tell: impl FnOnce(&ConnectionRecord<'_>),
     ) {
         let name = |b: Option<BackendId>| Some(directory.backend(b?)?.name.as_str());
-        let offered: ArrayVec<&'static str, 3> = self.offered.iter().map(|kind| kind.as_str()).collect();
+        let offered: ArrayVec<&'static str, 3> =
+            self.offered.0.into_iter().flatten().map(|kind| kind.as_str()).collect();
         tell(&ConnectionRecord {
             conn: self.number,
             client: client.source(),
@@ -225,12 +268,18 @@ impl Record {
             reason: self.reason,
             identity: self.key.as_ref().map_or(&[], |k| k.as_bytes()),
             offered: &offered,
-            tls_version: self.version,
+            tls_version: self.version.map(NonZeroU16::get),
             sni: self.sni.as_deref(),
             resumed: self.resumed,
             bytes_to_server: bytes[0],
             bytes_to_client: bytes[1],
-            dial_attempts: self.attempts,
+            dial_attempts: u32::from(self.attempts),
+            queue_class: self.queue_class.and_then(|class| {
+                let classes = directory.service(self.service)?.policy().classes.specs();
+                Some(classes.get(class.index())?.name.as_str())
+            }),
+            waited_ms: u32::from(self.waited),
+            spilled: self.spilled,
             end,
         });
     }

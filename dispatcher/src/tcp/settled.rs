@@ -30,6 +30,7 @@ impl Connection {
             && self.former == [None; 2]
             && self.renewed.is_none()
             && self.flight.is_none()
+            && self.handshake.is_none()
             && self.late == Late::No
             && self.asked == Asked::default()
     }
@@ -52,6 +53,7 @@ impl From<Connection> for Settled {
             odd: _,
             asked: _,
             flight: _,
+            handshake: _,
             late: _,
         } = c;
         Settled { agreed, isn, cookie, client_window, proxy_protocol, record }
@@ -72,6 +74,7 @@ impl From<Settled> for Connection {
             odd: [Oddities::default(); 2],
             asked: Asked::default(),
             flight: None,
+            handshake: None,
             late: Late::No,
             proxy_protocol,
             record,

@@ -318,6 +318,11 @@ impl Exchange {
         Some(update)
     }
 
+    /// Something was put elsewhere that this worker looks into before it sleeps: it is to be woken by the next [`Exchange::wake`].
+    pub fn touch(&mut self, worker: usize) {
+        self.touched.get_mut(worker).into_iter().for_each(|touched| *touched = true);
+    }
+
     /// Wakes those that sleep and were given something. At the end of every burst.
     pub fn wake(&mut self) {
         if !self.touched.contains(&true) {

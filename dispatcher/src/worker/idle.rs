@@ -45,7 +45,7 @@ impl Idler {
         self.empty = 0;
     }
 
-    /// None have; the next thing is due in `due`.
+    /// None have; the next thing is due in `due`. What others may put where no inbox is, `offered` looks for, when it has been said that we sleep.
     pub(super) fn rest(
         &mut self,
         receivers: &mut [Box<dyn Receiver>],
@@ -53,6 +53,7 @@ impl Idler {
         changes: Option<&Subscriber>,
         window: Option<&Window>,
         due: Option<Duration>,
+        offered: impl Fn() -> bool,
     ) {
         match self.strategy {
             Idle::Spin => core::hint::spin_loop(),
@@ -77,8 +78,8 @@ impl Idler {
                 }
                 if let Some(exchange) = exchange {
                     match exchange.doze() {
-                        Some(bell) => self.fds.push(bell),
-                        None => return exchange.awake(),
+                        Some(bell) if !offered() => self.fds.push(bell),
+                        _ => return exchange.awake(),
                     }
                 }
                 self.fds.extend(changes.map(Subscriber::bell));

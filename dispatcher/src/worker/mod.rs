@@ -118,6 +118,14 @@ pub trait FrameHandler {
     fn take_hints(&mut self) -> Option<Hints> {
         None
     }
+    /// See [`Engine::next_wake`].
+    fn next_wake(&mut self) -> Option<usize> {
+        None
+    }
+    /// See [`Engine::has_offers`].
+    fn has_offers(&self) -> bool {
+        false
+    }
     /// See [`Engine::backends_up`].
     fn backends_up(&self) -> BackendSet {
         BackendSet::EMPTY
@@ -198,6 +206,12 @@ impl FrameHandler for Engine {
     #[inline(always)]
     fn take_hints(&mut self) -> Option<Hints> {
         Engine::take_hints(self)
+    }
+    fn next_wake(&mut self) -> Option<usize> {
+        Engine::next_wake(self)
+    }
+    fn has_offers(&self) -> bool {
+        Engine::has_offers(self)
     }
     fn backends_up(&self) -> BackendSet {
         Engine::backends_up(self)

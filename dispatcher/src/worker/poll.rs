@@ -172,7 +172,9 @@ impl<H: FrameHandler> Loop<H> {
                     break;
                 }
                 let due = self.handler.next_deadline().map(|at| at.since(now));
-                self.idler.rest(&mut self.rx, self.exchange.as_ref(), self.changes.as_ref(), self.window.as_ref(), due);
+                let offered = || self.handler.has_offers();
+                let (exchange, changes, window) = (self.exchange.as_ref(), self.changes.as_ref(), self.window.as_ref());
+                self.idler.rest(&mut self.rx, exchange, changes, window, due, offered);
             } else {
                 self.idler.busy();
                 began = Some(now);
@@ -212,13 +214,9 @@ impl<H: FrameHandler> Loop<H> {
             }
             if reset && frames == 0 {
                 let due = self.handler.next_deadline().map_or(SHUTDOWN_NAP, |at| at.since(now).min(SHUTDOWN_NAP));
-                self.idler.rest(
-                    &mut self.rx,
-                    self.exchange.as_ref(),
-                    self.changes.as_ref(),
-                    self.window.as_ref(),
-                    Some(due),
-                );
+                let offered = || self.handler.has_offers();
+                let (exchange, changes, window) = (self.exchange.as_ref(), self.changes.as_ref(), self.window.as_ref());
+                self.idler.rest(&mut self.rx, exchange, changes, window, Some(due), offered);
             } else {
                 self.idler.busy();
             }
@@ -297,6 +295,9 @@ impl<H: FrameHandler> Loop<H> {
         if let Some(exchange) = &mut self.exchange {
             while let Some(update) = self.handler.next_update() {
                 exchange.send_update(update);
+            }
+            while let Some(worker) = self.handler.next_wake() {
+                exchange.touch(worker);
             }
             exchange.wake();
         }

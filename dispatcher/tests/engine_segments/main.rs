@@ -14,6 +14,7 @@ mod resets;
 mod step;
 mod translation;
 mod uplink;
+mod waiting;
 mod window;
 
 use core::time::Duration;

@@ -289,6 +289,15 @@ impl Classes {
         self.specs.iter().enumerate().find(fits).map_or(self.last(), |(c, _)| ClassId(c as u8))
     }
 
+    /// By class of `others`: the one that has its name here, else the last.
+    pub(crate) fn alike(&self, others: &Classes) -> [ClassId; MAX_CLASSES] {
+        let here = |name: &str| self.specs.iter().position(|spec| spec.name == name);
+        core::array::from_fn(|c| {
+            let same = others.specs.get(c).and_then(|spec| here(&spec.name));
+            same.map_or(self.last(), |at| ClassId(at as u8))
+        })
+    }
+
     /// The class of a client that has sent nothing but its SYN, if that is certain whatever it will send.
     pub fn class_by_address(&self, listener: SocketAddr, client: IpAddr) -> Option<ClassId> {
         let first = self.specs.iter().position(|spec| by_address(spec, listener, client));

@@ -75,6 +75,7 @@ use crate::sync::Arc;
 use crate::time::Millis;
 use bits::Bits;
 use core::fmt;
+use core::num::NonZeroU16;
 use core::time::Duration;
 use fairness::Fairness;
 use overdue::Overdue;
@@ -113,14 +114,16 @@ pub struct Request {
     pub own: Option<BackendId>,
 }
 
-/// A place at a server: to be given back by [`Admission::freed`] of the admission that gave it, whatever becomes of the connection.
+/// A place at a server: to be given back by [`Admission::freed`] of the admission that gave it, or of one that has followed it, whatever becomes of the
+/// connection; when there is none any more, by [`Slot::give_back`].
 #[must_use = "a slot that is not given back is lost"]
 #[derive(PartialEq, Eq, Debug)]
 pub struct Slot {
     backend: BackendId,
-    member: u16,
     class: ClassId,
     units: u8,
+    /// Of the ledger in which it is counted.
+    ledger: NonZeroU16,
 }
 
 impl Slot {
@@ -138,6 +141,29 @@ impl Slot {
     pub fn class(&self) -> ClassId {
         self.class
     }
+
+    /// Gives it back where no admission is left that could: nobody is told.
+    pub fn give_back(self, slots: &Slots) {
+        slots.give_back(self.backend, Used { connections: 1, units: u32::from(self.units) });
+    }
+
+    /// The same of its handshake alone.
+    pub fn handshake_done(&mut self, slots: &Slots) {
+        let units = core::mem::take(&mut self.units);
+        if units > 0 {
+            slots.give_back(self.backend, Used { connections: 0, units: u32::from(units) });
+        }
+    }
+}
+
+/// One that waited by terms that others have followed: to be asked again by [`Admission::resume`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Parked {
+    /// As it was made; its class is one of the former terms'.
+    pub request: Request,
+    since: Millis,
+    /// Its dial to this one failed.
+    failed: Option<BackendId>,
 }
 
 /// What becomes of a request.
@@ -205,9 +231,95 @@ struct Shared {
     spill_after: Option<Duration>,
     /// Classes with a reserve.
     reserved: u8,
-    ledger: Ledger,
+    ledger: Arc<Ledger>,
     fairness: Fairness,
     board: Board,
+}
+
+/// What all workers have in common of an admission: made once, by whoever makes it; then each worker [joins](Terms::join).
+#[derive(Clone)]
+pub struct Terms(Arc<Shared>);
+
+impl Terms {
+    /// For so many workers. Members beyond [`MAX_BACKENDS`] are none, nor are those named twice; nor workers beyond [`MAX_WORKERS`], of whom there is one at least.
+    pub fn new(config: Config, slots: &Arc<Slots>, workers: usize) -> Terms {
+        Terms::make(None, config, slots, workers)
+    }
+
+    /// Those that follow these for the same service and pool: the same, if nothing is different.
+    pub fn followed_by(&self, config: Config, workers: usize) -> Terms {
+        let Shared { classes, members, spill_after, slots, board, .. } = &*self.0;
+        let same = *classes == config.classes
+            && **members == *sorted(&config.members)
+            && *spill_after == config.spill_after
+            && board.workers() == workers.clamp(1, MAX_WORKERS);
+        if same { self.clone() } else { Terms::make(Some(self), config, slots, workers) }
+    }
+
+    fn make(before: Option<&Terms>, config: Config, slots: &Arc<Slots>, workers: usize) -> Terms {
+        let workers = workers.clamp(1, MAX_WORKERS);
+        let specs = config.classes.specs();
+        let share = core::array::from_fn(|c| specs.get(c).map_or(Share::Weight(1), |spec| spec.share));
+        let percent = core::array::from_fn(|c| specs.get(c).map_or(0, |spec| spec.reserve));
+        let members = sorted(&config.members);
+        let mut member_of = vec![NOBODY; members.last().map_or(0, |id| id.index() + 1)];
+        members.iter().enumerate().for_each(|(member, id)| member_of[id.index()] = member as u16);
+        Terms(Arc::new(Shared {
+            slots: slots.clone(),
+            member_of: member_of.into(),
+            spill_after: config.spill_after,
+            reserved: (0..MAX_CLASSES as u8).filter(|&c| percent[usize::from(c)] > 0).fold(0, |set, c| set | 1 << c),
+            ledger: Ledger::following(before.map(|terms| &terms.0.ledger), percent, slots),
+            fairness: Fairness::new(share),
+            board: Board::new(workers, members.len()),
+            members: members.into(),
+            classes: config.classes,
+        }))
+    }
+
+    /// The same ones, not only alike.
+    pub fn are(&self, others: &Terms) -> bool {
+        Arc::ptr_eq(&self.0, &others.0)
+    }
+
+    /// One worker's admission; one for each worker at a time.
+    pub fn join(&self, worker: usize) -> Admission {
+        let Shared { classes, members, board, .. } = &*self.0;
+        let specs = classes.specs();
+        let bounds: [usize; MAX_CLASSES] =
+            core::array::from_fn(|c| specs.get(c).map_or(0, |spec| spec.queue.div_ceil(board.workers())));
+        let (n, places) = (members.len(), bounds.iter().sum::<usize>());
+        Admission {
+            shared: self.0.clone(),
+            worker: worker.min(board.workers() - 1),
+            line: Line::new(n, places + places / 8 + 1),
+            bounds,
+            states: vec![State::Up; n].into(),
+            overdue: Default::default(),
+            found: Bits::new(n),
+            offered: core::array::from_fn(|_| Bits::new(n)),
+            allowed: vec![0; n].into(),
+            held: Bits::new(n),
+            gone: false,
+            due: Millis(u64::MAX),
+            wakes: 0,
+            metrics: Metrics::default(),
+        }
+    }
+}
+
+impl fmt::Debug for Terms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Terms").field("members", &self.0.members).finish_non_exhaustive()
+    }
+}
+
+/// Each once, in order, without those that cannot be.
+fn sorted(members: &[BackendId]) -> Vec<BackendId> {
+    let mut members: Vec<BackendId> = members.iter().copied().filter(|id| id.index() < MAX_BACKENDS).collect();
+    members.sort_unstable();
+    members.dedup();
+    members
 }
 
 /// How a look at a member's room ended.
@@ -244,54 +356,34 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// One for each worker. Members beyond [`MAX_BACKENDS`] are none, nor are those named twice; nor workers beyond [`MAX_WORKERS`], of whom there is one at least.
+    /// One for each worker, by [`Terms`] of their own.
     pub fn for_workers(config: Config, slots: &Arc<Slots>, workers: usize) -> Vec<Admission> {
-        let workers = workers.clamp(1, MAX_WORKERS);
-        let specs = config.classes.specs();
-        let share = core::array::from_fn(|c| specs.get(c).map_or(Share::Weight(1), |spec| spec.share));
-        let percent = core::array::from_fn(|c| specs.get(c).map_or(0, |spec| spec.reserve));
-        let bounds = core::array::from_fn(|c| specs.get(c).map_or(0, |spec| spec.queue.div_ceil(workers)));
-        let mut members: Vec<BackendId> =
-            config.members.iter().copied().filter(|id| id.index() < MAX_BACKENDS).collect();
-        members.sort_unstable();
-        members.dedup();
-        let mut member_of = vec![NOBODY; members.last().map_or(0, |id| id.index() + 1)];
-        members.iter().enumerate().for_each(|(member, id)| member_of[id.index()] = member as u16);
-        let n = members.len();
-        let shared = Arc::new(Shared {
-            slots: slots.clone(),
-            members: members.into(),
-            member_of: member_of.into(),
-            spill_after: config.spill_after,
-            reserved: (0..MAX_CLASSES as u8).filter(|&c| percent[usize::from(c)] > 0).fold(0, |set, c| set | 1 << c),
-            ledger: Ledger::new(percent, n),
-            fairness: Fairness::new(share),
-            board: Board::new(workers, n),
-            classes: config.classes,
-        });
-        let places: usize = bounds.iter().sum();
-        let worker = |worker| Admission {
-            shared: shared.clone(),
-            worker,
-            line: Line::new(n, places + places / 8 + 1),
-            bounds,
-            states: vec![State::Up; n].into(),
-            overdue: Default::default(),
-            found: Bits::new(n),
-            offered: core::array::from_fn(|_| Bits::new(n)),
-            allowed: vec![0; n].into(),
-            held: Bits::new(n),
-            gone: false,
-            due: Millis(u64::MAX),
-            wakes: 0,
-            metrics: Metrics::default(),
-        };
-        (0..workers).map(worker).collect()
+        let terms = Terms::new(config, slots, workers);
+        (0..terms.0.board.workers()).map(|worker| terms.join(worker)).collect()
+    }
+
+    /// What it goes by.
+    pub fn terms(&self) -> Terms {
+        Terms(self.shared.clone())
+    }
+
+    /// The backends that it is about.
+    pub fn members(&self) -> &[BackendId] {
+        &self.shared.members
     }
 
     /// The classes, for [`Classes::class_of`].
     pub fn classes(&self) -> &Classes {
         &self.shared.classes
+    }
+
+    /// Whether one may be given to a backend, as this worker sees it, room aside; `resumes`: its session is there.
+    pub fn is_up(&self, backend: BackendId, resumes: bool) -> bool {
+        self.member(backend).is_some_and(|member| match self.states[member] {
+            State::Up => true,
+            State::Draining => resumes,
+            State::Down => false,
+        })
     }
 
     /// Would one of this class and cost be admitted to that backend now? For the choice among several that can resume a session.
@@ -317,6 +409,7 @@ impl Admission {
         request: Request,
         pick: impl FnMut(&dyn Fn(BackendId) -> bool) -> Option<BackendId>,
     ) -> Answer {
+        self.metrics.at(self.class_within(request.class)).asked += 1;
         self.ask(now, request, None, pick)
     }
 
@@ -329,7 +422,47 @@ impl Admission {
         failed: BackendId,
         pick: impl FnMut(&dyn Fn(BackendId) -> bool) -> Option<BackendId>,
     ) -> Answer {
+        self.metrics.at(self.class_within(request.class)).asked += 1;
         self.ask(now, request, Some(failed), pick)
+    }
+
+    /// Follows `before`, whose terms are none any more: its counters are counted on. Whoever waits there is to be taken out by [`Admission::next_parked`] and asked by
+    /// [`Admission::resume`] here, or is abandoned.
+    pub fn follow(&mut self, before: &Admission) {
+        let classes = self.shared.classes.alike(&before.shared.classes);
+        for (class, to) in classes.into_iter().enumerate() {
+            *self.metrics.at(to) += *before.metrics.of(ClassId(class as u8));
+        }
+    }
+
+    /// The next one of those who wait, the longest first. It waits no more, and is not counted as one that has gone.
+    pub fn next_parked(&mut self) -> Option<Parked> {
+        let all = (0..MAX_CLASSES as u8).map(ClassId).filter_map(|class| self.line.first_of_class(class));
+        let index = all.min_by_key(|&index| self.line.get(index).since)?;
+        let Waiter { token, since, origin: class, cost, own, avoid, place, .. } = self.out(index);
+        let backend = |member: u16| self.shared.members.get(usize::from(member)).copied();
+        let failed = backend(avoid).filter(|_| place == Place::Again);
+        Some(Parked { request: Request { token, class, cost, own: backend(own) }, since, failed })
+    }
+
+    /// One that has waited by former terms, with the class here that has its class's name (else the last): it keeps its place by its time.
+    ///
+    /// # Errors
+    /// There is no room for it.
+    pub fn resume(&mut self, parked: &Parked, former: &Classes) -> Result<Ticket, Refusal> {
+        let Parked { request, since, failed } = *parked;
+        let class = self.shared.classes.alike(former)[request.class.index()];
+        let waiter = self.waiter(since, &Request { class, ..request }, failed);
+        let place = match failed {
+            Some(_) => Place::Again,
+            None if waiter.own != NOBODY && self.states[usize::from(waiter.own)] != State::Down => Place::Own,
+            None => Place::Any,
+        };
+        self.park(Waiter { place, ..waiter })
+    }
+
+    fn class_within(&self, class: ClassId) -> ClassId {
+        class.min(self.shared.classes.last())
     }
 
     fn ask(
@@ -339,22 +472,9 @@ impl Admission {
         failed: Option<BackendId>,
         mut pick: impl FnMut(&dyn Fn(BackendId) -> bool) -> Option<BackendId>,
     ) -> Answer {
-        let class = request.class.min(self.shared.classes.last());
-        self.metrics.at(class).asked += 1;
-        let avoid = failed.and_then(|id| self.member(id)).map_or(NOBODY, |member| member as u16);
-        let own = request.own.and_then(|id| self.member(id));
-        // Its server is none of ours: nobody resumes it.
-        let lost = own.is_none() && request.own.is_some() && request.cost == Cost::Resumed;
-        let waiter = Waiter {
-            token: request.token,
-            since: now,
-            class,
-            origin: class,
-            cost: if lost { Cost::Full } else { request.cost },
-            own: own.map_or(NOBODY, |member| member as u16),
-            avoid,
-            place: Place::Any,
-        };
+        let waiter = self.waiter(now, &request, failed);
+        let (class, avoid) = (waiter.class, waiter.avoid);
+        let own = Some(usize::from(waiter.own)).filter(|_| waiter.own != NOBODY);
         let own = own.filter(|&member| self.states[member] != State::Down && member as u16 != avoid);
         if let Some(member) = own
             && self.shared.board.nobody_at(member)
@@ -391,24 +511,45 @@ impl Admission {
             (false, Some(_)) => Place::Again,
             (false, None) => Place::Any,
         };
-        self.park(Waiter { place, ..waiter })
+        match self.park(Waiter { place, ..waiter }) {
+            Ok(ticket) => Answer::Wait(ticket),
+            Err(refusal) => Answer::Refused(refusal),
+        }
     }
 
-    fn park(&mut self, mut waiter: Waiter) -> Answer {
+    /// One who asks, as one who waits.
+    fn waiter(&self, since: Millis, request: &Request, failed: Option<BackendId>) -> Waiter {
+        let class = self.class_within(request.class);
+        let own = request.own.and_then(|id| self.member(id));
+        // Its server is none of ours: nobody resumes it.
+        let lost = own.is_none() && request.own.is_some() && request.cost == Cost::Resumed;
+        Waiter {
+            token: request.token,
+            since,
+            class,
+            origin: class,
+            cost: if lost { Cost::Full } else { request.cost },
+            own: own.map_or(NOBODY, |member| member as u16),
+            avoid: failed.and_then(|id| self.member(id)).map_or(NOBODY, |member| member as u16),
+            place: Place::Any,
+        }
+    }
+
+    fn park(&mut self, mut waiter: Waiter) -> Result<Ticket, Refusal> {
         let last = self.shared.classes.last();
         let full = |class: ClassId| self.line.len_of(class) >= self.bounds[class.index()];
         let kept = waiter.place == Place::Again;
         if !kept && full(waiter.class) {
             if full(last) {
                 self.metrics.at(waiter.origin).refused += 1;
-                return Answer::Refused(Refusal::LastClassFull);
+                return Err(Refusal::LastClassFull);
             }
             waiter.class = last;
         }
         let new = self.line.classes_anywhere() & waiter.class.bit() == 0 || self.line.picky();
         let Some(ticket) = self.line.push(waiter) else {
             self.metrics.at(waiter.origin).refused += 1;
-            return Answer::Refused(Refusal::NoPlace);
+            return Err(Refusal::NoPlace);
         };
         self.metrics.at(waiter.origin).demoted += u64::from(waiter.class != waiter.origin);
         self.due = self.due.min(self.leaves_line(&waiter));
@@ -424,7 +565,7 @@ impl Admission {
             _ if new => self.look_everywhere(),
             _ => {}
         }
-        Answer::Wait(ticket)
+        Ok(ticket)
     }
 
     /// Who may go now. To be called until it says `None`, once in every turn of the worker's loop.
@@ -562,9 +703,12 @@ impl Admission {
     }
 
     fn give_back(&mut self, slot: &Slot, cost: Used) {
-        let member = usize::from(slot.member);
-        self.shared.ledger.given_back(member, slot.class, cost);
-        if self.shared.slots.give_back(slot.backend, cost) {
+        if self.shared.ledger.number() == slot.ledger {
+            self.shared.ledger.given_back(slot.backend, slot.class, cost);
+        }
+        if self.shared.slots.give_back(slot.backend, cost)
+            && let Some(member) = self.member(slot.backend)
+        {
             self.tell(member);
         }
     }
@@ -610,6 +754,14 @@ impl Admission {
         let waiter = self.out(index);
         self.metrics.at(waiter.origin).abandoned += 1;
         true
+    }
+
+    /// The same of one that cannot be kept, for want of something that admission knows nothing of: it is counted as refused.
+    pub fn cannot_keep(&mut self, ticket: Ticket) {
+        if let Some(index) = self.line.find(ticket) {
+            let waiter = self.out(index);
+            self.metrics.at(waiter.origin).refused += 1;
+        }
     }
 
     /// Who has waited as long as its class waits. To be called until it says `None`, in every turn.
@@ -664,7 +816,7 @@ impl Admission {
 
     /// What the whole of a class has at a backend; nothing is counted if no class has a reserve.
     pub fn used_by(&self, backend: BackendId, class: ClassId) -> Used {
-        self.member(backend).map_or_else(Used::default, |member| self.shared.ledger.used(member, class))
+        self.shared.ledger.used(backend, class)
     }
 
     fn member(&self, backend: BackendId) -> Option<usize> {
@@ -858,17 +1010,19 @@ fn cost_at(waiter: &Waiter, member: usize) -> Cost {
 
 impl Shared {
     fn take(&self, member: usize, class: ClassId, cost: Cost) -> Take {
-        let spares = |used, limits| self.ledger.spares(member, class, cost.used(), used, limits);
-        let take = self.slots.take(self.members[member], cost.used(), spares);
+        let id = self.members[member];
+        let spares = |used, limits| self.ledger.spares(id, class, cost.used(), used, limits);
+        let take = self.slots.take(id, cost.used(), spares);
         if take == Take::Taken {
-            self.ledger.taken(member, class, cost.used());
+            self.ledger.taken(id, class, cost.used());
         }
         take
     }
 
     fn could_take(&self, member: usize, class: ClassId, cost: Cost) -> Take {
-        let spares = |used, limits| self.ledger.spares(member, class, cost.used(), used, limits);
-        self.slots.could_take(self.members[member], cost.used(), spares)
+        let id = self.members[member];
+        let spares = |used, limits| self.ledger.spares(id, class, cost.used(), used, limits);
+        self.slots.could_take(id, cost.used(), spares)
     }
 
     /// Whether one of this cost could go, reserves aside.
@@ -877,12 +1031,12 @@ impl Shared {
     }
 
     fn is_its_own(&self, member: usize, class: ClassId, cost: Cost) -> bool {
-        let limits = self.slots.limits(self.members[member]);
-        self.ledger.is_its_own(member, class, cost.used(), limits)
+        let id = self.members[member];
+        self.ledger.is_its_own(id, class, cost.used(), self.slots.limits(id))
     }
 
     fn slot(&self, member: usize, class: ClassId, cost: Cost) -> Slot {
-        Slot { backend: self.members[member], member: member as u16, class, units: cost.units() }
+        Slot { backend: self.members[member], class, units: cost.units(), ledger: self.ledger.number() }
     }
 }
 

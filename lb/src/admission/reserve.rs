@@ -12,38 +12,62 @@
 //! are never passed, they are in [`Slots`](super::slots::Slots).
 
 use super::class::{ClassId, MAX_CLASSES};
-use super::slots::{FULL, Limits, Used};
-use crate::sync::{AtomicU64, Ordering};
+use super::slots::{FULL, Limits, Slots, Used};
+use crate::backend::{BackendId, MAX_BACKENDS};
+use crate::sync::{Arc, AtomicU64, Ordering};
+use core::num::NonZeroU16;
 
-/// By member of a pool and by class: what is in use. Shared by all workers.
+/// Backends that are counted for.
+const PLACES: usize = if cfg!(loom) { 4 } else { MAX_BACKENDS };
+
+/// By backend and by class: what is in use. Shared by all workers, and by the versions of one pool's terms as long as the reserves are the same, so that who was given
+/// a slot before a change is counted after it.
 pub(crate) struct Ledger {
+    /// Which one it is of all that there ever were, since what was taken of one is not given back to another.
+    number: NonZeroU16,
     percent: [u8; MAX_CLASSES],
     /// Units (upper half) and connections. Empty when no class has a reserve: nobody pays then.
     used: Box<[AtomicU64]>,
 }
 
 impl Ledger {
-    pub fn new(percent: [u8; MAX_CLASSES], members: usize) -> Ledger {
-        let counted = if percent.iter().any(|&p| p > 0) { members * MAX_CLASSES } else { 0 };
-        Ledger { percent, used: (0..counted).map(|_| AtomicU64::new(0)).collect() }
+    /// The one that follows `before`: itself, if the reserves are the same.
+    pub fn following(before: Option<&Arc<Ledger>>, percent: [u8; MAX_CLASSES], slots: &Slots) -> Arc<Ledger> {
+        match before {
+            Some(ledger) if ledger.percent == percent => ledger.clone(),
+            _ => {
+                let counted = if percent.iter().any(|&p| p > 0) { PLACES * MAX_CLASSES } else { 0 };
+                Arc::new(Ledger {
+                    number: slots.next_ledger(),
+                    percent,
+                    used: (0..counted).map(|_| AtomicU64::new(0)).collect(),
+                })
+            }
+        }
     }
 
-    /// What a class has at a member; nothing when nobody counts.
-    pub fn used(&self, member: usize, class: ClassId) -> Used {
-        let word = self.used.get(member * MAX_CLASSES + class.index()).map_or(0, |word| word.load(Ordering::Acquire));
+    /// See the field.
+    pub fn number(&self) -> NonZeroU16 {
+        self.number
+    }
+
+    /// What a class has at a backend; nothing when nobody counts.
+    pub fn used(&self, id: BackendId, class: ClassId) -> Used {
+        let word =
+            self.used.get(id.index() * MAX_CLASSES + class.index()).map_or(0, |word| word.load(Ordering::Acquire));
         Used { connections: word as u32, units: (word >> 32) as u32 }
     }
 
     /// After it was taken of the slots, so that it is never counted here and not there.
-    pub fn taken(&self, member: usize, class: ClassId, cost: Used) {
-        if let Some(word) = self.used.get(member * MAX_CLASSES + class.index()) {
+    pub fn taken(&self, id: BackendId, class: ClassId, cost: Used) {
+        if let Some(word) = self.used.get(id.index() * MAX_CLASSES + class.index()) {
             word.fetch_add(to_word(cost), Ordering::AcqRel);
         }
     }
 
     /// Before it is given back to the slots, for the same reason.
-    pub fn given_back(&self, member: usize, class: ClassId, cost: Used) {
-        if let Some(word) = self.used.get(member * MAX_CLASSES + class.index()) {
+    pub fn given_back(&self, id: BackendId, class: ClassId, cost: Used) {
+        if let Some(word) = self.used.get(id.index() * MAX_CLASSES + class.index()) {
             word.fetch_sub(to_word(cost), Ordering::AcqRel);
         }
     }
@@ -61,14 +85,14 @@ impl Ledger {
         }
     }
 
-    /// Whether a slot of this cost leaves the other classes at this member what is kept for them.
-    pub fn spares(&self, member: usize, class: ClassId, cost: Used, used: Used, limits: Limits) -> bool {
+    /// Whether a slot of this cost leaves the other classes at this backend what is kept for them.
+    pub fn spares(&self, id: BackendId, class: ClassId, cost: Used, used: Used, limits: Limits) -> bool {
         if self.used.is_empty() {
             return true;
         }
         let mut kept = Used::default();
         for other in (0..MAX_CLASSES as u8).map(ClassId).filter(|&other| other != class) {
-            let (reserve, has) = (self.reserve(other, limits), self.used(member, other));
+            let (reserve, has) = (self.reserve(other, limits), self.used(id, other));
             kept.connections += reserve.connections.saturating_sub(has.connections);
             kept.units += reserve.units.saturating_sub(has.units);
         }
@@ -77,12 +101,12 @@ impl Ledger {
         };
         fits(used.connections, cost.connections, kept.connections, limits.connections)
             && fits(used.units, cost.units, kept.units, limits.units)
-            || self.is_its_own(member, class, cost, limits)
+            || self.is_its_own(id, class, cost, limits)
     }
 
     /// Whether a slot of this cost is within what is kept for the class itself.
-    pub fn is_its_own(&self, member: usize, class: ClassId, cost: Used, limits: Limits) -> bool {
-        let (reserve, has) = (self.reserve(class, limits), self.used(member, class));
+    pub fn is_its_own(&self, id: BackendId, class: ClassId, cost: Used, limits: Limits) -> bool {
+        let (reserve, has) = (self.reserve(class, limits), self.used(id, class));
         let within = |has: u32, cost: u32, reserve: u32, limit: Option<u32>| {
             limit.is_none() || cost == 0 || has + cost <= reserve
         };
@@ -100,6 +124,7 @@ fn to_word(used: Used) -> u64 {
 mod tests {
     use super::*;
 
+    const B: BackendId = BackendId(0);
     const LIMITS: Limits = Limits { connections: Some(100), units: Some(40) };
 
     fn used(connections: u32, units: u32) -> Used {
@@ -107,10 +132,10 @@ mod tests {
     }
 
     /// Class 0 has nothing, class 1 a quarter, class 2 one percent.
-    fn ledger() -> Ledger {
+    fn ledger() -> Arc<Ledger> {
         let mut percent = [0; MAX_CLASSES];
         (percent[1], percent[2]) = (25, 1);
-        Ledger::new(percent, 1)
+        Ledger::following(None, percent, &Slots::new(1))
     }
 
     #[test]
@@ -126,17 +151,17 @@ mod tests {
     fn nobody_takes_what_is_kept_for_another_until_that_one_has_it() {
         let ledger = ledger();
         let spares = |class: u8, units: u32, total: u32| {
-            ledger.spares(0, ClassId(class), used(1, units), used(total.min(50), total), LIMITS)
+            ledger.spares(B, ClassId(class), used(1, units), used(total.min(50), total), LIMITS)
         };
         assert!(spares(0, 10, 10) && !spares(0, 1, 20), "20 of 40 are kept");
         assert!(spares(1, 10, 20), "its own");
-        ledger.taken(0, ClassId(1), used(1, 10));
+        ledger.taken(B, ClassId(1), used(1, 10));
         assert!(!spares(1, 1, 30), "the rest is class 2's");
         assert!(spares(2, 10, 30), "its own");
         assert!(!spares(0, 1, 30));
-        ledger.taken(0, ClassId(2), used(1, 10));
+        ledger.taken(B, ClassId(2), used(1, 10));
         assert!(spares(0, 1, 39) && spares(1, 1, 39), "all reserves are in use: what is free is anybody's");
-        ledger.given_back(0, ClassId(2), used(1, 10));
+        ledger.given_back(B, ClassId(2), used(1, 10));
         assert!(!spares(0, 1, 39));
     }
 
@@ -144,8 +169,20 @@ mod tests {
     fn an_idle_backend_is_open_to_everybody() {
         let mut percent = [0; MAX_CLASSES];
         percent[1] = 100;
-        let ledger = Ledger::new(percent, 1);
-        assert!(ledger.spares(0, ClassId(0), used(1, 10), used(0, 0), LIMITS));
-        assert!(!ledger.spares(0, ClassId(0), used(1, 10), used(1, 1), LIMITS));
+        let ledger = Ledger::following(None, percent, &Slots::new(1));
+        assert!(ledger.spares(B, ClassId(0), used(1, 10), used(0, 0), LIMITS));
+        assert!(!ledger.spares(B, ClassId(0), used(1, 10), used(1, 1), LIMITS));
+    }
+
+    #[test]
+    fn what_was_taken_counts_on_as_long_as_the_reserves_are_the_same() {
+        let slots = Slots::new(1);
+        let first = Ledger::following(None, [20; MAX_CLASSES], &slots);
+        first.taken(B, ClassId(1), used(1, 10));
+        let same = Ledger::following(Some(&first), first.percent, &slots);
+        assert_eq!((same.number(), same.used(B, ClassId(1))), (first.number(), used(1, 10)));
+        let other = Ledger::following(Some(&first), [10; MAX_CLASSES], &slots);
+        assert_ne!(other.number(), first.number());
+        assert_eq!(other.used(B, ClassId(1)), used(0, 0));
     }
 }

@@ -124,6 +124,10 @@ impl Board {
         }
     }
 
+    pub fn workers(&self) -> usize {
+        self.any.len()
+    }
+
     /// One more waits; before its word is published.
     pub fn one_more(&self) {
         self.waiting.0.fetch_add(1, Ordering::Relaxed);

@@ -165,6 +165,9 @@ impl Ended {
             bytes_to_server: 0,
             bytes_to_client: 0,
             dial_attempts: 0,
+            queue_class: None,
+            waited_ms: 0,
+            spilled: false,
             end: End::NoBackend,
         }
     }

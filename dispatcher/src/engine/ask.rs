@@ -1,0 +1,184 @@
+//! Asks for room at a backend, where backends have limits: for whom, of which class, at what cost; and what becomes of one for whom there is none.
+
+use super::Engine;
+use super::admission::Token;
+use crate::flow::{FlowId, Key, Side};
+use crate::path::GateId;
+use crate::tcp::connection::{Asks, Opening, State};
+use crate::tcp::{Class, wait};
+use crate::time::Time;
+use lb::admission::{Answer, ClassId, Cost, Nature, Request, Slot};
+use lb::{Algorithm, BackendId, HashOn, Hints, Lookup, Member, Millis, Pool, Service};
+use ssl_parse::ClientHello;
+
+/// What a choice comes to.
+#[must_use = "it may hold a slot"]
+pub(super) enum Chosen {
+    /// This one, with what it has of its limits, where it was asked.
+    Backend(BackendId, Option<Slot>),
+    /// It waits for one to have room.
+    Waits,
+    /// None has room, and there is no place to wait.
+    Refused,
+    /// There is none.
+    Nobody,
+}
+
+impl From<Option<BackendId>> for Chosen {
+    /// Where nobody is asked.
+    fn from(chosen: Option<BackendId>) -> Chosen {
+        chosen.map_or(Chosen::Nobody, |backend| Chosen::Backend(backend, None))
+    }
+}
+
+/// The class of a request, by what it will turn out to cost.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Natures {
+    /// If a server can resume its session.
+    pub resumed: ClassId,
+    /// If none can.
+    pub other: ClassId,
+}
+
+impl Natures {
+    /// Where nothing can be said: of the last class, whichever that is.
+    pub const UNKNOWN: Natures = Natures { resumed: ClassId(u8::MAX), other: ClassId(u8::MAX) };
+
+    /// Of a client of this service, that said `hello` or none.
+    pub fn of(service: &Service, key: &Key, hello: Option<&ClientHello<'_>>, other: Cost) -> Natures {
+        let (listener, client) = (key.destination(), key.src.ip());
+        let class = |cost| {
+            let nature = Nature { listener, client, sni: hello.and_then(|hello| hello.sni), cost };
+            let alpn = hello.and_then(|hello| hello.alpn);
+            service.policy().classes.class_of(&nature, alpn.into_iter().flatten())
+        };
+        Natures { resumed: class(Cost::Resumed), other: class(other) }
+    }
+}
+
+impl Engine {
+    /// Where a flow must ask: none where no backend of its pool has a limit.
+    #[inline]
+    pub(super) fn gate_of(&mut self, id: FlowId) -> Option<GateId> {
+        if self.gates.is_empty() {
+            return None;
+        }
+        let gate = self.gate_id(id)?;
+        self.gates.find(gate).map(|_| gate)
+    }
+
+    /// Where nobody is asked although there are limits, because its service has gone: nobody is let past them.
+    #[inline]
+    pub(super) fn is_shut_out(&mut self, id: FlowId) -> bool {
+        !self.gates.is_empty() && {
+            let record = &self.flows.get(id).record;
+            let (service, pool) = (self.directory.service(record.service), self.directory.pool(record.pool));
+            let binds = |m: &Member| self.directory.backend(m.id).is_some_and(|b| b.limits.bind());
+            service.is_none() && pool.is_some_and(|pool| pool.members().iter().any(binds))
+        }
+    }
+
+    /// What it asks for, by what the tables know.
+    pub(super) fn asks(&mut self, id: FlowId, gate: GateId, key: &Key, found: &Lookup, natures: Natures) -> Asks {
+        let Engine { directory, balancers, flows, gates, health, balance, keyed, serial, .. } = self;
+        let c = flows.get_mut(id);
+        let class = c.record.class;
+        let full = if class == Some(Class::NonSecure) { Cost::NotTls } else { Cost::Full };
+        let other = Asks { class: natures.other, cost: full, own: None };
+        let Some(decision) = &found.decision else { return other };
+        let (Some(pool), Some(balancer), Some(gate)) =
+            (directory.pool(gate.pool), balancers.of(gate.pool), gates.find(gate))
+        else {
+            return other;
+        };
+        // A guess may turn out to be a full handshake.
+        let (class, cost) =
+            if decision.proven { (natures.resumed, Cost::Resumed) } else { (natures.other, Cost::Full) };
+        let hints = hints(pool, key, balance, || keyed.hash(&serial.to_le_bytes()));
+        let admission = &gates.at(gate).admission;
+        let is_member = |b: BackendId| admission.is_up(b, true) && health.is_up(b);
+        let roomy = |b: BackendId| is_member(b) && admission.has_room(b, class, cost);
+        let own = lb::choose_own(balancer, pool, found, hints, roomy)
+            .or_else(|| lb::choose_own(balancer, pool, found, hints, is_member));
+        match own {
+            Some(_) => Asks { class, cost, own },
+            None => other,
+        }
+    }
+
+    /// Asks. `failed`: the dial to that one did, and its slot was given back.
+    pub(super) fn ask_for_room(
+        &mut self,
+        id: FlowId,
+        gate: GateId,
+        found: &Lookup,
+        asks: Asks,
+        failed: Option<BackendId>,
+        now: Time,
+    ) -> Chosen {
+        let Some(key) = self.flows.key(id, Side::Client) else { return Chosen::Nobody };
+        let token = Token { id, generation: self.flows.generation(id) };
+        let Engine { directory, balancers, flows, gates, balance, keyed, serial, .. } = self;
+        let (Some(pool), Some(balancer), Some(n)) =
+            (directory.pool(gate.pool), balancers.of(gate.pool), gates.find(gate))
+        else {
+            return Chosen::Nobody;
+        };
+        let admission = &mut gates.at(n).admission;
+        let c = flows.get_mut(id);
+        let State::Opening(Opening { tried, asks: asked, .. }) = &mut c.state else { return Chosen::Nobody };
+        let (Asks { class, cost, own }, tried) = (asks, &*tried);
+        *asked = Some(asks);
+        c.record.queue_class = Some(class);
+        let may_ask = |b: BackendId| admission.is_up(b, own == Some(b)) && !tried.contains(&b);
+        if !admission.members().iter().any(|b| may_ask(*b)) {
+            return Chosen::Nobody;
+        }
+        let hints = hints(pool, &key, balance, || keyed.hash(&serial.to_le_bytes()));
+        let pick = |may: &dyn Fn(BackendId) -> bool| {
+            lb::choose(balancer, pool, found, hints, |b| !tried.contains(&b) && may(b))
+        };
+        let request = Request { token: token.to_word(), class, cost, own };
+        let answer = match failed {
+            Some(failed) => admission.again(millis(now), request, failed, pick),
+            None => admission.admit(millis(now), request, pick),
+        };
+        match answer {
+            Answer::Admitted(slot) => {
+                c.record.spilled |= own.is_some_and(|own| own != slot.backend());
+                Chosen::Backend(slot.backend(), Some(slot))
+            }
+            Answer::Wait(ticket) => {
+                let may_be_large = gates.large < gates.most_large;
+                let Engine { flows, buffers, gates, .. } = self;
+                let c = flows.get_mut(id);
+                if !wait::begin(c, buffers, ticket, may_be_large, now) {
+                    gates.at(n).admission.cannot_keep(ticket);
+                    return Chosen::Refused;
+                }
+                gates.large += usize::from(c.queued().is_some_and(|queued| queued.large));
+                Chosen::Waits
+            }
+            Answer::Refused(_) => Chosen::Refused,
+        }
+    }
+}
+
+/// What a choice may go by, beside the tables.
+pub(super) fn hints(pool: &Pool, key: &Key, balance: &lb::StableHash, entropy: impl FnOnce() -> u64) -> Hints {
+    let address_hash = balance.client(key.src.ip());
+    Hints {
+        // No secret in it, so that a restarted dispatcher leads as the one before.
+        hash: match pool.hash_on() {
+            HashOn::SourceIp => address_hash,
+            HashOn::Tuple => balance.tuple(key.source(), key.destination()),
+        },
+        address_hash,
+        // Drawn where somebody asks for it.
+        entropy: if pool.balance() == Algorithm::RandomTwo { entropy() } else { 0 },
+    }
+}
+
+pub(super) fn millis(now: Time) -> Millis {
+    Millis(now.as_millis())
+}
