@@ -20,6 +20,7 @@
 //! * [`replay`]: captures, and the engine driven by them.
 //! * [`journal`]: ended connections as JSON lines.
 //! * [`control`]: what is wanted of the dispatcher, as it was written; the control socket, and what can be asked there.
+//! * [`metrics`]: what can be measured, for Prometheus.
 //! * [`cli`]: the command line.
 
 pub mod backends;
@@ -33,6 +34,7 @@ pub mod engine;
 pub mod flow;
 pub mod io;
 pub mod journal;
+pub mod metrics;
 pub mod path;
 mod prefetch;
 pub mod replay;

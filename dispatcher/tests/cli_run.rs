@@ -3,7 +3,8 @@
 
 mod veth;
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -480,6 +481,42 @@ fn a_running_dispatcher_is_asked_by_its_control_socket_which_is_gone_with_it() {
         assert_eq!((status, out.as_str(), wrong.lines().count()), (Some(2), "", 1), "{wrong}");
         assert!(wrong.starts_with("dispatcher: no dispatcher answers at "), "{wrong}");
         [log, moved].iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    });
+}
+
+/// What is answered at the address of metrics.
+fn got(request: &str) -> String {
+    let mut stream = TcpStream::connect("127.0.0.1:9127").unwrap();
+    stream.write_all(format!("{request} HTTP/1.1\r\nHost: metrics\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_running_dispatcher_answers_prometheus_and_nobody_who_wants_a_change() {
+    in_namespace(|| {
+        ip("link set lo up");
+        let (mut child, _out, _) = started("--workers 2 --metrics 127.0.0.1:9127");
+        let answer = got("GET /metrics");
+        let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.starts_with("HTTP/1.1 200 OK") && head.contains("content-type: text/plain; version=0.0.4"),
+            "{head}"
+        );
+        for line in
+            ["dispatcher_workers 2", "dispatcher_flows{worker=\"1\"} 0", "# TYPE dispatcher_dials_total counter"]
+        {
+            assert!(text.lines().any(|l| l.starts_with(line)), "{line}\n{text}");
+        }
+        assert!(got("GET /v1/backends").starts_with("HTTP/1.1 404"));
+        assert!(got("POST /metrics").starts_with("HTTP/1.1 405"));
+        assert_refused(
+            command(program(), "--metrics 127.0.0.1:9127"),
+            "metrics at 127.0.0.1:9127: Address already in use",
+        );
+        signal(&child, libc::SIGTERM);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
     });
 }
 

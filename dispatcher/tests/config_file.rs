@@ -96,9 +96,9 @@ fn a_mistake_is_told_with_its_place_and_what_was_meant() {
         ("*.api.example.com", "*api.example.com", "\"*api.example.com\"", "a wildcard is the whole first label"),
         (
             "cores = \"2,3\"",
-            "metrics = \"127.0.0.1:9127\"",
-            "metrics",
-            "'metrics' in [dispatcher]: this version does not have metrics and a status page yet",
+            "state = \"/var/lib/dispatcher/state\"",
+            "state = \"/var",
+            "'state' in [dispatcher]: this version does not have tables in a file yet",
         ),
         (
             "cores = \"2,3\"",

@@ -7,7 +7,9 @@ use dispatcher::control::socket::client;
 use dispatcher::control::socket::client::Question;
 use dispatcher::control::socket::queue::{self, Control, Queue, Upload};
 use dispatcher::control::socket::router::{OPENAPI, paths};
-use dispatcher::control::socket::server::{self, CONNECTIONS, Server, Times};
+use dispatcher::control::socket::serve::{CONNECTIONS, Times};
+use dispatcher::control::socket::server::{self, Server};
+use dispatcher::metrics::Figures;
 use hyper::Method;
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -144,6 +146,9 @@ impl Control for MadeUp {
     }
     fn drops(&mut self) -> Vec<Drop> {
         vec![Drop { reason: "bad-cookie".into(), frames: 3, answered: 2 }]
+    }
+    fn figures(&mut self) -> Figures {
+        Figures::default()
     }
     fn version(&self) -> String {
         "v7".into()

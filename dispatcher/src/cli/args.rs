@@ -185,6 +185,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "[kind=]KIND[,KEY=VALUE]...", value_parser = crate::control::checks::check, verbatim_doc_comment)]
     pub check: Option<lb::Check>,
 
+    /// Answer Prometheus at this address (GET /metrics), without asking who it is: best one of the loopback, such as 127.0.0.1:9127
+    #[arg(long, value_name = "ADDR:PORT", value_parser = socket_address)]
+    pub metrics: Option<SocketAddr>,
+
     /// Print rates, flows and drops this often
     #[arg(long, value_name = "D", value_parser = duration)]
     pub stats_interval: Option<Duration>,

@@ -65,6 +65,7 @@ pub fn configuration(args: &RunArgs) -> Result<Configuration, Refusal> {
             connections_log: args.connections_log.clone(),
             control: args.control.clone(),
             overrides: args.overrides.clone(),
+            metrics: args.metrics,
             stats_interval: args.stats_interval,
             learn_keys: args.learn_keys.into(),
             ..process(&args.tuning)

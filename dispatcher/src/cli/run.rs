@@ -14,6 +14,7 @@ use crate::io::kernel;
 #[cfg(feature = "dpdk")]
 use crate::io::{OpenError, dpdk};
 use crate::journal;
+use crate::metrics;
 use crate::worker::poll::Clock;
 use crate::worker::prober::{self, Prober};
 use crate::worker::{self, Conductor, Exchange, Idle, Plan, SharedDevices, Steering, Worker, changes, post};
@@ -91,10 +92,13 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     let port_memory = port_memory(&checked.ports, checked.cores.len());
     let large_units = worker::take_large_units(&checked.ports);
     let (handle, queue) = socket::queue::queue();
+    let asked = handle.clone();
     // Before anything is opened: where another dispatcher answers, nothing is to be started. What is asked until then waits.
     let server =
         process.control.as_deref().map(|path| socket::server::start(path, handle, Default::default())).transpose();
     let server = server.map_err(Refusal::new)?;
+    let metrics = process.metrics.map(|at| metrics::server::start(at, asked, Default::default())).transpose();
+    let metrics = metrics.map_err(Refusal::new)?;
     let started = start(
         checked,
         process.learn_keys,
@@ -167,7 +171,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         }
         queue.serve(&mut running, LOOK);
     }
-    drop((server, queue));
+    drop((server, metrics, queue));
     let directory = running.conductor.directory().clone();
     let (last, died): (Vec<_>, Vec<_>) = workers.into_iter().map(Worker::join).unzip();
     let journal_lost = writer.map_or(0, |w| w.finish());

@@ -7,6 +7,7 @@ use crate::worker::Idle;
 use core::time::Duration;
 use lb::Wanted;
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// What is wanted.
@@ -59,6 +60,8 @@ pub struct Process {
     pub control: Option<PathBuf>,
     /// What keeps overrides over a restart, if it does not lie beside the control socket.
     pub overrides: Option<PathBuf>,
+    /// Where metrics are asked for, if anywhere.
+    pub metrics: Option<SocketAddr>,
     /// How often rates are printed.
     pub stats_interval: Option<Duration>,
     /// Which ticket keys servers have is learned by connections of our own.
@@ -81,6 +84,7 @@ impl Default for Process {
             connections_log: None,
             control: None,
             overrides: None,
+            metrics: None,
             stats_interval: None,
             learn_keys: true,
         }

@@ -109,6 +109,7 @@ pub const KEYS: &[Key] = &[
     key(Dispatcher, "control", "\"/run/dispatcher/control.sock\"", "", "Where the control socket is made"),
     key(Dispatcher, "overrides", "\"/var/lib/dispatcher/overrides.json\"", "beside `control`", "What keeps over a restart what operators said by `dispatcher ctl`"),
     key(Dispatcher, "learn-keys", "\"off\"", "on", "Learn which ticket keys servers have that are seen to speak TLS, by handshakes of our own: two or three a minute"),
+    key(Dispatcher, "metrics", "\"127.0.0.1:9127\"", "", "Answer Prometheus at this address, without asking who it is"),
     key(Dispatcher, "stats-interval", "\"10s\"", "", "Print rates, flows and drops this often"),
     key(Port, "name", "\"wan\"", "", "Its name in reports; must be there"),
     key(Port, "driver", "\"af-xdp:eth1\"", "", "DRIVER:DEVICE as with `--port`; must be there"),
@@ -180,7 +181,6 @@ pub const KEYS: &[Key] = &[
 
 /// Keys that a version to come will have: refused, with a sentence that says so.
 pub const LATER: &[(Table, &str, &str)] = &[
-    (Dispatcher, "metrics", "metrics and a status page"),
     (Dispatcher, "state", "tables in a file"),
     (Route, "host", "routes by the Host of plain HTTP"),
     (Backend, "tunnel", "tunnels"),

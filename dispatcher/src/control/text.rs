@@ -121,6 +121,7 @@ fn of_process(process: &Process) -> Lines {
     if !process.learn_keys {
         lines.push(("learn-keys", quoted("off")));
     }
+    lines.extend(process.metrics.map(|at| ("metrics", quoted(&at))));
     lines.extend(process.stats_interval.map(|every| ("stats-interval", duration(every))));
     lines
 }
@@ -296,6 +297,7 @@ mod tests {
             connections-log = "/var/log/a \"b\"\\c\u0007\u007f.jsonl"
             control = "/run/d.sock"
             overrides = "/var/lib/o.json"
+            metrics = "[::1]:9127"
             stats-interval = "10s"
 
             [[port]]

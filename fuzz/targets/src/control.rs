@@ -6,8 +6,9 @@ use dispatcher::control::socket::api::{
     Worker,
 };
 use dispatcher::control::socket::queue::{self, Control, Upload};
-use dispatcher::control::socket::router::router;
-use dispatcher::control::socket::server;
+use dispatcher::control::socket::router::{Peer, router};
+use dispatcher::control::socket::serve::serve;
+use dispatcher::metrics::Figures;
 use std::future::{Future, poll_fn};
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -60,6 +61,9 @@ impl Control for Willing {
     fn drops(&mut self) -> Vec<Drop> {
         Vec::new()
     }
+    fn figures(&mut self) -> Figures {
+        Figures::default()
+    }
     fn version(&self) -> String {
         "1.1".into()
     }
@@ -110,7 +114,9 @@ fn answer(request: &[u8]) -> (Vec<u8>, Willing) {
         runtime.block_on(async {
             let served = tokio::net::UnixStream::from_std(served).expect("a socket");
             let (handle, queue) = queue::queue();
-            let mut serve = pin!(server::serve(served, router(handle), Duration::from_secs(5)));
+            let peer = served.peer_cred().expect("a socket");
+            let peer = Peer { uid: peer.uid(), pid: peer.pid() };
+            let mut serve = pin!(serve(served, Some(peer), router(handle), Duration::from_secs(5)));
             poll_fn(|cx| {
                 let done = serve.as_mut().poll(cx);
                 if done.is_pending() {

@@ -3,7 +3,7 @@
 //! * [`api`]: what goes over the socket, as JSON; the same types for both ends.
 //! * [`orders`]: what can be asked to be changed, as it comes in requests.
 //! * [`router`]: which request means what.
-//! * [`server`]: the Unix socket, and the bounds of whoever connects to it.
+//! * [`serve`]: a thread that answers connections, and the bounds of whoever connects; [`server`]: the Unix socket.
 //! * [`queue`]: the way of a request to the thread that owns the dispatcher's state, and of its answer back.
 //! * [`running`]: who answers.
 //! * [`client`]: one request, for `dispatcher ctl`.
@@ -17,6 +17,7 @@ pub mod orders;
 pub mod queue;
 pub mod router;
 pub mod running;
+pub mod serve;
 pub mod server;
 
 pub use queue::Control;

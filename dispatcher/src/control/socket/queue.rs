@@ -7,6 +7,7 @@ use super::api::{
     Applied, Backend, Configuration, Diff, Drop, Forgotten, Overview, Problem, Reopened, Service, Sessions, Worker,
 };
 use crate::control::overrides::Order;
+use crate::metrics::{Figures, Reading};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::time::{Duration, Instant};
@@ -37,6 +38,19 @@ pub trait Control {
     fn workers(&mut self) -> Vec<Worker>;
     /// Every way in which frames came to nothing, those that have not happened included.
     fn drops(&mut self) -> Vec<Drop>;
+    /// Figures that only metrics have.
+    fn figures(&mut self) -> Figures;
+    /// All that can be measured.
+    fn reading(&mut self) -> Reading {
+        Reading {
+            overview: self.overview(),
+            backends: self.backends(),
+            sessions: self.sessions(),
+            workers: self.workers(),
+            drops: self.drops(),
+            figures: self.figures(),
+        }
+    }
     /// Of what is wanted: changes with everything that is changed.
     fn version(&self) -> String;
     /// The file in force.
@@ -56,7 +70,7 @@ pub trait Control {
 }
 
 /// Requests that wait for the owner. Full: further ones are refused (503). There are no more connections than this.
-pub const WAITING: usize = super::server::CONNECTIONS;
+pub const WAITING: usize = super::serve::CONNECTIONS;
 
 /// How long an answer is waited for. The owner may have a change to apply meanwhile, and workers to wait for.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -15,6 +15,7 @@ use crate::control::port::PortArg;
 use crate::engine::DropReason;
 use crate::io::{Loss, Traffic};
 use crate::journal::JournalWriter;
+use crate::metrics::{Figures, Port};
 use crate::sessions;
 use crate::time::Time;
 use crate::worker::poll::Clock;
@@ -343,6 +344,27 @@ impl Control for Running<'_> {
         let outside = drivers.chain([("handover-full", sum.handover.full)]);
         let outside = outside.map(|(why, frames)| Drop { reason: why.to_string(), frames, answered: 0 });
         engine.chain(outside).collect()
+    }
+
+    fn figures(&mut self) -> Figures {
+        let snapshots = self.snapshots();
+        let sum = Snapshot::fold(&snapshots);
+        let of_worker = |told: &Snapshot| {
+            let ports = self.ports.iter().zip(told.received.iter().zip(&told.sent));
+            ports
+                .map(|(port, (received, sent))| Port { name: port.name.clone(), received: *received, sent: *sent })
+                .collect()
+        };
+        let traffic = snapshots.iter().map(of_worker).collect();
+        let uptime = self.clock.now().as_nanos() as f64 / 1e9;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+        Figures {
+            generation: self.directory().version(),
+            started: now - uptime,
+            traffic,
+            counters: sum.counters,
+            totals: sum.totals,
+        }
     }
 
     fn version(&self) -> String {

@@ -1,15 +1,8 @@
-//! The Unix socket, and the bounds of whoever connects to it.
-//!
-//! One thread. A connection carries one request and is closed. What has a bound: connections at once (further ones wait in the kernel's
-//! queue until one is closed), bytes of a request's head and of its body, and the time of a connection, so that a client that sends or
-//! reads slowly, or not at all, gives its place back.
+//! The Unix socket: who may have it, and what lies at its path before and after.
 
-use super::queue::{Handle, PATIENCE};
+use super::queue::Handle;
 use super::router::{Peer, router};
-use axum::body::Body;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use super::serve::{self, CONNECTIONS, Serving, Times};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind};
@@ -17,45 +10,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, oneshot};
-use tower_service::Service;
-
-/// Connections served at once.
-pub const CONNECTIONS: usize = 32;
-
-/// Bytes of a request line and headers.
-const HEAD_BYTES: usize = 16 << 10;
-
-/// Headers of a request.
-const HEADERS: usize = 32;
-
-/// How long things may take.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Times {
-    /// A request's head.
-    pub head: Duration,
-    /// A connection, from its first moment to its last.
-    pub life: Duration,
-}
-
-impl Default for Times {
-    fn default() -> Times {
-        // A connection lives longer than an answer may take.
-        Times { head: Duration::from_secs(5), life: PATIENCE + Duration::from_secs(10) }
-    }
-}
 
 /// A socket that is served, until this is dropped.
 pub struct Server {
     path: PathBuf,
     /// Device and inode of the socket: what lies at `path` later may be another's.
     file: (u64, u64),
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    serving: Option<Serving>,
 }
 
 /// Makes the socket and answers at it from a thread of its own.
@@ -64,22 +26,19 @@ pub fn start(path: &Path, handle: Handle, times: Times) -> Result<Server, String
     make_room(path)?;
     let listener = bind(path).map_err(said)?;
     let file = path.symlink_metadata().map(|m| (m.dev(), m.ino())).map_err(said)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().map_err(said)?;
-    let (stop, stopped) = oneshot::channel();
-    let thread = std::thread::Builder::new()
-        .name("control".into())
-        .spawn(move || {
-            runtime.block_on(async {
-                match UnixListener::from_std(listener) {
-                    Ok(listener) => drop(tokio::spawn(accept(listener, handle, times))),
-                    Err(e) => eprintln!("dispatcher: control socket: {e}"),
-                }
-                // Whether told or dropped, it is the end.
-                let _ = stopped.await;
-            });
-        })
-        .map_err(said)?;
-    Ok(Server { path: path.to_owned(), file, stop: Some(stop), thread: Some(thread) })
+    let serving = Serving::start("control", move || async move {
+        match UnixListener::from_std(listener) {
+            Ok(listener) => {
+                let next = async || listener.accept().await.map(|(stream, _)| stream);
+                let who =
+                    |stream: &UnixStream| stream.peer_cred().map(|who| Some(Peer { uid: who.uid(), pid: who.pid() }));
+                serve::accept(next, who, router(handle), times).await;
+            }
+            Err(e) => eprintln!("dispatcher: control socket: {e}"),
+        }
+    })
+    .map_err(said)?;
+    Ok(Server { path: path.to_owned(), file, serving: Some(serving) })
 }
 
 impl Drop for Server {
@@ -87,10 +46,8 @@ impl Drop for Server {
         if self.path.symlink_metadata().is_ok_and(|m| (m.dev(), m.ino()) == self.file) {
             let _ = std::fs::remove_file(&self.path);
         }
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        // Nobody can connect any more; those who are connected are cut off.
+        drop(self.serving.take());
     }
 }
 
@@ -130,39 +87,4 @@ fn bind(path: &Path) -> io::Result<net::UnixListener> {
     socket.listen(CONNECTIONS as i32)?;
     socket.set_nonblocking(true)?;
     Ok(net::UnixListener::from(OwnedFd::from(socket)))
-}
-
-async fn accept(listener: UnixListener, handle: Handle, times: Times) {
-    let router = router(handle);
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        // Never closed.
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let router = router.clone();
-                tokio::spawn(async move {
-                    // Whoever takes longer is cut off; what it asked of the owner goes on.
-                    let _ = tokio::time::timeout(times.life, serve(stream, router, times.head)).await;
-                    drop(place);
-                });
-            }
-            // Out of file descriptors, or a client that is gone again: others may do better a little later.
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
-}
-
-/// One connection: one request, whose head has to be there within `head`. What is wrong with the connection itself is its client's to notice.
-pub async fn serve(stream: UnixStream, router: axum::Router, head: Duration) {
-    let Ok(who) = stream.peer_cred() else { return };
-    let peer = Peer { uid: who.uid(), pid: who.pid() };
-    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(peer);
-        router.clone().call(request)
-    });
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(HEAD_BYTES).max_headers(HEADERS);
-    let _ = http.keep_alive(false).serve_connection(TokioIo::new(stream), service).await;
 }
