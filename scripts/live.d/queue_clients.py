@@ -15,7 +15,7 @@ from lab import STATE, VIP, check
 HERE = os.path.dirname(os.path.abspath(__file__))
 ALERT = bytes.fromhex("15030300020250")
 # Longer than any client takes to send something again that nobody has acknowledged, and than several looks of the dispatcher's.
-A_WHILE = 1.0
+A_WHILE = 0.7
 
 
 def spoken(command, stdin=""):
