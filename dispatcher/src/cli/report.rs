@@ -281,6 +281,14 @@ pub fn summary(
         c.redispatches,
         c.retransmits
     );
+    let a = &last.admission;
+    if a.asked > 0 {
+        _ = writeln!(
+            out,
+            "room at servers: asked for {}, admitted {} ({} had waited, {} spilled), demoted {}, abandoned {}, timed out {}, refused {}",
+            a.asked, a.admitted, a.waited, a.spilled, a.demoted, a.abandoned, a.timed_out, a.refused
+        );
+    }
     if c.hellos_unread > 0 {
         _ = writeln!(
             out,

@@ -37,7 +37,8 @@ pub use totals::Totals;
 use crate::backends::{Hints, Passive};
 use crate::checks::{KeyNews, Seen};
 use crate::engine::{
-    AddressMode, Config, Conflicts, Counters, Effects, Engine, Look, PortId, Revision, Share, Verdict, conflicts,
+    AddressMode, Config, Conflicts, Counters, Effects, Engine, Look, PortId, QueueState, Revision, Share, Verdict,
+    conflicts,
 };
 use crate::io::af_packet::Fanout;
 use crate::io::{self, DeviceInfo, Filter, OpenError, Port, Traffic, af_packet, af_xdp};
@@ -46,6 +47,7 @@ use crate::sessions::Sessions;
 use crate::time::Time;
 use crate::wire::Frame;
 use crate::wire::packet::Headers;
+use lb::admission::ClassCounters;
 use lb::affinity::{Metrics, Update};
 use lb::{BackendId, BackendSet, Directory};
 use std::path::{Path, PathBuf};
@@ -125,6 +127,12 @@ pub trait FrameHandler {
     /// See [`Engine::has_offers`].
     fn has_offers(&self) -> bool {
         false
+    }
+    /// See [`Engine::queues`].
+    fn queues(&self, _all: &mut Vec<QueueState>) {}
+    /// See [`Engine::admission`].
+    fn admission(&self) -> ClassCounters {
+        ClassCounters::default()
     }
     /// See [`Engine::backends_up`].
     fn backends_up(&self) -> BackendSet {
@@ -213,6 +221,12 @@ impl FrameHandler for Engine {
     fn has_offers(&self) -> bool {
         Engine::has_offers(self)
     }
+    fn queues(&self, all: &mut Vec<QueueState>) {
+        all.extend(Engine::queues(self));
+    }
+    fn admission(&self) -> ClassCounters {
+        Engine::admission(self)
+    }
     fn backends_up(&self) -> BackendSet {
         Engine::backends_up(self)
     }
@@ -248,6 +262,10 @@ pub struct Snapshot {
     pub flows: usize,
     /// Backends that answer, as far as this worker knows; folded: as far as any does.
     pub backends_up: BackendSet,
+    /// What became of those who asked for room at a backend.
+    pub admission: ClassCounters,
+    /// The same by line, with who waits there now.
+    pub queues: Vec<QueueState>,
     /// Backends that do not answer it; folded: the first worker's.
     pub unreachable: Vec<Unreachable>,
     /// By port: what came in.
@@ -278,6 +296,8 @@ impl Snapshot {
             one.conflicts.iter().for_each(|claim| conflicts::note(&mut sum.conflicts, *claim));
             sum.flows += one.flows;
             sum.backends_up = sum.backends_up.union(&one.backends_up);
+            sum.admission += one.admission;
+            fold_queues(&mut sum.queues, &one.queues);
             fold_ports(&mut sum.received, &one.received);
             fold_ports(&mut sum.sent, &one.sent);
             sum.totals.merge(&one.totals);
@@ -295,6 +315,18 @@ impl Snapshot {
             sessions.metrics.updates_lost += sum.handover.updates_lost;
         }
         sum
+    }
+}
+
+fn fold_queues(sum: &mut Vec<QueueState>, one: &[QueueState]) {
+    for one in one {
+        match sum.iter_mut().find(|line| (line.gate, line.class) == (one.gate, one.class)) {
+            Some(line) => {
+                line.waiting += one.waiting;
+                line.counters += one.counters;
+            }
+            None => sum.push(*one),
+        }
     }
 }
 

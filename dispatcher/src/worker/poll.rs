@@ -411,6 +411,8 @@ impl<H: FrameHandler> Loop<H> {
             conflicts,
             flows,
             backends_up,
+            admission,
+            queues,
             unreachable,
             received,
             sent,
@@ -426,6 +428,9 @@ impl<H: FrameHandler> Loop<H> {
         *conflicts = self.handler.conflicts();
         *flows = self.handler.flows();
         *backends_up = self.handler.backends_up();
+        *admission = self.handler.admission();
+        queues.clear();
+        self.handler.queues(queues);
         unreachable.clear();
         self.handler.unreachable(unreachable);
         received.clear();

@@ -88,6 +88,12 @@ fn a_client_waits_while_the_server_is_full_and_is_dialled_in_the_turn_in_which_a
     assert_eq!(answers(&mut b), hello());
     let sum = b.engine.admission();
     assert_eq!((sum.asked, sum.admitted, sum.waited, sum.refused), (2, 2, 1, 0));
+    let full: Vec<_> = b.engine.queues().filter(|line| line.counters.asked > 0).collect();
+    assert_eq!(
+        (full.len(), full[0].class.0, full[0].counters, full[0].waiting),
+        (1, 2, sum, 0),
+        "both are full handshakes"
+    );
 }
 
 #[test]
