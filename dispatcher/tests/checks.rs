@@ -11,7 +11,7 @@ use dispatcher::checks::{Checks, KeyState, Report};
 use dispatcher::engine::{Config, PortSpec, Revision};
 use dispatcher::time::Time;
 use dispatcher::wire::Mac;
-use lb::{Check, CheckKind, Directory, MemberSpec, Policy, PoolSpec, Wanted};
+use lb::{Agent, Check, CheckKind, Directory, MemberSpec, Policy, PoolSpec, Wanted};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -36,15 +36,7 @@ fn address(n: usize, v6: bool) -> SocketAddr {
 }
 
 fn revision(checks: &[Option<Check>], policy: &Policy, v6: bool, previous: Option<&Directory>) -> Arc<Revision> {
-    let ips = if v6 { ("fd02::1", 64) } else { ("10.2.0.1", 24) };
-    let port = PortSpec {
-        name: "p".into(),
-        mac: Mac([2, 0, 0, 0, 0, 1]),
-        addresses: vec![(ips.0.parse().unwrap(), ips.1)],
-        gateways: vec![],
-        vlans: vec![],
-        mtu: 1500,
-    };
+    let port = port(v6);
     let member = |(n, check): (usize, &Option<Check>)| MemberSpec {
         check: check.clone(),
         ..MemberSpec::new(format!("web{n}"), address(n, v6))
@@ -56,6 +48,18 @@ fn revision(checks: &[Option<Check>], policy: &Policy, v6: bool, previous: Optio
     let config = Config { ports: vec![port], wanted: wanted.clone(), ..Config::default() };
     let directory = Directory::next(previous, &wanted, |_| true).unwrap();
     Arc::new(Revision::new(&config, Arc::new(directory)).unwrap())
+}
+
+fn port(v6: bool) -> PortSpec {
+    let ips = if v6 { ("fd02::1", 64) } else { ("10.2.0.1", 24) };
+    PortSpec {
+        name: "p".into(),
+        mac: Mac([2, 0, 0, 0, 0, 1]),
+        addresses: vec![(ips.0.parse().unwrap(), ips.1)],
+        gateways: vec![],
+        vlans: vec![],
+        mtu: 1500,
+    }
 }
 
 impl World {
@@ -307,6 +311,75 @@ fn keys_are_learned_of_servers_that_were_seen_to_speak_tls_and_of_no_others() {
     assert_eq!(world.reports()[0].keys.as_ref().unwrap().state, KeyState::Named);
     world.run(200 * SECOND);
     assert_eq!(world.reports()[0].keys.as_ref().unwrap().state, KeyState::Unknown);
+    assert_eq!(world.states(), [Checked::Unknown; 2]);
+}
+
+#[test]
+fn a_suspect_is_asked_at_once_and_away_until_it_answers_hellos_but_never_the_last() {
+    use Checked::{Down, Unknown};
+    let mut world = World::new(&[Manner::Closes, Manner::Tls, Manner::Mute], None, &Policy::default(), false);
+    let told = |world: &World| world.checks.seen().map(|seen| seen.checked).collect::<Vec<_>>();
+    world.run(SECOND);
+    (0..3).for_each(|n| world.checks.suspect(lb::BackendId(n), world.now));
+    world.run(5 * SECOND);
+    // One that answers is cleared, and asked no more.
+    assert_eq!(told(&world), [Down, Unknown, Down]);
+    let asked = world.servers[1].seen.knocks;
+    world.run(20 * SECOND);
+    assert_eq!(world.servers[1].seen.knocks, asked);
+    // What refuses us by an alert has answered.
+    world.servers[0].become_(Manner::Tls);
+    world.run(5 * SECOND);
+    assert_eq!(told(&world), [Unknown, Unknown, Down]);
+    // The last ones are not taken away.
+    for n in 0..2 {
+        world.servers[n].become_(Manner::Resets);
+        world.checks.suspect(lb::BackendId(n as u16), world.now);
+    }
+    world.run(5 * SECOND);
+    assert_eq!((told(&world), world.states()), (vec![Unknown; 3], vec![Down; 3]));
+    // One that has a check is asked that, before it is due.
+    let check = Check { interval: 60 * SECOND, fall: 1, ..Check::new(CheckKind::Tls) };
+    let mut world = World::new(&[Manner::Tls, Manner::Tls], Some(check), &Policy::default(), false);
+    world.run(70 * SECOND);
+    world.servers[0].become_(Manner::Closes);
+    world.checks.suspect(lb::BackendId(0), world.now);
+    world.run(SECOND);
+    assert_eq!(told(&world)[0], Down);
+}
+
+#[test]
+fn an_agent_is_heard_and_what_cannot_be_read_changes_nothing() {
+    let mut world = World::new(&[Manner::Says("75% maxconn:30\r\n"), Manner::Mute], None, &Policy::default(), false);
+    world.checks = Checks::new(1500, false, 3);
+    let first = revision(&[None, None], &Policy::default(), false, None);
+    let mut wanted = Wanted::single(
+        vec!["10.1.0.9:443".parse().unwrap()],
+        Policy::default(),
+        PoolSpec { agent: Some(Agent { interval: SECOND, ..Agent::at(443) }), ..PoolSpec::default() },
+    );
+    wanted.pools[0].backends = (0..2).map(|n| MemberSpec::new(format!("web{n}"), address(n, false))).collect();
+    let directory = Arc::new(Directory::next(Some(first.directory()), &wanted, |_| true).unwrap());
+    let config = Config { ports: vec![port(false)], wanted, ..Config::default() };
+    world.checks.follow(&Arc::new(Revision::new(&config, directory).unwrap()), Time::ZERO);
+    world.run(5 * SECOND);
+    let agents = |world: &World| world.reports().into_iter().map(|r| r.agent.unwrap()).collect::<Vec<_>>();
+    let told = agents(&world);
+    assert_eq!((told[0].says.to_string(), told[0].failed.as_deref()), ("75%, maxconn:30".into(), None));
+    assert_eq!((told[1].says.to_string(), told[1].failed.is_some()), ("nothing".into(), true));
+    assert_eq!((world.servers[0].seen.resets, world.servers[0].seen.errors), (0, 0));
+    assert_eq!(world.lines, ["backend web0: its agent says: 75%, maxconn:30"]);
+    for (manner, says) in [
+        (Manner::Says("down#disk full"), "down: disk full, 75%, maxconn:30"),
+        (Manner::Says("quickly!\n"), "down: disk full, 75%, maxconn:30"),
+        (Manner::Refuses, "down: disk full, 75%, maxconn:30"),
+        (Manner::Says("up ready 100%\n"), "ready, 100%, maxconn:30"),
+    ] {
+        world.servers[0].become_(manner);
+        world.run(3 * SECOND);
+        assert_eq!(agents(&world)[0].says.to_string(), says);
+    }
+    // Whether it serves is not for agents to say here.
     assert_eq!(world.states(), [Checked::Unknown; 2]);
 }
 

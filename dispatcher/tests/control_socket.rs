@@ -73,6 +73,7 @@ impl Control for MadeUp {
                 passed: 7,
                 failed: 3,
             }),
+            agent: Some(AgentSays { says: "drain, 75%".into(), since: 2.5, failed: None }),
             keys: Some(TicketKeys {
                 state: "named".into(),
                 names: vec!["00112233445566778899aabbccddeeff".into()],

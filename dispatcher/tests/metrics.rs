@@ -37,6 +37,7 @@ fn reading() -> Reading {
                 passed: 8,
                 failed: 1,
             }),
+            agent: None,
             keys: None,
             up: vec![true, false],
             flows: 5,

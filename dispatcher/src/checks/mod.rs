@@ -9,6 +9,7 @@
 //! **Bounds.** At most [`AT_ONCE`] connections are under way; further questions wait for their turn, those due first before others. Each has a time
 //! after which it is given up.
 
+mod agent;
 mod endpoint;
 mod http;
 mod keys;
@@ -18,9 +19,10 @@ mod target;
 mod tls;
 mod verdict;
 
+pub use agent::{Admin, Says};
 pub use endpoint::RECEIVE;
 pub use keys::KeyState;
-pub use report::{KeyReport, Report};
+pub use report::{AgentReport, KeyReport, Report};
 pub use verdict::Verdict;
 
 use crate::backends::Checked;
@@ -153,6 +155,13 @@ impl Checks {
         }
     }
 
+    /// Clients were left without an answer by a backend: it is asked at once, also one that has no check. See `target.rs`.
+    pub fn suspect(&mut self, backend: BackendId, now: Time) {
+        if let Some(target) = self.target(backend) {
+            target.suspect(now);
+        }
+    }
+
     /// Clients bring tickets that no known key explains: perhaps a backend has new ones.
     pub fn look_at_keys(&mut self, backend: BackendId, now: Time) {
         if let Some(target) = self.target(backend) {
@@ -202,6 +211,11 @@ impl Checks {
                     push_line(&mut self.lines, line);
                 }
             }
+            Purpose::Agent => {
+                if let Some(line) = target.agent_said(outcome, now) {
+                    push_line(&mut self.lines, line);
+                }
+            }
             Purpose::Learn => {
                 let (name, line, further) = target.learned(outcome, now);
                 self.keys.extend(name.map(|name| KeyNews { backend: id, generation: target.generation, name }));
@@ -216,7 +230,7 @@ impl Checks {
 
     fn begin_due(&mut self, now: Time) {
         for slot in 0..self.targets.len() {
-            for purpose in [Purpose::Check, Purpose::Learn] {
+            for purpose in [Purpose::Check, Purpose::Learn, Purpose::Agent] {
                 if self.runs.len() >= AT_ONCE {
                     return;
                 }
@@ -236,7 +250,7 @@ impl Checks {
         let seed = mix(&mut self.seed);
         let Some(from) = self.free_port(id, to) else { return self.forsake(id, purpose, now) };
         let Some(target) = self.target(id) else { return };
-        let proxy = target.proxy;
+        let proxy = target.proxy && purpose != Purpose::Agent;
         let ends = Ends { from, to, mtu: self.mtu, seed };
         match Run::begin(ends, talk, proxy, patience, now) {
             Some(run) => self.runs.push((id, purpose, run)),
@@ -268,7 +282,11 @@ impl Checks {
     pub fn due(&mut self, now: Time) -> Time {
         let room = self.runs.len() < AT_ONCE;
         let runs = self.runs.iter_mut().map(|(_, _, run)| run.due(now)).min().unwrap_or(Time::MAX);
-        let targets = self.targets.iter().flatten().flat_map(|t| [t.due(Purpose::Check), t.due(Purpose::Learn)]);
+        let targets = self
+            .targets
+            .iter()
+            .flatten()
+            .flat_map(|t| [t.due(Purpose::Check), t.due(Purpose::Learn), t.due(Purpose::Agent)]);
         runs.min(targets.filter(|_| room).min().unwrap_or(Time::MAX))
     }
 
@@ -279,7 +297,26 @@ impl Checks {
 
     /// What holds of all backends.
     pub fn seen(&self) -> impl Iterator<Item = Seen> + '_ {
-        self.targets.iter().flatten().map(Target::seen)
+        self.targets.iter().flatten().map(|target| {
+            let seen = target.seen();
+            // A suspicion takes nobody away who is the last.
+            let spared = target.is_suspect() && seen.checked == Checked::Down && !self.has_others(&seen);
+            Seen { checked: if spared { Checked::Unknown } else { seen.checked }, ..seen }
+        })
+    }
+
+    /// Each of a backend's pools has another of its family that is not down.
+    fn has_others(&self, seen: &Seen) -> bool {
+        let Some(revision) = &self.revision else { return false };
+        let target = |id: BackendId| self.targets.get(id.index()).and_then(Option::as_ref);
+        let Some(mine) = target(seen.backend) else { return false };
+        let serves = |id: BackendId| {
+            target(id).is_some_and(|other| {
+                other.addr.is_ipv4() == mine.addr.is_ipv4() && other.seen().checked != Checked::Down
+            })
+        };
+        let mut pools = revision.directory().pools().filter(|pool| pool.backends().contains(seen.backend));
+        pools.all(|pool| pool.backends().iter().any(|id| id != seen.backend && serves(id)))
     }
 
     /// What is to be told of all backends.

@@ -1,7 +1,9 @@
 //! What is told of checks.
 
+use super::agent::Says;
 use super::keys::KeyState;
 use super::verdict::Verdict;
+use crate::time::Time;
 use lb::{BackendId, CheckKind, KeyName};
 
 /// Of one backend.
@@ -15,8 +17,21 @@ pub struct Report {
     pub kind: Option<CheckKind>,
     /// What has come of it.
     pub verdict: Verdict,
+    /// What its agent says; none: it has none.
+    pub agent: Option<AgentReport>,
     /// What is known of its ticket keys; none where nobody looks.
     pub keys: Option<KeyReport>,
+}
+
+/// What a backend's agent says.
+#[derive(Clone, Debug)]
+pub struct AgentReport {
+    /// All in all.
+    pub says: Says,
+    /// When it said something else for the last time.
+    pub since: Time,
+    /// Why nothing was heard of it, the last time.
+    pub failed: Option<String>,
 }
 
 /// What is known of a backend's ticket keys.

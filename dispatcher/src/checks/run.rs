@@ -1,5 +1,6 @@
 //! One question under way: a connection, what is said over it, and what comes of it.
 
+use super::agent::LINE;
 use super::endpoint::{Endpoint, Standing};
 use super::http::Http;
 use super::tls::{Handshake, ticket_in};
@@ -17,6 +18,8 @@ pub(super) enum Talk {
     Knock,
     /// A request.
     Http(Http),
+    /// Nothing: what the server says, up to the end of a line.
+    Line(Vec<u8>),
     /// A handshake, and perhaps a request within.
     Tls(Box<Handshake>, Option<Http>),
 }
@@ -32,8 +35,10 @@ pub(super) struct Outcome {
     pub resumed: bool,
     /// The ticket that it was offered.
     pub offered: Option<Vec<u8>>,
-    /// It answered something at all: a listener is there.
-    pub reached: bool,
+    /// The line that was listened to.
+    pub line: Option<String>,
+    /// It said something: a byte at least.
+    pub spoke: bool,
 }
 
 /// A question under way.
@@ -49,6 +54,7 @@ pub(super) struct Run {
     started: Time,
     deadline: Time,
     opened: bool,
+    spoke: bool,
     offered: Option<Vec<u8>>,
     /// Our last word was said then.
     closing: Option<Time>,
@@ -82,6 +88,7 @@ impl Run {
             started: now,
             deadline: now + patience,
             opened: false,
+            spoke: false,
             offered: None,
             closing: None,
             told: false,
@@ -117,8 +124,12 @@ impl Run {
         }
         self.endpoint.send(now, send);
         let resumed = matches!(&self.talk, Talk::Tls(handshake, _) if handshake.resumed());
-        let (offered, reached) = (self.offered.clone(), self.opened);
-        result.map(|result| Outcome { result, took: now.since(self.started), resumed, offered, reached })
+        let (offered, spoke) = (self.offered.clone(), self.spoke);
+        let line = match &self.talk {
+            Talk::Line(line) => Some(String::from_utf8_lossy(line).into_owned()),
+            _ => None,
+        };
+        result.map(|result| Outcome { line, result, took: now.since(self.started), resumed, offered, spoke })
     }
 
     /// Nothing is left to do.
@@ -133,7 +144,7 @@ impl Run {
             (None, true) => now + GOODBYE,
             (None, false) => {
                 let talk = match &self.talk {
-                    Talk::Knock => None,
+                    Talk::Knock | Talk::Line(_) => None,
                     Talk::Http(http) => http.due(),
                     Talk::Tls(_, Some(http)) => http.due(),
                     Talk::Tls(handshake, None) => handshake.has_tickets(now).err().flatten(),
@@ -162,8 +173,9 @@ impl Run {
                 handshake.close();
                 handshake.speak(&mut self.out);
             }
+            Talk::Line(_) if well => {}
             Talk::Http(http) if well || http.status().is_some() => {}
-            Talk::Knock | Talk::Http(_) | Talk::Tls(..) => {
+            Talk::Knock | Talk::Http(_) | Talk::Line(_) | Talk::Tls(..) => {
                 // An alert, perhaps, which tells the server what is wrong.
                 if let Talk::Tls(handshake, _) = &mut self.talk {
                     handshake.speak(&mut self.out);
@@ -186,10 +198,17 @@ impl Run {
         }
         let mut heard = Vec::new();
         self.endpoint.read(&mut heard);
+        self.spoke |= !heard.is_empty();
         let end = self.endpoint.is_at_end();
         let reset = matches!(standing, Standing::Closed { .. });
         let said = match &mut self.talk {
             Talk::Knock => Some(Ok(())),
+            Talk::Line(line) => {
+                line.extend_from_slice(&heard[..heard.len().min(LINE - line.len())]);
+                let whole = line.iter().position(|b| *b == b'\n');
+                line.truncate(whole.unwrap_or(line.len()));
+                (whole.is_some() || end || line.len() >= LINE).then_some(Ok(()))
+            }
             Talk::Http(http) => {
                 self.out.extend(http.request().into_iter().flatten());
                 http.hear(&heard, end, now)

@@ -1,9 +1,10 @@
 //! One backend, as it is asked.
 
 use super::Seen;
+use super::agent::Says;
 use super::http::Http;
 use super::keys::{AT_MOST_EVERY, EVERY, KeyState, Keys, Next};
-use super::report::{KeyReport, Report};
+use super::report::{AgentReport, KeyReport, Report};
 use super::run::{Outcome, Talk};
 use super::tls::Tls;
 use super::verdict::Verdict;
@@ -11,13 +12,15 @@ use crate::backends::Checked;
 use crate::path::CHECK_PORTS;
 use crate::time::Time;
 use core::time::Duration;
-use lb::{Backend, BackendId, Check, CheckKind, Directory, KeyName, ServiceKind};
+use lb::{Agent, Backend, BackendId, Check, CheckKind, Directory, KeyName, ServiceKind};
 use std::net::{IpAddr, SocketAddr};
 
 /// How much an interval may be longer than wanted, or shorter, so that those of many backends do not meet.
 const JITTER: f64 = 0.1;
 /// How long one handshake may take by which keys are learned.
 const LEARN_PATIENCE: Duration = Duration::from_secs(5);
+/// How often one is asked that is suspected.
+const DOUBT_EVERY: Duration = Duration::from_secs(1);
 /// A connection that could not be begun is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -28,6 +31,8 @@ pub(super) enum Purpose {
     Check,
     /// Which ticket keys it has.
     Learn,
+    /// What its agent says.
+    Agent,
 }
 
 /// A backend.
@@ -40,12 +45,17 @@ pub(super) struct Target {
     /// Our address towards it.
     pub source: IpAddr,
     check: Option<Check>,
+    /// What it is asked while it is suspected and has no check.
+    doubt: Option<Check>,
     /// Its services begin connections with a PROXY header.
     pub proxy: bool,
     /// Its keys are of use to somebody.
     learns: bool,
     /// TLS is what it speaks.
     tls: bool,
+    agent: Option<(Agent, AgentReport)>,
+    agent_due: Time,
+    hearing: bool,
     verdict: Verdict,
     check_due: Time,
     checking: bool,
@@ -65,9 +75,13 @@ impl Target {
             addr: SocketAddr::new(backend.addr.ip().to_canonical(), backend.addr.port()),
             source: backend.addr.ip(),
             check: None,
+            doubt: None,
             proxy: false,
             learns: false,
             tls: false,
+            agent: None,
+            agent_due: Time::MAX,
+            hearing: false,
             verdict: Verdict::unknown(now),
             check_due: Time::MAX,
             checking: false,
@@ -95,10 +109,16 @@ impl Target {
         (self.proxy, self.source, self.learns) = (proxy, source, learns && affinity);
         if self.check != backend.check {
             self.check = backend.check.clone();
+            self.doubt = None;
             self.checking = false;
             // What another check said says nothing of this one.
             self.verdict = Verdict::unknown(now);
             self.check_due = self.check.as_ref().map_or(Time::MAX, |check| now + check.interval.mul_f64(spread));
+        }
+        if self.agent.as_ref().map(|(agent, _)| *agent) != backend.agent {
+            let report = AgentReport { says: Says::default(), since: now, failed: None };
+            self.agent = backend.agent.map(|agent| (agent, report));
+            (self.hearing, self.agent_due) = (false, now);
         }
         self.tls |= tls || self.check.as_ref().is_some_and(|check| check.kind.is_tls());
     }
@@ -117,6 +137,28 @@ impl Target {
         }
     }
 
+    /// Connections of clients, one after the other, had no answer. If it has a check that is made at once; else it is asked to answer a hello, once a
+    /// second, until it has done so or not done so twice. Whatever it answers will do: it may have its reasons against us. While it does not it is down,
+    /// unless it is the last.
+    pub fn suspect(&mut self, now: Time) {
+        if self.check.is_none() && self.doubt.is_none() {
+            let (interval, timeout) = (DOUBT_EVERY, Some(DOUBT_EVERY));
+            self.doubt = Some(Check { interval, timeout, fall: 2, ..Check::new(CheckKind::Tls) });
+            self.verdict = Verdict::unknown(now);
+            self.check_due = now;
+        }
+        self.check_due = self.check_due.min(now);
+    }
+
+    /// It is asked because of a suspicion alone.
+    pub fn is_suspect(&self) -> bool {
+        self.doubt.is_some()
+    }
+
+    fn asked(&self) -> Option<&Check> {
+        self.check.as_ref().or(self.doubt.as_ref())
+    }
+
     pub fn look_at_keys(&mut self, now: Time) {
         self.keys_due = self.keys_due.min(now.max(self.looked + AT_MOST_EVERY));
     }
@@ -126,18 +168,20 @@ impl Target {
         match purpose {
             Purpose::Check => self.checking,
             Purpose::Learn => self.keys.is_looking(),
+            Purpose::Agent => self.hearing,
         }
     }
 
     /// When such a question is due.
     pub fn due(&self, purpose: Purpose) -> Time {
         match purpose {
-            Purpose::Check if self.check.is_some() && !self.checking => self.check_due,
+            Purpose::Check if self.asked().is_some() && !self.checking => self.check_due,
             Purpose::Learn
                 if self.learns && self.tls && !self.keys.is_looking() && self.verdict.state != Checked::Down =>
             {
                 self.keys_due
             }
+            Purpose::Agent if self.agent.is_some() && !self.hearing => self.agent_due,
             _ => Time::MAX,
         }
     }
@@ -145,6 +189,7 @@ impl Target {
     pub fn put_off(&mut self, purpose: Purpose, now: Time) {
         match purpose {
             Purpose::Check => (self.checking, self.check_due) = (false, now + AGAIN),
+            Purpose::Agent => (self.hearing, self.agent_due) = (false, now + AGAIN),
             Purpose::Learn => {
                 self.keys.give_up();
                 self.keys_due = now + AGAIN;
@@ -157,7 +202,8 @@ impl Target {
         let jitter = |every: Duration| every.mul_f64(1.0 + JITTER * (2.0 * spread - 1.0));
         match purpose {
             Purpose::Check => {
-                let check = self.check.as_ref()?;
+                let check = self.asked()?.clone();
+                let check = &check;
                 self.check_due = now + jitter(check.interval);
                 let to = SocketAddr::new(self.addr.ip(), check.port.unwrap_or(self.addr.port()));
                 let talk = match check.kind {
@@ -171,6 +217,13 @@ impl Target {
                 let patience = check.patience();
                 self.checking = true;
                 Some((to, talk, patience))
+            }
+            Purpose::Agent => {
+                let (agent, _) = self.agent.as_ref()?;
+                self.agent_due = now + jitter(agent.interval);
+                self.hearing = true;
+                let to = SocketAddr::new(self.addr.ip(), agent.port);
+                Some((to, Talk::Line(Vec::new()), agent.interval.min(lb::check::TIMEOUT)))
             }
             Purpose::Learn => {
                 self.keys_due = now + jitter(EVERY);
@@ -190,13 +243,27 @@ impl Target {
     /// A check has come to this. A line, when what holds has changed by it.
     pub fn checked(&mut self, outcome: &Outcome, now: Time) -> Option<String> {
         self.checking = false;
-        let check = self.check.as_ref()?;
+        let check = self.asked()?.clone();
         self.verdict.took = Some(outcome.took);
-        if !self.verdict.note(&outcome.result, (check.rise, check.fall), now) {
+        let suspect = self.is_suspect();
+        let result = if suspect && outcome.spoke { &Ok(()) } else { &outcome.result };
+        let before = self.verdict.state;
+        if !self.verdict.note(result, (check.rise, check.fall), now) {
             return None;
         }
+        if suspect && self.verdict.state == Checked::Up {
+            self.doubt = None;
+            self.verdict = Verdict::unknown(now);
+            let name = &self.name;
+            return (before == Checked::Down).then(|| format!("backend {name} is up: it answers hellos again"));
+        }
         let (name, kind, row) = (&self.name, check.kind, self.verdict.in_a_row());
-        let line = match (&self.verdict.state, &outcome.result) {
+        let line = match (&self.verdict.state, result) {
+            (Checked::Down, Err(why)) if suspect => {
+                format!(
+                    "backend {name} is down, unless it is the last: clients had no answer to their hellos, nor had we: {why}"
+                )
+            }
             (Checked::Down, Err(why)) => format!("backend {name} is down: check {kind}: {why} ({row} in a row)"),
             _ => format!("backend {name} is up: check {kind} passed {row} in a row"),
         };
@@ -204,6 +271,24 @@ impl Target {
             self.look_at_keys(now);
         }
         Some(line)
+    }
+
+    /// Its agent has said this. A line, when it is something else than before. What cannot be read, and one that does not answer, change nothing.
+    pub fn agent_said(&mut self, outcome: &Outcome, now: Time) -> Option<String> {
+        self.hearing = false;
+        let (_, report) = self.agent.as_mut()?;
+        if let Err(why) = &outcome.result {
+            report.failed = Some(why.clone());
+            return None;
+        }
+        let line = outcome.line.as_deref().unwrap_or_default();
+        let before = report.says.clone();
+        report.failed = (!report.says.hear(line)).then(|| "what it says is none of the words of agents".to_string());
+        if report.says == before {
+            return None;
+        }
+        report.since = now;
+        Some(format!("backend {}: its agent says: {}", self.name, report.says))
     }
 
     /// A handshake by which keys are learned has come to this: the name of a key, and a line when there is something to tell; or what is said in
@@ -264,8 +349,9 @@ impl Target {
         Report {
             backend: self.id,
             generation: self.generation,
-            kind: self.check.as_ref().map(|check| check.kind),
+            kind: self.asked().map(|check| check.kind),
             verdict: self.verdict.clone(),
+            agent: self.agent.as_ref().map(|(_, report)| report.clone()),
             keys,
         }
     }

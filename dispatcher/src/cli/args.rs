@@ -221,6 +221,8 @@ pub struct Service {
     ///                        getting slow
     ///   slow-start=D         after a recovery weight and limits grow for so long
     ///   check=KIND           ask it whether it serves, see --check of run
+    ///   agent=PORT           an agent there says how much it can take (HAProxy's
+    ///                        agent-check)
     #[arg(long = "backend", value_name = "NAME=ADDR:PORT[,KEY=VALUE]...", value_parser = backend, verbatim_doc_comment)]
     pub backends: Vec<MemberSpec>,
 }

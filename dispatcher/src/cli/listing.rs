@@ -168,6 +168,12 @@ fn health(o: &Observed) -> String {
             _ => write!(out, " (check {})", check.kind),
         };
     }
+    if let Some(agent) = &o.agent {
+        _ = match &agent.failed {
+            Some(why) => write!(out, "; agent: {} ({why})", agent.says),
+            None => write!(out, "; agent: {}", agent.says),
+        };
+    }
     if o.keys.as_ref().is_some_and(|keys| keys.takes_own == Some(false)) {
         out.push_str("; it does not take its own tickets");
     }

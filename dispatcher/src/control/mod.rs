@@ -5,12 +5,14 @@
 //! * [`mod@text`] writes one as the file that says it.
 //! * [`values`] are words, numbers and addresses, for flags and keys alike; [`port`] is one network port, [`mod@backend`] a backend,
 //!   [`mod@class`] a class of requests, [`name`] what names may be.
+//! * [`agents`]: what agents on backends' hosts say, laid over what is wanted.
 //! * [`checks`]: what backends are asked, in words.
 //! * [`own`]: addresses of ours that others have, too.
 //! * [`overrides`]: what operators said while it ran; [`diff`]: what is different between two configurations.
 //! * [`live`] has what is wanted now, and brings changes of it into force.
 //! * [`socket`] is the control socket.
 
+pub mod agents;
 pub mod backend;
 pub mod checks;
 pub mod class;

@@ -3,6 +3,7 @@
 use super::Engine;
 pub(super) use super::ask::millis;
 use super::ask::{Chosen, Natures, hints};
+use super::share::client_identity;
 use crate::flow::{FlowId, Key, Side};
 use crate::tcp::action::Choice;
 use crate::tcp::connection::{Opening, State};
@@ -12,7 +13,6 @@ use crate::tls::{Late, server_name};
 use crate::wire::{Addr, Family, Seq};
 use lb::admission::Cost;
 use lb::{BackendId, IdentityKind, Lookup, PoolId, Service, ServiceId};
-use siphasher::sip::SipHasher13;
 use ssl_parse::{ClientHello, Outcome};
 
 impl Engine {
@@ -300,15 +300,4 @@ impl Engine {
 /// The pool that a hello is for.
 fn route(service: &Service, hello: &ClientHello<'_>) -> PoolId {
     service.pool_for(hello.sni, hello.alpn.into_iter().flatten())
-}
-
-/// Who a client is: a host may have any address of its /64, and rarely more than one of IPv4; a site has a /48, or a /24.
-fn client_identity(keyed: &SipHasher13, addr: Addr) -> u64 {
-    let of = |bytes: &[u8]| keyed.hash(bytes) as u32;
-    // Of four lengths, so that no two of them are hashed alike.
-    let (host, network) = match addr.family() {
-        Family::V4 => (&addr.0[12..], &addr.0[12..15]),
-        Family::V6 => (&addr.0[..8], &addr.0[..6]),
-    };
-    lb::affinity::client(of(network), of(host))
 }

@@ -1,9 +1,10 @@
 //! How a connection is told of, and forgotten.
 
+use super::share::client_identity;
 use super::{Effects, Engine};
 use crate::flow::{FlowId, Rest, Side};
 use crate::path::GateId;
-use crate::tcp::{End, Record, flight};
+use crate::tcp::{Class, End, Record, flight};
 use crate::tls::over;
 use lb::admission::Slot;
 
@@ -26,7 +27,7 @@ impl Engine {
         } else if !gates.is_empty() || gates.large > 0 {
             self.unqueue(id);
         }
-        let Engine { flows, lates, flights, buffers, counters, directory, .. } = self;
+        let Engine { flows, lates, flights, buffers, counters, directory, noticed, keyed, .. } = self;
         let Some(client) = flows.key(id, Side::Client) else { return };
         let (hot, c) = flows.both(id);
         let class = over(&mut c.late, lates, buffers, counters);
@@ -35,6 +36,16 @@ impl Engine {
         c.record.told = true;
         counters.flows_closed += 1;
         let bytes = hot.through.map_or([0; 2], |through| through.windows.map(|window| window.bytes()));
+        // Of a hello that was passed on; what we end ourselves says nothing of the server.
+        let theirs = matches!(end, End::Fin | End::ClientReset | End::BackendReset);
+        let asked = bytes[Side::Client as usize] > 0 && c.record.class == Some(Class::Secure);
+        if let Some(backend) = c.record.backend
+            && theirs
+            && asked
+            && bytes[Side::Server as usize] == 0
+        {
+            noticed.left_unanswered(backend, client_identity(keyed, client.src));
+        }
         c.record.tell(&client, directory, bytes, end, |record| fx.connection_ended(record));
     }
 

@@ -8,8 +8,9 @@
 
 use super::{Config, ConfigError, Returning, TicketKey};
 use crate::path::{MAX_WORKERS, Revision};
+use crate::wire::{Addr, Family};
 use lb::{Affinity, Directory, Released};
-use siphasher::sip::SipHasher24;
+use siphasher::sip::{SipHasher13, SipHasher24};
 use std::sync::Arc;
 
 /// One engine's part.
@@ -113,4 +114,15 @@ pub(crate) fn derived(secret: &[u8; 32], purpose: u8) -> [u8; 16] {
 /// client would be led away from it by the refusals of others.
 pub(super) fn one_refusal_counts(directory: &Directory) -> bool {
     !directory.pools().any(|pool| pool.address_finds_server())
+}
+
+/// Who a client is: a host may have any address of its /64, and rarely more than one of IPv4; a site has a /48, or a /24.
+pub(super) fn client_identity(keyed: &SipHasher13, addr: Addr) -> u64 {
+    let of = |bytes: &[u8]| keyed.hash(bytes) as u32;
+    // Of four lengths, so that no two of them are hashed alike.
+    let (host, network) = match addr.family() {
+        Family::V4 => (&addr.0[12..], &addr.0[12..15]),
+        Family::V6 => (&addr.0[..8], &addr.0[..6]),
+    };
+    lb::affinity::client(of(network), of(host))
 }

@@ -106,6 +106,7 @@ struct Office {
     seen: Box<[AtomicU64]>,
     tls: [AtomicU64; WORDS],
     strange_tickets: [AtomicU64; WORDS],
+    suspects: [AtomicU64; WORDS],
     /// Rung for whoever makes the checks.
     bell: Doorbell,
     /// One for each worker.
@@ -143,6 +144,7 @@ pub fn between(workers: usize, mtu: u16) -> io::Result<(Clerk, Vec<Window>)> {
         seen: (0..MAX_BACKENDS).map(|_| AtomicU64::new(0)).collect(),
         tls: [const { AtomicU64::new(0) }; WORDS],
         strange_tickets: [const { AtomicU64::new(0) }; WORDS],
+        suspects: [const { AtomicU64::new(0) }; WORDS],
         bell: Doorbell::new()?,
         bells,
     });
@@ -196,7 +198,11 @@ impl Clerk {
 
     /// What connections have shown.
     pub fn hints(&self) -> Hints {
-        Hints { tls: taken(&self.office.tls), strange_tickets: taken(&self.office.strange_tickets) }
+        Hints {
+            tls: taken(&self.office.tls),
+            strange_tickets: taken(&self.office.strange_tickets),
+            suspects: taken(&self.office.suspects),
+        }
     }
 
     /// Tells all workers what holds of backends. Only what differs from before is a change.
@@ -293,6 +299,7 @@ impl Window {
     pub fn hint(&self, hints: &Hints) {
         put(&self.office.tls, &hints.tls);
         put(&self.office.strange_tickets, &hints.strange_tickets);
+        put(&self.office.suspects, &hints.suspects);
         self.office.bell.ring();
     }
 }

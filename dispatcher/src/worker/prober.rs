@@ -67,6 +67,7 @@ fn run(
         let hints = clerk.hints();
         hints.tls.iter().for_each(|id| checks.speaks_tls(id, now));
         hints.strange_tickets.iter().for_each(|id| checks.look_at_keys(id, now));
+        hints.suspects.iter().for_each(|id| checks.suspect(id, now));
         clerk.receive(|packet| checks.receive(packet, now));
         checks.poll(now, &mut |leaving| clerk.send(&leaving));
         while let Some(news) = checks.next_key() {

@@ -33,6 +33,8 @@ pub enum Manner {
     TlsHttp(u16),
     /// HTTP.
     Plain(u16),
+    /// Says this, and closes.
+    Says(&'static str),
     /// Takes connections, and says nothing.
     Mute,
     /// Takes connections, and closes them.
@@ -216,6 +218,11 @@ impl Server {
                 socket.abort();
             }
             if *manner == Manner::Closes {
+                socket.close();
+            }
+            if let Manner::Says(text) = *manner {
+                socket.send_slice(text.as_bytes()).unwrap();
+                seen.ended += 1;
                 socket.close();
             }
         }

@@ -122,6 +122,8 @@ pub struct Observed {
     pub since: Option<f64>,
     /// How it is checked, and what has come of it; none: it is not.
     pub check: Option<Checked>,
+    /// What its agent says; none: it has none.
+    pub agent: Option<AgentSays>,
     /// What is known of its ticket keys; none: nobody looks.
     pub keys: Option<TicketKeys>,
     /// By worker: whether it takes the backend to be up.
@@ -157,6 +159,17 @@ pub struct Checked {
     pub passed: u64,
     /// That have failed.
     pub failed: u64,
+}
+
+/// What the agent on a backend's host says.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct AgentSays {
+    /// All in all, in its words.
+    pub says: String,
+    /// Seconds since it said something else.
+    pub since: f64,
+    /// Why nothing was heard of it, the last time.
+    pub failed: Option<String>,
 }
 
 /// What is known of a backend's ticket keys by handshakes of our own.

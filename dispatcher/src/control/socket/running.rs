@@ -1,15 +1,16 @@
 //! What a running dispatcher answers at its control socket.
 
 use super::api::{
-    Applied, Backend, Checked, Configuration, Diff, Drop, Forgotten, Observed, Offered, Overview, Pauses, Problem,
-    Reached, Reopened, Service, Sessions, TicketKeys, Wanted, Weight, Worker,
+    AgentSays, Applied, Backend, Checked, Configuration, Diff, Drop, Forgotten, Observed, Offered, Overview, Pauses,
+    Problem, Reached, Reopened, Service, Sessions, TicketKeys, Wanted, Weight, Worker,
 };
 use super::queue::{Control, Upload};
 use crate::backends::{self, Passive};
-use crate::checks::{KeyReport, Report, Verdict};
+use crate::checks::{KeyReport, Report, Says, Verdict};
+use crate::control::agents;
 use crate::control::live::{DataPlane, Done, Live};
-use crate::control::overrides::Order;
 use crate::control::overrides::lay::members_of;
+use crate::control::overrides::{Order, Overrides};
 use crate::control::own;
 use crate::control::port::PortArg;
 use crate::engine::DropReason;
@@ -23,6 +24,7 @@ use crate::worker::prober::Prober;
 use crate::worker::{self, Conductor, InForce, Snapshot};
 use lb::affinity::Reader;
 use lb::{CheckKind, Directory, Millis};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -61,14 +63,39 @@ impl Running<'_> {
 
     /// Has `change` done with what is wanted.
     fn change<T>(&mut self, change: impl FnOnce(&mut Live, &mut dyn DataPlane, u64) -> T) -> T {
+        // What agents say holds beside what is being changed; and what an operator has just said goes before it.
+        let (agents, overrides) = (self.agents(), self.live.overrides().clone());
         let Running { live, conductor, ports, .. } = self;
-        change(live, &mut Workers { conductor, ports }, wall_clock())
+        let done = change(live, &mut Workers { conductor, ports, agents, overrides }, wall_clock());
+        self.follow_agents();
+        done
+    }
+
+    /// What agents say, by backend's name.
+    fn agents(&self) -> HashMap<String, Says> {
+        let directory = self.directory();
+        let of = |report: Report| {
+            let backend = directory.backend(report.backend).filter(|b| b.generation == report.generation)?;
+            Some((backend.name.clone(), report.agent?.says))
+        };
+        self.prober.map(Prober::reports).unwrap_or_default().into_iter().filter_map(of).collect()
+    }
+
+    /// Brings into force what agents say now. What cannot be is tried again the next time.
+    fn follow_agents(&mut self) -> Option<String> {
+        let agents = self.agents();
+        let wanted = agents::lay(self.live.in_force(), &agents, self.live.overrides());
+        if wanted == *self.conductor.wanted() {
+            return None;
+        }
+        self.conductor.apply(&wanted, &[]).err().map(|why| format!("what agents say is not in force: {why}"))
     }
 
     /// Ends overrides whose time is over, and does what else became possible since the last change. What an operator should know is returned. To
     /// be called now and then.
     pub fn tick(&mut self) -> Vec<String> {
         let mut told = self.change(|live, plane, now| live.expire(plane, now));
+        told.extend(self.follow_agents());
         told.extend(self.conductor.settle());
         told.extend(self.prober.into_iter().flat_map(Prober::lines));
         told
@@ -114,6 +141,11 @@ impl Running<'_> {
                 why,
                 since,
                 check,
+                agent: report.and_then(|r| r.agent.as_ref()).map(|agent| AgentSays {
+                    says: agent.says.to_string(),
+                    since: seconds(agent.since),
+                    failed: agent.failed.clone(),
+                }),
                 keys: report.and_then(|r| r.keys.as_ref()).map(keys),
                 up,
                 flows: self.directory().live().connections(id),
@@ -178,6 +210,8 @@ fn wanted(all: &lb::Wanted, name: &str, address: SocketAddr) -> Option<Wanted> {
 struct Workers<'a> {
     conductor: &'a mut Conductor,
     ports: &'a [PortArg],
+    agents: HashMap<String, Says>,
+    overrides: Overrides,
 }
 
 impl Workers<'_> {
@@ -193,7 +227,8 @@ impl Workers<'_> {
 impl DataPlane for Workers<'_> {
     fn apply(&mut self, wanted: &lb::Wanted, reset: &[String]) -> Result<Done, String> {
         self.kernel_has_none(wanted)?;
-        self.conductor.apply(wanted, reset).map(done).map_err(|why| why.to_string())
+        let wanted = agents::lay(wanted, &self.agents, &self.overrides);
+        self.conductor.apply(&wanted, reset).map(done).map_err(|why| why.to_string())
     }
 
     fn try_out(&self, wanted: &lb::Wanted) -> Result<(), String> {
