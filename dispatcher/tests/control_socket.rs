@@ -80,6 +80,7 @@ impl Control for MadeUp {
                 takes_own: Some(true),
                 failed: None,
             }),
+            slots: Some(Slots { connections: 7, max_connections: Some(4000), handshakes: 30, max_handshakes: None }),
             up: vec![true, false],
             flows: 5,
             connections: 100,
@@ -147,6 +148,24 @@ impl Control for MadeUp {
     }
     fn drops(&mut self) -> Vec<Drop> {
         vec![Drop { reason: "bad-cookie".into(), frames: 3, answered: 2 }]
+    }
+    fn queues(&mut self) -> Vec<dispatcher::control::socket::api::Queue> {
+        vec![dispatcher::control::socket::api::Queue {
+            service: "default".into(),
+            pool: "default".into(),
+            family: "IPv4".into(),
+            class: "full".into(),
+            waiting: 3,
+            asked: 100,
+            admitted: 90,
+            waited: 60,
+            spilled: 5,
+            demoted: 4,
+            abandoned: 3,
+            timed_out: 2,
+            refused: 2,
+            waits: vec![10, 20, 30, 0],
+        }]
     }
     fn figures(&mut self) -> Figures {
         Figures::default()

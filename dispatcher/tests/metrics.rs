@@ -1,7 +1,7 @@
 //! Metrics: what is written, and that documents, dashboard and alerts know nothing else.
 
 use dispatcher::control::socket::api::{
-    Backend, Checked, Drop, Observed, Offered, Overview, Pauses, Rows, Sessions, Wanted, Weight, Worker,
+    Backend, Checked, Drop, Observed, Offered, Overview, Pauses, Queue, Rows, Sessions, Slots, Wanted, Weight, Worker,
 };
 use dispatcher::engine::Counters;
 use dispatcher::io::Traffic;
@@ -39,6 +39,12 @@ fn reading() -> Reading {
             }),
             agent: None,
             keys: None,
+            slots: Some(Slots {
+                connections: 7,
+                max_connections: Some(4000),
+                handshakes: 30,
+                max_handshakes: Some(40),
+            }),
             up: vec![true, false],
             flows: 5,
             connections: 100,
@@ -111,6 +117,22 @@ fn reading() -> Reading {
             Drop { reason: "bad-cookie".into(), frames: 3, answered: 2 },
             Drop { reason: "malformed".into(), frames: 0, answered: 0 },
         ],
+        queues: vec![Queue {
+            service: "shop".into(),
+            pool: "api".into(),
+            family: "IPv6".into(),
+            class: "full".into(),
+            waiting: 3,
+            asked: 100,
+            admitted: 90,
+            waited: 60,
+            spilled: 5,
+            demoted: 4,
+            abandoned: 3,
+            timed_out: 2,
+            refused: 2,
+            waits: vec![10, 20, 30, 0],
+        }],
         figures: Figures {
             generation: 12,
             started: 1.7e9,
@@ -164,6 +186,12 @@ fn numbers_stand_under_their_labels() {
         ("dispatcher_backend_weight{backend=\"a\",pool=\"api\"}", 3.0),
         ("dispatcher_backend_bytes_total{backend=\"a\",direction=\"to_server\"}", (1u64 << 52) as f64),
         ("dispatcher_resumptions_total{backend=\"a\\\"\\\\\\n\",kind=\"psk\",outcome=\"accepted\"}", 4.0),
+        ("dispatcher_queue_length{service=\"shop\",pool=\"api\",family=\"IPv6\",class=\"full\"}", 3.0),
+        (
+            "dispatcher_queue_requests_total{service=\"shop\",pool=\"api\",family=\"IPv6\",class=\"full\",outcome=\"timed_out\"}",
+            2.0,
+        ),
+        ("dispatcher_backend_max_handshakes{backend=\"a\"}", 40.0),
         ("dispatcher_session_rows{kind=\"key-name\"}", 3.0),
     ] {
         assert_eq!(of.get(name), Some(&value), "{name}\n{text}");

@@ -4,7 +4,8 @@ use super::listing;
 use crate::control::overrides::verb;
 use crate::control::socket::DEFAULT_SOCKET;
 use crate::control::socket::api::{
-    Applied, Backend, Configuration, Diff, Drop, Failure, Forgotten, Overview, Reopened, Service, Sessions, Worker,
+    Applied, Backend, Configuration, Diff, Drop, Failure, Forgotten, Overview, Queue, Reopened, Service, Sessions,
+    Worker,
 };
 use crate::control::socket::client::{self, Question, escaped};
 use crate::control::socket::orders::{NewBackend, NewWeight, Terms};
@@ -183,6 +184,8 @@ pub enum What {
     Workers,
     /// Frames that came to nothing, by reason
     Drops,
+    /// Who waits for room at servers with limits, by class, and what became of others
+    Queues,
 }
 
 /// What can be done with the connections log.
@@ -308,6 +311,7 @@ fn show(args: &CtlArgs, what: Option<What>, json: bool) -> Result<String, (u8, S
         Some(What::Sessions) => "/v1/sessions",
         Some(What::Workers) => "/v1/workers",
         Some(What::Drops) => "/v1/drops",
+        Some(What::Queues) => "/v1/queues",
     };
     let body = ask(args, Question::new(Method::GET, path))?;
     if json {
@@ -321,6 +325,7 @@ fn show(args: &CtlArgs, what: Option<What>, json: bool) -> Result<String, (u8, S
         Some(What::Sessions) => listing::sessions(&read::<Sessions>(&body)?),
         Some(What::Workers) => listing::workers(&read::<Vec<Worker>>(&body)?),
         Some(What::Drops) => listing::drops(&read::<Vec<Drop>>(&body)?),
+        Some(What::Queues) => listing::queues(&read::<Vec<Queue>>(&body)?),
     })
 }
 

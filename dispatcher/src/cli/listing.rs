@@ -1,8 +1,8 @@
 //! The tables of `dispatcher ctl show`.
 
 use crate::control::socket::api::{
-    Applied, Backend, Change, Configuration, Diff, Drop, Failure, Observed, Override, Overview, Service, Sessions,
-    Wanted, Worker,
+    Applied, Backend, Change, Configuration, Diff, Drop, Failure, Observed, Override, Overview, Queue, Service,
+    Sessions, Slots, Wanted, Worker,
 };
 use crate::sessions::HEADS;
 use comfy_table::{CellAlignment, Table, presets};
@@ -127,6 +127,7 @@ pub(super) fn backends(all: &[Backend]) -> String {
         "OVERRIDES",
         "IN FORCE",
         "HEALTH",
+        "SLOTS",
         "FLOWS",
         "CONNECTIONS",
         "RESUMED",
@@ -134,7 +135,7 @@ pub(super) fn backends(all: &[Backend]) -> String {
         "TO SERVER",
         "TO CLIENT",
     ];
-    let mut table = table(&heads, 6);
+    let mut table = table(&heads, 7);
     for b in all {
         let o = &b.observed;
         let numbers = [o.flows.into(), o.connections, o.resumed, o.new_sessions, o.bytes_to_server, o.bytes_to_client];
@@ -145,10 +146,66 @@ pub(super) fn backends(all: &[Backend]) -> String {
             overrides(&b.overrides),
             wanted(&b.in_force, "leaving"),
             health(o),
+            slots(o),
         ];
         table.add_row(words.into_iter().chain(numbers.map(|n: u64| n.to_string())));
     }
     text(&table)
+}
+
+/// What is used of its limits.
+fn slots(o: &Observed) -> String {
+    let Some(Slots { connections, max_connections, handshakes, max_handshakes }) = &o.slots else { return "-".into() };
+    let of = |used: &u32, most: &Option<u32>, what: &str| most.map(|most| format!("{used} of {most} {what}"));
+    let parts = [of(connections, max_connections, "connections"), of(handshakes, max_handshakes, "handshake units")];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+pub(super) fn queues(all: &[Queue]) -> String {
+    if all.is_empty() {
+        return "queues: none (no backend has a limit)\n".to_string();
+    }
+    let heads = [
+        "SERVICE",
+        "POOL",
+        "FAMILY",
+        "CLASS",
+        "WAITING",
+        "ASKED",
+        "ADMITTED",
+        "WAITED",
+        "P50",
+        "P99",
+        "SPILLED",
+        "DEMOTED",
+        "ABANDONED",
+        "TIMED OUT",
+        "REFUSED",
+    ];
+    let mut table = table(&heads, 4);
+    for q in all {
+        let numbers = [q.waiting as u64, q.asked, q.admitted, q.waited].map(|n| n.to_string());
+        let waits = [50, 99].map(|percent| below(&q.waits, percent));
+        let others = [q.spilled, q.demoted, q.abandoned, q.timed_out, q.refused].map(|n| n.to_string());
+        let words = [&q.service, &q.pool, &q.family, &q.class].map(String::clone);
+        table.add_row(words.into_iter().chain(numbers).chain(waits).chain(others));
+    }
+    text(&table)
+}
+
+/// Below which time so many hundredths of those who had waited have waited.
+fn below(waits: &[u64], percent: u64) -> String {
+    let all: u64 = waits.iter().sum();
+    let mut sum = 0;
+    let reached = |n: &u64| {
+        sum += n;
+        sum * 100 >= all * percent
+    };
+    match waits.iter().position(reached).filter(|_| all > 0) {
+        None => "-".into(),
+        Some(last) if last + 1 == waits.len() => format!("> {} ms", 1u64 << (last.max(1) - 1)),
+        Some(bucket) => format!("< {} ms", 1u64 << bucket),
+    }
 }
 
 /// Up or down; and why, and since when.

@@ -67,6 +67,14 @@ catalogue! {
     BACKEND_FLOWS = gauge "dispatcher_backend_flows" ["backend"] "Connections to a backend in the flow tables";
     BACKEND_CONNECTIONS = counter "dispatcher_backend_connections_total" ["backend"] "Ended connections to a backend";
     BACKEND_BYTES = counter "dispatcher_backend_bytes_total" ["backend", "direction"] "Bytes of their streams, to_server and to_client";
+    BACKEND_CONNECTIONS_USED = gauge "dispatcher_backend_slots_connections" ["backend"] "Connections that count for a backend's limit, those being dialled included, where it has a limit";
+    BACKEND_HANDSHAKES_USED = gauge "dispatcher_backend_slots_handshakes" ["backend"] "Units of handshakes under way, where a backend has a limit: 10 for a full one, 1 for one that resumes";
+    BACKEND_MAX_HANDSHAKES = gauge "dispatcher_backend_max_handshakes" ["backend"] "The limit of these units, as it is now";
+    QUEUE_LENGTH = gauge "dispatcher_queue_length" ["service", "pool", "family", "class"] "Connections that wait for room at a backend";
+    QUEUE_ASKED = counter "dispatcher_queue_requests_total" ["service", "pool", "family", "class", "outcome"] "Connections that asked for room at a backend, by what became of them: admitted, abandoned, timed_out, refused";
+    QUEUE_WAITED = counter "dispatcher_queue_waited_total" ["service", "pool", "family", "class"] "Admitted connections that had waited";
+    QUEUE_SPILLED = counter "dispatcher_queue_spilled_total" ["service", "pool", "family", "class"] "Admitted connections that went to another backend than the one that has their session, which had no room";
+    QUEUE_DEMOTED = counter "dispatcher_queue_demoted_total" ["service", "pool", "family", "class"] "Connections that stood in the last class's line, their own being full";
     RESUMPTIONS = counter "dispatcher_resumptions_total" ["backend", "kind", "outcome"] "Connections that offered to resume a session, by whether the backend did: accepted, refused; broken: refused although the tables had promised it; unknown: no row knew the session";
     SESSION_ROWS = gauge "dispatcher_session_rows" ["kind"] "Rows of the session tables: session-id, ticket, key-name, candidate";
     SHARED_KEY_NAMES = gauge "dispatcher_shared_key_names" [] "Names of ticket keys that several backends open";

@@ -2,7 +2,7 @@
 
 use super::Reading;
 use super::catalogue::{self as of, Metric};
-use crate::control::socket::api::{Backend, Offered};
+use crate::control::socket::api::{Backend, Offered, Queue};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, prometheus_text};
 use prometheus_client::metrics::MetricType;
@@ -121,6 +121,14 @@ fn series(metric: &Metric, r: &Reading) -> Vec<Series> {
             };
             there(r).flat_map(ways).collect()
         }
+        of::BACKEND_CONNECTIONS_USED => by_backend(r, |b| Some(f64::from(b.observed.slots.as_ref()?.connections))),
+        of::BACKEND_HANDSHAKES_USED => by_backend(r, |b| Some(f64::from(b.observed.slots.as_ref()?.handshakes))),
+        of::BACKEND_MAX_HANDSHAKES => by_backend(r, |b| b.observed.slots.as_ref()?.max_handshakes.map(f64::from)),
+        of::QUEUE_LENGTH => by_queue(r, |q| q.waiting as f64),
+        of::QUEUE_ASKED => r.queues.iter().flat_map(outcomes).collect(),
+        of::QUEUE_WAITED => by_queue(r, |q| q.waited as f64),
+        of::QUEUE_SPILLED => by_queue(r, |q| q.spilled as f64),
+        of::QUEUE_DEMOTED => by_queue(r, |q| q.demoted as f64),
         of::RESUMPTIONS => r.sessions.offered.iter().flat_map(resumptions).collect(),
         of::SESSION_ROWS => {
             let rows = &r.sessions.rows;
@@ -168,6 +176,20 @@ fn there(r: &Reading) -> impl Iterator<Item = &Backend> {
 
 fn by_backend(r: &Reading, number: impl Fn(&Backend) -> Option<f64>) -> Vec<Series> {
     there(r).filter_map(|b| Some((vec![b.name.clone()], number(b)?))).collect()
+}
+
+fn line(q: &Queue) -> Vec<String> {
+    [&q.service, &q.pool, &q.family, &q.class].map(String::clone).to_vec()
+}
+
+fn by_queue(r: &Reading, number: impl Fn(&Queue) -> f64) -> Vec<Series> {
+    r.queues.iter().map(|q| (line(q), number(q))).collect()
+}
+
+fn outcomes(q: &Queue) -> [Series; 4] {
+    let all =
+        [("admitted", q.admitted), ("abandoned", q.abandoned), ("timed_out", q.timed_out), ("refused", q.refused)];
+    all.map(|(outcome, n)| ([line(q), vec![outcome.to_string()]].concat(), n as f64))
 }
 
 /// See [`of::BACKEND_STATE`].

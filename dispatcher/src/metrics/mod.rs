@@ -7,7 +7,7 @@ pub mod catalogue;
 pub mod exporter;
 pub mod server;
 
-use crate::control::socket::api::{Backend, Drop, Overview, Sessions, Worker};
+use crate::control::socket::api::{Backend, Drop, Overview, Queue, Sessions, Worker};
 use crate::engine::Counters;
 use crate::io::Traffic;
 use crate::worker::Totals;
@@ -25,6 +25,8 @@ pub struct Reading {
     pub workers: Vec<Worker>,
     /// Frames that came to nothing.
     pub drops: Vec<Drop>,
+    /// Every line for room at backends.
+    pub queues: Vec<Queue>,
     /// What is told nowhere else.
     pub figures: Figures,
 }

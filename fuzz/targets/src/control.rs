@@ -61,6 +61,9 @@ impl Control for Willing {
     fn drops(&mut self) -> Vec<Drop> {
         Vec::new()
     }
+    fn queues(&mut self) -> Vec<dispatcher::control::socket::api::Queue> {
+        Vec::new()
+    }
     fn figures(&mut self) -> Figures {
         Figures::default()
     }

@@ -126,6 +126,8 @@ pub struct Observed {
     pub agent: Option<AgentSays>,
     /// What is known of its ticket keys; none: nobody looks.
     pub keys: Option<TicketKeys>,
+    /// What connections have of its limits; none: it has no limit.
+    pub slots: Option<Slots>,
     /// By worker: whether it takes the backend to be up.
     pub up: Vec<bool>,
     /// Connections in the flow tables of all workers: open, or over for some seconds at most.
@@ -183,6 +185,52 @@ pub struct TicketKeys {
     pub takes_own: Option<bool>,
     /// Why nothing could be learned, the last time.
     pub failed: Option<String>,
+}
+
+/// What connections have of a backend's limits now, those that are being dialled included.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Slots {
+    /// So many connections.
+    pub connections: u32,
+    /// Of so many, as it is now: less than is wanted during a slow start. None: no limit.
+    pub max_connections: Option<u32>,
+    /// Units of handshakes under way.
+    pub handshakes: u32,
+    /// Of so many, as it is now: less than is wanted during a slow start, and found out with `auto`. None: no limit.
+    pub max_handshakes: Option<u32>,
+}
+
+/// `GET /v1/queues`: where requests wait for room at backends: a class of a service, at one of its pools of which a backend has a limit.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Queue {
+    /// The service.
+    pub service: String,
+    /// Its pool.
+    pub pool: String,
+    /// Of the clients and the backends: `IPv4` or `IPv6`.
+    pub family: String,
+    /// The class.
+    pub class: String,
+    /// So many wait now.
+    pub waiting: usize,
+    /// Have asked for room: admitted, abandoned, timed out, refused, and those who wait.
+    pub asked: u64,
+    /// Were given it.
+    pub admitted: u64,
+    /// Of those: after having waited.
+    pub waited: u64,
+    /// Of those: not at the backend that has their session.
+    pub spilled: u64,
+    /// Stood in the last class's line, their own being full.
+    pub demoted: u64,
+    /// Closed or reset while they waited.
+    pub abandoned: u64,
+    /// Waited for as long as their class waits.
+    pub timed_out: u64,
+    /// Found no place to wait.
+    pub refused: u64,
+    /// Of those who had waited: how many for less than 1 ms, 2, 4 and so on; the last: for longer.
+    pub waits: Vec<u64>,
 }
 
 /// `GET /v1/sessions`: what the affinity tables hold and have counted.

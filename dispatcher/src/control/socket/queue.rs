@@ -4,7 +4,8 @@
 //! request that panics is answered by an error and harms nothing else; one whose asker has given up is not begun.
 
 use super::api::{
-    Applied, Backend, Configuration, Diff, Drop, Forgotten, Overview, Problem, Reopened, Service, Sessions, Worker,
+    self, Applied, Backend, Configuration, Diff, Drop, Forgotten, Overview, Problem, Reopened, Service, Sessions,
+    Worker,
 };
 use crate::control::overrides::Order;
 use crate::metrics::{Figures, Reading};
@@ -38,6 +39,8 @@ pub trait Control {
     fn workers(&mut self) -> Vec<Worker>;
     /// Every way in which frames came to nothing, those that have not happened included.
     fn drops(&mut self) -> Vec<Drop>;
+    /// Every line for room at backends.
+    fn queues(&mut self) -> Vec<api::Queue>;
     /// Figures that only metrics have.
     fn figures(&mut self) -> Figures;
     /// All that can be measured.
@@ -48,6 +51,7 @@ pub trait Control {
             sessions: self.sessions(),
             workers: self.workers(),
             drops: self.drops(),
+            queues: self.queues(),
             figures: self.figures(),
         }
     }

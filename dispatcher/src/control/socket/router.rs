@@ -45,6 +45,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Handle>)> {
         ("/v1/sessions", read(|c| c.sessions())),
         ("/v1/workers", read(|c| c.workers())),
         ("/v1/drops", read(|c| c.drops())),
+        ("/v1/queues", read(|c| c.queues())),
         ("/v1/configuration", read(|c| c.configuration()).put(apply)),
         ("/v1/reload", post(reload)),
         ("/v1/diff", get(diff)),

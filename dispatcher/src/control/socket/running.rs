@@ -1,8 +1,8 @@
 //! What a running dispatcher answers at its control socket.
 
 use super::api::{
-    AgentSays, Applied, Backend, Checked, Configuration, Diff, Drop, Forgotten, Observed, Offered, Overview, Pauses,
-    Problem, Reached, Reopened, Service, Sessions, TicketKeys, Wanted, Weight, Worker,
+    self, AgentSays, Applied, Backend, Checked, Configuration, Diff, Drop, Forgotten, Observed, Offered, Overview,
+    Pauses, Problem, Reached, Reopened, Service, Sessions, TicketKeys, Wanted, Weight, Worker,
 };
 use super::queue::{Control, Upload};
 use crate::backends::{self, Passive};
@@ -13,12 +13,13 @@ use crate::control::overrides::lay::members_of;
 use crate::control::overrides::{Order, Overrides};
 use crate::control::own;
 use crate::control::port::PortArg;
-use crate::engine::DropReason;
+use crate::engine::{DropReason, QueueState};
 use crate::io::{Loss, Traffic};
 use crate::journal::JournalWriter;
 use crate::metrics::{Figures, Port};
 use crate::sessions;
 use crate::time::Time;
+use crate::wire::Family;
 use crate::worker::poll::Clock;
 use crate::worker::prober::Prober;
 use crate::worker::{self, Conductor, InForce, Snapshot};
@@ -147,6 +148,7 @@ impl Running<'_> {
                     failed: agent.failed.clone(),
                 }),
                 keys: report.and_then(|r| r.keys.as_ref()).map(keys),
+                slots: slots(self.directory().live().slots(), id),
                 up,
                 flows: self.directory().live().connections(id),
                 connections: ended.connections,
@@ -157,6 +159,17 @@ impl Running<'_> {
             },
         }
     }
+}
+
+/// What a backend's limits are, and what is used of them.
+fn slots(slots: &lb::admission::Slots, id: lb::BackendId) -> Option<api::Slots> {
+    let (used, limits) = (slots.used(id), slots.limits(id));
+    (limits != lb::admission::Limits::NONE).then_some(api::Slots {
+        connections: used.connections,
+        max_connections: limits.connections,
+        handshakes: used.units,
+        max_handshakes: limits.units,
+    })
 }
 
 fn checked(kind: CheckKind, verdict: &Verdict, seconds: impl Fn(Time) -> f64) -> Checked {
@@ -182,6 +195,13 @@ fn keys(report: &KeyReport) -> TicketKeys {
         names: report.names.iter().map(|name| format!("{:032x}", u128::from_be_bytes(*name))).collect(),
         takes_own: report.takes_own,
         failed: report.failed.clone(),
+    }
+}
+
+fn family(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
     }
 }
 
@@ -379,6 +399,33 @@ impl Control for Running<'_> {
         let outside = drivers.chain([("handover-full", sum.handover.full)]);
         let outside = outside.map(|(why, frames)| Drop { reason: why.to_string(), frames, answered: 0 });
         engine.chain(outside).collect()
+    }
+
+    fn queues(&mut self) -> Vec<api::Queue> {
+        let sum = Snapshot::fold(&self.snapshots());
+        let directory = self.directory();
+        let one = |line: &QueueState| {
+            // Of a version that is no more: its line has gone, too.
+            let service = directory.service(line.gate.service)?;
+            let c = &line.counters;
+            Some(api::Queue {
+                service: service.name().to_string(),
+                pool: directory.pool_name(line.gate.pool)?.to_string(),
+                family: family(line.gate.family()).to_string(),
+                class: service.policy().classes.specs().get(line.class.index())?.name.clone(),
+                waiting: line.waiting,
+                asked: c.asked,
+                admitted: c.admitted,
+                waited: c.waited,
+                spilled: c.spilled,
+                demoted: c.demoted,
+                abandoned: c.abandoned,
+                timed_out: c.timed_out,
+                refused: c.refused,
+                waits: c.waits.to_vec(),
+            })
+        };
+        sum.queues.iter().filter_map(one).collect()
     }
 
     fn figures(&mut self) -> Figures {
