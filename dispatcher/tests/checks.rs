@@ -403,6 +403,31 @@ fn what_is_no_longer_wanted_is_asked_no_more_and_what_comes_is_asked_at_once() {
 }
 
 #[test]
+fn at_the_end_and_when_it_is_no_longer_wanted_a_check_under_way_is_broken_off_at_the_server_too() {
+    let check = || Some(Check { interval: 30 * SECOND, timeout: Some(20 * SECOND), ..Check::new(CheckKind::Tls) });
+    for at_the_end in [true, false] {
+        let mut world = World::new(&[Manner::Mute], check(), &Policy::default(), false);
+        world.checks = Checks::new(1500, false, 3);
+        world.checks.follow(&revision(&[check()], &Policy::default(), false, None), Time::ZERO);
+        while world.servers[0].seen.accepted == 0 {
+            world.run(SECOND);
+        }
+        let before = world.servers[0].seen;
+        assert_eq!(world.checks.under_way(), 1);
+        if at_the_end {
+            let (now, mut out) = (world.now, Vec::new());
+            world.checks.end(now, &mut |leaving| out.push(leaving.packet.to_vec()));
+            out.into_iter().for_each(|packet| world.put(Some(0), packet));
+        } else {
+            let none = revision(&[None], &Policy::default(), false, None);
+            world.checks.follow(&none, world.now);
+        }
+        world.run(SECOND / 2);
+        assert_eq!((world.checks.under_way(), world.servers[0].seen.resets), (0, before.resets + 1), "{at_the_end}");
+    }
+}
+
+#[test]
 fn no_more_than_so_many_connections_are_under_way_and_all_servers_have_their_turn() {
     let check = Check { interval: SECOND, ..Check::new(CheckKind::Tcp) };
     let mut checks = Checks::new(1500, false, 3);

@@ -140,10 +140,13 @@ impl Checks {
             }
         }
         let targets = &self.targets;
-        self.runs.retain(|(id, purpose, run)| {
+        for (id, purpose, run) in &mut self.runs {
             let target = targets.get(id.index()).and_then(Option::as_ref);
-            target.is_some_and(|target| target.awaits(*purpose) && target.addr.ip() == run.to.ip())
-        });
+            let awaited = target.is_some_and(|target| target.awaits(*purpose) && target.addr.ip() == run.to.ip());
+            if !awaited {
+                run.abandon(now);
+            }
+        }
         self.revision = Some(revision.clone());
         self.changed = true;
     }
@@ -199,6 +202,15 @@ impl Checks {
             if let Some(outcome) = outcome {
                 self.conclude(id, purpose, &outcome, now);
             }
+        }
+    }
+
+    /// The last it does: no server is left with a connection that nobody has the other end of.
+    pub fn end(&mut self, now: Time, send: &mut dyn FnMut(Leaving<'_>)) {
+        for (id, _, mut run) in core::mem::take(&mut self.runs) {
+            let generation = self.target(id).map_or(0, |target| target.generation);
+            run.abandon(now);
+            run.advance(now, &mut |packet| send(Leaving { backend: id, generation, packet }));
         }
     }
 

@@ -132,6 +132,14 @@ impl Run {
         result.map(|result| Outcome { line, result, took: now.since(self.started), resumed, offered, spoke })
     }
 
+    /// Nobody wants to know any more: the server hears a reset with what goes out next, and nothing comes of it.
+    pub fn abandon(&mut self, now: Time) {
+        self.told = true;
+        self.out.clear();
+        self.closing = Some(now);
+        self.endpoint.abort();
+    }
+
     /// Nothing is left to do.
     pub fn is_over(&mut self) -> bool {
         self.told && self.endpoint.is_over()

@@ -132,7 +132,11 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     while !workers.iter().all(Worker::is_finished) {
         // One that ends by itself has died, or will get no frame any more: without it the others serve half of the flows.
         if stop.load(Ordering::Relaxed) || workers.iter().any(Worker::is_finished) {
-            workers.iter().for_each(Worker::stop);
+            // First what asks servers by way of them.
+            prober.stop();
+            if prober.is_finished() {
+                workers.iter().for_each(Worker::stop);
+            }
         }
         if let (Some(at), Some(every)) = (next_report, process.stats_interval)
             && Instant::now() >= at

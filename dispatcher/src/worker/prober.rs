@@ -89,6 +89,7 @@ fn run(
         }
         clerk.bell().silence();
     }
+    checks.end(clock.now(), &mut |leaving| clerk.send(&leaving));
 }
 
 /// What was told is whole, whoever died.
@@ -106,12 +107,22 @@ impl Prober {
     pub fn lines(&self) -> Vec<String> {
         lock(&self.told).lines.drain(..).collect()
     }
+
+    /// Ends it soon: servers that are being asked hear so, if workers still send.
+    pub fn stop(&self) {
+        // It looks ten times a second.
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// It has ended, and given to the workers all that it had to say.
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
 }
 
 impl Drop for Prober {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        // It looks ten times a second.
+        self.stop();
         _ = self.thread.take().map(JoinHandle::join);
     }
 }
