@@ -159,6 +159,8 @@ impl<H: FrameHandler> Loop<H> {
 
     /// Turns until it is told to stop, or until no port will ever have a frame again.
     pub fn run(&mut self, status: &Status) {
+        // Whoever asks before the first turns are over is not to think that all backends are down.
+        self.tell(self.clock.now(), status, false);
         // When the last turn began, if it led to this one at once.
         let mut began = None;
         // Relaxed: the flag orders nothing; it need only be seen soon.

@@ -81,7 +81,7 @@ pub struct Backend {
     pub wanted: Option<Wanted>,
     /// What operators said of it.
     pub overrides: Vec<Override>,
-    /// What comes of the two; none: it was removed, and still has connections or sessions.
+    /// What comes of the two, and of what its agent says; none: it was removed, and still has connections or sessions.
     pub in_force: Option<Wanted>,
     /// As it is seen.
     pub observed: Observed,

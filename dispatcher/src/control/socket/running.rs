@@ -130,7 +130,7 @@ impl Running<'_> {
         let check = report.and_then(|r| Some(checked(r.kind?, &r.verdict, seconds)));
         let ended = sum.totals.backend(&spec.name).cloned().unwrap_or_default();
         let (live, now) = (&self.live, wall_clock());
-        let in_force = if spec.leaving { None } else { wanted(live.in_force(), &spec.name, spec.addr) };
+        let in_force = if spec.leaving { None } else { wanted(self.conductor.wanted(), &spec.name, spec.addr) };
         Backend {
             name: spec.name.clone(),
             address: spec.addr,
