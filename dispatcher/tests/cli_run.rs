@@ -202,9 +202,10 @@ fn assert_refused(mut command: Command, expected: &str) {
 #[test]
 fn without_privilege_it_says_which_it_needs() {
     in_namespace(|| {
-        // The build directory may be closed to others.
+        // The build directory may be closed to others. Not copied here: a child that another test begins meanwhile would have the copy open for
+        // writing, and what is open so cannot be run.
         let copy = scratch("program");
-        std::fs::copy(program(), &copy).unwrap();
+        assert!(Command::new("cp").arg(program()).arg(&copy).status().unwrap().success());
         let mut command = command(&copy, "");
         command.uid(65_534).gid(65_534);
         assert_refused(command, "CAP_NET_RAW and CAP_NET_ADMIN");

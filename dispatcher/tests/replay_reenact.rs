@@ -16,7 +16,7 @@ use dispatcher::replay::reenact::world::{Witness, World};
 use dispatcher::replay::reenact::{Totals, served};
 use dispatcher::replay::{ReplayOptions, replay};
 use dispatcher::time::Time;
-use lb::{Algorithm, MemberSpec, Policy, PoolSpec, Wanted};
+use lb::{Algorithm, MaxHandshakes, MemberSpec, Policy, PoolSpec, Wanted};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -453,4 +453,50 @@ fn lost_frames_are_repaired_by_whoever_is_to_repair_them() {
         }
     }
     assert!(frames > 3000, "{frames} were lost");
+}
+
+#[test]
+fn with_limits_connections_wait_by_class_arrive_whole_and_the_summary_says_how_long() {
+    let mut config = config();
+    let backends = &mut config.wanted.pools[0].backends;
+    // One full handshake at a time.
+    backends.iter_mut().for_each(|b| b.limits.max_handshakes = Some(MaxHandshakes::Units(10)));
+    let options = |json| ReplayOptions {
+        files: vec![capture("interleaved_many_clients.pcap")],
+        json,
+        out: None,
+        config: config.clone(),
+    };
+    let mut out = vec![];
+    replay(&options(true), &mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    let mut lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let queues = lines.pop().unwrap()["summary"]["queues"].clone();
+    let mut by_class: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    for line in &lines {
+        assert_eq!(line["intact"], true, "{line}");
+        by_class.entry(line["queue_class"].as_str().unwrap()).or_default().push(line["waited_ms"].as_u64().unwrap());
+    }
+    assert_eq!(by_class.keys().copied().collect::<Vec<_>>(), ["full", "resumes"]);
+    assert!(by_class["full"].iter().any(|ms| *ms > 0), "nobody waited: {queues}");
+    for (name, waits) in &mut by_class {
+        waits.sort_unstable();
+        let (told, n) = (&queues[*name], waits.len());
+        assert_eq!(
+            (told["connections"].as_u64(), told["longest_ms"].as_u64()),
+            (Some(n as u64), waits.last().copied())
+        );
+        assert_eq!(told["waited"].as_u64(), Some(waits.iter().filter(|ms| **ms > 0).count() as u64));
+        assert_eq!(told["p50_ms"].as_u64(), Some(waits[n.div_ceil(2) - 1]), "{waits:?}");
+        assert_eq!((&told["refused"], &told["timed_out"], &told["abandoned"]), (&0.into(), &0.into(), &0.into()));
+    }
+    let mut report = vec![];
+    replay(&options(false), &mut report).unwrap();
+    let report = String::from_utf8(report).unwrap();
+    assert!(report.contains("Room at backends with limits:") && report.contains(" resumes "), "{report}");
+    // Without limits nobody is asked.
+    let mut out = vec![];
+    let free = ReplayOptions { config: self::config(), ..options(true) };
+    replay(&free, &mut out).unwrap();
+    assert!(!String::from_utf8(out).unwrap().contains("queue"));
 }

@@ -24,6 +24,7 @@
 pub mod conversation;
 pub mod endpoint;
 pub mod faults;
+mod queues;
 pub mod recording;
 mod report;
 pub mod wire;

@@ -4,6 +4,7 @@ use super::super::unread::{self, Unread};
 use super::super::warnings::{self, NotFollowed, Rule};
 use super::conversation::Conversation;
 use super::faults::Faults;
+use super::queues::{self, Queues};
 use super::recording::{Recording, Skip};
 use super::wire::Ended;
 use super::world::World;
@@ -47,6 +48,8 @@ pub struct Totals {
     pub reasons: BTreeMap<&'static str, u64>,
     /// By name, in the order given.
     pub backends: Vec<(String, BackendTotals)>,
+    /// Who asked for room at a backend, where backends have limits.
+    pub queues: Queues,
     /// Connections that were not re-enacted, by [`Skip`].
     pub skipped: [u64; Skip::ALL.len()],
     /// The engine's.
@@ -96,6 +99,8 @@ struct Summary<'a> {
     decided: u64,
     reasons: &'a BTreeMap<&'static str, u64>,
     backends: BTreeMap<&'a str, BackendTotals>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    queues: BTreeMap<&'a str, queues::Told>,
     redispatches: u64,
     retransmits: u64,
     skipped: BTreeMap<&'static str, u64>,
@@ -152,6 +157,7 @@ impl Totals {
         self.decided += u64::from(ended.decided.is_some());
         self.resumed += u64::from(ended.resumed == Some(true));
         self.intact += u64::from(intact);
+        self.queues.connection(ended);
         *self.reasons.entry(ended.reason_word()).or_default() += 1;
         if let Some((_, counts)) = self.backends.iter_mut().find(|(name, _)| Some(name) == ended.backend.as_ref()) {
             counts.connections += 1;
@@ -204,6 +210,7 @@ impl Totals {
             decided: self.decided,
             reasons: &self.reasons,
             backends: self.backends.iter().map(|(name, counts)| (name.as_str(), *counts)).collect(),
+            queues: self.queues.told(),
             redispatches: self.counters.redispatches,
             retransmits: self.counters.retransmits,
             skipped: self.skips(),
@@ -265,6 +272,9 @@ impl Totals {
             ]);
         }
         writeln!(out, "\n{table}\n")?;
+        if let Some(table) = self.queues.table() {
+            writeln!(out, "Room at backends with limits:\n{table}\n")?;
+        }
         let refused = self.refused.iter().map(|(rule, n)| (*rule, *n));
         warnings::write_warning(out, "that the dispatcher would have refused", refused, &self.examples[0])?;
         let rules = NotFollowed::ALL.iter().map(|why| (why.as_str(), why.meaning())).zip(self.not_followed);
