@@ -213,3 +213,165 @@ fn servers_that_fail_and_recover_under_load_are_never_given_more_than_they_may()
         (0..3).map(BackendId).for_each(|id| assert_eq!(slots.used(id), Default::default(), "seed {seed}"));
     }
 }
+
+/// So many short connections at even distances within so many seconds, whether served or not.
+fn come(w: &mut World, connections: usize, seconds: u64) {
+    for n in 0..connections {
+        w.connect(n % 6, Plan::tls(&Hello::default(), b"good bye"));
+        w.run(Duration::from_micros(seconds * 1_000_000 / connections as u64));
+    }
+}
+
+/// A server is deaf until it is held to be down, and comes back. What it had accepted until then.
+fn recover(w: &mut World, host: usize) -> usize {
+    w.hosts[host].deaf = true;
+    come(w, 60, 12);
+    let before = w.server(host).accepted;
+    w.hosts[host].deaf = false;
+    // It is asked once a second.
+    w.run(Duration::from_millis(1500));
+    before
+}
+
+#[test]
+fn a_server_that_recovers_gets_few_new_clients_at_first_and_its_share_later() {
+    for workers in [1, 2] {
+        for units in [None, Some(200)] {
+            let limits = BackendLimits {
+                max_handshakes: units.map(MaxHandshakes::Units),
+                slow_start: Some(Duration::from_secs(20)),
+                max_connections: None,
+            };
+            let config = two_armed(2, false).pool(|p| {
+                p.balance = Algorithm::RoundRobin;
+                p.backends.iter_mut().for_each(|b| b.limits = limits);
+            });
+            let mut w = World::new("slow start", Config { probe: true, ..config }, 41, 6, 2, false);
+            if workers > 1 {
+                w.employ(workers);
+            }
+            come(&mut w, 100, 2);
+            let shares = [6, 7].map(|host| w.server(host).accepted);
+            assert!(shares[0].abs_diff(shares[1]) <= 6, "not at our own start: {shares:?}");
+            let limit = |w: &World| w.directory().live().slots().limits(BackendId(0)).units;
+            assert_eq!(limit(&w), units);
+            let before = recover(&mut w, 6);
+            assert!(limit(&w).is_none_or(|units| units < 40), "{:?}", limit(&w));
+            come(&mut w, 200, 3);
+            let first = w.server(6).accepted - before;
+            assert!((1..40).contains(&first), "{first} of 200, of which half are its share");
+            w.run(Duration::from_secs(18));
+            assert_eq!(limit(&w), units);
+            let before = w.server(6).accepted;
+            come(&mut w, 200, 3);
+            let later = w.server(6).accepted - before;
+            assert!((90..=110).contains(&later), "{later} of 200");
+            w.run_until(LONG, "everybody is served", |w| w.open_connections() == 0);
+        }
+    }
+}
+
+#[test]
+fn the_only_server_that_is_there_gets_all_although_it_has_just_recovered() {
+    let slow_start = Some(Duration::from_secs(60));
+    let config = two_armed(2, false).pool(|p| p.backends.iter_mut().for_each(|b| b.limits.slow_start = slow_start));
+    let mut w = World::new("only one", Config { probe: true, ..config }, 42, 6, 2, false);
+    let before = recover(&mut w, 6);
+    w.hosts[7].deaf = true;
+    come(&mut w, 60, 12);
+    let before = w.server(6).accepted.max(before);
+    come(&mut w, 50, 2);
+    assert_eq!(w.server(6).accepted - before, 50);
+}
+
+#[test]
+fn clients_that_wait_for_a_server_that_recovers_are_let_in_as_its_limits_grow() {
+    for workers in [1, 2] {
+        let config =
+            patient(limited(1, 20, 200), 300).pool(|p| p.backends[0].limits.slow_start = Some(Duration::from_secs(20)));
+        let mut w = World::new("growing", Config { probe: true, ..config }, 43, 6, 1, false);
+        if workers > 1 {
+            w.employ(workers);
+        }
+        w.run(Duration::from_secs(1));
+        recover(&mut w, 6);
+        for n in 0..20 {
+            // Each stays for a minute.
+            let mut plan = Plan::tls(&Hello::default(), b"good bye");
+            let last = Write { pause: Duration::from_secs(60), ..Write::now(plan.writes[1].bytes.split_off(5)) };
+            plan.writes.push(last);
+            w.connect(n % 6, plan);
+        }
+        let mut inside = vec![];
+        for _ in 0..20 {
+            w.run(Duration::from_secs(1));
+            inside.push(w.hosts[6].connected());
+            let slots = w.directory().live().slots();
+            assert!(slots.limits(BackendId(0)).hold(slots.used(BackendId(0))));
+        }
+        assert!(inside.is_sorted() && inside[0] <= 4 && (8..=14).contains(&inside[9]), "{inside:?}");
+        assert_eq!(inside[19], 20, "nobody has left, and all are in: {inside:?}");
+    }
+}
+
+#[test]
+fn a_limit_that_is_found_out_falls_when_the_server_gets_slow_and_grows_again() {
+    for workers in [1, 2] {
+        let config = patient(limited(1, 1000, 10), 300).pool(|p| {
+            let limits = &mut p.backends[0].limits;
+            (limits.max_handshakes, limits.max_connections) = (Some(MaxHandshakes::Auto), None);
+        });
+        let mut w = World::new("auto", config, 44, 6, 1, false);
+        if workers > 1 {
+            w.employ(workers);
+        }
+        let limit = |w: &World| w.directory().live().slots().limits(BackendId(0)).units.unwrap();
+        assert_eq!(limit(&w), 40);
+        // Always more than may be inside.
+        let offer = |w: &mut World, works: u64, millis: u64| {
+            w.server_mut(6).works = Duration::from_millis(works);
+            for n in 0..millis / 10 {
+                for _ in 0..2 {
+                    let (waiting, _) = w.admission();
+                    if waiting < 20 {
+                        w.connect(n as usize % 6, Plan::tls(&Hello::default(), b"good bye"));
+                    }
+                }
+                w.run(Duration::from_millis(10));
+                let slots = w.directory().live().slots();
+                assert!(workers > 1 || slots.used(BackendId(0)).units <= 1000);
+            }
+        };
+        offer(&mut w, 40, 1500);
+        let whole = limit(&w);
+        offer(&mut w, 200, 3000);
+        let slow = limit(&w);
+        offer(&mut w, 40, 2000);
+        let again = limit(&w);
+        assert!(whole > 50 && slow < whole / 2 && again > slow + 30, "{workers}: {whole} {slow} {again}");
+        w.run_until(LONG, "everybody is served", |w| w.open_connections() == 0);
+        w.assert_all_complete();
+    }
+}
+
+#[test]
+fn a_server_that_an_operator_had_taken_away_recovers_too() {
+    let slow_start = Some(Duration::from_secs(20));
+    let config = two_armed(2, false).pool(|p| {
+        p.balance = Algorithm::RoundRobin;
+        p.backends.iter_mut().for_each(|b| b.limits.slow_start = slow_start);
+    });
+    let mut wanted = config.wanted.clone();
+    let mut w = World::new("taken away", config, 45, 6, 2, false);
+    for (state, expected) in [(State::Draining, 90..=110), (State::Down, 1..=40)] {
+        for state in [state, State::Up] {
+            wanted.pools[0].backends[0].state = state;
+            w.reconfigure(&wanted, &[]).unwrap();
+            w.run(Duration::from_millis(200));
+        }
+        let before = w.server(6).accepted;
+        come(&mut w, 200, 3);
+        let got = w.server(6).accepted - before;
+        assert!(expected.contains(&got), "{state}: {got} of 200");
+    }
+}

@@ -438,6 +438,8 @@ pub struct Server {
     pub refused: usize,
     /// Connections that were reset.
     pub resets: usize,
+    /// How long it works before it answers a hello.
+    pub works: Duration,
 }
 
 impl Server {
@@ -459,6 +461,7 @@ impl Server {
             resumed: 0,
             refused: 0,
             resets: 0,
+            works: Duration::ZERO,
         }
     }
 
@@ -541,6 +544,8 @@ pub struct ServerConn {
     saw_fin: bool,
     /// For careful hosts.
     pub quiet: Quiet,
+    /// When it has worked long enough at a hello.
+    pub works: Option<Time>,
     /// Nothing more to do.
     pub done: bool,
 }
@@ -557,6 +562,7 @@ impl ServerConn {
             at: 0,
             saw_fin: false,
             quiet: Quiet::default(),
+            works: None,
             done: false,
         }
     }
@@ -588,7 +594,7 @@ impl ServerConn {
             }
         }
         active |= drain(socket, &mut self.received, &mut self.saw_fin);
-        self.talk(server);
+        self.talk(server, now);
         while self.at < self.out.len() && socket.can_send() {
             match socket.send_slice(&self.out[self.at..]) {
                 Ok(0) | Err(_) => break,
@@ -623,7 +629,7 @@ impl ServerConn {
     }
 
     /// Understands what was received, as far as it goes.
-    fn talk(&mut self, server: &mut Server) {
+    fn talk(&mut self, server: &mut Server, now: Time) {
         if self.talk == Talk::ProxyHeader && self.received.len() >= 16 {
             let h = &self.received;
             assert_eq!(h[..13], *b"\r\n\r\n\0\r\nQUIT\n\x21", "the signature of PROXY version 2");
@@ -656,6 +662,10 @@ impl ServerConn {
                 Some(b'G' | b'R') | None => {}
                 Some(22) => {
                     let Some(n) = hello_len(&self.received) else { return };
+                    if server.works > Duration::ZERO && now < *self.works.get_or_insert(now + server.works) {
+                        return;
+                    }
+                    self.works = None;
                     match server.answer(&self.received[..n]) {
                         Some(flight) => {
                             self.out.extend(flight);

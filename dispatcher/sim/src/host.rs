@@ -360,6 +360,7 @@ impl Host {
             }
         }
         let pauses = self.conns.iter().map(|c| c.quiet.until).chain(self.server_conns.iter().map(|c| c.quiet.until));
+        let pauses = pauses.chain(self.server_conns.iter().map(|c| c.works));
         next = pauses.flatten().filter(|t| *t > now).fold(next, Time::min);
         self.next = if next <= now { now + Duration::from_micros(1000) } else { next };
         let out = core::mem::take(&mut self.card.tx);

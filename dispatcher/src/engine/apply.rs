@@ -13,12 +13,12 @@
 //! one does not answer. One whose pool has gone before it had a backend is routed anew by its service; when that has gone, too, it is led to
 //! the pool it had while that stands and has no limits (whose turn it is there, only a service says), and is reset after that.
 
+use super::ask::millis;
 use super::{Effects, Engine, TicketKey};
 use crate::flow::FlowId;
 use crate::path::Revision;
 use crate::time::Time;
 use crate::wire::Addr;
-use lb::admission::Limits;
 use lb::affinity::Forgetting;
 use lb::{Backend, BackendId, BackendSet, Released};
 use std::sync::Arc;
@@ -56,7 +56,7 @@ impl Engine {
             }
         }
         self.health.refresh_offers();
-        self.set_limits();
+        self.set_limits(now);
         self.gates.change(next, self.worker, self.workers);
         while let Some((token, ticket)) = self.gates.next_moved() {
             if self.flows.is_current(token.id, token.generation)
@@ -90,14 +90,15 @@ impl Engine {
     }
 
     /// The limits of the backends are those of the directory from now on. One says it for all.
-    pub(super) fn set_limits(&mut self) {
+    pub(super) fn set_limits(&mut self, now: Time) {
+        self.pace.follow(&self.directory, &self.observed);
         if self.worker != 0 {
             return;
         }
         let slots = self.live.slots();
         for id in (0..self.directory.slots() as u16).map(BackendId) {
             let wanted = self.directory.backend(id).filter(|b| !b.leaving).map(|b| b.limits);
-            let limits = Limits::from(wanted.unwrap_or_default());
+            let limits = self.pace.limits(id, wanted.unwrap_or_default(), millis(now));
             if slots.limits(id) != limits {
                 slots.set_limits(id, limits);
                 self.gates.room_at(id, None);

@@ -2,13 +2,14 @@
 
 use super::Engine;
 use super::admission::Token;
+use super::pace::Pace;
 use crate::flow::{FlowId, Key, Side};
 use crate::path::GateId;
 use crate::tcp::connection::{Asks, Opening, State};
 use crate::tcp::{Class, wait};
 use crate::time::Time;
 use lb::admission::{Answer, ClassId, Cost, Nature, Request, Slot};
-use lb::{Algorithm, BackendId, HashOn, Hints, Lookup, Member, Millis, Pool, Service};
+use lb::{Algorithm, BackendId, Balancer, HashOn, Hints, Lookup, Member, Millis, Pool, Service};
 use ssl_parse::ClientHello;
 
 /// What a choice comes to.
@@ -118,7 +119,7 @@ impl Engine {
     ) -> Chosen {
         let Some(key) = self.flows.key(id, Side::Client) else { return Chosen::Nobody };
         let token = Token { id, generation: self.flows.generation(id) };
-        let Engine { directory, balancers, flows, gates, balance, keyed, serial, .. } = self;
+        let Engine { directory, balancers, flows, gates, balance, keyed, serial, pace, .. } = self;
         let (Some(pool), Some(balancer), Some(n)) =
             (directory.pool(gate.pool), balancers.of(gate.pool), gates.find(gate))
         else {
@@ -136,7 +137,10 @@ impl Engine {
         }
         let hints = hints(pool, &key, balance, || keyed.hash(&serial.to_le_bytes()));
         let pick = |may: &dyn Fn(BackendId) -> bool| {
-            lb::choose(balancer, pool, found, hints, |b| !tried.contains(&b) && may(b))
+            let may = |b: BackendId| !tried.contains(&b) && may(b);
+            let paced =
+                if pace.is_on() { choose_paced(pace, balancer, pool, found, hints, *serial, now, may) } else { None };
+            paced.or_else(|| lb::choose(balancer, pool, found, hints, may))
         };
         let request = Request { token: token.to_word(), class, cost, own };
         let answer = match failed {
@@ -162,6 +166,25 @@ impl Engine {
             Answer::Refused(_) => Chosen::Refused,
         }
     }
+}
+
+/// As [`lb::choose`], where backends that have recovered are given only a part of what the algorithm would give them. None where nobody else is left: then it is theirs. Those
+/// that the tables name are had as ever.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn choose_paced(
+    pace: &Pace,
+    balancer: &mut Balancer,
+    pool: &Pool,
+    found: &Lookup,
+    hints: Hints,
+    serial: u64,
+    now: Time,
+    may: impl Fn(BackendId) -> bool,
+) -> Option<BackendId> {
+    // A client that is led by what it is stays where that leads it; others are drawn one by one.
+    let hash = if pool.balance() == Algorithm::Maglev { hints.hash } else { serial };
+    let named = |b: BackendId| found.decision.as_ref().is_some_and(|decision| decision.backends.contains(b));
+    lb::choose(balancer, pool, found, hints, |b| may(b) && (named(b) || !pace.passes_by(b, hash, millis(now))))
 }
 
 /// What a choice may go by, beside the tables.

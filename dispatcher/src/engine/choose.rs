@@ -2,7 +2,7 @@
 
 use super::Engine;
 pub(super) use super::ask::millis;
-use super::ask::{Chosen, Natures, hints};
+use super::ask::{Chosen, Natures, choose_paced, hints};
 use super::share::client_identity;
 use crate::flow::{FlowId, Key, Side};
 use crate::tcp::action::Choice;
@@ -121,7 +121,7 @@ impl Engine {
         }
         let chosen = match self.gate_of(id) {
             None if self.is_shut_out(id) => Chosen::Nobody,
-            None => self.pick(id, &key, &found, &[]).into(),
+            None => self.pick(id, &key, &found, &[], now).into(),
             Some(gate) => {
                 let asks = self.asks(id, gate, &key, &found, natures);
                 self.ask_for_room(id, gate, &found, asks, None, now)
@@ -199,7 +199,7 @@ impl Engine {
         let Some(key) = self.flows.key(id, Side::Client) else { return Chosen::Nobody };
         match self.gate_of(id) {
             None if self.is_shut_out(id) => Chosen::Nobody,
-            None => self.pick(id, &key, &Lookup::default(), &[]).into(),
+            None => self.pick(id, &key, &Lookup::default(), &[], now).into(),
             Some(gate) => {
                 let natures = self.natures(id, &key);
                 let asks = self.asks(id, gate, &key, &Lookup::default(), natures);
@@ -240,7 +240,7 @@ impl Engine {
         self.route_again(id);
         let chosen = match self.gate_of(id) {
             None if self.is_shut_out(id) => Chosen::Nobody,
-            None => self.pick(id, &key, &Lookup::default(), &tried).into(),
+            None => self.pick(id, &key, &Lookup::default(), &tried, now).into(),
             Some(gate) => {
                 self.leave_backend(id);
                 let asks = asked.unwrap_or_else(|| {
@@ -270,8 +270,8 @@ impl Engine {
     /// A backend of the client's family that is up, none of `except`; where there is none, one that was added and has not been heard yet. Those
     /// held to be down are not tried, not even as the last resort: the probes that said so go on, and find out that one is back sooner than a
     /// client would who waits for it.
-    fn pick(&mut self, id: FlowId, key: &Key, found: &Lookup, except: &[BackendId]) -> Option<BackendId> {
-        let Engine { routes, health, directory, balancers, flows, balance, keyed, serial, .. } = self;
+    fn pick(&mut self, id: FlowId, key: &Key, found: &Lookup, except: &[BackendId], now: Time) -> Option<BackendId> {
+        let Engine { routes, health, directory, balancers, flows, balance, keyed, serial, pace, .. } = self;
         let pool: PoolId = flows.get(id).record.pool;
         let (pool, balancer) = (directory.pool(pool)?, balancers.of(pool)?);
         let of_family = routes.revision.of_family(key.family());
@@ -281,6 +281,13 @@ impl Engine {
             return only;
         }
         let hints = hints(pool, key, balance, || keyed.hash(&serial.to_le_bytes()));
+        if pace.is_on() {
+            let may = |b: BackendId| fits(b) && health.is_up(b);
+            let paced = choose_paced(pace, balancer, pool, found, hints, *serial, now, may);
+            if paced.is_some() {
+                return paced;
+            }
+        }
         lb::choose(balancer, pool, found, hints, |b| fits(b) && health.is_up(b))
             .or_else(|| lb::choose(balancer, pool, found, hints, |b| fits(b) && health.is_fresh(b)))
     }

@@ -18,6 +18,7 @@ use crate::time::Time;
 use crate::wire::packet::{Body, Flags, Parsed};
 use crate::wire::{Family, Frame, Seq};
 use lb::ServiceId;
+use lb::admission::slots::RESUMED;
 
 impl Engine {
     /// One frame, its headers read.
@@ -160,11 +161,16 @@ impl Engine {
     #[cold]
     fn follow_handshake(&mut self, id: FlowId, side: Side, seg: &Arrived, frame: &Frame<'_>) {
         let payload = &frame.bytes()[seg.tcp.payload..seg.tcp.end];
-        let (hot, c) = self.flows.both(id);
+        let Engine { flows, pace, observed, live, .. } = self;
+        let (hot, c) = flows.both(id);
         let Some(through) = hot.through else { return };
         let (seq, _) = through.splice.client_view(side, seg.tcp.seq, seg.tcp.ack);
         let fin = seg.tcp.flags.contains(Flags::FIN);
         let seen = handshake::passes(&through, c, side, seq, payload, fin, seg.now);
+        if let (Some(took), Some(slot)) = (seen.took, &c.record.slot) {
+            let resumed = slot.units() == RESUMED;
+            pace.answered(observed, live.slots(), slot.backend(), resumed, took);
+        }
         if seen.over {
             self.handshake_over(id);
         }

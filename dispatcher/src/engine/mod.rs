@@ -36,6 +36,7 @@ mod icmp;
 mod ladder;
 mod late;
 mod local;
+mod pace;
 mod send;
 mod share;
 mod sizes;
@@ -71,6 +72,7 @@ use core::time::Duration;
 use lb::admission::ClassCounters;
 use lb::affinity::Update;
 use lb::{Affinity, Balancers, Directory, Live, StableHash, Wanted};
+use pace::{Observed, Pace};
 use siphasher::sip::SipHasher13;
 use std::sync::Arc;
 use unfinished::Unfinished;
@@ -138,6 +140,9 @@ pub struct Engine {
     unfinished: Unfinished,
     /// Where room at backends is asked for.
     gates: Gates,
+    /// What backends are given of their limits and weights.
+    pace: Pace,
+    observed: Arc<Observed>,
     affinity: Affinity,
     /// Resets for segments of connections that we do not know.
     resets: Limiter,
@@ -184,7 +189,7 @@ impl Engine {
     /// As [`Engine::new`], for one of several workers, each of which is given the same configuration (of the whole), the same
     /// secret, its own `share`, and times of one clock.
     pub fn for_worker(config: Config, secret: [u8; 32], share: Share, now: Time) -> Result<Engine, ConfigError> {
-        let Share { worker, workers, revision, released, affinity, returning } = share;
+        let Share { worker, workers, revision, released, affinity, returning, observed } = share;
         let directory = revision.directory().clone();
         let slots = config.limits.slots(directory.slots());
         // What is wanted is the directory's to say, from now on.
@@ -230,6 +235,8 @@ impl Engine {
             // One says it for all.
             unfinished: Unfinished::new(released, if worker == 0 { revision.addresses() } else { vec![] }),
             gates: Gates::new(&revision, worker, workers, limits.hellos / 4),
+            pace: Pace::default(),
+            observed,
             affinity,
             live: directory.live().clone(),
             directory,
@@ -251,7 +258,7 @@ impl Engine {
             routes,
             config,
         };
-        engine.set_limits();
+        engine.set_limits(now);
         engine.gates.follow_health(&engine.directory, &engine.health);
         Ok(engine)
     }

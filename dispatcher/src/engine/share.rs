@@ -6,6 +6,7 @@
 //! it is ([`Returning`]). Everything else (neighbours, what is known of the backends' health and options) each engine
 //! learns for itself: what was agreed with a client stands in its cookie, so engines need not be of one mind.
 
+use super::pace::Observed;
 use super::{Config, ConfigError, Returning, TicketKey};
 use crate::path::{MAX_WORKERS, Revision};
 use crate::wire::{Addr, Family};
@@ -23,6 +24,7 @@ pub struct Share {
     pub(super) released: Arc<Released>,
     pub(super) affinity: Affinity,
     pub(super) returning: Arc<Returning>,
+    pub(super) observed: Arc<Observed>,
 }
 
 impl Share {
@@ -55,6 +57,7 @@ impl Share {
         let affinities = Affinity::for_workers(affinity, workers);
         let shares = affinities.into_iter().enumerate();
         let returning = Arc::new(Returning::by_range(workers));
+        let observed = Arc::new(Observed::new(config.limits.slots(directory.slots())));
         let share = |(worker, affinity)| Share {
             worker,
             workers,
@@ -62,6 +65,7 @@ impl Share {
             released: released.clone(),
             affinity,
             returning: returning.clone(),
+            observed: observed.clone(),
         };
         Ok(shares.map(share).collect())
     }

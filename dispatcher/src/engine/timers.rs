@@ -37,9 +37,22 @@ impl Engine {
                 self.refresh(flow);
             }
         }
+        self.keep_pace(now);
         self.serve_queues(now, fx);
         // Last: what has ended by now names no slot any more.
         self.finish_changes(now, fx);
+    }
+
+    /// Limits and weights that are not what they were.
+    fn keep_pace(&mut self, now: Time) {
+        if !self.pace.is_due(now, &self.health) || self.stopping {
+            return;
+        }
+        let Engine { pace, health, observed, live, gates, worker, .. } = self;
+        pace.look(health, now);
+        if *worker == 0 {
+            pace.say(observed, live.slots(), super::choose::millis(now), |raised| gates.room_at(raised, None));
+        }
     }
 
     /// Asks for the next hops that are due, a portion of them.
@@ -54,7 +67,9 @@ impl Engine {
     pub fn next_deadline(&self) -> Option<Time> {
         let unfinished = (self.unfinished.is_due() || self.has_offers()).then_some(Time::ZERO);
         let queues = self.gates.due().filter(|_| !self.stopping).map(|at| Time::from_millis(at.0));
-        let due = [self.wheel.next_deadline(), self.neighbours.due(), self.health.due(), unfinished, queues];
+        // Limits are one worker's to say.
+        let pace = if self.worker == 0 { self.pace.due() } else { None };
+        let due = [self.wheel.next_deadline(), self.neighbours.due(), self.health.due(), unfinished, queues, pace];
         due.into_iter().flatten().min()
     }
 
