@@ -56,7 +56,7 @@ impl Engine {
             }
         }
         self.health.refresh_offers();
-        self.set_limits(now);
+        self.follow_limits(now);
         self.gates.change(next, self.worker, self.workers);
         while let Some((token, ticket)) = self.gates.next_moved() {
             if self.flows.is_current(token.id, token.generation)
@@ -90,7 +90,7 @@ impl Engine {
     }
 
     /// The limits of the backends are those of the directory from now on. One says it for all.
-    pub(super) fn set_limits(&mut self, now: Time) {
+    pub(super) fn follow_limits(&mut self, now: Time) {
         self.pace.follow(&self.directory, &self.observed);
         if self.worker != 0 {
             return;

@@ -258,7 +258,7 @@ impl Engine {
             routes,
             config,
         };
-        engine.set_limits(now);
+        engine.follow_limits(now);
         engine.gates.follow_health(&engine.directory, &engine.health);
         Ok(engine)
     }
