@@ -57,8 +57,10 @@ def lossy(t):
 
 
 def sockets(namespace):
-    """TCP sockets of connections at the port of the tests, each with its queues; those that only wait for stragglers are closed."""
-    command = ["ip", "netns", "exec", f"{PREFIX}-{namespace}", "ss", "-HtnOio", "state", "connected", "exclude", "time-wait", f"( sport = :{PORT} or dport = :{PORT} )"]
+    """TCP sockets of connections at the port and servers of the tests, each with its queues; those that only wait for stragglers are closed. (A dispatcher that was
+    killed may have left other servers one of its own: nobody could tell them.)"""
+    ours = "dport = :%d" % PORT if namespace == "clients" else " or ".join(f"src [{a}]:{PORT}" if ":" in a else f"src {a}:{PORT}" for a in SERVERS)
+    command = ["ip", "netns", "exec", f"{PREFIX}-{namespace}", "ss", "-HtnOio", "state", "connected", "exclude", "time-wait", f"( {ours} )"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
 
 

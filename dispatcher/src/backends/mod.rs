@@ -12,7 +12,7 @@
 //!
 //! Two things are known of a backend, and kept apart: what probes say here ([`Passive`]), and what its checks say ([`Checked`]), which somebody
 //! else asks, for all workers. It is up when neither says that it is down. Where it stands follows in one place, `Health::settle`, which
-//! also notes who has come back ([`Health::take_recovered`]).
+//! counts each change ([`Health::changes`]).
 
 mod capabilities;
 mod hints;
@@ -140,8 +140,6 @@ pub struct Health {
     up: [BackendSet; 2],
     /// Those that were added and have not been heard yet; none of these is up.
     fresh: [BackendSet; 2],
-    /// Those that have come back since somebody asked.
-    recovered: BackendSet,
     offers: [Capabilities; 2],
     assumed: [u16; 2],
     probing: bool,
@@ -170,7 +168,6 @@ impl Health {
             backends: vec![],
             up: [BackendSet::EMPTY; 2],
             fresh: [BackendSet::EMPTY; 2],
-            recovered: BackendSet::EMPTY,
             offers: mss.map(Capabilities::assumed),
             assumed: mss,
             probing,
@@ -234,7 +231,6 @@ impl Health {
             self.up[family].remove(id);
             self.fresh[family].remove(id);
         }
-        self.recovered.remove(id);
     }
 
     fn get(&self, id: BackendId) -> Option<&Backend> {
@@ -344,11 +340,6 @@ impl Health {
         self.get(id).map(|b| (b.passive, b.since))
     }
 
-    /// Those that were down, or fresh, and are up since this was asked last.
-    pub fn take_recovered(&mut self) -> BackendSet {
-        core::mem::take(&mut self.recovered)
-    }
-
     /// Where a backend stands follows from what is known of it: here it goes up and down, and nowhere else.
     fn settle(&mut self, id: BackendId) {
         let Some((family, standing)) = self.get(id).map(|b| (b.family(), b.standing())) else { return };
@@ -361,7 +352,6 @@ impl Health {
         let put = |set: &mut BackendSet, there: bool| if there { set.insert(id) } else { set.remove(id) };
         put(&mut self.up[family], up);
         put(&mut self.fresh[family], fresh);
-        put(&mut self.recovered, up);
         self.changes = self.changes.wrapping_add(1);
         self.refresh_offer(if family == Family::V4 as usize { Family::V4 } else { Family::V6 });
     }
