@@ -1,11 +1,13 @@
 //! The control socket from outside: who gets it, what it answers, and what it survives. Behind it stands a dispatcher that is made up.
 
+mod made_up;
+
 use dispatcher::control::file::MAX_FILE;
 use dispatcher::control::overrides::Order;
 use dispatcher::control::socket::api::*;
 use dispatcher::control::socket::client;
 use dispatcher::control::socket::client::Question;
-use dispatcher::control::socket::queue::{self, Control, Queue, Upload};
+use dispatcher::control::socket::queue::{self, Control, Upload};
 use dispatcher::control::socket::router::{OPENAPI, paths};
 use dispatcher::control::socket::serve::{CONNECTIONS, Times};
 use dispatcher::control::socket::server::{self, Server};
@@ -112,60 +114,16 @@ impl Control for MadeUp {
         ]
     }
     fn sessions(&mut self) -> Sessions {
-        let offered = Offered {
-            kind: "psk".into(),
-            backend: "a".into(),
-            offered: 6,
-            promised: 5,
-            accepted: 4,
-            refused: 2,
-            broken: 1,
-            unknown: 1,
-        };
-        let rows = Rows { session_ids: 1, tickets: 2, key_names: 3, shared_key_names: 1, candidates: 4, refusals: 5 };
-        Sessions { offered: vec![offered], rows, notes: vec!["rows are made up".into()] }
+        made_up::sessions("a")
     }
     fn workers(&mut self) -> Vec<Worker> {
-        vec![Worker {
-            worker: 0,
-            running: true,
-            flows: 5,
-            connections: 100,
-            frames_in: 1,
-            frames_out: 2,
-            handed_over: 3,
-            received: 4,
-            busy_turns: 5,
-            idle_turns: 6,
-            pauses: Pauses {
-                changes: 7,
-                change_median: 0.0001,
-                change_p99: 0.0002,
-                change_longest: 0.0003,
-                turn_longest: 0.004,
-            },
-        }]
+        vec![made_up::worker(0)]
     }
     fn drops(&mut self) -> Vec<Drop> {
         vec![Drop { reason: "bad-cookie".into(), frames: 3, answered: 2 }]
     }
-    fn queues(&mut self) -> Vec<dispatcher::control::socket::api::Queue> {
-        vec![dispatcher::control::socket::api::Queue {
-            service: "default".into(),
-            pool: "default".into(),
-            family: "IPv4".into(),
-            class: "full".into(),
-            waiting: 3,
-            asked: 100,
-            admitted: 90,
-            waited: 60,
-            spilled: 5,
-            demoted: 4,
-            abandoned: 3,
-            timed_out: 2,
-            refused: 2,
-            waits: vec![10, 20, 30, 0],
-        }]
+    fn queues(&mut self) -> Vec<Queue> {
+        vec![made_up::queue()]
     }
     fn figures(&mut self) -> Figures {
         Figures::default()
@@ -251,7 +209,7 @@ struct Scene {
     folder: PathBuf,
     socket: PathBuf,
     server: Option<Server>,
-    owner: Option<JoinHandle<Queue>>,
+    owner: Option<JoinHandle<queue::Queue>>,
     stop: Arc<AtomicBool>,
 }
 

@@ -1,13 +1,14 @@
 //! Metrics: what is written, and that documents, dashboard and alerts know nothing else.
 
-use dispatcher::control::socket::api::{
-    Backend, Checked, Drop, Observed, Offered, Overview, Pauses, Queue, Rows, Sessions, Slots, Wanted, Weight, Worker,
-};
+mod made_up;
+
+use dispatcher::control::socket::api::{Backend, Checked, Drop, Observed, Slots, Wanted, Weight};
 use dispatcher::engine::Counters;
 use dispatcher::io::Traffic;
 use dispatcher::metrics::catalogue::{ALL, Metric};
 use dispatcher::metrics::exporter::text;
 use dispatcher::metrics::{Figures, Port, Reading};
+use made_up::{queue, sessions, worker};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Two backends and two workers, of which everything can be said.
@@ -54,29 +55,6 @@ fn reading() -> Reading {
             bytes_to_client: 2,
         },
     };
-    let worker = |worker| Worker {
-        worker,
-        running: true,
-        flows: 5,
-        connections: 100,
-        frames_in: 1,
-        frames_out: 2,
-        handed_over: 3,
-        received: 4,
-        busy_turns: 5,
-        idle_turns: 6,
-        pauses: Pauses { changes: 7, change_median: 0.1, change_p99: 0.2, change_longest: 0.3, turn_longest: 0.004 },
-    };
-    let offered = Offered {
-        kind: "psk".into(),
-        backend: "a\"\\\n".into(),
-        offered: 6,
-        promised: 5,
-        accepted: 4,
-        refused: 2,
-        broken: 1,
-        unknown: 1,
-    };
     let port = Port {
         name: "wan".into(),
         received: Traffic { frames: 10, bytes: 1000, link_downs: 2, ..Traffic::default() },
@@ -84,21 +62,6 @@ fn reading() -> Reading {
     };
     let left = Backend { in_force: None, ..backend("a", "down", "up") };
     Reading {
-        overview: Overview {
-            version: "1.2.3".into(),
-            pid: 7,
-            uptime: 1.5,
-            workers: 2,
-            services: 1,
-            backends: 2,
-            backends_down: 1,
-            flows: 5,
-            connections: 100,
-            offered: 50,
-            resumed: 49,
-            no_backend: 1,
-            dropped: 3,
-        },
         backends: vec![
             backend("a", "up", "up"),
             left,
@@ -107,32 +70,13 @@ fn reading() -> Reading {
             backend("d", "differs", "up"),
             backend("e", "up", "down"),
         ],
-        sessions: Sessions {
-            offered: vec![offered],
-            rows: Rows { session_ids: 1, tickets: 2, key_names: 3, shared_key_names: 1, candidates: 4, refusals: 5 },
-            notes: vec![],
-        },
+        sessions: sessions("a\"\\\n"),
         workers: vec![worker(0), worker(1)],
         drops: vec![
             Drop { reason: "bad-cookie".into(), frames: 3, answered: 2 },
             Drop { reason: "malformed".into(), frames: 0, answered: 0 },
         ],
-        queues: vec![Queue {
-            service: "shop".into(),
-            pool: "api".into(),
-            family: "IPv6".into(),
-            class: "full".into(),
-            waiting: 3,
-            asked: 100,
-            admitted: 90,
-            waited: 60,
-            spilled: 5,
-            demoted: 4,
-            abandoned: 3,
-            timed_out: 2,
-            refused: 2,
-            waits: vec![10, 20, 30, 0],
-        }],
+        queues: vec![queue()],
         figures: Figures {
             generation: 12,
             started: 1.7e9,
@@ -167,7 +111,8 @@ fn numbers_stand_under_their_labels() {
     let text = text(&reading());
     let of = series(&text);
     for (name, value) in [
-        ("dispatcher_build_info{version=\"1.2.3\"}", 1.0),
+        (concat!("dispatcher_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), 1.0),
+        ("dispatcher_workers", 2.0),
         ("dispatcher_config_generation", 12.0),
         ("dispatcher_flows{worker=\"1\"}", 5.0),
         ("dispatcher_dials_total", 77.0),

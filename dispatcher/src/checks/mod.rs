@@ -331,7 +331,7 @@ impl Checks {
         pools.all(|pool| pool.backends().iter().any(|id| id != seen.backend && serves(id)))
     }
 
-    /// What is to be told of all backends.
+    /// What is to be told of all backends, in order of their slots.
     pub fn reports(&self) -> impl Iterator<Item = Report> + '_ {
         self.targets.iter().flatten().map(Target::report)
     }

@@ -2,7 +2,7 @@
 
 use super::checks;
 use super::name::check_name;
-use super::values::{MAX_WEIGHT, duration, socket_address};
+use super::values::{MAX_WEIGHT, duration, number, once, socket_address};
 use lb::admission::slots::MOST;
 use lb::{Agent, Check, MemberSpec};
 
@@ -15,10 +15,7 @@ pub fn backend(text: &str) -> Result<MemberSpec, String> {
     let mut given = Vec::new();
     for part in parts {
         let (key, value) = part.split_once('=').unwrap_or((part, ""));
-        if given.contains(&key) {
-            return Err(format!("{key} given twice"));
-        }
-        given.push(key);
+        once(&mut given, key)?;
         let limits = &mut backend.limits;
         let of_key = |why: String| format!("{key}: {why}");
         match key {
@@ -52,14 +49,12 @@ pub fn added(text: &str) -> Result<MemberSpec, String> {
 
 /// 0 to [`MAX_WEIGHT`].
 pub fn weight(text: &str) -> Result<u16, String> {
-    let n = text.parse::<u16>().ok().filter(|n| *n <= MAX_WEIGHT);
-    n.ok_or(format!("expected a number from 0 to {MAX_WEIGHT}"))
+    number(text, 0, MAX_WEIGHT)
 }
 
 /// 1 to [`MOST`].
 pub fn max_connections(text: &str) -> Result<u32, String> {
-    let n = text.parse().ok().filter(|n| (1..=MOST).contains(n));
-    n.ok_or(format!("expected a number from 1 to {MOST}"))
+    number(text, 1, MOST)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Checks as flags and files say them: one reader for both.
 
-use super::values::duration;
+use super::values::{duration, number, once};
 use core::time::Duration;
 use lb::{Agent, Check, CheckKind, Method, SniPattern};
 
@@ -68,11 +68,8 @@ pub fn check(text: &str) -> Result<Check, String> {
             None if number == 0 => ("kind", part),
             None => return Err(format!("'{part}': expected KEY=VALUE")),
         };
-        if told.contains(&key) {
-            return Err(format!("{key} given twice"));
-        }
+        once(&mut told, key)?;
         set(&mut check, key, value).map_err(|why| if KEYS.contains(&key) { format!("{key}: {why}") } else { why })?;
-        told.push(key);
     }
     if !told.contains(&"kind") {
         return Err("expected a kind: tcp, tls, http or https".into());
@@ -108,7 +105,7 @@ pub fn interval(text: &str) -> Result<Duration, String> {
 }
 
 fn count(text: &str) -> Result<u16, String> {
-    text.parse().ok().filter(|n| (1..=100).contains(n)).ok_or("expected a number from 1 to 100".into())
+    number(text, 1, 100)
 }
 
 /// Of TCP.

@@ -1,7 +1,7 @@
 //! Classes of requests, as a flag says them and as keys of the file do: both by [`set`].
 
 use super::name::check_name;
-use super::values::{duration, socket_address};
+use super::values::{duration, number, once, socket_address};
 use lb::admission::class::MAX_QUEUE;
 use lb::admission::{ClassSpec, Cost, Share};
 
@@ -17,10 +17,9 @@ pub fn class(text: &str) -> Result<ClassSpec, String> {
         let several = ["listen", "client", "sni", "alpn"].contains(&key);
         let order = ["strict", "weight"].contains(&key);
         let key_or_order = if order { "strict or weight" } else { key };
-        if !several && given.contains(&key_or_order) {
-            return Err(format!("{key_or_order} given twice"));
+        if !several {
+            once(&mut given, key_or_order)?;
         }
-        given.push(key_or_order);
         set(&mut class, key, value).map_err(|why| if why.contains(key) { why } else { format!("{key}: {why}") })?;
     }
     Ok(class)
@@ -72,11 +71,6 @@ pub const KINDS: [(&str, Cost); 3] = [("resumes", Cost::Resumed), ("full", Cost:
 /// The word for it.
 pub fn kind_word(cost: Cost) -> &'static str {
     KINDS.iter().find(|(_, c)| *c == cost).map_or("", |(name, _)| name)
-}
-
-fn number<T: core::str::FromStr + PartialOrd + core::fmt::Display>(text: &str, least: T, most: T) -> Result<T, String> {
-    let n = text.parse().ok().filter(|n| (&least..=&most).contains(&n));
-    n.ok_or_else(|| format!("expected a number from {least} to {most}"))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::port::PortArg;
 use super::reader::{Placed, Reader, Section, Span, word};
 use super::rules::{self, About};
 use super::values::{
-    AddressModeArg, BalanceArg, Cores, HashOnArg, IdleArg, OnOff, ProxyArg, ServiceKindArg, capacity, duration,
+    AddressModeArg, BalanceArg, Cores, HashOnArg, IdleArg, OnOff, ProxyArg, ServiceKindArg, capacity, duration, number,
     resume_fallback, socket_address, spill_after, ticket_key, workers,
 };
 use crate::engine::TicketKey;
@@ -170,8 +170,7 @@ impl File<'_> {
         if let Some((mode, _)) = section.one(reader, "address-mode", word::<AddressModeArg>) {
             process.address_mode = mode.into();
         }
-        let seed = |text: &str| text.parse().map_err(|_| format!("expected a number from 0 to {}", u64::MAX));
-        if let Some((seed, _)) = section.one(reader, "hash-seed", seed) {
+        if let Some((seed, _)) = section.one(reader, "hash-seed", |text| number(text, 0, u64::MAX)) {
             process.hash_seed = seed;
         }
         if let Some((learn, _)) = section.one(reader, "learn-keys", word::<OnOff>) {

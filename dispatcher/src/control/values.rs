@@ -4,6 +4,8 @@ use super::name::check_name;
 use crate::engine::{AddressMode, MAX_WORKERS, TicketKey};
 use crate::worker::Idle;
 use clap::ValueEnum;
+use core::fmt::Display;
+use core::str::FromStr;
 use core::time::Duration;
 use lb::{Algorithm, HashOn, ServiceKind};
 use std::net::SocketAddr;
@@ -150,21 +152,29 @@ pub fn spill_after(text: &str) -> Result<SpillAfter, String> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SpillAfter(pub Option<Duration>);
 
+/// A number within bounds.
+pub fn number<T: FromStr + PartialOrd + Display>(text: &str, least: T, most: T) -> Result<T, String> {
+    let n = text.parse().ok().filter(|n| (&least..=&most).contains(&n));
+    n.ok_or_else(|| format!("expected a number from {least} to {most}"))
+}
+
+/// Of KEY=VALUE pairs each key is told once.
+pub fn once<'t>(given: &mut Vec<&'t str>, key: &'t str) -> Result<(), String> {
+    if given.contains(&key) {
+        return Err(format!("{key} given twice"));
+    }
+    given.push(key);
+    Ok(())
+}
+
 /// Rows of a table.
 pub fn capacity(text: &str) -> Result<usize, String> {
-    const MOST: usize = 1 << 28;
-    match text.parse() {
-        Ok(n @ 1..=MOST) => Ok(n),
-        _ => Err(format!("expected a number from 1 to {MOST}")),
-    }
+    number(text, 1, 1 << 28)
 }
 
 /// Threads.
 pub fn workers(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(n @ 1..=MAX_WORKERS) => Ok(n),
-        _ => Err(format!("expected a number from 1 to {MAX_WORKERS}")),
-    }
+    number(text, 1, MAX_WORKERS)
 }
 
 /// Cores, in the order given.

@@ -55,15 +55,15 @@ fn families(reading: &Reading) -> Vec<(Metric, Vec<Series>)> {
 }
 
 fn series(metric: &Metric, r: &Reading) -> Vec<Series> {
-    let (o, f) = (&r.overview, &r.figures);
+    let f = &r.figures;
     let (c, totals) = (&f.counters, &f.totals);
     let one = |number: f64| vec![(vec![], number)];
     let counter = |number: u64| one(number as f64);
     match *metric {
-        of::BUILD_INFO => vec![(vec![o.version.clone()], 1.0)],
+        of::BUILD_INFO => vec![(vec![env!("CARGO_PKG_VERSION").to_string()], 1.0)],
         of::START_TIME => one(f.started),
         of::CONFIG_GENERATION => counter(f.generation),
-        of::WORKERS => one(o.workers as f64),
+        of::WORKERS => one(r.workers.iter().filter(|w| w.running).count() as f64),
         of::FLOWS => by_worker(r, |w| w.flows as f64),
         of::CONNECTIONS => {
             let secure = totals.secure;

@@ -7,7 +7,7 @@ pub mod catalogue;
 pub mod exporter;
 pub mod server;
 
-use crate::control::socket::api::{Backend, Drop, Overview, Queue, Sessions, Worker};
+use crate::control::socket::api::{Backend, Drop, Queue, Sessions, Worker};
 use crate::engine::Counters;
 use crate::io::Traffic;
 use crate::worker::Totals;
@@ -15,8 +15,6 @@ use crate::worker::Totals;
 /// All that is told of one moment.
 #[derive(Clone, Debug)]
 pub struct Reading {
-    /// At a glance.
-    pub overview: Overview,
     /// All backends.
     pub backends: Vec<Backend>,
     /// The affinity tables.

@@ -11,6 +11,9 @@
 //! | `fairness` | weighted classes: whose turn it is |
 //! | `queue` | one worker's line: a bounded slab of lists |
 //! | [`overdue`] | when a line turns to newest first |
+//! | `request` | what is asked, and what is answered |
+//! | `terms` | by what requests are admitted; what all workers have in common of it |
+//! | `offers` | what a worker tells of its line, and does with offers |
 //! | `share` | what workers tell each other of their lines, and offers of free slots |
 //! | [`slow_start`] | limits and weight after a recovery |
 //! | [`auto`] | how much a backend can do at a time, found out |
@@ -55,272 +58,43 @@ mod bits;
 pub mod class;
 mod fairness;
 mod metrics;
+mod offers;
 pub mod overdue;
 mod queue;
+mod request;
 mod reserve;
 mod share;
 pub mod slots;
 pub mod slow_start;
+mod terms;
 
 pub use auto::{Auto, Samples};
 pub use class::{ClassFault, ClassId, ClassSpec, Classes, Cost, MAX_CLASSES, Nature, Prefix, Share};
 pub use metrics::{ClassCounters, Metrics, WAITS};
 pub use queue::Ticket;
+pub use request::{Answer, Expired, Grant, Parked, Refusal, Request, Slot};
 pub use share::MAX_WORKERS;
 pub use slots::{Limits, Slots, Used};
 pub use slow_start::SlowStart;
+pub use terms::{Config, Terms};
 
-use crate::backend::{BackendId, MAX_BACKENDS, State};
+use crate::backend::{BackendId, State};
 use crate::sync::Arc;
 use crate::time::Millis;
 use bits::Bits;
 use core::fmt;
-use core::num::NonZeroU16;
 use core::time::Duration;
-use fairness::Fairness;
 use overdue::Overdue;
 use queue::{Line, NOBODY, Place, Waiter};
-use reserve::Ledger;
-use share::{Board, OFFERS, Offer, Waiting};
+use share::{OFFERS, Offer};
 use slots::Take;
+use terms::Shared;
 
 /// How long a returning client waits for its own server: about what a full handshake elsewhere would cost it.
 pub const SPILL_AFTER: Duration = Duration::from_millis(50);
 
 /// Backends at which room was held for one that has gone, and that are looked at again in one go.
 const HELD_AT_ONCE: usize = 16;
-
-/// What the requests of one service at one pool are admitted by.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The service's.
-    pub classes: Classes,
-    /// The pool's backends.
-    pub members: Vec<BackendId>,
-    /// [`SPILL_AFTER`]; `None` for applications that must have their own server.
-    pub spill_after: Option<Duration>,
-}
-
-/// Somebody who wants a connection to a server.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Request {
-    /// Whatever the caller knows it by; comes back in [`Grant`] and [`Expired`].
-    pub token: u64,
-    /// By [`Classes::class_of`].
-    pub class: ClassId,
-    /// What it will cost its own server; what is [`Cost::Resumed`] there is a full handshake at any other, and counted as one.
-    pub cost: Cost,
-    /// The server that can resume its session. Of several that can: one with [`room`](Admission::has_room), or any of them.
-    pub own: Option<BackendId>,
-}
-
-/// A place at a server: to be given back by [`Admission::freed`] of the admission that gave it, or of one that has followed it, whatever becomes of the
-/// connection; when there is none any more, by [`Slot::give_back`].
-#[must_use = "a slot that is not given back is lost"]
-#[derive(PartialEq, Eq, Debug)]
-pub struct Slot {
-    backend: BackendId,
-    class: ClassId,
-    units: u8,
-    /// Of the ledger in which it is counted.
-    ledger: NonZeroU16,
-}
-
-impl Slot {
-    /// At whom.
-    pub fn backend(&self) -> BackendId {
-        self.backend
-    }
-
-    /// Units of a handshake that is not over.
-    pub fn units(&self) -> u8 {
-        self.units
-    }
-
-    /// By which class it was taken.
-    pub fn class(&self) -> ClassId {
-        self.class
-    }
-
-    /// Gives it back where no admission is left that could: nobody is told.
-    pub fn give_back(self, slots: &Slots) {
-        slots.give_back(self.backend, Used { connections: 1, units: u32::from(self.units) });
-    }
-
-    /// The same of its handshake alone.
-    pub fn handshake_done(&mut self, slots: &Slots) {
-        let units = core::mem::take(&mut self.units);
-        if units > 0 {
-            slots.give_back(self.backend, Used { connections: 0, units: u32::from(units) });
-        }
-    }
-}
-
-/// One that waited by terms that others have followed: to be asked again by [`Admission::resume`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Parked {
-    /// As it was made; its class is one of the former terms'.
-    pub request: Request,
-    since: Millis,
-    /// Its dial to this one failed.
-    failed: Option<BackendId>,
-}
-
-/// What becomes of a request.
-#[must_use = "it holds a slot or a place in a line"]
-#[derive(PartialEq, Eq, Debug)]
-pub enum Answer {
-    /// It may dial.
-    Admitted(Slot),
-    /// It waits until [`Admission::next`] or [`Admission::expired`] names it, or it leaves.
-    Wait(Ticket),
-    /// There is no room to wait, either.
-    Refused(Refusal),
-}
-
-/// Why one may not even wait.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Refusal {
-    /// Its class's line is full, and the last one's is.
-    LastClassFull,
-    /// Its dial failed, and no place is left for such.
-    NoPlace,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Refusal::LastClassFull => "last-class-full",
-            Refusal::NoPlace => "no-place",
-        })
-    }
-}
-
-/// One who waited and may dial now.
-#[must_use = "it holds a slot"]
-#[derive(PartialEq, Eq, Debug)]
-pub struct Grant {
-    /// Of its request.
-    pub token: u64,
-    /// Where.
-    pub slot: Slot,
-    /// Milliseconds that it waited.
-    pub waited: u64,
-    /// It has an own server, and this is another one.
-    pub spilled: bool,
-}
-
-/// One who has waited as long as its class waits, and is out.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Expired {
-    /// Of its request.
-    pub token: u64,
-    /// What it was of, whatever line it stood in.
-    pub class: ClassId,
-    /// Milliseconds that it waited.
-    pub waited: u64,
-}
-
-/// What all workers have in common.
-struct Shared {
-    slots: Arc<Slots>,
-    classes: Classes,
-    members: Box<[BackendId]>,
-    /// By backend, as far as the members go.
-    member_of: Box<[u16]>,
-    spill_after: Option<Duration>,
-    /// Classes with a reserve.
-    reserved: u8,
-    ledger: Arc<Ledger>,
-    fairness: Fairness,
-    board: Board,
-}
-
-/// What all workers have in common of an admission: made once, by whoever makes it; then each worker [joins](Terms::join).
-#[derive(Clone)]
-pub struct Terms(Arc<Shared>);
-
-impl Terms {
-    /// For so many workers. Members beyond [`MAX_BACKENDS`] are none, nor are those named twice; nor workers beyond [`MAX_WORKERS`], of whom there is one at least.
-    pub fn new(config: Config, slots: &Arc<Slots>, workers: usize) -> Terms {
-        Terms::make(None, config, slots, workers)
-    }
-
-    /// Those that follow these for the same service and pool: the same, if nothing is different.
-    pub fn followed_by(&self, config: Config, workers: usize) -> Terms {
-        let Shared { classes, members, spill_after, slots, board, .. } = &*self.0;
-        let same = *classes == config.classes
-            && **members == *sorted(&config.members)
-            && *spill_after == config.spill_after
-            && board.workers() == workers.clamp(1, MAX_WORKERS);
-        if same { self.clone() } else { Terms::make(Some(self), config, slots, workers) }
-    }
-
-    fn make(before: Option<&Terms>, config: Config, slots: &Arc<Slots>, workers: usize) -> Terms {
-        let workers = workers.clamp(1, MAX_WORKERS);
-        let specs = config.classes.specs();
-        let share = core::array::from_fn(|c| specs.get(c).map_or(Share::Weight(1), |spec| spec.share));
-        let percent = core::array::from_fn(|c| specs.get(c).map_or(0, |spec| spec.reserve));
-        let members = sorted(&config.members);
-        let mut member_of = vec![NOBODY; members.last().map_or(0, |id| id.index() + 1)];
-        members.iter().enumerate().for_each(|(member, id)| member_of[id.index()] = member as u16);
-        Terms(Arc::new(Shared {
-            slots: slots.clone(),
-            member_of: member_of.into(),
-            spill_after: config.spill_after,
-            reserved: (0..MAX_CLASSES as u8).filter(|&c| percent[usize::from(c)] > 0).fold(0, |set, c| set | 1 << c),
-            ledger: Ledger::following(before.map(|terms| &terms.0.ledger), percent, slots),
-            fairness: Fairness::new(share),
-            board: Board::new(workers, members.len()),
-            members: members.into(),
-            classes: config.classes,
-        }))
-    }
-
-    /// The same ones, not only alike.
-    pub fn are(&self, others: &Terms) -> bool {
-        Arc::ptr_eq(&self.0, &others.0)
-    }
-
-    /// One worker's admission; one for each worker at a time.
-    pub fn join(&self, worker: usize) -> Admission {
-        let Shared { classes, members, board, .. } = &*self.0;
-        let specs = classes.specs();
-        let bounds: [usize; MAX_CLASSES] =
-            core::array::from_fn(|c| specs.get(c).map_or(0, |spec| spec.queue.div_ceil(board.workers())));
-        let (n, places) = (members.len(), bounds.iter().sum::<usize>());
-        Admission {
-            shared: self.0.clone(),
-            worker: worker.min(board.workers() - 1),
-            line: Line::new(n, places + places / 8 + 1),
-            bounds,
-            states: vec![State::Up; n].into(),
-            overdue: Default::default(),
-            found: Bits::new(n),
-            offered: core::array::from_fn(|_| Bits::new(n)),
-            allowed: vec![0; n].into(),
-            held: Bits::new(n),
-            gone: false,
-            due: Millis(u64::MAX),
-            wakes: 0,
-            metrics: Metrics::default(),
-        }
-    }
-}
-
-impl fmt::Debug for Terms {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Terms").field("members", &self.0.members).finish_non_exhaustive()
-    }
-}
-
-/// Each once, in order, without those that cannot be.
-fn sorted(members: &[BackendId]) -> Vec<BackendId> {
-    let mut members: Vec<BackendId> = members.iter().copied().filter(|id| id.index() < MAX_BACKENDS).collect();
-    members.sort_unstable();
-    members.dedup();
-    members
-}
 
 /// How a look at a member's room ended.
 enum Outcome {
@@ -902,102 +676,6 @@ impl Admission {
         };
         (0..MAX_CLASSES as u8).map(ClassId).filter_map(of).min().unwrap_or(Millis(u64::MAX))
     }
-
-    /// After this one has come or gone.
-    fn publish(&self, waiter: &Waiter) {
-        if waiter.own != NOBODY {
-            self.publish_own(usize::from(waiter.own));
-        }
-        if waiter.place != Place::Own {
-            self.publish_any();
-        }
-    }
-
-    fn publish_own(&self, member: usize) {
-        let classes = if self.states[member] == State::Down { 0 } else { self.line.classes_at(member) };
-        let waiting = self.published(classes, Some(member), |class, newest| self.line.next_own(member, class, newest));
-        self.shared.board.publish_own(self.worker, member, waiting);
-    }
-
-    fn publish_any(&self) {
-        let classes = self.line.classes_anywhere();
-        let waiting = self.published(classes, None, |class, newest| self.line.next_anywhere(class, newest));
-        self.shared.board.publish_any(self.worker, waiting);
-    }
-
-    fn published(&self, classes: u8, member: Option<usize>, next: impl Fn(ClassId, bool) -> Option<u32>) -> Waiting {
-        if classes == 0 {
-            return Waiting::default();
-        }
-        let best = self.shared.fairness.order().into_iter().find(|class| classes & class.bit() != 0);
-        let index = best.and_then(|class| next(class, self.overdue[class.index()].newest_first()));
-        let first = index.map(|index| self.line.get(index));
-        Waiting {
-            classes,
-            unitless: self.line.unitless(),
-            units: first.map_or(0, |waiter| cost_at(waiter, member.unwrap_or(usize::MAX)).units()),
-            count: best.map_or(0, |class| self.line.count(member, class).min(255) as u8),
-            since: first.map_or(Millis(0), |waiter| waiter.since),
-        }
-    }
-
-    /// Somebody has begun to wait for this one, and that was published: is there room?
-    fn look_at(&mut self, member: usize) {
-        let least = if self.line.unitless() { Cost::NotTls } else { Cost::Resumed };
-        if self.states[member] != State::Down && self.shared.has_room(member, least) {
-            self.found.insert(member);
-        }
-    }
-
-    /// The same of one who takes any.
-    fn look_everywhere(&mut self) {
-        self.shared.board.fence();
-        (0..self.states.len()).for_each(|member| self.look_at(member));
-    }
-
-    /// What was put into the mailbox.
-    fn receive(&mut self) {
-        let Admission { shared, worker, offered, allowed, .. } = self;
-        for kind in OFFERS {
-            shared.board.receive(*worker, kind, |word, mut set| {
-                offered[kind as usize].insert_word(word, set);
-                while kind == Offer::Best && set != 0 {
-                    let member = word * 64 + set.trailing_zeros() as usize;
-                    set &= set - 1;
-                    // One that was taken with an earlier bit left none.
-                    allowed[member] = allowed[member].max(shared.board.amount(*worker, member)).max(1);
-                }
-            });
-        }
-    }
-
-    fn offer(&mut self, worker: usize, member: usize, offer: Offer, amount: u16) {
-        self.shared.board.send(worker, member, offer, amount);
-        self.wakes |= 1 << worker;
-    }
-
-    /// What is left of an offer of the best, to all others who could use what we cannot.
-    fn pass_on(&mut self, member: usize, received: Offer, offer: Offer) {
-        if received != Offer::Best {
-            return;
-        }
-        self.allowed[member] = 0;
-        let Shared { board, reserved, .. } = &*self.shared;
-        if board.waiting() <= self.line.len() as u64 || !self.shared.has_room(member, Cost::NotTls) {
-            return;
-        }
-        let classes = match offer {
-            _ if !self.shared.has_room(member, Cost::Resumed) => 0,
-            Offer::Beside => *reserved,
-            _ => u8::MAX,
-        };
-        let mut others = board.others(self.worker, member, classes);
-        while others != 0 {
-            let worker = others.trailing_zeros() as usize;
-            others &= others - 1;
-            self.offer(worker, member, offer, 0);
-        }
-    }
 }
 
 /// What a waiter costs at a member: it is resumed at its own only.
@@ -1005,38 +683,6 @@ fn cost_at(waiter: &Waiter, member: usize) -> Cost {
     match waiter.cost {
         Cost::Resumed if waiter.own != NOBODY && usize::from(waiter.own) != member => Cost::Full,
         cost => cost,
-    }
-}
-
-impl Shared {
-    fn take(&self, member: usize, class: ClassId, cost: Cost) -> Take {
-        let id = self.members[member];
-        let spares = |used, limits| self.ledger.spares(id, class, cost.used(), used, limits);
-        let take = self.slots.take(id, cost.used(), spares);
-        if take == Take::Taken {
-            self.ledger.taken(id, class, cost.used());
-        }
-        take
-    }
-
-    fn could_take(&self, member: usize, class: ClassId, cost: Cost) -> Take {
-        let id = self.members[member];
-        let spares = |used, limits| self.ledger.spares(id, class, cost.used(), used, limits);
-        self.slots.could_take(id, cost.used(), spares)
-    }
-
-    /// Whether one of this cost could go, reserves aside.
-    fn has_room(&self, member: usize, cost: Cost) -> bool {
-        self.slots.could_take(self.members[member], cost.used(), |_, _| true) == Take::Taken
-    }
-
-    fn is_its_own(&self, member: usize, class: ClassId, cost: Cost) -> bool {
-        let id = self.members[member];
-        self.ledger.is_its_own(id, class, cost.used(), self.slots.limits(id))
-    }
-
-    fn slot(&self, member: usize, class: ClassId, cost: Cost) -> Slot {
-        Slot { backend: self.members[member], class, units: cost.units(), ledger: self.ledger.number() }
     }
 }
 

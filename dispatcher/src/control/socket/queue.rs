@@ -46,7 +46,6 @@ pub trait Control {
     /// All that can be measured.
     fn reading(&mut self) -> Reading {
         Reading {
-            overview: self.overview(),
             backends: self.backends(),
             sessions: self.sessions(),
             workers: self.workers(),

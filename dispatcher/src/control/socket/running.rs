@@ -112,7 +112,9 @@ impl Running<'_> {
         };
         let now_here = self.clock.now();
         let seconds = |since: Time| now_here.since(since).as_secs_f64();
-        let report = reports.iter().find(|r| r.backend == id && r.generation == spec.generation);
+        // They are in order of their slots.
+        let report = reports.binary_search_by_key(&id, |r| r.backend).ok().map(|at| &reports[at]);
+        let report = report.filter(|r| r.generation == spec.generation);
         let unreachable = || workers.iter().find_map(|w| w.unreachable.iter().find(|u| u.backend == id));
         let (why, since) = match (report.filter(|r| r.verdict.state == backends::Checked::Down), unreachable()) {
             _ if health == "up" => (None, None),
