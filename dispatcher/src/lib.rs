@@ -4,6 +4,7 @@
 //!
 //! * [`time`]: points in time as numbers; nobody here reads a clock.
 //! * `prefetch`: memory into the cache before it is needed.
+//! * `strange`: characters that are none of a text's; [`html`]: documents and plots for browsers.
 //! * [`wire`]: header views and checksums, sequence numbers as types.
 //! * [`capture`]: pcap and pcapng files: read in place, written block by block.
 //! * [`flow`]: flow table, SYN cookie, splice.
@@ -31,7 +32,9 @@ pub mod config;
 pub mod control;
 pub mod counters;
 pub mod engine;
+pub mod explain;
 pub mod flow;
+pub mod html;
 pub mod io;
 pub mod journal;
 pub mod metrics;
@@ -39,6 +42,7 @@ pub mod path;
 mod prefetch;
 pub mod replay;
 pub mod sessions;
+mod strange;
 pub mod tcp;
 pub mod time;
 pub mod tls;

@@ -4,23 +4,27 @@ mod checks {
     pub mod server;
 }
 
-use checks::server::{Manner, Server};
+use checks::server::{Manner, NAMES, Server};
 use core::time::Duration;
 use dispatcher::backends::Checked;
 use dispatcher::checks::{Checks, KeyState, Report};
 use dispatcher::engine::{Config, PortSpec, Revision};
 use dispatcher::time::Time;
 use dispatcher::wire::Mac;
-use lb::{Agent, Check, CheckKind, Directory, MemberSpec, Policy, PoolSpec, Wanted};
+use lb::{Agent, Check, CheckKind, Directory, MemberSpec, Policy, PoolSpec, RouteSpec, ServiceKind, Wanted};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 const SECOND: Duration = Duration::from_secs(1);
+/// Where agents listen.
+const AGENT: u16 = 9999;
 
 /// Servers, and whoever asks them.
 struct World {
     checks: Checks,
     servers: Vec<Server>,
+    /// Another port of theirs, where something else listens.
+    aside: u16,
     now: Time,
     /// Of a thousand packets so many are lost.
     loss: u64,
@@ -38,7 +42,7 @@ fn address(n: usize, v6: bool) -> SocketAddr {
 fn revision(checks: &[Option<Check>], policy: &Policy, v6: bool, previous: Option<&Directory>) -> Arc<Revision> {
     let port = port(v6);
     let member = |(n, check): (usize, &Option<Check>)| MemberSpec {
-        check: check.clone(),
+        check: check.clone().into(),
         ..MemberSpec::new(format!("web{n}"), address(n, v6))
     };
     let backends = checks.iter().enumerate().map(member).collect();
@@ -67,7 +71,24 @@ impl World {
         let mut checks = Checks::new(1500, true, 7);
         checks.follow(&revision(&vec![check; manners.len()], policy, v6, None), Time::ZERO);
         let servers = manners.iter().enumerate().map(|(n, manner)| Server::new(address(n, v6), *manner)).collect();
-        World { checks, servers, now: Time::ZERO, loss: 0, seed: 1, keys: vec![], lines: vec![], wire: vec![] }
+        World {
+            checks,
+            servers,
+            aside: AGENT,
+            now: Time::ZERO,
+            loss: 0,
+            seed: 1,
+            keys: vec![],
+            lines: vec![],
+            wire: vec![],
+        }
+    }
+
+    /// What a backend's packet goes to: those of the port aside stand behind all servers, in the same order.
+    fn whom(&self, backend: usize, packet: &[u8]) -> usize {
+        let header = if packet[0] >> 4 == 4 { 20 } else { 40 };
+        let port = u16::from_be_bytes([packet[header + 2], packet[header + 3]]);
+        if port == self.aside { self.servers.len() / 2 + backend } else { backend }
     }
 
     fn put(&mut self, to: Option<usize>, packet: Vec<u8>) {
@@ -82,7 +103,9 @@ impl World {
         while self.now < until {
             let mut out = Vec::new();
             self.checks.poll(self.now, &mut |leaving| out.push((leaving.backend.index(), leaving.packet.to_vec())));
-            out.into_iter().for_each(|(to, packet)| self.put(Some(to), packet));
+            for (backend, packet) in out {
+                self.put(Some(self.whom(backend, &packet)), packet);
+            }
             for n in 0..self.servers.len() {
                 let back = self.servers[n].poll(self.now);
                 back.into_iter().for_each(|packet| self.put(None, packet));
@@ -275,7 +298,8 @@ fn key_names_are_those_of_the_servers_tickets_and_servers_without_any_are_told()
     use KeyState::{Named, Nameless};
     assert_eq!(states, [Named, Named, Nameless, Nameless, Nameless]);
     for n in [0, 1] {
-        assert_eq!(keys[n].names.len(), 1);
+        assert_eq!((keys[n].names.len(), keys[n].since.len()), (1, 1));
+        assert!(keys[n].since[0] < world.now);
         assert!(world.servers[n].issued_names().contains(&keys[n].names[0]), "of server {n}");
         assert!(world.keys.contains(&(n as u16, keys[n].names[0])));
     }
@@ -294,6 +318,78 @@ fn key_names_are_those_of_the_servers_tickets_and_servers_without_any_are_told()
     let new = world.reports()[0].keys.clone().unwrap();
     assert_eq!(new.names.len(), 2);
     assert_eq!(new.names[0], keys[0].names[0]);
+}
+
+#[test]
+fn keys_that_were_forgotten_are_asked_for_at_once_and_a_look_that_is_under_way_counts_for_nothing() {
+    let mut world = World::new(&[Manner::Tls], Some(every_second(CheckKind::Tls)), &Policy::default(), false);
+    world.run(5 * SECOND);
+    let old = world.reports()[0].keys.clone().unwrap();
+    assert_eq!((old.state, old.names.len()), (KeyState::Named, 1));
+    // Its keys are lost, and an operator says so.
+    world.servers[0].become_(Manner::Tls);
+    world.keys.clear();
+    world.checks.forget_keys(lb::BackendId(0), world.now);
+    let keys = world.reports()[0].keys.clone().unwrap();
+    assert_eq!((keys.state, keys.names.len()), (KeyState::Unknown, 0));
+    world.run(SECOND / 2);
+    let new = world.reports()[0].keys.clone().unwrap();
+    assert_eq!((new.state, new.names.len()), (KeyState::Named, 1));
+    assert_ne!(new.names, old.names);
+    assert_eq!(world.keys, [(0, new.names[0])]);
+    // In the midst of a look.
+    for ms in 0..20 {
+        world.checks.forget_keys(lb::BackendId(0), world.now);
+        world.run(Duration::from_millis(ms));
+    }
+    world.keys.clear();
+    world.servers[0].become_(Manner::Tls);
+    world.checks.forget_keys(lb::BackendId(0), world.now);
+    world.run(SECOND);
+    let newest = world.reports()[0].keys.clone().unwrap().names;
+    assert!(newest.len() == 1 && newest != new.names, "{newest:?}");
+    assert!(world.keys.iter().all(|(_, name)| *name == newest[0]), "{:?}", world.keys);
+}
+
+#[test]
+fn a_server_that_needs_a_name_is_asked_for_its_keys_by_those_that_lead_clients_there_in_turn() {
+    let members = || vec![MemberSpec::new("web0", address(0, false))];
+    let pool = |name: &str| PoolSpec { name: name.into(), backends: members(), ..PoolSpec::default() };
+    let policy = Policy { kind: ServiceKind::Tls, ..Policy::default() };
+    let mut wanted = Wanted::single(vec!["10.1.0.9:443".parse().unwrap()], policy, pool("default"));
+    let begun = |wanted: &Wanted| {
+        let config = Config { ports: vec![port(false)], wanted: wanted.clone(), ..Config::default() };
+        let directory = Arc::new(Directory::next(None, wanted, |_| true).unwrap());
+        let mut world = World::new(&[Manner::NeedsName, Manner::Tls], None, &Policy::default(), false);
+        world.checks = Checks::new(1500, true, 3);
+        world.checks.follow(&Arc::new(Revision::new(&config, directory).unwrap()), world.now);
+        world.run(20 * SECOND);
+        world
+    };
+    // No route names anything.
+    let world = begun(&wanted);
+    let keys = world.reports()[0].keys.clone().unwrap();
+    assert_eq!((keys.state, keys.failed.is_some()), (KeyState::Unknown, true));
+    assert!(world.servers[0].asked_for().iter().all(String::is_empty));
+    let route = |sni: &[&str], pool: &str| RouteSpec {
+        sni: sni.iter().map(|name| name.parse().unwrap()).collect(),
+        alpn: vec![],
+        pool: pool.into(),
+    };
+    let elsewhere = PoolSpec { backends: vec![MemberSpec::new("other", address(1, false))], ..pool("elsewhere") };
+    wanted.pools.extend([pool("named"), elsewhere]);
+    wanted.services[0].routes = vec![
+        route(&[NAMES[1], "*.example.net"], "named"),
+        route(&["other.example.com"], "elsewhere"),
+        route(&[NAMES[0]], "named"),
+    ];
+    let world = begun(&wanted);
+    assert_eq!(world.reports()[0].keys.clone().unwrap().state, KeyState::Named);
+    let mut asked = world.servers[0].asked_for();
+    assert!(asked.len() >= 4, "{asked:?}");
+    asked.sort_unstable();
+    asked.dedup();
+    assert_eq!(asked, NAMES);
 }
 
 #[test]
@@ -337,7 +433,9 @@ fn a_suspect_is_asked_at_once_and_away_until_it_answers_hellos_but_never_the_las
         world.checks.suspect(lb::BackendId(n as u16), world.now);
     }
     world.run(5 * SECOND);
-    assert_eq!((told(&world), world.states()), (vec![Unknown; 3], vec![Down; 3]));
+    assert_eq!((told(&world), world.states()), (vec![Unknown; 3], vec![Unknown; 3]));
+    let suspicions: Vec<_> = world.reports().into_iter().map(|r| r.suspicion.unwrap()).collect();
+    assert!(suspicions.iter().all(|one| one.down && one.spared), "{suspicions:?}");
     // One that has a check is asked that, before it is due.
     let check = Check { interval: 60 * SECOND, fall: 1, ..Check::new(CheckKind::Tls) };
     let mut world = World::new(&[Manner::Tls, Manner::Tls], Some(check), &Policy::default(), false);
@@ -346,6 +444,79 @@ fn a_suspect_is_asked_at_once_and_away_until_it_answers_hellos_but_never_the_las
     world.checks.suspect(lb::BackendId(0), world.now);
     world.run(SECOND);
     assert_eq!(told(&world)[0], Down);
+}
+
+#[test]
+fn a_server_that_fails_clients_again_and_again_is_left_alone_for_longer_each_time_and_not_once_it_serves_well() {
+    use Checked::{Down, Unknown};
+    let mut world = World::new(&[Manner::Tls, Manner::Tls], None, &Policy::default(), false);
+    let told = |world: &World| world.checks.seen().next().unwrap().checked;
+    world.run(SECOND);
+    // Seconds from when it answers us again to when it is back, and questions in that time.
+    let round = |world: &mut World| {
+        world.servers[0].become_(Manner::Closes);
+        world.checks.suspect(lb::BackendId(0), world.now);
+        while told(world) != Down {
+            world.run(SECOND / 10);
+        }
+        let suspicion = world.reports()[0].suspicion.clone().unwrap();
+        assert!(suspicion.down && !suspicion.spared && suspicion.why.unwrap().contains("closed"));
+        let until = suspicion.until.unwrap().since(world.now).as_secs_f64();
+        world.servers[0].become_(Manner::Tls);
+        let (before, since) = (world.servers[0].seen.knocks, world.now);
+        while told(world) == Down {
+            world.run(SECOND / 10);
+        }
+        assert!(world.servers[0].seen.knocks - before <= 3, "it is asked twice, and not before");
+        let took = world.now.since(since).as_secs_f64();
+        assert!(took >= until && took < until + 2.5, "{took} s, of which {until} s alone");
+        (suspicion.times, took)
+    };
+    let rounds: Vec<(u32, f64)> = (0..5).map(|_| round(&mut world)).collect();
+    for (n, (times, took)) in rounds.iter().enumerate() {
+        let least = 10.0 * n as f64;
+        assert!(*times == n as u32 + 1 && *took >= least && *took < least * 1.1 + 4.0, "{rounds:?}");
+    }
+    assert!(
+        world.lines.iter().any(|line| line.contains("3 times in a row: it is asked again in 2")),
+        "{:?}",
+        world.lines
+    );
+    // A suspicion that our own hello clears costs nothing; five minutes of good service, and it is the first time.
+    world.checks.suspect(lb::BackendId(0), world.now);
+    world.run(10 * SECOND);
+    assert_eq!((told(&world), world.reports()[0].suspicion.clone()), (Unknown, None));
+    world.run(300 * SECOND);
+    assert_eq!(round(&mut world).0, 1);
+}
+
+#[test]
+fn a_suspicion_of_what_no_check_can_see_is_looked_into_beside_the_check() {
+    for (kind, port) in [(CheckKind::Tcp, None), (CheckKind::Tls, Some(444))] {
+        let check = Check { port, ..every_second(kind) };
+        let mut world = World::new(&[Manner::Tls, Manner::Tls], Some(check), &Policy::default(), false);
+        // What is checked at the other port is well, whatever the service does.
+        let other = |n| Server::new(SocketAddr::new(address(n, false).ip(), 444), Manner::Tls);
+        world.servers.extend([other(0), other(1)]);
+        world.aside = 444;
+        world.run(5 * SECOND);
+        let told = |world: &World| world.checks.seen().next().unwrap().checked;
+        assert_eq!(told(&world), Checked::Up, "{kind}");
+        world.servers[0].become_(Manner::Closes);
+        world.run(5 * SECOND);
+        assert_eq!((told(&world), world.states()[0]), (Checked::Up, Checked::Up), "{kind} cannot tell");
+        world.checks.suspect(lb::BackendId(0), world.now);
+        world.run(3 * SECOND);
+        assert_eq!((told(&world), world.states()[0]), (Checked::Down, Checked::Up), "{kind}");
+        world.servers[0].become_(Manner::Tls);
+        world.run(5 * SECOND);
+        assert_eq!(told(&world), Checked::Up, "{kind}");
+        // Failed checks take away whom a suspicion would spare.
+        world.servers[0].become_(Manner::Refuses);
+        world.servers[2].become_(Manner::Refuses);
+        world.run(6 * SECOND);
+        assert_eq!((told(&world), world.states()[0]), (Checked::Down, Checked::Down), "{kind}");
+    }
 }
 
 #[test]
@@ -381,6 +552,70 @@ fn an_agent_is_heard_and_what_cannot_be_read_changes_nothing() {
     }
     // Whether it serves is not for agents to say here.
     assert_eq!(world.states(), [Checked::Unknown; 2]);
+}
+
+/// An agent that says something else each second, which is brought into force as the main thread does it, and a server that dies and comes back. Neither
+/// delays what the other's word leads to, nor asks or says anything more often.
+#[test]
+fn an_agent_that_flaps_and_checks_that_fail_never_fight() {
+    let every = Agent { interval: SECOND / 2, ..Agent::at(AGENT) };
+    let check = Check { interval: SECOND, timeout: Some(SECOND / 2), ..Check::new(CheckKind::Tls) };
+    let members = || (0..2).map(|n| MemberSpec::new(format!("web{n}"), address(n, false))).collect();
+    let pool = PoolSpec { check: Some(check), agent: Some(every), backends: members(), ..PoolSpec::default() };
+    let wanted = Wanted::single(vec!["10.1.0.9:443".parse().unwrap()], Policy::default(), pool);
+    let config = Config { ports: vec![port(false)], wanted: wanted.clone(), ..Config::default() };
+    let in_force = |wanted: &Wanted, before: Option<&Directory>| {
+        let directory = Arc::new(Directory::next(before, wanted, |_| true).unwrap());
+        Arc::new(Revision::new(&config, directory).unwrap())
+    };
+    let mut world = World::new(&[Manner::Tls; 2], None, &Policy::default(), false);
+    for n in 0..2 {
+        let agent = SocketAddr::new(address(n, false).ip(), AGENT);
+        world.servers.push(Server::new(agent, Manner::Says("ready\n")));
+    }
+    world.checks = Checks::new(1500, false, 3);
+    let mut now_wanted = wanted.clone();
+    let mut revision = in_force(&wanted, None);
+    world.checks.follow(&revision, world.now);
+    let (mut said, mut laid, mut down_for, mut up_for) = (0, 0, 0, 0);
+    let mut states = vec![Checked::Unknown];
+    for tenth in 0..600 {
+        if tenth % 10 == 0 {
+            let words = ["maint\n", "ready\n", "drain 50%\n", "ready up 100%\n", "down#disk\n"];
+            world.servers[2].become_(Manner::Says(words[tenth / 10 % words.len()]));
+            said += 1;
+        }
+        if tenth % 150 == 100 {
+            let alive = tenth % 300 > 150;
+            world.servers[0].become_(if alive { Manner::Tls } else { Manner::Resets });
+        }
+        world.run(SECOND / 10);
+        let reports = world.reports();
+        let says = reports.iter().map(|r| (format!("web{}", r.backend.0), r.agent.clone().unwrap().says)).collect();
+        let next = dispatcher::control::agents::lay(&wanted, &says, &Default::default());
+        if next != now_wanted {
+            laid += 1;
+            revision = in_force(&next, Some(revision.directory()));
+            now_wanted = next;
+            world.checks.follow(&revision, world.now);
+        }
+        let state = world.states()[0];
+        if states.last() != Some(&state) {
+            states.push(state);
+        }
+        // From 10 s to 25 s it is dead, and so on: three checks, each a tenth later, and their turn.
+        let dead = (tenth + 200) % 300 < 150 && tenth >= 100;
+        (down_for, up_for) = if dead { (down_for + 1, 0) } else { (0, up_for + 1) };
+        assert!(down_for < 45 || state == Checked::Down, "{tenth}: still {state:?}");
+        assert!(up_for < 35 || state == Checked::Up, "{tenth}: still {state:?}");
+        assert_ne!(world.states()[1], Checked::Down);
+    }
+    use Checked::{Down, Unknown, Up};
+    assert_eq!(states, [Unknown, Up, Down, Up, Down, Up], "as often as the server");
+    assert!(laid > said / 3 && laid <= said, "{laid} changes, {said} words");
+    let lines = |what: &str| world.lines.iter().filter(|line| line.contains(what)).count();
+    assert_eq!((lines("web0 is down"), lines("web0 is up")), (2, 3));
+    assert!(lines("web0: its agent") <= said);
 }
 
 #[test]

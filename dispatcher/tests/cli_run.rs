@@ -589,6 +589,89 @@ fn until(socket: &Path, words: &str, so: impl Fn(&str) -> bool) -> String {
 }
 
 #[test]
+fn what_happens_is_told_as_events_and_in_a_log_of_objects() {
+    in_namespace(|| {
+        let (socket, file) = (scratch("events"), scratch("events.toml"));
+        let text = configuration(&socket).replacen("[dispatcher]", "[dispatcher]\nlog-format = \"json\"", 1);
+        std::fs::write(&file, &text).unwrap();
+        let mut command = Command::new(program());
+        command.args(["run", "--config"]).arg(&file);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
+        let (mut child, _out, _) = start(command);
+        until(&socket, "show backends", |said| said.contains("web1"));
+        // How it began is no event: a link that is down a moment later is.
+        std::thread::sleep(Duration::from_millis(1500));
+        ip("link set lan down");
+        until(&socket, "events", |said| said.contains("! link          port lan: its link is down"));
+        ip("link set lan up");
+        until(&socket, "events", |said| said.contains("port lan: its link is up"));
+        let (code, _, wrong) = ctl(&socket, "drain web2 --for 1s");
+        assert_eq!(code, Some(0), "{wrong}");
+        // At once, and what ends by itself when it has ended.
+        let (_, said, _) = ctl(&socket, "events");
+        assert!(said.contains("override: drain web2 for 1 s, says uid "), "{said}");
+        assert!(said.contains("backend web2 is wanted draining, says the operator (was up)"), "{said}");
+        until(&socket, "events", |said| said.contains("override is over: drain web2"));
+        std::fs::write(&file, text.replacen("443\"]", "443\", \"10.77.0.101:443\"]", 1)).unwrap();
+        assert_eq!(ctl(&socket, "reload").0, Some(0));
+        let (_, said, _) = ctl(&socket, "events --json");
+        let all: Vec<serde_json::Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let last = all.iter().rfind(|e| e["kind"] == "configuration").unwrap();
+        assert!(last["text"].as_str().unwrap().contains("+ service shop: listener 10.77.0.101:443"), "{said}");
+        assert!(all.windows(2).all(|two| two[1]["number"].as_u64() == two[0]["number"].as_u64().map(|n| n + 1)));
+        signal(&child, libc::SIGTERM);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        let log = rest(&mut child);
+        let lines: Vec<serde_json::Value> =
+            log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect();
+        let has = |level: &str, words: &str| {
+            lines.iter().any(|l| l["level"] == level && l["message"].as_str().is_some_and(|m| m.contains(words)))
+        };
+        assert!(has("WARN", "port lan: its link is down") && has("INFO", "control: drain web2 (uid "), "{log}");
+        let told = lines.iter().find(|l| l["kind"] == "link").unwrap();
+        assert_eq!((&told["port"], &told["state"]), (&"lan".into(), &"down".into()), "{log}");
+    });
+}
+
+#[test]
+fn the_service_manager_hears_when_it_is_ready_reloads_lives_and_ends() {
+    in_namespace(|| {
+        let (control, file, manager) = (scratch("notify"), scratch("notify.toml"), scratch("notify.manager"));
+        std::fs::write(&file, configuration(&control)).unwrap();
+        let _ = std::fs::remove_file(&manager);
+        let heard = std::os::unix::net::UnixDatagram::bind(&manager).unwrap();
+        heard.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let next = |wanted: &str| {
+            let mut buffer = [0; 1024];
+            loop {
+                let len = heard.recv(&mut buffer).unwrap_or_else(|e| panic!("{wanted}: {e}"));
+                let text = String::from_utf8_lossy(&buffer[..len]).into_owned();
+                if text.contains(wanted) {
+                    return text;
+                }
+                // What comes in between is the state, and that it lives.
+                assert!(text.starts_with("STATUS=") || text == "WATCHDOG=1\n", "{text}, not {wanted}");
+            }
+        };
+        let mut command = Command::new(program());
+        command.args(["run", "--config"]).arg(&file).env("NOTIFY_SOCKET", &manager).env("WATCHDOG_USEC", "400000");
+        command.env_remove("WATCHDOG_PID").stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
+        let (mut child, _out, _) = start(command);
+        assert_eq!(next("READY=1"), "READY=1\nSTATUS=2 workers run\n");
+        next("WATCHDOG=1");
+        assert!(next("backends up").contains("STATUS=2 workers, "));
+        signal(&child, libc::SIGHUP);
+        assert!(next("RELOADING=1").contains("MONOTONIC_USEC="));
+        next("READY=1");
+        // The worker's loop turns on, so there is more than one of them.
+        (0..3).for_each(|_| _ = next("WATCHDOG=1"));
+        signal(&child, libc::SIGTERM);
+        next("STOPPING=1");
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    });
+}
+
+#[test]
 fn what_operators_say_is_in_force_at_once_and_after_a_restart_until_its_time_is_over_or_the_file_changes() {
     in_namespace(|| {
         let (socket, file) = (scratch("day-two"), scratch("day-two.toml"));

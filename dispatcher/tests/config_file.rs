@@ -131,6 +131,13 @@ fn a_mistake_is_told_with_its_place_and_what_was_meant() {
             "kind: expected resumes, full or non-tls",
         ),
         ("weight = 2", "max-handshakes = 9", "9 }", "expected auto, or units from 10 to 1048575"),
+        ("weight = 2", "check = \"on\"", "\"on\"", "'check' is a table, not a text; such as check = {"),
+        (
+            "weight = 2",
+            "agent-check = \"off\", check = { kind = \"off\" }",
+            "\"off\" } }",
+            "expected tcp, tls, http or https",
+        ),
         ("service-kind = \"tls\"", "spill-after = \"soon\"", "\"soon\"", "500ms, 30s or 1h, or never"),
         ("cores = \"2,3\"", "cores = \"2,3", "\nconnections-log", "invalid basic string"),
     ] {

@@ -2,17 +2,25 @@
 
 mod made_up;
 
+use dispatcher::control::events::{self, Kind, News};
 use dispatcher::control::file::MAX_FILE;
 use dispatcher::control::overrides::Order;
 use dispatcher::control::socket::api::*;
+use dispatcher::control::socket::capture::{self, Taps};
 use dispatcher::control::socket::client;
 use dispatcher::control::socket::client::Question;
+use dispatcher::control::socket::connections::{Asked, Walking};
+use dispatcher::control::socket::explain;
 use dispatcher::control::socket::queue::{self, Control, Upload};
-use dispatcher::control::socket::router::{OPENAPI, paths};
+use dispatcher::control::socket::router::{OPENAPI, PCAPNG, paths};
 use dispatcher::control::socket::serve::{CONNECTIONS, Times};
 use dispatcher::control::socket::server::{self, Server};
+use dispatcher::engine::PortId;
 use dispatcher::metrics::Figures;
+use dispatcher::worker::Tap;
+use dispatcher::worker::poll::Clock;
 use hyper::Method;
+use lb::{Directory, MemberSpec, Policy, PoolSpec};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -64,6 +72,7 @@ impl Control for MadeUp {
     fn backends(&mut self) -> Vec<Backend> {
         let observed = Observed {
             health: "differs".into(),
+            by: Some("check".into()),
             why: Some("check tls: connection refused".into()),
             since: Some(1.5),
             check: Some(Checked {
@@ -75,10 +84,18 @@ impl Control for MadeUp {
                 passed: 7,
                 failed: 3,
             }),
+            suspicion: Some(Suspicion {
+                state: "down".into(),
+                since: 4.5,
+                why: Some("closed within the TLS handshake".into()),
+                times: 3,
+                until: Some(15.5),
+            }),
             agent: Some(AgentSays { says: "drain, 75%".into(), since: 2.5, failed: None }),
             keys: Some(TicketKeys {
                 state: "named".into(),
                 names: vec!["00112233445566778899aabbccddeeff".into()],
+                ages: vec![60.5],
                 takes_own: Some(true),
                 failed: None,
             }),
@@ -97,6 +114,8 @@ impl Control for MadeUp {
             max_connections: Some(4000),
             max_handshakes: Some("auto".into()),
             slow_start: None,
+            check: serde_json::from_str(r#"{"kind": "https", "path": "/up", "rise": 1}"#).unwrap(),
+            agent_check: serde_json::from_str(r#"{"port": 9999, "interval": "5s"}"#).unwrap(),
         };
         let in_force = Some(Wanted { state: "draining".into(), ..wanted.clone() });
         let address = "10.1.0.1:443".parse().unwrap();
@@ -106,14 +125,30 @@ impl Control for MadeUp {
             wanted: None,
             overrides: vec![],
             in_force: None,
+            in_force_by: None,
+            holds: Holds { state: "leaving".into(), ..Holds::default() },
             observed: observed.clone(),
         };
         vec![
-            Backend { name: "a".into(), address, wanted: Some(wanted), overrides: overrides(), in_force, observed },
+            Backend {
+                name: "a".into(),
+                address,
+                wanted: Some(wanted),
+                overrides: overrides(),
+                in_force,
+                in_force_by: Some("operator".into()),
+                holds: Holds {
+                    state: "draining".into(),
+                    by: Some("operator".into()),
+                    why: Some("new disk".into()),
+                    until: Some(590.0),
+                },
+                observed,
+            },
             left,
         ]
     }
-    fn sessions(&mut self) -> Sessions {
+    fn sessions(&mut self, _: &[Backend]) -> Sessions {
         made_up::sessions("a")
     }
     fn workers(&mut self) -> Vec<Worker> {
@@ -124,6 +159,33 @@ impl Control for MadeUp {
     }
     fn queues(&mut self) -> Vec<Queue> {
         vec![made_up::queue()]
+    }
+    fn look_for(&mut self, asked: &Asked) -> Result<Walking, Problem> {
+        // Of no worker: they have done at once.
+        asked.begin(&shop(), &[])
+    }
+    fn look_for_trails(&mut self, asked: &explain::Asked) -> Result<Walking, Problem> {
+        asked.begin(&[])
+    }
+    fn explanations(&mut self, _: &Walking) -> Explanations {
+        made_up::explanations()
+    }
+    fn capture(&mut self, asked: &capture::Asked) -> Result<Taps, Problem> {
+        let mut taps = asked.begin(&shop(), &[], vec!["lan".into(), "wan".into()], Clock::start())?;
+        let tap = Arc::new(Tap::new(Default::default(), 96, 8));
+        for n in 0..3u8 {
+            let at = dispatcher::time::Time::from_millis(u64::from(n));
+            tap.put(at, PortId(n % 2), n == 1, (&[n; 200], 200), &format!("dropped: made-up-{n}"));
+        }
+        taps.taps.push(tap);
+        // For who sends nonsense behind a request, and reads on for as long as there is anything.
+        if *asked == capture::Asked::default() {
+            taps.time = Duration::from_millis(10);
+        }
+        Ok(taps)
+    }
+    fn connections(&mut self, _: &Walking) -> Connections {
+        made_up::connections()
     }
     fn figures(&mut self) -> Figures {
         Figures::default()
@@ -173,6 +235,14 @@ impl Control for MadeUp {
     }
 }
 
+/// With a service `default` and a backend `web1`.
+fn shop() -> Directory {
+    let backends = vec![MemberSpec::new("web1", "10.9.0.1:443".parse().unwrap())];
+    let pool = PoolSpec { backends, ..PoolSpec::default() };
+    let wanted = lb::Wanted::single(vec!["10.0.0.1:443".parse().unwrap()], Policy::default(), pool);
+    Directory::next(None, &wanted, |_| true).unwrap()
+}
+
 /// The file of the test of `--against`, and how often it was applied.
 const LED: &str = "led.toml";
 static APPLIED: AtomicUsize = AtomicUsize::new(0);
@@ -208,6 +278,7 @@ fn applied(what: &str) -> Applied {
 struct Scene {
     folder: PathBuf,
     socket: PathBuf,
+    events: events::Events,
     server: Option<Server>,
     owner: Option<JoinHandle<queue::Queue>>,
     stop: Arc<AtomicBool>,
@@ -219,6 +290,9 @@ impl Scene {
         let socket = folder.join("control.sock");
         let (handle, queue) = queue::queue();
         let server = server::start(&socket, handle, times).unwrap();
+        let events = queue.events().clone();
+        events
+            .tell(News::new(Kind::Backend, true, "backend a is down").with("backend", "a").with("by", "check"), 1.5e9);
         let stop = Arc::new(AtomicBool::new(false));
         let told = stop.clone();
         let owner = std::thread::spawn(move || {
@@ -227,7 +301,7 @@ impl Scene {
             }
             queue
         });
-        Scene { folder, socket, server: Some(server), owner: Some(owner), stop }
+        Scene { folder, socket, events, server: Some(server), owner: Some(owner), stop }
     }
 
     fn ask(&self, method: Method, path: &str) -> (u16, Value) {
@@ -290,9 +364,9 @@ fn check(value: &Value, schema: &Value, document: &Value, place: &str) {
                 );
             }
             "type" => {
-                // One type, or one and null.
-                let rule = if rule.is_array() { &rule[0] } else { rule };
-                let fits = match rule.as_str().unwrap() {
+                // One type, or one of several; null was seen to.
+                let types = rule.as_array().map_or(std::slice::from_ref(rule), Vec::as_slice);
+                let fits = types.iter().filter(|one| *one != "null").any(|one| match one.as_str().unwrap() {
                     "object" => value.is_object(),
                     "array" => value.is_array(),
                     "string" => value.is_string(),
@@ -300,8 +374,13 @@ fn check(value: &Value, schema: &Value, document: &Value, place: &str) {
                     "number" => value.is_number(),
                     "boolean" => value.is_boolean(),
                     other => panic!("{place}: type {other}"),
-                };
+                });
                 assert!(fits, "{place}: {value} is no {rule}");
+            }
+            "anyOf" => {
+                // A schema by name for an object, one that stands there for a word.
+                let fitting = rule.as_array().unwrap().iter().find(|one| one["$ref"].is_null() == value.is_string());
+                check(value, fitting.unwrap(), document, place);
             }
             "minimum" => assert!(value.as_f64() >= rule.as_f64(), "{place}: {value}"),
             "maximum" => assert!(value.as_f64() <= rule.as_f64(), "{place}: {value}"),
@@ -353,6 +432,15 @@ fn the_description_has_every_path_and_method_and_every_answer_is_as_described() 
                     content["example"].as_str().map_or(content["example"].to_string(), str::to_string).into_bytes()
                 }
             };
+            if path == "/v1/capture" && method == Method::GET {
+                // Not JSON, and it goes on until it has what was asked for.
+                let content = described[path]["get"]["responses"]["200"]["content"].as_object().unwrap();
+                assert_eq!(content.keys().collect::<Vec<_>>(), [PCAPNG]);
+                let asked = Question::new(Method::GET, "/v1/capture?count=3");
+                let answer = client::request(&scene.socket, asked).unwrap();
+                assert_eq!((answer.status, &answer.body[..4]), (200, &[0x0a, 0x0d, 0x0d, 0x0a][..]));
+                continue;
+            }
             let (status, answer) = scene.put(question(body));
             match described[path].get(method.as_str().to_lowercase()) {
                 None => {
@@ -417,6 +505,14 @@ fn whoever_changes_something_is_told_to_the_owner_and_may_name_the_version_that_
             "/v1/pools/p/backends",
             r#"{"name": "c", "address": "10.0.0.3:443"}"#,
             "add p c=10.0.0.3:443,weight=1",
+        ),
+        (
+            Method::POST,
+            "/v1/pools/p/backends",
+            r#"{"name": "c", "address": "10.0.0.3:443", "max_connections": 9, "max_handshakes": "auto", "slow_start": "30s",
+                "check": {"kind": "tls", "interval": "1s", "fall": 2}, "agent_check": {"port": 9999, "interval": "5s"}}"#,
+            "add p c=10.0.0.3:443,weight=1,max-connections=9,max-handshakes=auto,slow-start=30s,check=tls,check-interval=1s,check-fall=2,\
+             agent=9999,agent-interval=5s",
         ),
         (Method::DELETE, "/v1/backends/a?now=true", "", "remove a --now"),
         (Method::POST, "/v1/reload?dry_run=true", "", "reload"),
@@ -630,4 +726,255 @@ fn ten_thousand_nonsense_requests_cost_nothing_and_it_still_answers() {
     }
     let after = resident();
     assert!(after < before + (32 << 20), "{before} bytes resident before, {after} after");
+}
+
+fn ctl(scene: &Scene, args: &[&str]) -> String {
+    let out = Command::new(env!("CARGO_BIN_EXE_dispatcher"))
+        .args(["ctl", "--socket", scene.socket.to_str().unwrap()])
+        .args(args)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{out:?}");
+    String::from_utf8(out.stdout).unwrap()
+}
+
+#[test]
+fn events_are_told_from_a_number_on_and_who_waits_hears_of_the_next_one_and_keeps_nobody_out() {
+    let scene = Scene::new("events", false, Times::default());
+    assert_eq!(ctl(&scene, &["events"]), "    1 2017-07-14T02:40:00.000Z ! backend       backend a is down\n");
+    let line: Value = serde_json::from_str(&ctl(&scene, &["events", "--since", "0", "--json"])).unwrap();
+    assert_eq!((&line["fields"]["backend"], &line["fields"]["by"]), (&"a".into(), &"check".into()));
+    assert_eq!(ctl(&scene, &["events", "--since", "1"]), "");
+    // More than may wait at once, and as many as there are connections.
+    let waiting: Vec<_> = (0..CONNECTIONS - 4)
+        .map(|_| {
+            let socket = scene.socket.clone();
+            let question = Question::new(Method::GET, "/v1/events?after=1&wait=20");
+            std::thread::spawn(move || client::request(&socket, question).unwrap())
+        })
+        .collect();
+    // All but those who may wait are answered at once; and the others keep nobody from asking.
+    while waiting.iter().filter(|w| w.is_finished()).count() < CONNECTIONS - 4 - CONNECTIONS / 4 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    scene.is_well();
+    scene.events.tell(News::new(Kind::Link, true, "port wan: its link is down"), 1.5e9);
+    let told: Vec<Value> =
+        waiting.into_iter().map(|w| serde_json::from_slice(&w.join().unwrap().body).unwrap()).collect();
+    let heard = told.iter().filter(|t| t["events"][0]["kind"] == "link").count();
+    assert_eq!(heard, CONNECTIONS / 4);
+    // A dispatcher that was started anew counts from the beginning: nothing of it is missed.
+    assert_eq!(scene.ask(Method::GET, "/v1/events?after=99").1["events"].as_array().unwrap().len(), 2);
+    for wrong in ["after=x", "after=-1", "before=1"] {
+        assert_eq!(scene.ask(Method::GET, &format!("/v1/events?{wrong}")).0, 400, "{wrong}");
+    }
+}
+
+/// What a plain GET at the address of metrics answers: its head and its body.
+#[test]
+fn drops_that_grow_are_told_alone_and_keys_with_who_shares_them() {
+    let scene = Scene::new("questions", false, Times::default());
+    let grown = ctl(&scene, &["show", "drops", "--over", "10ms"]);
+    assert!(grown.starts_with("drops: none has grown in 0.0 s"), "{grown}");
+    let keys = ctl(&scene, &["show", "keys"]);
+    assert!(keys.contains("KEY NAME") && keys.lines().count() > 1, "{keys}");
+}
+
+#[test]
+fn a_connection_is_explained_in_words_step_by_step() {
+    let scene = Scene::new("explain", false, Times::default());
+    let words = ctl(&scene, &["explain", "10.0.0.7:41022"]);
+    for said in [
+        "connection 17 of worker 1: 10.0.0.7:41022 to 10.0.9.1:443, ended: fin",
+        "0.000 ms  began 2017-07-14T02:40:00.000000Z",
+        "0.500 ms  the client's hello, for a.example",
+        "offers a ticket abababababababababababababababab…, key name cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
+        "and 1 identities more",
+        "the table knows ticket-key cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd: it names one backend",
+        "no backend has room: it waits, in class resumes",
+        "12.500 ms  there is room at web2, after 12 ms",
+        "web2 is chosen, by the row of its ticket-key, and dialled from 10.2.0.1:20001",
+        "13.000 ms  web2 answers",
+        "its hello: TLS 1.3, the session was resumed, 0.750 ms after the client's",
+        "3 steps more",
+        "90.000 ms  it ends: fin; 2315 bytes to the server, 8120 to the client",
+        "web3: down (check: connection refused), weight 2",
+        "connection 18 of worker 0: 10.0.0.7:41022 to 10.0.9.1:443, lives: await-hello",
+        "nothing is decided yet",
+        "(there are more: --limit)",
+        "worker 3 did not answer in time",
+    ] {
+        assert!(words.contains(said), "{said}\n{words}");
+    }
+    let json: Value = serde_json::from_str(&ctl(&scene, &["explain", "--conn", "17", "--json"])).unwrap();
+    assert_eq!(json["explanations"][0]["row"]["reason"], "ticket-key");
+    for (path, says) in [
+        ("/v1/explain?client=web1", "\"web1\" is no ADDR or ADDR:PORT"),
+        ("/v1/explain?conn=1&limit=101", "limit: 1 to 100"),
+    ] {
+        let (status, body) = scene.ask(Method::GET, path);
+        assert!(status == 400 && body["error"].as_str().unwrap().contains(says), "{path}: {body}");
+    }
+}
+
+#[test]
+fn connections_are_shown_as_they_are_told_and_what_is_meant_must_be_there() {
+    let scene = Scene::new("connections", false, Times::default());
+    let shown =
+        ctl(&scene, &["show", "connections", "--backend", "web1", "--service", "default", "--client", "10.0.0.0/8"]);
+    let rows: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(
+        rows[1],
+        [
+            "17",
+            "[2001:db8::7]:41022",
+            "[fd00::1]:443",
+            "web2",
+            "[fd00:1::200]:20001",
+            "spliced",
+            "secure",
+            "session-id,ticket",
+            "ticket-key",
+            "yes",
+            "61.5",
+            "s",
+            "1.2",
+            "s",
+            "2315",
+            "8120"
+        ]
+    );
+    assert_eq!(rows[2][3..10], ["-", "-", "await-hello", "-", "-", "-", "-"]);
+    assert!(shown.contains("more than these 2: --limit") && shown.contains("worker 3 has not looked"), "{shown}");
+    for (query, status, says) in [
+        ("backend=web9", 404, "there is no backend \"web9\""),
+        ("service=other", 404, "there is no service \"other\""),
+        ("client=10.0.0.0%2F33", 400, "has not so many bits"),
+        ("state=asleep", 400, "state: one of await-hello, queued, dialing, spliced"),
+        ("limit=0", 400, "limit: 1 to 10000"),
+        ("limit=10001", 400, "limit: 1 to 10000"),
+        ("color=red", 400, "unknown field"),
+        ("state=spliced&limit=10000&client=2001:db8::%2F32", 200, ""),
+    ] {
+        let (got, answer) = scene.ask(Method::GET, &format!("/v1/connections?{query}"));
+        assert_eq!(got, status, "{query}: {answer}");
+        assert!(answer["error"].as_str().unwrap_or_default().contains(says), "{query}: {answer}");
+    }
+    // Filters of connections say nothing of other things.
+    let refused = Command::new(env!("CARGO_BIN_EXE_dispatcher"))
+        .args(["ctl", "--socket"])
+        .arg(&scene.socket)
+        .args(["show", "drops", "--backend", "web1"])
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("go with `show connections` only"));
+}
+
+/// What a capture has: interface, bytes, bytes that it had.
+fn captured(path: &Path) -> Vec<(u32, Vec<u8>, usize)> {
+    let capture = dispatcher::capture::Capture::open(path).unwrap();
+    let frames = capture.frames().unwrap().map(Result::unwrap);
+    frames.map(|f| (f.interface, f.bytes.to_vec(), f.original_len)).collect()
+}
+
+#[test]
+fn a_capture_is_its_owners_and_ends_with_its_number_its_time_or_who_asked_for_it() {
+    // Connections live for a second, unless their answer goes on and is read.
+    let times = Times { life: Duration::from_secs(1), ..Times::default() };
+    let scene = Scene::new("capture", false, times);
+    let out = scene.folder.join("out.pcapng");
+    let path = out.to_str().unwrap();
+    // One that anybody could read was there.
+    std::fs::write(&out, b"what was there").unwrap();
+    std::fs::set_permissions(&out, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let frames = [(0, vec![0; 96], 200), (3, vec![1; 96], 200), (0, vec![2; 96], 200)];
+    assert_eq!(ctl(&scene, &["capture", "--count", "2", "--out", path]), format!("2 frames in {path}\n"));
+    assert_eq!(captured(&out), frames[..2]);
+    assert_eq!(out.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let whole = std::fs::read(&out).unwrap();
+    let says = |what: &str| whole.windows(what.len()).any(|at| at == what.as_bytes());
+    assert!(says("dropped: made-up-0") && says("dropped: made-up-1") && says("lan-received") && says("wan-sent"));
+    // Longer than a connection may live that is not read.
+    assert_eq!(ctl(&scene, &["capture", "--for", "2500ms", "--out", path]), format!("3 frames in {path}\n"));
+    assert_eq!(captured(&out), frames);
+    // There is one at a time, and it ends when whoever asked for it has gone.
+    let mut asker = UnixStream::connect(&scene.socket).unwrap();
+    asker.write_all(b"GET /v1/capture?count=1000 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut head = [0; 12];
+    asker.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200");
+    let status = || client::request(&scene.socket, Question::new(Method::GET, "/v1/capture?count=1")).unwrap().status;
+    assert_eq!(status(), 409);
+    scene.is_well();
+    drop(asker);
+    let end = std::time::Instant::now() + Duration::from_secs(30);
+    while status() != 200 {
+        assert!(std::time::Instant::now() < end, "a capture that nobody reads goes on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for (query, status, says) in [
+        ("backend=web9", 404, "there is no backend \"web9\""),
+        ("client=x", 400, "client: "),
+        ("drops=colour", 400, "there is no reason \"colour\""),
+        ("count=0", 400, "count: 1 to 10000000"),
+        ("snap=63", 400, "snap: 64 to 65557"),
+        ("for=2h", 400, "for: 3600 s at most"),
+    ] {
+        let (got, answer) = scene.ask(Method::GET, &format!("/v1/capture?{query}"));
+        assert_eq!(got, status, "{query}: {answer}");
+        assert!(answer["error"].as_str().unwrap().contains(says), "{query}: {answer}");
+    }
+    // Where nothing is captured, what was there stays.
+    let refused = Command::new(env!("CARGO_BIN_EXE_dispatcher"))
+        .args(["ctl", "--socket", scene.socket.to_str().unwrap(), "capture", "--backend", "web9", "--out", path])
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert_eq!(captured(&out), frames);
+}
+
+fn got(address: std::net::SocketAddr, path: &str) -> (String, String) {
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_ascii_lowercase(), body.to_string())
+}
+
+#[test]
+fn the_status_page_shows_what_the_control_socket_tells_and_may_ask_nobody_else() {
+    let scene = Scene::new("status", true, Times::default());
+    let (handle, queue) = queue::queue();
+    // Somebody else may have taken the port meanwhile.
+    let (address, serving) = std::iter::repeat_with(|| {
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        dispatcher::metrics::server::start(address, handle.clone(), Times::default()).map(|serving| (address, serving))
+    })
+    .find_map(Result::ok)
+    .unwrap();
+    let (stop, told) = (Arc::new(AtomicBool::new(false)), scene.stop.clone());
+    let ended = stop.clone();
+    let owner = std::thread::spawn(move || {
+        while !ended.load(Ordering::Relaxed) && !told.load(Ordering::Relaxed) {
+            queue.serve(&mut MadeUp { log: true }, Duration::from_millis(5));
+        }
+    });
+    let (head, body) = got(address, "/status.json");
+    assert!(head.starts_with("http/1.1 200") && head.contains("cache-control: no-store"), "{head}");
+    let status: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(status["overview"], scene.ask(Method::GET, "/v1").1);
+    for part in ["services", "backends", "sessions", "queues", "drops", "workers"] {
+        assert_eq!(status[part], scene.ask(Method::GET, &format!("/v1/{part}")).1, "{part}");
+    }
+    let (head, body) = got(address, "/");
+    assert!(head.starts_with("http/1.1 200") && head.contains("content-type: text/html"), "{head}");
+    let policy = head.lines().find_map(|l| l.strip_prefix("content-security-policy: ")).unwrap();
+    assert!(policy.starts_with("default-src 'none'; script-src 'sha256-") && !policy.contains("unsafe"), "{policy}");
+    assert!(body.starts_with("<!doctype html>") && body.trim_end().ends_with("</html>"));
+    assert!(got(address, "/v1").0.starts_with("http/1.1 404"));
+    stop.store(true, Ordering::Relaxed);
+    owner.join().unwrap();
+    drop(serving);
 }

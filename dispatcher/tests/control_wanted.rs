@@ -100,9 +100,7 @@ fn order() -> impl Strategy<Value = Order> {
     let name = || select(&["w", "x", "y", "z", "n"][..]).prop_map(String::from);
     let add = (select(&POOLS[..]), name(), 0u8..60, 0u16..3).prop_map(|(pool, name, last, weight)| What::Add {
         pool: pool.into(),
-        name,
-        addr: at(last),
-        weight,
+        backend: MemberSpec { weight, ..MemberSpec::new(name, at(last)) }.into(),
     });
     let what = prop_oneof![
         (name(), select(&STATES[..])).prop_map(|(name, state)| What::State(name, state)),
@@ -120,9 +118,11 @@ fn order() -> impl Strategy<Value = Order> {
 
 /// Those that are followed, one a second.
 fn overrides(file: &Wanted, orders: &[Order]) -> Overrides {
-    orders.iter().zip(0..).fold(Overrides::default(), |all, (order, now)| match all.order(file, order, now) {
-        Ok(ordered) => ordered.overrides,
-        Err(_) => all,
+    orders.iter().zip(0..).fold(Overrides::default(), |all, (order, now)| {
+        match all.order(file, order, now, |wanted, _| wanted.clone()) {
+            Ok(ordered) => ordered.overrides,
+            Err(_) => all,
+        }
     })
 }
 
@@ -165,7 +165,7 @@ proptest! {
     fn each_order_that_is_followed_has_its_way(file in wanted(), orders in vec(order(), 1..12)) {
         let mut all = Overrides::default();
         for order in &orders {
-            let Ok(ordered) = all.order(&file, order, 0) else { continue };
+            let Ok(ordered) = all.order(&file, order, 0, |wanted, _| wanted.clone()) else { continue };
             all = ordered.overrides;
             let wanted = lay(&file, &all, 0).wanted;
             let members = |name: &str| -> Vec<MemberSpec> {
@@ -174,9 +174,9 @@ proptest! {
             match &order.what {
                 What::State(name, state) => prop_assert!(members(name).iter().all(|b| b.state == *state)),
                 What::Weight(name, weight) => prop_assert!(members(name).iter().all(|b| b.weight == *weight)),
-                What::Add { pool, name, addr, .. } => {
+                What::Add { pool, backend } => {
                     let pool = wanted.pools.iter().find(|p| p.name == *pool).unwrap();
-                    prop_assert!(pool.backends.iter().any(|b| b.name == *name && b.addr == *addr));
+                    prop_assert!(pool.backends.iter().any(|b| b.name == backend.name && b.addr == backend.addr));
                 }
                 What::Remove { backend, .. } => prop_assert_eq!(members(backend), vec![]),
             }

@@ -47,6 +47,7 @@ fn a_session_id_returns_to_its_issuer_from_another_address() {
             let t = w.told.last().unwrap();
             assert_eq!((t.reason, t.resumed, &t.offered[..]), ("session-id", Some(true), &["session-id"][..]));
             assert_eq!(t.decided, t.backend);
+            assert_eq!(t.handshake, Some(2 * w.delay), "there and back: the server answers at once");
         }
     }
     assert_eq!(servers.len(), 3, "new sessions are spread");

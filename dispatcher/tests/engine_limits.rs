@@ -8,7 +8,7 @@ use lb::{Algorithm, BackendId, BackendLimits, MaxHandshakes, State};
 use sim::apps::{Closing, Ended, Plan, Write, pattern};
 use sim::config::two_armed;
 use sim::rng::Rng;
-use sim::tls::Hello;
+use sim::tls::{ALERT, Hello};
 use sim::world::World;
 
 const LONG: Duration = Duration::from_secs(600);
@@ -63,7 +63,7 @@ fn run(w: &mut World, handshakes: bool) {
     });
     let (waiting, sum) = w.admission();
     assert_eq!(waiting, 0);
-    assert_eq!(sum.asked, sum.admitted + sum.abandoned + sum.timed_out + sum.refused, "{sum:?}");
+    assert_eq!(sum.asked, sum.admitted + sum.turned_away(), "{sum:?}");
 }
 
 /// So many connections, at random times within so many milliseconds: TLS and not, closed by either side.
@@ -117,8 +117,7 @@ fn who_waits_too_long_is_told_and_the_others_are_served() {
         let (_, sum) = w.admission();
         assert!(sum.timed_out > 5 && sum.admitted > 5, "seed {seed}: {sum:?}");
         let conns: Vec<_> = w.hosts.iter().flat_map(|h| &h.conns).collect();
-        let alert = [0x15, 3, 3, 0, 2, 2, 0x50];
-        let told = conns.iter().filter(|c| c.received == alert && c.outcome == Ended::Closed).count();
+        let told = conns.iter().filter(|c| c.received == ALERT && c.outcome == Ended::Closed).count();
         let served = conns.iter().filter(|c| c.complete()).count();
         assert_eq!((told as u64, served as u64), (sum.timed_out, sum.admitted), "seed {seed}");
     }
@@ -206,7 +205,7 @@ fn servers_that_fail_and_recover_under_load_are_never_given_more_than_they_may()
         w.run_until(LONG, "everybody is served", |w| w.open_connections() == 0);
         let (waiting, sum) = w.admission();
         assert_eq!(waiting, 0);
-        assert_eq!(sum.asked, sum.admitted + sum.abandoned + sum.timed_out + sum.refused);
+        assert_eq!(sum.asked, sum.admitted + sum.turned_away());
         w.assert_all_complete();
         w.run(Duration::from_secs(30));
         let slots = w.directory().live().slots();
@@ -269,6 +268,44 @@ fn a_server_that_recovers_gets_few_new_clients_at_first_and_its_share_later() {
             w.run_until(LONG, "everybody is served", |w| w.open_connections() == 0);
         }
     }
+}
+
+#[test]
+fn by_least_connections_too_one_that_recovers_has_its_part_of_the_connections_and_no_more() {
+    let slow_start = Some(Duration::from_secs(40));
+    let config = two_armed(5, false).pool(|p| {
+        p.balance = Algorithm::LeastConn;
+        p.backends.iter_mut().for_each(|b| b.limits.slow_start = slow_start);
+    });
+    let mut w = World::new("least connections", Config { probe: true, ..config }, 46, 6, 5, false);
+    // Each stays for two seconds: 25 in a second are 10 at each of five servers.
+    let come = |w: &mut World, seconds: u64| {
+        let mut inside = [0; 5];
+        for n in 0..25 * seconds as usize {
+            let mut plan = Plan::tls(&Hello::default(), b"good bye");
+            let last = Write { pause: Duration::from_secs(2), ..Write::now(plan.writes[1].bytes.split_off(5)) };
+            plan.writes.push(last);
+            w.connect(n % 6, plan);
+            w.run(Duration::from_millis(40));
+            (0..5).for_each(|s| inside[s] += w.hosts[6 + s].connected());
+        }
+        let others = inside[1..].iter().sum::<usize>() as f64 / 4.0;
+        inside[0] as f64 / others
+    };
+    come(&mut w, 4);
+    w.hosts[6].deaf = true;
+    come(&mut w, 12);
+    w.hosts[6].deaf = false;
+    w.run(Duration::from_millis(1500));
+    // In the middle of each of these it is so far: about an eighth, three, five and seven.
+    let parts: Vec<f64> = (0..4).map(|_| come(&mut w, 10)).collect();
+    for (n, part) in parts.iter().enumerate() {
+        let expected = (2 * n + 1) as f64 / 8.0;
+        assert!((part - expected).abs() < 0.13, "{part:.2} of what others have, not {expected:.2}: {parts:.2?}");
+    }
+    let part = come(&mut w, 4);
+    assert!((0.9..1.1).contains(&part), "{part}");
+    w.run_until(LONG, "everybody is served", |w| w.open_connections() == 0);
 }
 
 #[test]

@@ -48,22 +48,28 @@ fn ordinary_frames_of_both_sides_go_straight() {
         for stamps in [false, true] {
             let last = (config.ports.len() - 1) as u8;
             for payload in [&b""[..], b"x", &[7; 1400]] {
-                for from_client in [true, false] {
-                    let b = spliced(config.clone(), stamps);
-                    let frame = ordinary(&b, from_client, payload, stamps);
+                for (from_client, greeting) in [(true, &b""[..]), (false, b""), (true, b"hello"), (false, b"hello")] {
+                    let mut b = spliced(config.clone(), stamps);
+                    let said = greeting.len() as u32;
+                    if said > 0 {
+                        let frame = ordinary(&b, false, greeting, stamps, 0);
+                        b.hand_in(usize::from(last), &frame);
+                    }
+                    let frame = ordinary(&b, from_client, payload, stamps, said);
                     let port = if from_client { 0 } else { last };
-                    assert!(goes_straight(b, port, &frame), "from the client: {from_client}, {} bytes", payload.len());
+                    let which = format!("from the client: {from_client}, behind {said}: {} bytes", payload.len());
+                    assert!(goes_straight(b, port, &frame), "{which}");
                 }
             }
         }
     }
 }
 
-/// The next segment of one side.
-fn ordinary(b: &Bench, from_client: bool, payload: &[u8], stamps: bool) -> Vec<u8> {
+/// The next segment of one side, the server having said so many bytes.
+fn ordinary(b: &Bench, from_client: bool, payload: &[u8], stamps: bool, said: u32) -> Vec<u8> {
     let stamp = b.stamp(6000);
     let options = if stamps { &stamp[..] } else { &[] };
-    let (seq, ack) = if from_client { (19, 1) } else { (1, 19) };
+    let (seq, ack) = if from_client { (19, 1 + said) } else { (1 + said, 19) };
     let segment = Seg { options, ..seg(ACK, seq, ack, payload) };
     if from_client { b.client_frame(&segment) } else { b.server_frame(&segment) }
 }
@@ -80,7 +86,7 @@ fn a_frame_that_differs_in_one_byte_from_an_ordinary_one_meets_the_same_fate_by_
                 for value in [0, 0xff, rng.u64() as u8, rng.u64() as u8] {
                     let mut b = spliced(two_armed(1, false), stamps);
                     let hand = |b: &mut Bench, change: Option<usize>| {
-                        let mut frame = ordinary(b, from_client, b"sixsix", stamps);
+                        let mut frame = ordinary(b, from_client, b"sixsix", stamps, 0);
                         if let Some(at) = change {
                             frame[at] = if frame[at] == value { !value } else { value };
                         }
@@ -99,7 +105,7 @@ fn a_frame_that_differs_in_one_byte_from_an_ordinary_one_meets_the_same_fate_by_
 #[test]
 fn padding_is_cut_off_and_short_frames_are_none() {
     let mut b = spliced(two_armed(1, false), true);
-    let whole = ordinary(&b, true, b"sixsix", true);
+    let whole = ordinary(&b, true, b"sixsix", true, 0);
     for len in 0..whole.len() {
         b.hand_in(0, &whole[..len]);
     }
@@ -114,8 +120,8 @@ fn padding_is_cut_off_and_short_frames_are_none() {
 #[test]
 fn a_client_behind_another_router_is_followed_as_by_the_ladder() {
     let mut b = spliced(two_armed(1, false), false);
-    let answer = ordinary(&b, false, b"answer", false);
-    let mut moved = ordinary(&b, true, b"", false);
+    let answer = ordinary(&b, false, b"answer", false, 0);
+    let mut moved = ordinary(&b, true, b"", false, 0);
     moved[6..12].copy_from_slice(&STRANGER_MAC.0);
     for (port, frame, to) in [(1, &answer, CLIENT_MAC), (0, &moved, SERVER_MAC), (1, &answer, STRANGER_MAC)] {
         let (out, _) = b.hand_in(port, frame);
@@ -127,7 +133,7 @@ fn a_client_behind_another_router_is_followed_as_by_the_ladder() {
 #[test]
 fn what_comes_out_has_right_checksums_and_the_other_sides_numbers() {
     let mut b = spliced(two_armed(1, false), true);
-    let frame = ordinary(&b, false, b"answer", true);
+    let frame = ordinary(&b, false, b"answer", true, 0);
     let (out, _) = b.hand_in(1, &frame);
     let (ip, tcp) = (out[0].ip(), out[0].tcp());
     assert_eq!((ip.dst.socket(tcp.dst_port), tcp.seq), (b.client, b.cookie + 1));

@@ -5,13 +5,12 @@
 mod veth;
 
 use dispatcher::io::{self, Burst, Loss, Port, af_packet};
-use dispatcher::wire::build::{Link, Segment};
-use dispatcher::wire::packet::{Flags, Vlans};
-use dispatcher::wire::{Addr, Frame, Mac, Offload, Seq};
-use std::net::{IpAddr, UdpSocket};
+use dispatcher::wire::{Frame, Offload};
+use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::time::{Duration, Instant};
+use veth::segments::{finished, tcp};
 use veth::{QUIET, bridge_once, in_namespace, ip, packet_device, packet_port, pair, receive_all};
 
 fn open(devices: &[&str]) -> Vec<Port> {
@@ -153,30 +152,6 @@ fn super_frames_of_anything_but_tcp_are_dropped_by_name() {
     }
 }
 
-/// A TCP segment with timestamps, numbered and open, and its frame's bytes.
-fn tcp(v6: bool, seq: u32, flags: u8, len: usize, vlan: bool) -> Vec<u8> {
-    let address = |n| if v6 { Addr::from(IpAddr::from([n; 16])) } else { Addr::v4([10, 9, 0, n]) };
-    let payload: Vec<u8> = (0..len).map(|i| (i * 31 + i / 251) as u8 ^ seq as u8).collect();
-    let segment = Segment {
-        link: Link {
-            dst: Mac([2, 0, 0, 0, 0, 9]),
-            src: Mac([2, 0, 0, 0, 0, 8]),
-            vlans: if vlan { Vlans::from_ids(&[100]) } else { Vlans::NONE },
-        },
-        src: (address(1), 443),
-        dst: (address(2), 50_000),
-        seq: Seq(seq),
-        ack: Seq(1),
-        flags: Flags(flags),
-        window: 500,
-        options: &[1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2],
-        payload: &payload,
-    };
-    let mut frame = vec![0; segment.frame_len()];
-    segment.write(&mut frame);
-    frame
-}
-
 /// What arrives, with what is left of each frame, until none has come for a while.
 fn receive_left(port: &mut Port) -> Vec<(Vec<u8>, Offload)> {
     let (mut got, mut burst, mut last) = (Vec::new(), Burst::new(), Instant::now());
@@ -191,16 +166,6 @@ fn receive_left(port: &mut Port) -> Vec<(Vec<u8>, Offload)> {
         }
     }
     got
-}
-
-/// A frame as wires carry it.
-fn finished(frame: &[u8], offload: Offload) -> Vec<Vec<u8>> {
-    let (mut bytes, mut all) = (frame.to_vec(), Vec::new());
-    io::finish(&mut Frame::whole(&mut bytes).with(offload), &mut |piece| {
-        all.push(piece.to_vec());
-        true
-    });
-    all
 }
 
 #[test]

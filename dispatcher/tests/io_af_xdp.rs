@@ -5,11 +5,14 @@
 mod veth;
 
 use dispatcher::io::af_xdp::{self, Account, Mode};
-use dispatcher::io::{self, Burst, Census, Filter, Loss, Port, af_packet};
+use dispatcher::io::{self, Burst, Filter, Loss, Port, af_packet};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use veth::{QUIET, bridge_once, gone, in_namespace, ip, packet_device, packet_port, pair, pair_of, receive_all};
+use veth::{
+    QUIET, assert_settled, bridge_once, carry, gone, in_namespace, ip, packet_device, packet_port, pair, pair_of,
+    receive_all, send_all,
+};
 
 const OWN: [u8; 4] = [10, 9, 0, 2];
 
@@ -47,38 +50,11 @@ fn numbered(n: u32, len: usize) -> Vec<u8> {
     tagged(n, len, &[])
 }
 
-fn send_all(port: &mut Port, frames: &[Vec<u8>]) {
-    for frame in frames {
-        assert!(port.tx.transmit_copy(frame));
-    }
-    port.tx.flush();
-}
-
-/// Sends frames and takes them at the other end, few enough at a time for a virtual pair's own queue of 256.
-fn carry(from: &mut Port, to: &mut Port, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    let mut carried = Vec::new();
-    for chunk in frames.chunks(128) {
-        send_all(from, chunk);
-        let (before, until) = (carried.len(), Instant::now() + Duration::from_secs(10));
-        while carried.len() < before + chunk.len() && Instant::now() < until {
-            carried.extend(receive_all(to, Duration::from_millis(1)));
-        }
-    }
-    carried
-}
-
 /// Frames that a virtual pair has dropped on their way out of `device`.
 fn dropped_by_the_pair(device: &str) -> u64 {
     let all = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
     let line = all.lines().find_map(|l| l.trim().strip_prefix(&format!("{device}:"))).unwrap();
     line.split_whitespace().nth(11).unwrap().parse().unwrap()
-}
-
-/// Nothing is in our hands, nothing is under way, and every chunk is somewhere.
-fn assert_settled(account: &Account) {
-    let census @ Census { chunks, free, receiving, held, sending } = account.census();
-    assert_eq!(free + receiving + held + sending, chunks, "{census:?}");
-    assert_eq!((held, sending), (0, 0), "{census:?}");
 }
 
 #[test]
@@ -556,8 +532,8 @@ fn what_cannot_be_opened_is_refused_with_one_line_and_status_2() {
         refused("af-xdp", "t1", "", None, "in use: another XDP program is attached");
         child.kill().unwrap();
         child.wait().unwrap();
-        ip("link set t1 mtu 9000");
-        refused("af-xdp", "t1", "", None, "mtu 3818");
+        ip("link set t1 mtu 20000");
+        refused("af-xdp", "t1", "", None, "frames of AF_XDP hold an MTU of ");
         ip("link set t1 mtu 1500");
     });
 }

@@ -292,7 +292,13 @@ fn streams(capture: &Capture, interface: Option<u32>) -> Vec<(SocketAddr, Socket
 fn with_out(path: &Path, config: Config, name: &str) -> (Vec<u8>, Vec<u8>) {
     let out = std::env::temp_dir().join(format!("reenact-{}-{name}.pcapng", std::process::id()));
     let mut report = Vec::new();
-    let options = ReplayOptions { files: vec![path.into()], json: true, out: Some(out.clone()), config };
+    let options = ReplayOptions {
+        files: vec![path.into()],
+        json: true,
+        out: Some(out.clone()),
+        config,
+        ..ReplayOptions::default()
+    };
     replay(&options, &mut report).unwrap();
     let frames = std::fs::read(&out).unwrap();
     std::fs::remove_file(&out).unwrap();
@@ -392,7 +398,11 @@ fn json_is_as_the_contract_has_it() {
     let report = {
         let mut report = Vec::new();
         let files = vec![capture("non_secure_on_tls_ports.pcap")];
-        replay(&ReplayOptions { files, json: false, out: None, config: config() }, &mut report).unwrap();
+        replay(
+            &ReplayOptions { files, json: false, out: None, config: config(), ..ReplayOptions::default() },
+            &mut report,
+        )
+        .unwrap();
         String::from_utf8(report).unwrap()
     };
     assert!(report.starts_with("19 connections re-enacted, 19 intact: 7 secure, 12 non-secure"), "{report}");
@@ -402,7 +412,8 @@ fn json_is_as_the_contract_has_it() {
 #[test]
 fn what_is_missing_is_told_in_one_line() {
     let told = |config: Config, name: &str| {
-        let options = ReplayOptions { files: vec![capture(name)], json: false, out: None, config };
+        let options =
+            ReplayOptions { files: vec![capture(name)], json: false, out: None, config, ..ReplayOptions::default() };
         let error = format!("{:#}", replay(&options, &mut Vec::new()).unwrap_err());
         assert!(!error.contains('\n'), "{error}");
         error
@@ -466,6 +477,7 @@ fn with_limits_connections_wait_by_class_arrive_whole_and_the_summary_says_how_l
         json,
         out: None,
         config: config.clone(),
+        ..ReplayOptions::default()
     };
     let mut out = vec![];
     replay(&options(true), &mut out).unwrap();
@@ -499,4 +511,72 @@ fn with_limits_connections_wait_by_class_arrive_whole_and_the_summary_says_how_l
     let free = ReplayOptions { config: self::config(), ..options(true) };
     replay(&free, &mut out).unwrap();
     assert!(!String::from_utf8(out).unwrap().contains("queue"));
+}
+
+#[test]
+fn what_is_explained_is_what_the_connections_own_line_says_step_by_step() {
+    let options = ReplayOptions {
+        files: vec![capture("tls12_sessionid_openssl_nginx.pcap")],
+        json: true,
+        config: config(),
+        ..ReplayOptions::default()
+    };
+    let lines = |options: &ReplayOptions| -> Vec<serde_json::Value> {
+        let mut out = vec![];
+        replay(options, &mut out).unwrap();
+        String::from_utf8(out)
+            .unwrap()
+            .lines()
+            .filter(|l| !l.is_empty())
+            .map(|l| serde_json::from_str(l).unwrap())
+            .collect()
+    };
+    let all = lines(&options);
+    let client: std::net::SocketAddr = all[0]["client"].as_str().unwrap().parse().unwrap();
+    let theirs = |line: &&serde_json::Value| {
+        line["client"].as_str().is_some_and(|c| c.starts_with(&format!("{}:", client.ip())))
+    };
+    let explained = lines(&ReplayOptions { explain: Some((client.ip(), None)), ..options.clone() });
+    let told: Vec<&serde_json::Value> = explained.iter().filter_map(|line| line.get("explanation")).collect();
+    assert_eq!(told.len(), all.iter().filter(theirs).count());
+    assert_eq!(explained.len(), all.len() + told.len(), "nothing else is other");
+    let mut led = 0;
+    for line in all.iter().filter(theirs) {
+        let why = told.iter().find(|why| why["conn"] == line["conn"]).expect("it is explained");
+        for key in [
+            "client",
+            "vip",
+            "backend",
+            "local",
+            "class",
+            "sni",
+            "tls_version",
+            "resumed",
+            "handshake_ms",
+            "first_byte_ms",
+            "bytes_to_client",
+            "end",
+        ] {
+            assert_eq!(why[key], line[key], "{key}: {why}");
+        }
+        let steps: Vec<&str> = why["steps"].as_array().unwrap().iter().map(|s| s["what"].as_str().unwrap()).collect();
+        assert_eq!(steps, ["hello", "dials", "answers", "ends"], "{why}");
+        assert_eq!(why["candidates"].as_array().unwrap().len(), options.config.backends().len());
+        match line["reason"].as_str().unwrap() {
+            "balanced" => assert!(why["row"].is_null()),
+            reason => {
+                led += 1;
+                assert_eq!((why["row"]["reason"].as_str(), &why["row"]["key"]), (Some(reason), &line["identity"]));
+                assert_eq!(why["row"]["followed"], line["decided"] == line["backend"]);
+            }
+        }
+    }
+    assert!(led > 2, "{led}");
+    // One port of it alone, in words.
+    let mut out = vec![];
+    replay(&ReplayOptions { json: false, explain: Some((client.ip(), Some(client.port()))), ..options }, &mut out)
+        .unwrap();
+    let words = String::from_utf8(out).unwrap();
+    assert_eq!(words.matches(" of worker 0: ").count(), 1, "{words}");
+    assert!(words.contains("the client's hello, for www.example.test") && words.contains("is chosen"), "{words}");
 }

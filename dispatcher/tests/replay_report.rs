@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 fn options(files: &[PathBuf], json: bool, out: Option<PathBuf>) -> ReplayOptions {
-    ReplayOptions { files: files.to_vec(), json, out, config: Default::default() }
+    ReplayOptions { files: files.to_vec(), json, out, ..ReplayOptions::default() }
 }
 
 fn json_of(files: &[PathBuf]) -> (Vec<Value>, anyhow::Result<()>) {

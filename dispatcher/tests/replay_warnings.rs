@@ -32,7 +32,8 @@ fn elsewhere() -> Config {
 /// Connections' lines, the summary, and what was returned.
 fn lines(file: &Path, config: Config) -> (Vec<Value>, Value, anyhow::Result<()>) {
     let mut out = vec![];
-    let options = ReplayOptions { files: vec![file.to_owned()], json: true, out: None, config };
+    let options =
+        ReplayOptions { files: vec![file.to_owned()], json: true, out: None, config, ..ReplayOptions::default() };
     let result = replay(&options, &mut out);
     let text = String::from_utf8(out).unwrap();
     let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -42,7 +43,8 @@ fn lines(file: &Path, config: Config) -> (Vec<Value>, Value, anyhow::Result<()>)
 
 fn report(file: &Path, config: Config) -> String {
     let mut out = vec![];
-    let options = ReplayOptions { files: vec![file.to_owned()], json: false, out: None, config };
+    let options =
+        ReplayOptions { files: vec![file.to_owned()], json: false, out: None, config, ..ReplayOptions::default() };
     let _ = replay(&options, &mut out);
     String::from_utf8(out).unwrap()
 }

@@ -126,6 +126,54 @@ impl Check {
     }
 }
 
+/// What is said of one backend, beside what is said of all of its pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Asked<T> {
+    /// Nothing: what its pool says holds.
+    #[default]
+    AsPool,
+    /// It is not asked, whatever its pool says.
+    Off,
+    /// This.
+    This(T),
+}
+
+impl<T> Asked<T> {
+    /// The same, of what it refers to.
+    pub fn as_ref(&self) -> Asked<&T> {
+        match self {
+            Asked::AsPool => Asked::AsPool,
+            Asked::Off => Asked::Off,
+            Asked::This(this) => Asked::This(this),
+        }
+    }
+
+    /// Something is said.
+    pub fn is_said(&self) -> bool {
+        !matches!(self, Asked::AsPool)
+    }
+
+    /// This, or the other where nothing is said.
+    pub fn or(self, other: Asked<T>) -> Asked<T> {
+        if self.is_said() { self } else { other }
+    }
+
+    /// What is asked where a pool says `pools`.
+    pub fn in_pool(self, pools: Option<T>) -> Option<T> {
+        match self {
+            Asked::AsPool => pools,
+            Asked::Off => None,
+            Asked::This(this) => Some(this),
+        }
+    }
+}
+
+impl<T> From<Option<T>> for Asked<T> {
+    fn from(this: Option<T>) -> Asked<T> {
+        this.map_or(Asked::AsPool, Asked::This)
+    }
+}
+
 /// What is asked of an agent on the backend's host, which tells how much the backend can take: HAProxy's `agent-check`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Agent {

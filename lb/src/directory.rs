@@ -150,6 +150,11 @@ impl Service {
     pub fn pool_for<'a>(&self, sni: Option<&[u8]>, alpn: impl Iterator<Item = &'a [u8]>) -> PoolId {
         self.routes.pool_for(sni, alpn)
     }
+
+    /// The exact server names, in lower case, by which a client is led to this pool.
+    pub fn names_to(&self, pool: PoolId) -> impl Iterator<Item = &str> {
+        self.routes.names_to(pool)
+    }
 }
 
 /// The services, pools and backends of one moment. See the [module](self).

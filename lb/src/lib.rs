@@ -62,7 +62,7 @@ pub use affinity::{
 };
 pub use backend::{BackendId, BackendSet, MAX_BACKENDS, MAX_WEIGHT, State};
 pub use balance::{Algorithm, Balancer, Balancers, StableHash};
-pub use check::{Agent, Check, CheckKind, Method};
+pub use check::{Agent, Asked, Check, CheckKind, Method};
 pub use choose::{Hints, ResumeFallback, choose, choose_own, the_only_one};
 pub use directory::{Backend, Directory, Leaving, PoolId, Service, ServiceId};
 pub use limits::{BackendLimits, MaxHandshakes};

@@ -81,6 +81,12 @@ impl Routes {
         by_name.or_else(|| self.any.iter().find(|t| fits(t)).map(|t| t.pool)).unwrap_or(self.fallback)
     }
 
+    /// The exact server names, in lower case and order, of which some route leads to this pool.
+    pub fn names_to(&self, pool: PoolId) -> impl Iterator<Item = &str> {
+        let to = self.exact.iter().filter(move |(_, target)| target.pool == pool);
+        to.filter_map(|(name, _)| core::str::from_utf8(name).ok())
+    }
+
     /// A bit for each of our protocols that the client offers.
     fn offered<'a>(&self, alpn: impl Iterator<Item = &'a [u8]>) -> u64 {
         alpn.filter_map(|p| self.protocols.binary_search_by(|known| (**known).cmp(p)).ok())

@@ -7,7 +7,7 @@
 use crate::admission::{Classes, SPILL_AFTER};
 use crate::backend::{MAX_BACKENDS, MAX_WEIGHT, State};
 use crate::balance::Algorithm;
-use crate::check::{Agent, Check};
+use crate::check::{Agent, Asked, Check};
 use crate::choose::ResumeFallback;
 use crate::limits::BackendLimits;
 use core::fmt;
@@ -196,16 +196,24 @@ pub struct MemberSpec {
     /// What it can take at a time.
     pub limits: BackendLimits,
     /// What it is asked, so that it is known whether it serves.
-    pub check: Option<Check>,
+    pub check: Asked<Check>,
     /// An agent on its host, that tells how much it can take.
-    pub agent: Option<Agent>,
+    pub agent: Asked<Agent>,
 }
 
 impl MemberSpec {
     /// A backend of weight 1 that is up.
     pub fn new(name: impl Into<String>, addr: SocketAddr) -> MemberSpec {
         let limits = BackendLimits::default();
-        MemberSpec { name: name.into(), addr, weight: 1, state: State::Up, limits, check: None, agent: None }
+        MemberSpec {
+            name: name.into(),
+            addr,
+            weight: 1,
+            state: State::Up,
+            limits,
+            check: Asked::AsPool,
+            agent: Asked::AsPool,
+        }
     }
 }
 
@@ -393,7 +401,7 @@ impl Wanted {
 
     /// What backends are asked, and their agents, by name: told of themselves in any of their pools, else by the first of these that tells it for all.
     pub fn asked(&self) -> HashMap<&str, (Option<&Check>, Option<&Agent>)> {
-        let mut all: HashMap<&str, (Option<&Check>, Option<&Agent>)> = HashMap::new();
+        let mut all: HashMap<&str, (Asked<&Check>, Asked<&Agent>)> = HashMap::new();
         let members = || self.pools.iter().flat_map(|pool| pool.backends.iter().map(move |b| (pool, b)));
         for (_, member) in members() {
             let (check, agent) = all.entry(&member.name).or_default();
@@ -402,10 +410,10 @@ impl Wanted {
         }
         for (pool, member) in members() {
             let (check, agent) = all.entry(&member.name).or_default();
-            *check = check.or(pool.check.as_ref());
-            *agent = agent.or(pool.agent.as_ref());
+            *check = check.or(pool.check.as_ref().into());
+            *agent = agent.or(pool.agent.as_ref().into());
         }
-        all
+        all.into_iter().map(|(name, (check, agent))| (name, (check.in_pool(None), agent.in_pool(None)))).collect()
     }
 
     fn service_faults(&self, found: &mut Vec<Fault>) {
@@ -506,6 +514,6 @@ pub(crate) fn plain(addr: SocketAddr) -> SocketAddr {
 }
 
 /// Both say something, and not the same.
-fn differ<T: PartialEq>(one: &Option<T>, other: &Option<T>) -> bool {
-    one.as_ref().zip(other.as_ref()).is_some_and(|(one, other)| one != other)
+fn differ<T: PartialEq>(one: &Asked<T>, other: &Asked<T>) -> bool {
+    one.is_said() && other.is_said() && one != other
 }

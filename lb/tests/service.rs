@@ -1,8 +1,8 @@
 //! What somebody wants, and all that can be wrong with it.
 
 use lb::{
-    Fault, FaultKind, MAX_BACKENDS, MemberSpec, Place, Policy, PoolSpec, RouteSpec, ServiceSpec, SniPattern, State,
-    Wanted,
+    Agent, Asked, Check, CheckKind, Fault, FaultKind, MAX_BACKENDS, MemberSpec, Place, Policy, PoolSpec, RouteSpec,
+    ServiceSpec, SniPattern, State, Wanted,
 };
 
 fn pool(name: &str, backends: &[(&str, &str)]) -> PoolSpec {
@@ -83,6 +83,35 @@ fn a_backend_in_two_pools_counts_once() {
     assert_eq!(wanted(MAX_BACKENDS).faults(), []);
     let what = FaultKind::TooManyBackends { wanted: MAX_BACKENDS + 1, leaving: 0 };
     assert_eq!(wanted(MAX_BACKENDS + 1).faults(), [Fault { place: Place::Whole, what }]);
+}
+
+#[test]
+fn a_backend_that_is_not_to_be_asked_is_so_in_all_its_pools_whatever_these_ask_of_others() {
+    let check = |kind| Check::new(kind);
+    let member = |name: &str, check: Asked<Check>| MemberSpec {
+        check,
+        ..MemberSpec::new(name, format!("10.1.0.{}:443", name.len()).parse().unwrap())
+    };
+    let pool = |name: &str, backends| PoolSpec {
+        name: name.into(),
+        check: Some(check(CheckKind::Tls)),
+        agent: Some(Agent::at(9999)),
+        backends,
+        ..PoolSpec::default()
+    };
+    let own = Asked::This(check(CheckKind::Tcp));
+    let mut one = pool("a", vec![member("off", Asked::Off), member("usual", Asked::AsPool), member("its-own", own)]);
+    one.backends[1].agent = Asked::Off;
+    let mut wanted = Wanted { services: vec![], pools: vec![one, pool("b", vec![member("off", Asked::AsPool)])] };
+    let asked = wanted.asked();
+    let shown = |name: &str| (asked[name].0.map(|c| c.kind), asked[name].1.map(|a| a.port));
+    assert_eq!(shown("off"), (None, Some(9999)));
+    assert_eq!(shown("usual"), (Some(CheckKind::Tls), None));
+    assert_eq!(shown("its-own"), (Some(CheckKind::Tcp), Some(9999)));
+    assert_eq!(wanted.faults(), []);
+    wanted.pools[1].backends[0].check = Asked::This(check(CheckKind::Tls));
+    let faults: Vec<_> = wanted.faults().iter().map(ToString::to_string).collect();
+    assert_eq!(faults, ["backend off has another check here than elsewhere"]);
 }
 
 #[test]

@@ -36,12 +36,12 @@ class Operator:
         return self("diff").split()[1].rstrip(",")
 
 
-def asked(t, *flags, backends=(), others=3):
-    """A dispatcher before the lab's servers and others, that can be asked what it thinks of them."""
+def asked(t, *flags, backends=(), others=3, edit=lambda args: args):
+    """A dispatcher before the lab's servers and others, that can be asked what it thinks of them. `edit`: what becomes of its other flags."""
     ctl = Operator()
     t.undo.append(lambda: lab.remove(ctl.path + ".overrides"))
     known = [f"web{n}=10.78.0.{10 + n}:443" for n in range(1, 1 + others)]
-    return ctl, t.dispatcher("--balance", "round-robin", "--control", ctl.path, *flags, args=lab.base_args([f"{VIP}:443"], known + list(backends)))
+    return ctl, t.dispatcher("--balance", "round-robin", "--control", ctl.path, *flags, args=edit(lab.base_args([f"{VIP}:443"], known + list(backends))))
 
 
 def visits(count, timeout=5, at_once=8):

@@ -76,6 +76,11 @@ def device(interface):
     return f"net_af_packet0;iface={interface}" if DRIVER == "dpdk" else interface
 
 
+def lab_namespace(name):
+    """What runs a command in one of the lab's namespaces."""
+    return ["ip", "netns", "exec", f"{PREFIX}-{name}"]
+
+
 def in_servers(*command):
     """Runs a command among the servers."""
     subprocess.run(["ip", "netns", "exec", PREFIX + "-servers", *command], check=True, capture_output=True)
@@ -131,7 +136,8 @@ CONTRACT = {
     "conn": int, "client": str, "vip": str, "backend": (str, type(None)), "class": str, "decided": (str, type(None)),
     "reason": str, "identity": (str, type(None)), "offered": list, "tls_version": (str, type(None)),
     "sni": (str, type(None)), "resumed": (bool, type(None)), "bytes_to_server": int, "bytes_to_client": int,
-    "dial_attempts": int, "end": str,
+    "dial_attempts": int, "end": str, "time": str, "duration_ms": (int, float), "first_byte_ms": (int, float, type(None)),
+    "handshake_ms": (int, float, type(None)), "local": (str, type(None)),
 }
 ONLY_IN_REPLAY = {"verdict", "intact"}
 ONLY_WITH_A_FILE = {"service", "pool"}

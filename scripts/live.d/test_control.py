@@ -83,8 +83,11 @@ def ctl_day_two(t):
     ctl("weight", "web3", "1")
     check(ctl.backends()["web3"]["overrides"] == [], "an override stayed that says what the file says")
     # Add and remove, while connections are open at all servers.
-    ctl("add", "shop", "web4=10.78.0.14:443")
+    ctl("add", "shop", "web4=10.78.0.14:443,max-connections=4000,check=https,check-interval=200ms")
     lab.wait_until(lambda: "web4" in shop.new_ones(), 10, "clients at the server that was added")
+    added = lambda: ctl.backends()["web4"]  # noqa: E731
+    lab.wait_until(lambda: (added()["observed"]["check"] or {}).get("state") == "up", 10, lambda: f"its check passes: {added()}")
+    check(added()["in_force"]["max_connections"] == 4000 and added()["in_force"]["check"]["kind"] == "https" and added()["holds"]["state"] == "up", f"its limits and check: {added()}")
     held = [shop.ctx.wrap_socket(clients.connect(source=clients.address(n)), server_hostname=clients.NAME) for n in range(ROUND)]
     lab.wait_until(lambda: ctl.backends()["web2"]["observed"]["flows"] > 0, 5, "connections at web2")
     ctl("remove", "web2")

@@ -106,7 +106,7 @@ def dpdk_mistakes(_t):
         ("0000:ff:1f.7", [], "no PCI device"),
         ("net_af_packet0;iface=wan;nonsense=1", [], "its driver refuses it"),
         ("net_af_packet0;iface=wan;qpairs=1", ["--workers", "2"], "has 1 queue"),
-        ("net_null0", ["--workers", "1000"], "wants a core for each"),
+        ("net_null0", ["--workers", "768"], "wants a core for each"),
         ("net_null0", ["--cores", "999"], "may not run there"),
         ("net_null0,mtu=9000", [], "MTU of 1500"),
         ("net_null0,huge=on,ip=10.99.0.1/24", [], "nr_hugepages"),

@@ -1,5 +1,7 @@
 //! `tools`: what is run around the engine, one command each.
 
+mod rush;
+mod seeds;
 mod storm;
 
 use clap::{Parser, Subcommand};
@@ -16,10 +18,13 @@ struct Cli {
 enum Command {
     /// Simulated storms: the engine between clients and servers, with everything going wrong, seed after seed, on all cores
     Storm(storm::StormArgs),
+    /// Simulated rushes: three times more clients than servers with limits may take, while servers fail, drain and recover
+    Rush(rush::RushArgs),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Storm(args) => storm::main(&args),
+        Command::Rush(args) => rush::main(&args),
     }
 }

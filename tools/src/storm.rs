@@ -1,13 +1,13 @@
 //! `tools storm`: worlds of [`sim::storm`], seed after seed, until time or number is up, or one fails.
 
+use crate::seeds;
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use sim::links::Faults;
 use sim::storm::{Kind, Kinds, Scenario, Sum, Wish, attempt, shrink};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Flags of `tools storm`.
@@ -32,7 +32,7 @@ pub struct StormArgs {
     #[arg(long, value_enum, default_value = "all")]
     preset: Preset,
     /// Exactly these kinds of trouble in every world, separated by commas: loss, duplication, reordering, corruption, delay, full, crash,
-    /// stall, leap, mtu, ports, tables, forgery, past, reuse, evil-clients, evil-server, workers, reconfigure, liar; or none
+    /// stall, leap, mtu, ports, tables, forgery, past, reuse, evil-clients, evil-server, workers, reconfigure, liar, limits; or none
     #[arg(long, value_name = "KIND,...", value_parser = kinds)]
     only: Option<Kinds>,
     /// Never these kinds of trouble
@@ -121,37 +121,33 @@ fn one(scenario: &Scenario, args: &StormArgs) -> ExitCode {
 }
 
 fn many(first: u64, wish: &Wish, args: &StormArgs) -> ExitCode {
-    let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+    let jobs = seeds::threads(args.jobs);
     let (begun, most) = (Instant::now(), Duration::from_secs(args.seconds));
-    let (next, stop) = (AtomicU64::new(first), AtomicBool::new(false));
     let total = Mutex::new(Sum::default());
     let failed = Mutex::new(None);
     let bar = match args.total {
-        Some(n) => ProgressBar::new(n).with_style(style("{bar:30} {pos}/{len} connections, {elapsed_precise} {msg}")),
-        None => ProgressBar::new(args.seconds).with_style(style("{bar:30} {pos}/{len} s {msg}")),
+        Some(n) => {
+            ProgressBar::new(n).with_style(seeds::style("{bar:30} {pos}/{len} connections, {elapsed_precise} {msg}"))
+        }
+        None => ProgressBar::new(args.seconds).with_style(seeds::style("{bar:30} {pos}/{len} s {msg}")),
     };
-    std::thread::scope(|threads| {
-        for _ in 0..jobs {
-            threads.spawn(|| {
-                while !stop.load(Ordering::Relaxed) && (args.total.is_some() || begun.elapsed() < most) {
-                    let scenario = Scenario::new(next.fetch_add(1, Ordering::Relaxed), wish);
-                    match attempt(&scenario, None) {
-                        Ok(sum) => {
-                            let mut all = total.lock().expect("no panic holds it");
-                            *all += sum;
-                            bar.set_position(args.total.map_or(begun.elapsed().as_secs(), |_| all.connections));
-                            bar.set_message(format!("{} worlds, {} frames", all.worlds, all.frames));
-                            if args.total.is_some_and(|n| all.connections >= n) {
-                                stop.store(true, Ordering::Relaxed);
-                            }
-                        }
-                        Err(why) => {
-                            stop.store(true, Ordering::Relaxed);
-                            failed.lock().expect("no panic holds it").get_or_insert((scenario, why));
-                        }
-                    }
-                }
-            });
+    seeds::run(first, jobs, |seed| {
+        if args.total.is_none() && begun.elapsed() >= most {
+            return false;
+        }
+        let scenario = Scenario::new(seed, wish);
+        match attempt(&scenario, None) {
+            Ok(sum) => {
+                let mut all = total.lock().expect("no panic holds it");
+                *all += sum;
+                bar.set_position(args.total.map_or(begun.elapsed().as_secs(), |_| all.connections));
+                bar.set_message(format!("{} worlds, {} frames", all.worlds, all.frames));
+                args.total.is_none_or(|n| all.connections < n)
+            }
+            Err(why) => {
+                failed.lock().expect("no panic holds it").get_or_insert((scenario, why));
+                false
+            }
         }
     });
     bar.finish_and_clear();
@@ -183,6 +179,9 @@ fn print_sum(sum: &Sum) {
             sum.changes, sum.successors, sum.kept
         );
     }
+    if sum.waited > 0 {
+        println!("{} waited for room at a server and got it, {} waited in vain or left", sum.waited, sum.turned_away);
+    }
     if sum.lies > 0 {
         println!(
             "{} honest returns among {} connections of liars: 0 misled, {} resumed thanks to them",
@@ -191,8 +190,4 @@ fn print_sum(sum: &Sum) {
         println!("rows with liars: {}", sum.rows);
         println!("rows without:    {}", sum.rows_without);
     }
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -113,7 +113,7 @@ fn what_is_not_read_is_named_and_the_exit_status_tells() {
         assert!(output.stdout.is_empty() && output.status.code() == Some(1));
         assert_eq!(String::from_utf8(output.stderr).unwrap(), said);
     }
-    let empty = scratch("empty.pcap", &std::fs::read(wrapped("mpls.pcap")).unwrap()[..24]);
+    let empty = scratch("no_frames.pcap", &std::fs::read(wrapped("mpls.pcap")).unwrap()[..24]);
     let output = tls_inspect(&[empty.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8(output.stderr).unwrap().contains("the capture has no frames"));

@@ -28,9 +28,14 @@ static const uint64_t CAPSULE_RX_IP_CKSUM_BAD = RTE_MBUF_F_RX_IP_CKSUM_BAD;
 static const uint64_t CAPSULE_RX_L4_CKSUM_MASK = RTE_MBUF_F_RX_L4_CKSUM_MASK;
 static const uint64_t CAPSULE_RX_L4_CKSUM_BAD = RTE_MBUF_F_RX_L4_CKSUM_BAD;
 static const uint64_t CAPSULE_RX_L4_CKSUM_NONE = RTE_MBUF_F_RX_L4_CKSUM_NONE;
+static const uint64_t CAPSULE_RX_LRO = RTE_MBUF_F_RX_LRO;
 #define RSS_TCP4 RTE_ETH_RSS_NONFRAG_IPV4_TCP
 #define RSS_TCP6 RTE_ETH_RSS_NONFRAG_IPV6_TCP
 #define CHECKSUMS_TCP RTE_ETH_RX_OFFLOAD_TCP_CKSUM
+#define LRO RTE_ETH_RX_OFFLOAD_TCP_LRO
+#define SCATTER RTE_ETH_RX_OFFLOAD_SCATTER
+#define TSO (RTE_ETH_TX_OFFLOAD_TCP_TSO | RTE_ETH_TX_OFFLOAD_TCP_CKSUM | RTE_ETH_TX_OFFLOAD_MULTI_SEGS)
+#define TX_IP_CHECKSUM RTE_ETH_TX_OFFLOAD_IPV4_CKSUM
 #define CHECKSUMS (RTE_ETH_RX_OFFLOAD_IPV4_CKSUM | RTE_ETH_RX_OFFLOAD_UDP_CKSUM | RTE_ETH_RX_OFFLOAD_TCP_CKSUM)
 #else
 #error "DPDK 21.11 or later is needed"
@@ -47,11 +52,31 @@ void _rte_mempool_put_bulk(struct rte_mempool *pool, void *const *objects, unsig
 uint16_t _rte_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 uint16_t _rte_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 
+uint16_t _rte_eth_tx_prepare(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
+
 /* Binds this thread to cores, and makes it one that DPDK knows: others bypass the mempools' caches. */
 int dispatcher_thread_set_affinity(rte_cpuset_t *cores);
 
 /* Configures a port as asked, and to check what it receives as far as it can. */
 int dispatcher_eth_dev_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, const struct rte_eth_conf *conf);
+/* To be said before: ports by this name are to merge what they receive (LRO) and to cut what they send (TSO), if they can. */
+void dispatcher_want_large(const char *name);
+/* What came of it: 1 it merges, 2 it cuts and completes TCP checksums, 4 but cuts IPv4 only. */
+int dispatcher_large(uint16_t port);
+/* Most mbufs of a frame that is to be cut. */
+unsigned dispatcher_most_segments(uint16_t port);
+/* Payload of the segments that a card has merged into a frame; 0 when it does not tell. */
+unsigned dispatcher_merged(const struct rte_mbuf *mbuf);
+/* Copies a frame of any number of mbufs, as many bytes as there is room for. */
+void dispatcher_chain_read(const struct rte_mbuf *mbuf, uint8_t *to, size_t size);
+/* An mbuf chain with a copy of these bytes; none when there are too few mbufs. */
+struct rte_mbuf *dispatcher_chain_of(struct rte_mbuf **spare, unsigned spares, const uint8_t *bytes, size_t len);
+/* Lets a frame begin `shift` bytes later (earlier, if negative) and be `len` bytes long, the first `n` of which are these. 0, or -1 and the frame is
+   of no use any more. */
+int dispatcher_chain_rewrite(struct rte_mbuf *mbuf, int shift, size_t len, const uint8_t *bytes, size_t n);
+/* Has the port complete the TCP checksum of what is sent and, if `segment` is not 0, cut it into segments of so much payload. */
+void dispatcher_leave(struct rte_mbuf *mbuf, uint16_t port, unsigned l2, unsigned l3, unsigned l4, unsigned segment, int v6);
+
 /* Whether it checks TCP checksums. */
 int dispatcher_checks_tcp(uint16_t port);
 

@@ -42,6 +42,10 @@ uint16_t _rte_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbuf
     return rte_eth_tx_burst(port, queue, mbufs, count);
 }
 
+uint16_t _rte_eth_tx_prepare(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count) {
+    return rte_eth_tx_prepare(port, queue, mbufs, count);
+}
+
 int dispatcher_thread_set_affinity(rte_cpuset_t *cores) {
     int r = rte_thread_set_affinity(cores);
     /* EAL's own main thread has an id already. */
@@ -50,7 +54,26 @@ int dispatcher_thread_set_affinity(rte_cpuset_t *cores) {
     return r;
 }
 
-static uint64_t rx_offloads[RTE_MAX_ETHPORTS];
+static uint64_t rx_offloads[RTE_MAX_ETHPORTS], tx_offloads[RTE_MAX_ETHPORTS];
+static unsigned most_segments[RTE_MAX_ETHPORTS];
+/* Written before EAL starts, and only read from then on. */
+static char large_names[RTE_MAX_ETHPORTS][RTE_ETH_NAME_MAX_LEN];
+static unsigned large_count;
+
+void dispatcher_want_large(const char *name) {
+    if (large_count < RTE_MAX_ETHPORTS)
+        snprintf(large_names[large_count++], RTE_ETH_NAME_MAX_LEN, "%s", name);
+}
+
+static int large_wanted(uint16_t port) {
+    char name[RTE_ETH_NAME_MAX_LEN];
+    if (rte_eth_dev_get_name_by_port(port, name) != 0)
+        return 0;
+    for (unsigned i = 0; i < large_count; i++)
+        if (strcmp(name, large_names[i]) == 0)
+            return 1;
+    return 0;
+}
 
 int dispatcher_eth_dev_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, const struct rte_eth_conf *conf) {
     struct rte_eth_conf wanted = *conf;
@@ -63,10 +86,118 @@ int dispatcher_eth_dev_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_
        then their own affair. */
     if (wanted.rxmode.mq_mode == RTE_ETH_MQ_RX_RSS && wanted.rx_adv_conf.rss_conf.rss_hf == 0)
         wanted.rxmode.mq_mode = RTE_ETH_MQ_RX_NONE;
+    struct rte_eth_conf plain = wanted;
+    if (large_wanted(port)) {
+        if (info.rx_offload_capa & LRO) {
+            wanted.rxmode.offloads |= LRO | (info.rx_offload_capa & SCATTER);
+            wanted.rxmode.max_lro_pkt_size = info.max_lro_pkt_size;
+        }
+        if ((info.tx_offload_capa & TSO) == TSO) {
+            wanted.txmode.offloads |= TSO | (info.tx_offload_capa & TX_IP_CHECKSUM);
+            /* It is for frames of one mbuf. */
+            wanted.txmode.offloads &= ~CAPSULE_TX_MBUF_FAST_FREE;
+        }
+    }
     r = rte_eth_dev_configure(port, rx_queues, tx_queues, &wanted);
-    if (r == 0 && port < RTE_MAX_ETHPORTS)
+    /* What a port says that it can, it cannot always. */
+    if (r != 0 && memcmp(&plain, &wanted, sizeof plain) != 0) {
+        wanted = plain;
+        r = rte_eth_dev_configure(port, rx_queues, tx_queues, &wanted);
+    }
+    if (r == 0 && port < RTE_MAX_ETHPORTS) {
         rx_offloads[port] = wanted.rxmode.offloads;
+        tx_offloads[port] = wanted.txmode.offloads;
+        most_segments[port] = info.tx_desc_lim.nb_seg_max;
+    }
     return r;
+}
+
+int dispatcher_large(uint16_t port) {
+    if (port >= RTE_MAX_ETHPORTS)
+        return 0;
+    int only_v4 = 0;
+    struct rte_eth_dev_info info;
+    /* It cuts by librte_gso, which knows TCP over IPv4 only, whatever it says. */
+    if (rte_eth_dev_info_get(port, &info) == 0 && info.driver_name != NULL)
+        only_v4 = strcmp(info.driver_name, "net_tap") == 0;
+    return ((rx_offloads[port] & LRO) != 0) | ((tx_offloads[port] & TSO) == TSO) << 1 | only_v4 << 2;
+}
+
+unsigned dispatcher_most_segments(uint16_t port) {
+    return port < RTE_MAX_ETHPORTS && most_segments[port] != 0 ? most_segments[port] : UINT16_MAX;
+}
+
+unsigned dispatcher_merged(const struct rte_mbuf *mbuf) {
+    return mbuf->ol_flags & RTE_MBUF_F_RX_LRO ? mbuf->tso_segsz : 0;
+}
+
+void dispatcher_chain_read(const struct rte_mbuf *mbuf, uint8_t *to, size_t size) {
+    for (; mbuf != NULL && size > 0; mbuf = mbuf->next) {
+        size_t n = mbuf->data_len < size ? mbuf->data_len : size;
+        memcpy(to, rte_pktmbuf_mtod(mbuf, uint8_t *), n);
+        to += n;
+        size -= n;
+    }
+}
+
+struct rte_mbuf *dispatcher_chain_of(struct rte_mbuf **spare, unsigned spares, const uint8_t *bytes, size_t len) {
+    struct rte_mbuf *first = spares > 0 ? spare[0] : NULL, *last = NULL;
+    if (first == NULL)
+        return NULL;
+    first->pkt_len = len;
+    for (unsigned i = 0; i < spares; i++) {
+        struct rte_mbuf *m = spare[i];
+        size_t room = rte_pktmbuf_tailroom(m), n = len < room ? len : room;
+        memcpy(rte_pktmbuf_mtod(m, uint8_t *), bytes, n);
+        m->data_len = n;
+        bytes += n;
+        len -= n;
+        if (last != NULL)
+            last->next = m;
+        last = m;
+    }
+    first->nb_segs = spares;
+    return len == 0 ? first : NULL;
+}
+
+int dispatcher_chain_rewrite(struct rte_mbuf *mbuf, int shift, size_t len, const uint8_t *bytes, size_t n) {
+    if (mbuf->data_off + shift < 0 || mbuf->data_len - shift < 0 || mbuf->data_len - shift > UINT16_MAX)
+        return -1;
+    mbuf->data_off += shift;
+    mbuf->data_len -= shift;
+    size_t left = len;
+    uint16_t segments = 0;
+    for (struct rte_mbuf *m = mbuf; m != NULL; m = m->next) {
+        segments++;
+        size_t here = m->data_len < n ? m->data_len : n;
+        memcpy(rte_pktmbuf_mtod(m, uint8_t *), bytes, here);
+        bytes += here;
+        n -= here;
+        if (m->data_len >= left) {
+            m->data_len = left;
+            left = 0;
+            if (m->next != NULL)
+                rte_pktmbuf_free(m->next);
+            m->next = NULL;
+        }
+        left -= left < m->data_len ? left : m->data_len;
+    }
+    mbuf->nb_segs = segments;
+    mbuf->pkt_len = len;
+    return left == 0 ? 0 : -1;
+}
+
+void dispatcher_leave(struct rte_mbuf *mbuf, uint16_t port, unsigned l2, unsigned l3, unsigned l4, unsigned segment, int v6) {
+    mbuf->ol_flags = RTE_MBUF_F_TX_TCP_CKSUM | (v6 ? RTE_MBUF_F_TX_IPV6 : RTE_MBUF_F_TX_IPV4);
+    if (!v6 && port < RTE_MAX_ETHPORTS && (tx_offloads[port] & TX_IP_CHECKSUM))
+        mbuf->ol_flags |= RTE_MBUF_F_TX_IP_CKSUM;
+    if (segment != 0)
+        mbuf->ol_flags |= RTE_MBUF_F_TX_TCP_SEG;
+    mbuf->tx_offload = 0;
+    mbuf->l2_len = l2;
+    mbuf->l3_len = l3;
+    mbuf->l4_len = l4;
+    mbuf->tso_segsz = segment;
 }
 
 int dispatcher_checks_tcp(uint16_t port) {

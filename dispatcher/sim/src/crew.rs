@@ -125,9 +125,12 @@ impl Crew {
         for (memory, run) in self.memories.iter().zip(&self.loops) {
             let engine = run.handler();
             assert_eq!((engine.flows(), engine.held_hellos(), engine.watched()), (0, 0, 0));
+            assert_eq!(engine.waiting(), 0, "somebody waits");
             assert_eq!(memory.available(), BUFFERS);
             for b in engine.directory().backends() {
-                assert_eq!(engine.directory().live().connections(b.id), 0, "connections counted at {}", b.name);
+                let live = engine.directory().live();
+                assert_eq!(live.connections(b.id), 0, "connections counted at {}", b.name);
+                assert_eq!(live.slots().used(b.id), Default::default(), "slots of {}", b.name);
             }
         }
         let c = self.counters();

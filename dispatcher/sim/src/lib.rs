@@ -7,6 +7,7 @@
 //! * [`crew`]: several workers in the engine's place.
 //! * [`check`]: the engine's books. [`pairs`]: who is led where.
 //! * [`storm`]: all of it at once, by a seed.
+//! * [`rush`]: more clients than servers with limits may take.
 //! * [`liar`]: an adversary that knows how sessions are learned, among honest clients that come back.
 //! * [`script`]: the bench; one segment in, what leaves because of it.
 //! * [`twin`]: the engine, and one that knows no short cut, compared.
@@ -25,6 +26,7 @@ pub mod links;
 pub mod pairs;
 pub mod pcap;
 pub mod rng;
+pub mod rush;
 pub mod script;
 pub mod storm;
 mod strict;

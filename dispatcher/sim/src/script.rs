@@ -8,7 +8,7 @@ use crate::config::{client_ip, next_revision, server_ip, vip};
 use crate::pairs::Pairs;
 use crate::twin::Twin;
 use core::time::Duration;
-use dispatcher::engine::{Config, ConnectionRecord, DropReason, Effects, End, PortId, Verdict};
+use dispatcher::engine::{Config, ConnectionRecord, DropReason, Effects, End, PortId, Told, Verdict};
 use dispatcher::time::Time;
 use dispatcher::wire::build::{Arp, Link, Ndp, Segment, arp_op, ndp_type};
 use dispatcher::wire::checksum;
@@ -106,7 +106,11 @@ struct Sent {
     refused: u64,
     frames: Vec<Out>,
     ended: Vec<(End, u64, u64)>,
+    told: Vec<Kept>,
 }
+
+/// What was told of a connection.
+pub type Kept = Told<String, String, Vec<u8>, Vec<&'static str>>;
 
 impl Effects for Sent {
     fn transmit(&mut self, port: PortId, frame: &[u8]) -> bool {
@@ -119,6 +123,7 @@ impl Effects for Sent {
     }
     fn connection_ended(&mut self, r: &ConnectionRecord<'_>) {
         self.ended.push((r.end, r.bytes_to_server, r.bytes_to_client));
+        self.told.push(r.kept(str::to_owned, str::to_owned, <[u8]>::to_vec, <[&str]>::to_vec));
     }
 }
 
@@ -227,6 +232,8 @@ pub struct Bench {
     pub gone: Vec<usize>,
     /// Connections that have ended, with bytes to server and client.
     pub ended: Vec<(End, u64, u64)>,
+    /// All that was told of them.
+    pub told: Vec<Kept>,
     /// Frames made by the engine and not looked at yet.
     pub out: std::collections::VecDeque<Out>,
 }
@@ -259,6 +266,7 @@ impl Bench {
             full: false,
             gone: vec![],
             ended: vec![],
+            told: vec![],
             out: Default::default(),
         };
         // Next hops are asked for in portions.
@@ -279,12 +287,18 @@ impl Bench {
             if self.gone.contains(&i) {
                 continue;
             }
-            assert_eq!(self.hand_in(port, &frame).1, Verdict::Hold);
+            let addr = self.config.backends()[i].addr;
+            let verdict = self.hand_in(port, &frame).1;
+            // For one that was removed meanwhile nobody asked.
+            let removed = !self.engine.directory().backends().any(|b| b.addr == addr);
+            let unasked = removed && verdict == Verdict::Drop(DropReason::NeighbourUnasked);
+            assert!(verdict == Verdict::Hold || unasked, "{addr}: {verdict:?}");
         }
     }
 
     fn collect(&mut self, sent: Sent) {
         self.ended.extend(sent.ended);
+        self.told.extend(sent.told);
         for out in sent.frames {
             self.pairs.made(&out.bytes);
             self.look(&out);

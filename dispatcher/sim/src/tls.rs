@@ -1,5 +1,8 @@
 //! TLS bytes made by hand, as small as they may be (RFC 5246, RFC 5077, RFC 8446).
 
+/// What a client is told when it has waited in vain for room at a server: a fatal alert, `internal_error` (RFC 8446, 6).
+pub const ALERT: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 0x50];
+
 /// What a ClientHello says.
 #[derive(Clone)]
 pub struct Hello {

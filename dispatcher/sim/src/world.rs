@@ -17,7 +17,7 @@ use crate::rng::Rng;
 use crate::twin::Twin;
 use core::time::Duration;
 use dispatcher::engine::Revision;
-use dispatcher::engine::{Class, Config, ConnectionRecord, Effects, End, Engine, PortId, Verdict};
+use dispatcher::engine::{Class, Config, ConnectionRecord, Effects, End, Engine, PortId, QueueState, Verdict};
 use dispatcher::time::Time;
 use dispatcher::wire::Frame;
 use lb::admission::ClassCounters;
@@ -53,6 +53,12 @@ pub struct Told {
     pub bytes_to_client: u64,
     /// Backends dialled.
     pub attempts: u32,
+    /// The backend that has its session had no room.
+    pub spilled: bool,
+    /// For room at a backend.
+    pub waited_ms: u32,
+    /// From the client's hello to the server's.
+    pub handshake: Option<Duration>,
     /// How it ended.
     pub end: End,
 }
@@ -104,7 +110,11 @@ pub struct World {
     /// Servers that do not mean well.
     mistrusted: Vec<SocketAddr>,
     captures: std::path::PathBuf,
+    observer: Option<Observer>,
 }
+
+/// Looks at a world after each step and each change of the configuration.
+type Observer = Box<dyn FnMut(&World)>;
 
 /// Collects what the engine emits during one call.
 struct Collect<'a> {
@@ -140,8 +150,16 @@ impl Effects for Collect<'_> {
             bytes_to_server: r.bytes_to_server,
             bytes_to_client: r.bytes_to_client,
             attempts: r.dial_attempts,
+            spilled: r.spilled,
+            waited_ms: r.waited_ms,
+            handshake: r.handshake,
             end: r.end,
         });
+        let within = |span: Option<Duration>| span.is_none_or(|span| span <= r.lasted + Duration::from_micros(1));
+        assert!(within(r.first_byte) && within(r.handshake), "{r:?}");
+        assert!(r.bytes_to_client == 0 || r.first_byte.is_some(), "{r:?}");
+        assert!(r.handshake.is_none() || r.first_byte.is_some(), "{r:?}");
+        assert!(r.local.is_none() || r.backend.is_some(), "{r:?}");
     }
 }
 
@@ -179,6 +197,7 @@ impl World {
             struck: vec![],
             mistrusted: vec![],
             captures: std::env::temp_dir(),
+            observer: None,
         }
     }
 
@@ -225,6 +244,11 @@ impl World {
     /// smoltcp 0.14 obeys.
     pub fn struck(&self, client: SocketAddr) -> bool {
         self.struck.contains(&client)
+    }
+
+    /// From now on somebody looks at the world after each step and each change of the configuration.
+    pub fn observe(&mut self, observer: impl FnMut(&World) + 'static) {
+        self.observer = Some(Box::new(observer));
     }
 
     /// From now on every byte that a connection receives is checked when it comes.
@@ -415,6 +439,15 @@ impl World {
                 sent.into_iter().for_each(|frame| self.host_sends(h, frame));
             }
         }
+        self.show();
+    }
+
+    /// To who observes, if anybody does.
+    fn show(&mut self) {
+        if let Some(mut observer) = self.observer.take() {
+            observer(self);
+            self.observer = Some(observer);
+        }
     }
 
     fn hand_in(&mut self, port: usize, bytes: Vec<u8>) {
@@ -491,6 +524,7 @@ impl World {
             }
             None => self.engine.apply(&revision, now),
         }
+        self.show();
         Ok(())
     }
 
@@ -515,6 +549,19 @@ impl World {
                 })
             }
         }
+    }
+
+    /// All lines, of every worker.
+    pub fn queues(&self, mut look: impl FnMut(QueueState)) {
+        match &self.crew {
+            None => self.engine.queues().for_each(&mut look),
+            Some(crew) => crew.loops.iter().flat_map(|l| l.handler().queues()).for_each(&mut look),
+        }
+    }
+
+    /// Flows of all workers.
+    pub fn flows(&self) -> usize {
+        self.crew.as_ref().map_or_else(|| self.engine.flows(), Crew::flows)
     }
 
     /// An engine has something to do at once.
@@ -566,8 +613,13 @@ impl World {
         self.faults.fill(Faults::NONE);
         self.full = 0;
         let end = self.now + most;
-        while self.engine.flows() > 0 && self.now < end {
+        while self.flows() > 0 && self.now < end {
             self.step(end);
+        }
+        let (_, asked) = self.admission();
+        assert_eq!(asked.asked, asked.admitted + asked.turned_away(), "all who asked for room: {asked:?}");
+        if let Some(crew) = &self.crew {
+            return crew.check();
         }
         assert_eq!(self.engine.flows(), 0, "flows left");
         assert_eq!(self.engine.held_hellos(), 0, "buffers left");
@@ -575,7 +627,9 @@ impl World {
         let directory = self.engine.directory();
         for b in directory.backends() {
             assert_eq!(directory.live().connections(b.id), 0, "connections counted at {}", b.name);
+            assert_eq!(directory.live().slots().used(b.id), Default::default(), "slots of {}", b.name);
         }
+        assert_eq!(self.engine.waiting(), 0, "somebody waits");
         let c = self.engine.counters();
         assert_eq!(c.flows_opened, c.flows_closed);
         assert_eq!(c.flows_closed as usize, self.told.len());

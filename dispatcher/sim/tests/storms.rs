@@ -68,3 +68,40 @@ fn a_client_that_repeats_after_a_second_is_not_reset_soon_after_our_start() {
     let scenario = Scenario::new(1_882_988_755_290_957, &Wish { kinds: Some(kinds), ..Wish::default() });
     attempt(&scenario, None).unwrap();
 }
+
+/// A server with limits is given no more, whatever else goes wrong, and nobody waits for nothing: seen at every step.
+#[test]
+fn limits_hold_whatever_goes_wrong() {
+    let with = |kinds: &[Kind]| kinds.iter().fold(Kinds::NONE.with(Kind::Limits), |kinds, k| kinds.with(*k));
+    let rough = [Kind::Loss, Kind::Duplication, Kind::Reordering];
+    let mut sum = Sum::default();
+    for (first, kinds) in [
+        (1, with(&[])),
+        (1001, with(&[Kind::Workers])),
+        (2001, with(&[Kind::Reconfigure])),
+        (3001, with(&[Kind::Workers, Kind::Reconfigure])),
+        (4001, with(&[Kind::Crash, Kind::Tables])),
+        (5001, with(&rough)),
+        (6001, with(&rough).with(Kind::Workers)),
+    ] {
+        sum += seeds(first..first + 60, &Wish { connections: 30, kinds: Some(kinds), ..Wish::default() });
+    }
+    println!("{sum:?}");
+    assert!(sum.waited > 1000 && sum.turned_away > 300 && sum.changes > 1000);
+}
+
+/// While a client waited, its session became known, and room was found for it at another server: that was not decided by its session, and is not said so.
+#[test]
+fn a_session_that_becomes_known_while_its_client_waits_has_not_decided() {
+    use Kind::{Duplication, Forgery, Leap, Limits, Loss, Mtu, Past, Reordering, Reuse, Stall};
+    let kinds = [Loss, Duplication, Reordering, Stall, Leap, Mtu, Forgery, Past, Reuse, Limits].into_iter().collect();
+    attempt(&Scenario::new(700, &Wish { kinds: Some(kinds), ..Wish::default() }), None).unwrap();
+}
+
+/// A client whose SYN was repeated repeats its first burst after more than the second that strangers are given soon after our start, and the burst comes to
+/// its worker out of order: what is known by its cookie for a later part of it is not reset.
+#[test]
+fn a_burst_that_is_handed_over_out_of_order_is_not_reset_soon_after_our_start() {
+    let kinds = [Kind::Loss, Kind::Reordering, Kind::Corruption, Kind::Workers].into_iter().collect();
+    attempt(&Scenario::new(647, &Wish { kinds: Some(kinds), ..Wish::default() }), None).unwrap();
+}

@@ -44,14 +44,29 @@ impl<W: Write> PcapngWriter<W> {
     /// # Panics
     /// When the interface was not described: a mistake of the caller's that would spoil the file.
     pub fn frame(&mut self, interface: u32, unix_nanos: u64, frame: &[u8], comment: Option<&str>) -> io::Result<()> {
+        self.cut_frame(interface, unix_nanos, (frame, frame.len()), comment)
+    }
+
+    /// The same of a frame of which not all is there: its bytes, and how many it had.
+    ///
+    /// # Panics
+    /// As [`PcapngWriter::frame`].
+    pub fn cut_frame(
+        &mut self,
+        interface: u32,
+        unix_nanos: u64,
+        (frame, original): (&[u8], usize),
+        comment: Option<&str>,
+    ) -> io::Result<()> {
         assert!(interface < self.interfaces, "interface not described");
-        let len = u32::try_from(frame.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let word = |n: usize| u32::try_from(n).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+        let (len, original) = (word(frame.len())?, word(original.max(frame.len()))?);
         let mut head = [0; 20];
         head[..4].copy_from_slice(&interface.to_le_bytes());
         head[4..8].copy_from_slice(&((unix_nanos >> 32) as u32).to_le_bytes());
         head[8..12].copy_from_slice(&(unix_nanos as u32).to_le_bytes());
         head[12..16].copy_from_slice(&len.to_le_bytes());
-        head[16..].copy_from_slice(&len.to_le_bytes());
+        head[16..].copy_from_slice(&original.to_le_bytes());
         let mut tail = Vec::new();
         pad(&mut tail, frame.len());
         if let Some(comment) = comment {
@@ -59,6 +74,26 @@ impl<W: Write> PcapngWriter<W> {
             end_of_options(&mut tail);
         }
         block(&mut self.out, 6, &[&head, frame, &tail])
+    }
+
+    /// Says how many frames were lost on their way into the file so far (interface statistics, `isb_ifdrop`).
+    ///
+    /// # Panics
+    /// As [`PcapngWriter::frame`].
+    pub fn dropped(&mut self, interface: u32, unix_nanos: u64, frames: u64) -> io::Result<()> {
+        assert!(interface < self.interfaces, "interface not described");
+        let mut body = Vec::with_capacity(32);
+        body.extend_from_slice(&interface.to_le_bytes());
+        body.extend_from_slice(&((unix_nanos >> 32) as u32).to_le_bytes());
+        body.extend_from_slice(&(unix_nanos as u32).to_le_bytes());
+        option(&mut body, 5, &frames.to_le_bytes());
+        end_of_options(&mut body);
+        block(&mut self.out, 5, &[&body])
+    }
+
+    /// Where it is written to.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.out
     }
 
     /// Writes out what is buffered and gives the writer back.

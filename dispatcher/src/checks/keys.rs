@@ -55,8 +55,8 @@ enum Stage {
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     pub state: KeyState,
-    /// The names seen, the latest last.
-    pub names: Vec<KeyName>,
+    /// The names seen, the latest last, and when each was first seen.
+    pub names: Vec<(KeyName, Time)>,
     /// Until then it holds.
     until: Time,
     /// It takes its own tickets; none: it gave none, or nobody knows.
@@ -150,8 +150,9 @@ impl Keys {
         match name {
             Some(name) => {
                 self.differed = false;
-                self.names.retain(|known| *known != name);
-                self.names.push(name);
+                let known = self.names.iter().position(|(known, _)| *known == name);
+                let seen = known.map_or((name, now), |at| self.names.remove(at));
+                self.names.push(seen);
                 if self.names.len() > TOLD {
                     self.names.remove(0);
                 }

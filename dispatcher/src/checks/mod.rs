@@ -10,6 +10,7 @@
 //! after which it is given up.
 
 mod agent;
+mod doubt;
 mod endpoint;
 mod http;
 mod keys;
@@ -20,6 +21,7 @@ mod tls;
 mod verdict;
 
 pub use agent::{Admin, Says};
+pub use doubt::Suspicion;
 pub use endpoint::RECEIVE;
 pub use keys::KeyState;
 pub use report::{AgentReport, KeyReport, Report};
@@ -158,7 +160,7 @@ impl Checks {
         }
     }
 
-    /// Clients were left without an answer by a backend: it is asked at once, also one that has no check. See `target.rs`.
+    /// Clients were left without an answer by a backend: it is asked at once, also one that has no check. See `doubt.rs`.
     pub fn suspect(&mut self, backend: BackendId, now: Time) {
         if let Some(target) = self.target(backend) {
             target.suspect(now);
@@ -170,6 +172,16 @@ impl Checks {
         if let Some(target) = self.target(backend) {
             target.look_at_keys(now);
         }
+    }
+
+    /// Which keys a backend has was forgotten, since it has lost them, or its sessions: it is asked at once, and a look that is under way, which may know the
+    /// former ones, counts for nothing.
+    pub fn forget_keys(&mut self, backend: BackendId, now: Time) {
+        let Some(target) = self.target(backend) else { return };
+        target.forget_keys(now);
+        let under_way = self.runs.iter_mut().filter(|(id, purpose, _)| *id == backend && *purpose == Purpose::Learn);
+        under_way.for_each(|(_, _, run)| run.abandon(now));
+        self.changed = true;
     }
 
     fn target(&mut self, backend: BackendId) -> Option<&mut Target> {
@@ -219,7 +231,12 @@ impl Checks {
         self.changed = true;
         match purpose {
             Purpose::Check => {
-                if let Some(line) = target.checked(outcome, now) {
+                if let Some(line) = target.conclude_check(outcome, now) {
+                    push_line(&mut self.lines, line);
+                }
+            }
+            Purpose::Doubt => {
+                if let Some(line) = target.doubted(outcome, spread(&mut self.seed), now) {
                     push_line(&mut self.lines, line);
                 }
             }
@@ -242,7 +259,7 @@ impl Checks {
 
     fn begin_due(&mut self, now: Time) {
         for slot in 0..self.targets.len() {
-            for purpose in [Purpose::Check, Purpose::Learn, Purpose::Agent] {
+            for purpose in Purpose::ALL {
                 if self.runs.len() >= AT_ONCE {
                     return;
                 }
@@ -294,11 +311,7 @@ impl Checks {
     pub fn due(&mut self, now: Time) -> Time {
         let room = self.runs.len() < AT_ONCE;
         let runs = self.runs.iter_mut().map(|(_, _, run)| run.due(now)).min().unwrap_or(Time::MAX);
-        let targets = self
-            .targets
-            .iter()
-            .flatten()
-            .flat_map(|t| [t.due(Purpose::Check), t.due(Purpose::Learn), t.due(Purpose::Agent)]);
+        let targets = self.targets.iter().flatten().flat_map(|t| Purpose::ALL.map(|purpose| t.due(purpose)));
         runs.min(targets.filter(|_| room).min().unwrap_or(Time::MAX))
     }
 
@@ -312,9 +325,13 @@ impl Checks {
         self.targets.iter().flatten().map(|target| {
             let seen = target.seen();
             // A suspicion takes nobody away who is the last.
-            let spared = target.is_suspect() && seen.checked == Checked::Down && !self.has_others(&seen);
-            Seen { checked: if spared { Checked::Unknown } else { seen.checked }, ..seen }
+            if self.spares(target) { Seen { checked: target.checked(), ..seen } } else { seen }
         })
+    }
+
+    /// It is down by a suspicion, and would be missed.
+    fn spares(&self, target: &Target) -> bool {
+        target.is_down_by_doubt() && !self.has_others(&target.seen())
     }
 
     /// Each of a backend's pools has another of its family that is not down.
@@ -333,7 +350,11 @@ impl Checks {
 
     /// What is to be told of all backends, in order of their slots.
     pub fn reports(&self) -> impl Iterator<Item = Report> + '_ {
-        self.targets.iter().flatten().map(Target::report)
+        self.targets.iter().flatten().map(|target| {
+            let mut report = target.report();
+            report.suspicion.iter_mut().for_each(|suspicion| suspicion.spared = self.spares(target));
+            report
+        })
     }
 
     /// The next name of a ticket key.

@@ -1,6 +1,7 @@
 //! What is told of checks.
 
 use super::agent::Says;
+use super::doubt::Suspicion;
 use super::keys::KeyState;
 use super::verdict::Verdict;
 use crate::time::Time;
@@ -17,6 +18,8 @@ pub struct Report {
     pub kind: Option<CheckKind>,
     /// What has come of it.
     pub verdict: Verdict,
+    /// What clients' connections have raised against it, if anything stands.
+    pub suspicion: Option<Suspicion>,
     /// What its agent says; none: it has none.
     pub agent: Option<AgentReport>,
     /// What is known of its ticket keys; none where nobody looks.
@@ -41,6 +44,8 @@ pub struct KeyReport {
     pub state: KeyState,
     /// Those seen, the latest last.
     pub names: Vec<KeyName>,
+    /// When each of them was first seen.
+    pub since: Vec<Time>,
     /// Whether it takes the tickets that it issues.
     pub takes_own: Option<bool>,
     /// Why nothing could be learned, the last time.

@@ -2,6 +2,7 @@
 
 use super::Seen;
 use super::agent::Says;
+use super::doubt::{self, Doubt, News};
 use super::http::Http;
 use super::keys::{AT_MOST_EVERY, EVERY, KeyState, Keys, Next};
 use super::report::{AgentReport, KeyReport, Report};
@@ -19,8 +20,8 @@ use std::net::{IpAddr, SocketAddr};
 const JITTER: f64 = 0.1;
 /// How long one handshake may take by which keys are learned.
 const LEARN_PATIENCE: Duration = Duration::from_secs(5);
-/// How often one is asked that is suspected.
-const DOUBT_EVERY: Duration = Duration::from_secs(1);
+/// Server names of clients by which one is asked for its keys, in turn. Further ones are left out: they mostly share keys.
+const NAMES: usize = 8;
 /// A connection that could not be begun is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -33,6 +34,13 @@ pub(super) enum Purpose {
     Learn,
     /// What its agent says.
     Agent,
+    /// Whether it answers a hello, since clients had no answer.
+    Doubt,
+}
+
+impl Purpose {
+    /// All of them.
+    pub const ALL: [Purpose; 4] = [Purpose::Check, Purpose::Doubt, Purpose::Learn, Purpose::Agent];
 }
 
 /// A backend.
@@ -45,8 +53,8 @@ pub(super) struct Target {
     /// Our address towards it.
     pub source: IpAddr,
     check: Option<Check>,
-    /// What it is asked while it is suspected and has no check.
-    doubt: Option<Check>,
+    /// What clients' connections have raised against it.
+    doubt: Doubt,
     /// Its services begin connections with a PROXY header.
     pub proxy: bool,
     /// Its keys are of use to somebody.
@@ -60,6 +68,11 @@ pub(super) struct Target {
     check_due: Time,
     checking: bool,
     keys: Keys,
+    /// Server names for hellos of ours that no check says anything of; none: without a name.
+    names: Vec<String>,
+    /// Whose turn it is; and how many have not had one yet.
+    turn: usize,
+    new_names: usize,
     keys_due: Time,
     looked: Time,
     /// Of the last connection.
@@ -75,7 +88,7 @@ impl Target {
             addr: SocketAddr::new(backend.addr.ip().to_canonical(), backend.addr.port()),
             source: backend.addr.ip(),
             check: None,
-            doubt: None,
+            doubt: Doubt::default(),
             proxy: false,
             learns: false,
             tls: false,
@@ -86,6 +99,9 @@ impl Target {
             check_due: Time::MAX,
             checking: false,
             keys: Keys::default(),
+            names: Vec::new(),
+            turn: 0,
+            new_names: 0,
             keys_due: now,
             looked: Time::ZERO,
             port: backend.id.0.wrapping_mul(37) % CHECK_PORTS,
@@ -109,7 +125,7 @@ impl Target {
         (self.proxy, self.source, self.learns) = (proxy, source, learns && affinity);
         if self.check != backend.check {
             self.check = backend.check.clone();
-            self.doubt = None;
+            self.doubt = Doubt::default();
             self.checking = false;
             // What another check said says nothing of this one.
             self.verdict = Verdict::unknown(now);
@@ -120,7 +136,26 @@ impl Target {
             self.agent = backend.agent.map(|agent| (agent, report));
             (self.hearing, self.agent_due) = (false, now);
         }
+        let own = self.check.as_ref().and_then(|check| check.sni.as_deref());
+        let pools =
+            |s: &lb::Service| s.pools().iter().copied().filter(|pool| self.is_in(directory, *pool)).collect::<Vec<_>>();
+        let mut names: Vec<String> = own.into_iter().map(str::to_string).collect();
+        for service in services() {
+            for name in pools(service).into_iter().flat_map(|pool| service.names_to(pool)) {
+                if names.len() < NAMES && !names.iter().any(|known| known == name) {
+                    names.push(name.to_string());
+                }
+            }
+        }
+        if names != self.names {
+            (self.turn, self.new_names) = (0, names.len().saturating_sub(1));
+            self.names = names;
+        }
         self.tls |= tls || self.check.as_ref().is_some_and(|check| check.kind.is_tls());
+    }
+
+    fn is_in(&self, directory: &Directory, pool: lb::PoolId) -> bool {
+        directory.pool(pool).is_some_and(|pool| pool.backends().contains(self.id))
     }
 
     /// It has come while others were there already: nobody is to wait for it.
@@ -137,30 +172,33 @@ impl Target {
         }
     }
 
-    /// Connections of clients, one after the other, had no answer. If it has a check that is made at once; else it is asked to answer a hello, once a
-    /// second, until it has done so or not done so twice. Whatever it answers will do: it may have its reasons against us. While it does not it is down,
-    /// unless it is the last.
+    /// Connections of clients, one after the other, had no answer. If it has a check that is made at once; and where that is none by which a server that answers
+    /// no hellos can be told from one that does, it is asked to answer one. While it does not it is down, unless it is the last.
     pub fn suspect(&mut self, now: Time) {
-        if self.check.is_none() && self.doubt.is_none() {
-            let (interval, timeout) = (DOUBT_EVERY, Some(DOUBT_EVERY));
-            self.doubt = Some(Check { interval, timeout, fall: 2, ..Check::new(CheckKind::Tls) });
-            self.verdict = Verdict::unknown(now);
-            self.check_due = now;
-        }
         self.check_due = self.check_due.min(now);
+        let own_port = |check: &Check| check.port.is_none_or(|port| port == self.addr.port());
+        if self.check.as_ref().is_none_or(|check| !check.kind.is_tls() || !own_port(check)) {
+            self.doubt.raise(now);
+        }
     }
 
-    /// It is asked because of a suspicion alone.
-    pub fn is_suspect(&self) -> bool {
-        self.doubt.is_some()
+    /// What its checks say.
+    pub fn checked(&self) -> Checked {
+        self.verdict.state
     }
 
-    fn asked(&self) -> Option<&Check> {
-        self.check.as_ref().or(self.doubt.as_ref())
+    /// It is down because of a suspicion alone.
+    pub fn is_down_by_doubt(&self) -> bool {
+        self.doubt.is_down() && self.verdict.state != Checked::Down
     }
 
     pub fn look_at_keys(&mut self, now: Time) {
         self.keys_due = self.keys_due.min(now.max(self.looked + AT_MOST_EVERY));
+    }
+
+    /// What was known of its keys is known no more: it is asked anew, at once.
+    pub fn forget_keys(&mut self, now: Time) {
+        (self.keys, self.keys_due) = (Keys::default(), now);
     }
 
     /// Such a question is under way.
@@ -169,15 +207,17 @@ impl Target {
             Purpose::Check => self.checking,
             Purpose::Learn => self.keys.is_looking(),
             Purpose::Agent => self.hearing,
+            Purpose::Doubt => self.doubt.is_asking(),
         }
     }
 
     /// When such a question is due.
     pub fn due(&self, purpose: Purpose) -> Time {
         match purpose {
-            Purpose::Check if self.asked().is_some() && !self.checking => self.check_due,
+            Purpose::Check if self.check.is_some() && !self.checking => self.check_due,
+            Purpose::Doubt => self.doubt.due(),
             Purpose::Learn
-                if self.learns && self.tls && !self.keys.is_looking() && self.verdict.state != Checked::Down =>
+                if self.learns && self.tls && !self.keys.is_looking() && self.seen().checked != Checked::Down =>
             {
                 self.keys_due
             }
@@ -190,6 +230,7 @@ impl Target {
         match purpose {
             Purpose::Check => (self.checking, self.check_due) = (false, now + AGAIN),
             Purpose::Agent => (self.hearing, self.agent_due) = (false, now + AGAIN),
+            Purpose::Doubt => self.doubt.put_off(now + AGAIN),
             Purpose::Learn => {
                 self.keys.give_up();
                 self.keys_due = now + AGAIN;
@@ -202,7 +243,7 @@ impl Target {
         let jitter = |every: Duration| every.mul_f64(1.0 + JITTER * (2.0 * spread - 1.0));
         match purpose {
             Purpose::Check => {
-                let check = self.asked()?.clone();
+                let check = self.check.clone()?;
                 let check = &check;
                 self.check_due = now + jitter(check.interval);
                 let to = SocketAddr::new(self.addr.ip(), check.port.unwrap_or(self.addr.port()));
@@ -218,6 +259,11 @@ impl Target {
                 self.checking = true;
                 Some((to, talk, patience))
             }
+            Purpose::Doubt => {
+                self.doubt.begin(now);
+                let handshake = self.tls_as_client()?.begin(false, now)?;
+                Some((self.addr, Talk::Tls(Box::new(handshake), None), doubt::EVERY))
+            }
             Purpose::Agent => {
                 let (agent, _) = self.agent.as_ref()?;
                 self.agent_due = now + jitter(agent.interval);
@@ -226,13 +272,23 @@ impl Target {
                 Some((to, Talk::Line(Vec::new()), agent.interval.min(lb::check::TIMEOUT)))
             }
             Purpose::Learn => {
-                self.keys_due = now + jitter(EVERY);
+                // Each name once, soon; then one a minute.
+                let soon = self.new_names > 0;
+                self.new_names = self.new_names.saturating_sub(1);
+                self.keys_due = now + if soon { AT_MOST_EVERY } else { jitter(EVERY) };
                 self.looked = now;
-                let fresh = self.tls(false);
+                self.turn = self.turn.wrapping_add(1);
+                let fresh = self.tls_as_client();
                 let handshake = self.keys.begin(fresh, now)?;
                 Some((self.addr, Talk::Tls(handshake, None), LEARN_PATIENCE))
             }
         }
+    }
+
+    /// As a client comes: by a name that leads one there, if there is any; several take turns.
+    fn tls_as_client(&self) -> Option<Tls> {
+        let name = self.turn.wrapping_sub(1).checked_rem(self.names.len()).map(|at| self.names[at].as_str());
+        Tls::new(name, self.addr.ip(), false)
     }
 
     fn tls(&self, http: bool) -> Option<Tls> {
@@ -241,29 +297,15 @@ impl Target {
     }
 
     /// A check has come to this. A line, when what holds has changed by it.
-    pub fn checked(&mut self, outcome: &Outcome, now: Time) -> Option<String> {
+    pub fn conclude_check(&mut self, outcome: &Outcome, now: Time) -> Option<String> {
         self.checking = false;
-        let check = self.asked()?.clone();
+        let check = self.check.clone()?;
         self.verdict.took = Some(outcome.took);
-        let suspect = self.is_suspect();
-        let result = if suspect && outcome.spoke { &Ok(()) } else { &outcome.result };
-        let before = self.verdict.state;
-        if !self.verdict.note(result, (check.rise, check.fall), now) {
+        if !self.verdict.note(&outcome.result, (check.rise, check.fall), now) {
             return None;
         }
-        if suspect && self.verdict.state == Checked::Up {
-            self.doubt = None;
-            self.verdict = Verdict::unknown(now);
-            let name = &self.name;
-            return (before == Checked::Down).then(|| format!("backend {name} is up: it answers hellos again"));
-        }
         let (name, kind, row) = (&self.name, check.kind, self.verdict.in_a_row());
-        let line = match (&self.verdict.state, result) {
-            (Checked::Down, Err(why)) if suspect => {
-                format!(
-                    "backend {name} is down, unless it is the last: clients had no answer to their hellos, nor had we: {why}"
-                )
-            }
+        let line = match (&self.verdict.state, &outcome.result) {
             (Checked::Down, Err(why)) => format!("backend {name} is down: check {kind}: {why} ({row} in a row)"),
             _ => format!("backend {name} is up: check {kind} passed {row} in a row"),
         };
@@ -271,6 +313,25 @@ impl Target {
             self.look_at_keys(now);
         }
         Some(line)
+    }
+
+    /// A hello of ours to one that is suspected has come to this. A line, when what holds has changed by it.
+    pub fn doubted(&mut self, outcome: &Outcome, spread: f64, now: Time) -> Option<String> {
+        let name = &self.name;
+        match self.doubt.answered(outcome, spread, now) {
+            News::None => None,
+            News::Back => Some(format!("backend {name} is up: it answers hellos again")),
+            News::Away(wait) => {
+                let told = self.doubt.report()?;
+                let why = told.why.unwrap_or_default();
+                let again = match told.times {
+                    1 => String::new(),
+                    n => format!(" ({n} times in a row: it is asked again in {} s)", wait.as_secs()),
+                };
+                let what = "clients had no answer to their hellos, nor had we";
+                Some(format!("backend {name} is down, unless it is the last: {what}: {why}{again}"))
+            }
+        }
     }
 
     /// Its agent has said this. A line, when it is something else than before. What cannot be read, and one that does not answer, change nothing.
@@ -295,7 +356,7 @@ impl Target {
     /// a further one.
     pub fn learned(&mut self, outcome: &Outcome, now: Time) -> (Option<KeyName>, Option<String>, Option<Talk>) {
         let took = self.keys.takes_own;
-        let fresh = self.tls(false);
+        let fresh = self.tls_as_client();
         match self.keys.answer(outcome, || fresh, now) {
             Next::Handshake(handshake) => (None, None, Some(Talk::Tls(handshake, None))),
             Next::Done(name) => {
@@ -334,23 +395,23 @@ impl Target {
         Seen {
             backend: self.id,
             generation: self.generation,
-            checked: self.verdict.state,
+            checked: if self.doubt.is_down() { Checked::Down } else { self.verdict.state },
             named: self.keys.state == KeyState::Named,
         }
     }
 
     pub fn report(&self) -> Report {
-        let keys = (self.learns && self.tls).then(|| KeyReport {
-            state: self.keys.state,
-            names: self.keys.names.clone(),
-            takes_own: self.keys.takes_own,
-            failed: self.keys.failed.clone(),
+        let keys = (self.learns && self.tls).then(|| {
+            let (names, since) = self.keys.names.iter().copied().unzip();
+            let (takes_own, failed) = (self.keys.takes_own, self.keys.failed.clone());
+            KeyReport { state: self.keys.state, names, since, takes_own, failed }
         });
         Report {
             backend: self.id,
             generation: self.generation,
-            kind: self.asked().map(|check| check.kind),
+            kind: self.check.as_ref().map(|check| check.kind),
             verdict: self.verdict.clone(),
+            suspicion: self.doubt.report(),
             agent: self.agent.as_ref().map(|(_, report)| report.clone()),
             keys,
         }

@@ -1,17 +1,17 @@
 //! Flags. How their values are read says [`crate::control::values`].
 
 use super::ctl::CtlArgs;
-use crate::control::backend::backend;
+use super::top::TopArgs;
+use crate::control::backend::{BackendArg, backend};
 use crate::control::class::class;
 use crate::control::port::PortArg;
 use crate::control::values::{
-    AddressModeArg, BalanceArg, Cores, HashOnArg, IdleArg, OnOff, ProxyArg, ServiceKindArg, SpillAfter, capacity,
-    duration, resume_fallback, socket_address, spill_after, ticket_key, workers,
+    AddressModeArg, BalanceArg, Cores, HashOnArg, IdleArg, LogFormatArg, LogLevelArg, OnOff, ProxyArg, ServiceKindArg,
+    SpillAfter, capacity, duration, resume_fallback, socket_address, spill_after, ticket_key, workers,
 };
 use crate::engine::TicketKey;
 use clap::{Args, Parser, Subcommand};
 use core::time::Duration;
-use lb::MemberSpec;
 use lb::admission::ClassSpec;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -37,6 +37,9 @@ pub enum Command {
     /// Ask a running dispatcher, or have it do something.
     #[command(after_help = super::ctl::EXAMPLES)]
     Ctl(CtlArgs),
+    /// Watch a running dispatcher on a terminal.
+    #[command(after_help = super::top::EXAMPLES)]
+    Top(TopArgs),
     /// Check a configuration file: every fault of it, with line and column.
     #[command(after_help = CHECK_HELP)]
     Check(CheckArgs),
@@ -76,6 +79,8 @@ Examples:
   Re-enact the recorded conversations against other servers, through the whole engine:
     dispatcher replay fleet.pcap --out sent.pcapng --vip 10.0.0.1:443 \\
         --backend a=10.1.0.1:443 --backend b=10.1.0.2:443
+  The same as a page to look at, or to pass on:
+    dispatcher replay fleet.pcap --report fleet.html
   Before a change of the configuration: who would meet another server?
     dispatcher replay fleet.pcap --config dispatcher.toml --next-config next.toml
 
@@ -111,8 +116,9 @@ pub struct RunArgs {
     ///   queues=N             needless: as many as workers; with af-xdp all that
     ///                        the interface has, at least one for each worker
     ///   mode=MODE            af-xdp: only zero-copy, copy or generic will do
-    ///   offload=on|off       af-packet: take and give what segmentation offload
-    ///                        and GRO make, up to 64 kB a frame (on)
+    ///   offload=on|off       af-packet (on), dpdk (off): take and give what
+    ///                        segmentation offload, GRO and LRO make, up to
+    ///                        64 kB a frame
     ///   huge=on|off          dpdk: insist on huge pages, or do without
     ///   out=FILE             pcap: where what is sent goes
     ///   tee=FILE             record all that passes, as pcapng (further workers
@@ -181,17 +187,26 @@ pub struct RunArgs {
     ///   method=M      http, https: GET or HEAD (GET)
     ///   expect=N-N    http, https: first and last status that is well (200-399)
     ///
-    /// A server with check=KIND of its own is asked that.
+    /// A server with check=KIND of its own is asked that, in the same way but for
+    /// its own check-KEY=VALUE; one with check=off is not asked.
     #[arg(long, value_name = "[kind=]KIND[,KEY=VALUE]...", value_parser = crate::control::checks::check, verbatim_doc_comment)]
     pub check: Option<lb::Check>,
 
-    /// Answer Prometheus at this address (GET /metrics), without asking who it is: best one of the loopback, such as 127.0.0.1:9127
+    /// Answer Prometheus (GET /metrics) and browsers (a status page) at this address, without asking who it is: best one of the loopback, such as 127.0.0.1:9127
     #[arg(long, value_name = "ADDR:PORT", value_parser = socket_address)]
     pub metrics: Option<SocketAddr>,
 
     /// Print rates, flows and drops this often
     #[arg(long, value_name = "D", value_parser = duration)]
     pub stats_interval: Option<Duration>,
+
+    /// How the log on standard error is written: lines for people, or a JSON object a line, with time and particulars
+    #[arg(long, value_enum, default_value = "text")]
+    pub log_format: LogFormatArg,
+
+    /// What the log has: this, and what is worse
+    #[arg(long, value_enum, default_value = "info")]
+    pub log_level: LogLevelArg,
 }
 
 /// Flags of `check`.
@@ -220,11 +235,14 @@ pub struct Service {
     ///                        that resumes; auto: as many as it does without
     ///                        getting slow
     ///   slow-start=D         after a recovery weight and limits grow for so long
-    ///   check=KIND           ask it whether it serves, see --check of run
+    ///   check=KIND           ask it whether it serves, see --check of run; off: it
+    ///                        is not asked what all others are
+    ///   check-KEY=VALUE      KEY of --check, for this one: check-port=8443
     ///   agent=PORT           an agent there says how much it can take (HAProxy's
     ///                        agent-check)
+    ///   agent-interval=D     from one question to the next (2s)
     #[arg(long = "backend", value_name = "NAME=ADDR:PORT[,KEY=VALUE]...", value_parser = backend, verbatim_doc_comment)]
-    pub backends: Vec<MemberSpec>,
+    pub backends: Vec<BackendArg>,
 }
 
 /// What can be tuned, live and in replay.
@@ -342,9 +360,18 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "FILE", requires = "config", conflicts_with = "out")]
     pub next_config: Option<PathBuf>,
 
+    /// Explain why connections of this client went where they went: what they offered, what the tables said, who was asked, and what came of it.
+    /// Needs --backend or --config
+    #[arg(long, value_name = "CLIENT[:PORT]", value_parser = crate::control::socket::explain::client, conflicts_with = "next_config")]
+    pub explain: Option<(std::net::IpAddr, Option<u16>)>,
+
     /// JSON lines instead of a report: one a connection (with --next-config: one for each that meets another server), then a summary
     #[arg(long)]
     pub json: bool,
+
+    /// Write a report for a browser to this file: one document that needs nothing else, with how it went over time
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
 
     /// Write the frames, with what was decided about them, to this capture
     #[arg(long, value_name = "FILE.pcapng")]

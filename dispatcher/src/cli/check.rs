@@ -2,6 +2,7 @@
 
 use super::Refusal;
 use super::args::{ReplayArgs, RunArgs, Service, Tuning};
+use crate::control::backend::{BackendArg, set_keys};
 use crate::control::configuration::{Configuration, Process};
 use crate::control::own;
 use crate::control::port::{Driver, PortArg};
@@ -12,7 +13,7 @@ use crate::replay::ReplayOptions;
 use crate::wire::Mac;
 use crate::worker::{Device, PortPlan};
 use lb::admission::Classes;
-use lb::{Check, Policy, PoolSpec, Wanted};
+use lb::{Asked, Check, Policy, PoolSpec, Wanted};
 use std::path::PathBuf;
 
 /// Backends that there is room for in a process that can be changed, unless it begins with more. More room costs memory, 10 to 25 kB each.
@@ -67,11 +68,13 @@ pub fn configuration(args: &RunArgs) -> Result<Configuration, Refusal> {
             overrides: args.overrides.clone(),
             metrics: args.metrics,
             stats_interval: args.stats_interval,
+            log_format: args.log_format.into(),
+            log_level: args.log_level.into(),
             learn_keys: args.learn_keys.into(),
             ..process(&args.tuning)
         },
         ports: args.ports.clone(),
-        wanted: checked(wanted(&args.service, &args.tuning)?, args.check.as_ref()),
+        wanted: checked(wanted(&args.service, &args.tuning)?, args.check.as_ref(), &args.service.backends)?,
         ticket_keys: args.tuning.ticket_keys.clone(),
     };
     first(rules::faults(&configuration))?;
@@ -79,16 +82,18 @@ pub fn configuration(args: &RunArgs) -> Result<Configuration, Refusal> {
 }
 
 /// The same, where all backends are asked this, and those that say a kind of their own are asked that in the same way.
-fn checked(mut wanted: Wanted, check: Option<&Check>) -> Wanted {
+fn checked(mut wanted: Wanted, check: Option<&Check>, flags: &[BackendArg]) -> Result<Wanted, Refusal> {
     for pool in &mut wanted.pools {
         pool.check = check.cloned();
-        for own in pool.backends.iter_mut().filter_map(|backend| backend.check.as_mut()) {
-            let kind = own.kind;
-            let common = check.cloned().unwrap_or_else(|| own.clone());
-            *own = Check { kind, ..common };
+        for (backend, flag) in pool.backends.iter_mut().zip(flags) {
+            if let (Asked::This(own), Some(common)) = (&mut backend.check, check) {
+                *own = Check { kind: own.kind, ..common.clone() };
+                let named = |why| Refusal::new(format!("--backend {}: {why}", flag.backend.name));
+                set_keys(own, &flag.check_keys).map_err(named)?;
+            }
         }
     }
-    wanted
+    Ok(wanted)
 }
 
 /// With flags the first broken rule is told, in one line.
@@ -117,7 +122,7 @@ fn wanted(service: &Service, tuning: &Tuning) -> Result<Wanted, Refusal> {
         balance: tuning.balance.into(),
         hash_on: tuning.hash_on.into(),
         resume_fallback: tuning.resume_fallback,
-        backends: service.backends.clone(),
+        backends: service.backends.iter().map(|flag| flag.backend.clone()).collect(),
         ..PoolSpec::default()
     };
     Ok(Wanted::single(service.vips.clone(), policy, pool))
@@ -127,7 +132,7 @@ fn wanted(service: &Service, tuning: &Tuning) -> Result<Wanted, Refusal> {
 fn check_ticket_keys(service: &Service, tuning: &Tuning) -> Result<(), Refusal> {
     for key in &tuning.ticket_keys {
         let (TicketKey::Name { backend, .. } | TicketKey::Unknown { backend }) = key;
-        if !service.backends.iter().any(|b| b.name == *backend) {
+        if !service.backends.iter().any(|b| b.backend.name == *backend) {
             return Err(Refusal::new(format!("--ticket-key {backend}=...: there is no backend '{backend}'")));
         }
     }
@@ -139,6 +144,9 @@ pub fn replay_options(args: &ReplayArgs) -> Result<ReplayOptions, Refusal> {
     check_ticket_keys(&args.service, &args.tuning)?;
     if args.service.backends.is_empty() && !args.service.vips.is_empty() {
         return Err(Refusal::new("--vip without --backend: nowhere to send its connections"));
+    }
+    if args.service.backends.is_empty() && args.explain.is_some() {
+        return Err(Refusal::new("--explain without --backend or --config: as recorded, nobody was asked where to go"));
     }
     check_out(args)?;
     let wanted = wanted(&args.service, &args.tuning)?;
@@ -170,14 +178,26 @@ pub fn engine(file: &Configuration) -> Config {
 
 fn options(args: &ReplayArgs, config: Config) -> ReplayOptions {
     let config = Config { keep_names: true, ..config };
-    ReplayOptions { files: args.files.clone(), json: args.json, out: args.out.clone(), config }
+    ReplayOptions {
+        files: args.files.clone(),
+        json: args.json,
+        out: args.out.clone(),
+        explain: args.explain,
+        report: args.report.clone(),
+        config,
+    }
 }
 
 /// No capture is overwritten while it is read.
 fn check_out(args: &ReplayArgs) -> Result<(), Refusal> {
-    match &args.out {
-        Some(out) if args.files.iter().any(|f| f == out || same_file(f, out)) => {
-            Err(Refusal::new(format!("{} would be overwritten while it is read", out.display())))
+    for out in args.out.iter().chain(&args.report) {
+        if args.files.iter().any(|f| f == out || same_file(f, out)) {
+            return Err(Refusal::new(format!("{} would be overwritten while it is read", out.display())));
+        }
+    }
+    match (&args.out, &args.report) {
+        (Some(out), Some(report)) if out == report => {
+            Err(Refusal::new(format!("--out and --report both name {}", out.display())))
         }
         _ => Ok(()),
     }
@@ -334,9 +354,15 @@ fn dpdk_device(port: &PortArg, warnings: &mut Vec<String>) -> Result<Device, io:
     device.permitted()?;
     if let Some(interface) = device.interface() {
         let info = io::device_info(interface)?;
-        warn(&PortArg { device: interface.to_string(), ..port.clone() }, &info, warnings);
+        // Virtual devices on an interface take no large units, whatever is asked for.
+        warn(&PortArg { device: interface.to_string(), offload: None, ..port.clone() }, &info, warnings);
     }
-    Ok(Device::Dpdk(PortSetup { device, mtu: port.mtu.unwrap_or(MAX_MTU), huge: port.huge }))
+    Ok(Device::Dpdk(PortSetup {
+        device,
+        mtu: port.mtu.unwrap_or(MAX_MTU),
+        huge: port.huge,
+        offload: port.takes_large_units(),
+    }))
 }
 
 fn warn(port: &PortArg, info: &DeviceInfo, warnings: &mut Vec<String>) {
@@ -412,6 +438,42 @@ mod tests {
         let mut cores = told.to_vec();
         let checked = check_cores(&cores, &[0, 1], |core| core < 4).and_then(|()| bind(&mut cores, &[0, 1]));
         checked.map(|()| cores).map_err(|e| e.0)
+    }
+
+    #[test]
+    fn what_a_flag_says_of_one_backends_check_goes_before_what_is_said_of_all() {
+        let flags = [
+            "a=10.0.0.1:1",
+            "b=10.0.0.2:1,check=off",
+            "c=10.0.0.3:1,check=tcp",
+            "d=10.0.0.4:1,check=https,check-interval=2s,check-path=/up",
+        ];
+        let flags = flags.map(|flag| crate::control::backend::backend(flag).unwrap());
+        let backends = flags.iter().map(|flag| flag.backend.clone()).collect();
+        let wanted = Wanted::single(vec![], Policy::default(), PoolSpec { backends, ..PoolSpec::default() });
+        let shown = |common: Option<&str>| {
+            let common = common.map(|text| crate::control::checks::check(text).unwrap());
+            let wanted = checked(wanted.clone(), common.as_ref(), &flags).unwrap_or_else(|why| panic!("{}", why.0));
+            let asked = wanted.asked();
+            ["a", "b", "c", "d"].map(|name| crate::control::checks::shown(&asked[name].0.cloned()))
+        };
+        assert_eq!(
+            shown(Some("tls,interval=5s,rise=1")),
+            [
+                "kind=tls,interval=5s,rise=1",
+                "none",
+                "kind=tcp,interval=5s,rise=1",
+                // Two seconds are usual, and were said.
+                "kind=https,path=/up,rise=1",
+            ]
+        );
+        assert_eq!(shown(None), ["none", "none", "kind=tcp", "kind=https,path=/up"]);
+        let common = crate::control::checks::check("tls,timeout=1s").unwrap();
+        let flag = crate::control::backend::backend("a=10.0.0.1:1,check=tcp,check-interval=500ms").unwrap();
+        let backends = vec![flag.backend.clone()];
+        let wanted = Wanted::single(vec![], Policy::default(), PoolSpec { backends, ..PoolSpec::default() });
+        let why = checked(wanted, Some(&common), &[flag]).unwrap_err().0;
+        assert!(why.starts_with("--backend a: ") && why.contains("overtake"), "{why}");
     }
 
     #[test]

@@ -1,29 +1,41 @@
 //! `dispatcher ctl`: asks a running dispatcher over its control socket.
 
+use super::capture::CaptureArgs;
 use super::listing;
+use crate::control::backend::{self, BackendArg};
 use crate::control::overrides::verb;
 use crate::control::socket::DEFAULT_SOCKET;
 use crate::control::socket::api::{
-    Applied, Backend, Configuration, Diff, Drop, Failure, Forgotten, Overview, Queue, Reopened, Service, Sessions,
-    Worker,
+    Applied, Backend, Configuration, Connections, Diff, Drop, Events, Explanations, Failure, Forgotten, Overview,
+    Queue, Reopened, Service, Sessions, Worker,
 };
-use crate::control::socket::client::{self, Question, escaped};
+use crate::control::socket::client::{self, Answer, Question, escaped};
 use crate::control::socket::orders::{NewBackend, NewWeight, Terms};
-use crate::control::{backend, file, values};
+use crate::control::socket::{connections, explain};
+use crate::control::{file, values};
+use crate::engine::STATES;
+use crate::explain::Explanation;
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand, ValueEnum};
 use hyper::Method;
-use lb::{MemberSpec, State};
+use lb::State;
+use lb::admission::Prefix;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 /// What stands below the help.
 pub const EXAMPLES: &str = "\
 Examples:
   dispatcher ctl show
   dispatcher ctl show backends
+  dispatcher ctl show connections --backend web2 --client 192.0.2.0/24
+  dispatcher ctl events --follow
+  dispatcher ctl explain 192.0.2.7:41022
+  dispatcher ctl capture --client 192.0.2.7 --for 30s --out client.pcapng
   dispatcher ctl drain web2 --for 10m --why 'new disk'
   dispatcher ctl apply dispatcher.toml --dry-run --against trace.pcapng
   dispatcher ctl --socket /run/dispatcher/control.sock show drops --json
@@ -32,6 +44,23 @@ Examples:
 The dispatcher must have been started with --control. Everything that can be asked is described by docs/openapi.json, and by the dispatcher itself at /v1/openapi.json.
 
 Exit status: 0 done, 1 the dispatcher refused (one line on standard error says why), 2 wrong flags, or no dispatcher answers.";
+
+const ADD_HELP: &str = "\
+KEY=VALUE is
+  weight=N             share of new sessions (1); 0 takes none
+  max-connections=N    further ones wait
+  max-handshakes=N     at a time, in units; auto: it is found out
+  slow-start=D         after a recovery weight and limits grow for so long
+  check=KIND           tcp, tls, http or https; off: not what all of its pool are
+                       asked
+  check-KEY=VALUE      sni, path, host, method, expect, interval, timeout, rise,
+                       fall or port, as with --check of run
+  agent=PORT           an agent there says how much it can take; off: none
+  agent-interval=D     from one question to the next (2s)
+What is not said is as in its other pools, and its pool's.
+
+Example:
+  dispatcher ctl add shop web3=198.51.100.13:443,max-connections=4000,check=https,check-path=/up,agent=9999";
 
 /// Flags of `ctl`.
 #[derive(Args, Debug)]
@@ -51,13 +80,20 @@ pub struct CtlArgs {
 
 /// What to ask, or to have done.
 #[derive(Subcommand, Debug)]
-#[expect(clippy::large_enum_variant, reason = "one is made in a process")]
 pub enum Verb {
     /// Show the dispatcher at a glance, or one kind of thing in it
     Show {
         /// What to show
         #[arg(value_enum)]
         what: Option<What>,
+
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        which: Which,
+
+        /// Of drops: only those that grow in this time from now on, and how fast
+        #[arg(long, value_name = "D", value_parser = values::duration, conflicts_with = "json")]
+        over: Option<Duration>,
 
         /// JSON instead of a table
         #[arg(long)]
@@ -85,6 +121,44 @@ pub enum Verb {
     },
     /// What a reload would change, and what is other than the file has it
     Diff,
+    /// What has happened: backends up and down, and who says so; keys, configurations, overrides, links, workers, tables that are full
+    Events {
+        /// Go on with what happens from now on, until it is interrupted
+        #[arg(long)]
+        follow: bool,
+
+        /// Only those behind the event of this number
+        #[arg(long, value_name = "N")]
+        since: Option<u64>,
+
+        /// A JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Why a connection went where it went: what it offered, what the tables said, who was asked, and what came of it
+    Explain {
+        /// Connections of this client, the latest first; of all, if nothing is given
+        #[arg(value_name = "CLIENT[:PORT]", value_parser = explain::client_text)]
+        client: Option<String>,
+
+        /// The connection of this number in the connections log
+        #[arg(long, value_name = "N")]
+        conn: Option<u64>,
+
+        /// Connections with this server name in their hello
+        #[arg(long, value_name = "NAME")]
+        sni: Option<String>,
+
+        /// Most connections explained: 1 to 100 [default: 5]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=explain::MOST as i64))]
+        limit: Option<u32>,
+
+        /// JSON instead of words
+        #[arg(long)]
+        json: bool,
+    },
+    /// Frames as they pass, with what became of each as its comment, which Wireshark shows: into a pcapng file
+    Capture(CaptureArgs),
     /// Give a backend no new sessions; its own it still resumes
     Drain(Target),
     /// Give a backend whatever there is
@@ -103,14 +177,15 @@ pub enum Verb {
         #[allow(missing_docs)]
         terms: TermArgs,
     },
-    /// Add a backend to a pool
+    /// Add a backend to a pool, with the limits and checks that one of the file can have
+    #[command(after_help = ADD_HELP)]
     Add {
         /// The pool's name
         pool: String,
 
-        /// The backend
-        #[arg(value_name = "NAME=ADDR:PORT[,weight=N]", value_parser = backend::added)]
-        backend: MemberSpec,
+        /// The backend, as with `run --backend`
+        #[arg(value_name = "NAME=ADDR:PORT[,KEY=VALUE]...", value_parser = backend::backend)]
+        backend: BackendArg,
 
         #[command(flatten)]
         #[allow(missing_docs)]
@@ -180,12 +255,79 @@ pub enum What {
     Backends,
     /// What the affinity tables hold, and what they were asked
     Sessions,
+    /// Ticket keys by server: known by which name, since when, shared with whom; and servers of which none is known, and why
+    Keys,
     /// Threads that move frames
     Workers,
     /// Frames that came to nothing, by reason
     Drops,
     /// Who waits for room at servers with limits, by class, and what became of others
     Queues,
+    /// Connections as they stand now: by --backend, --service, --client, --state
+    Connections,
+}
+
+/// Which connections `ctl show connections` shows: those for which all that is given holds.
+#[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
+pub struct Which {
+    /// Connections at this backend only
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+
+    /// Connections to this service only
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+
+    /// Connections of clients whose addresses begin so only
+    #[arg(long, value_name = "ADDR[/BITS]")]
+    pub client: Option<Prefix>,
+
+    /// Connections in this state only
+    #[arg(long, value_name = "STATE", value_parser = PossibleValuesParser::new(STATES))]
+    pub state: Option<String>,
+
+    /// Most connections shown: 1 to 10000 [default: 100]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=connections::MOST as i64))]
+    pub limit: Option<u32>,
+}
+
+impl Which {
+    /// As it stands behind the path.
+    fn query(&self) -> String {
+        let Which { backend, service, client, state, limit } = self;
+        let given = [
+            ("backend", backend.clone()),
+            ("service", service.clone()),
+            ("client", client.map(|prefix| prefix.to_string())),
+            ("state", state.clone()),
+            ("limit", limit.map(|n| n.to_string())),
+        ];
+        query(&given)
+    }
+}
+
+/// What is given, as it stands behind a path.
+fn query(given: &[(&str, Option<String>)]) -> String {
+    let given = given.iter().filter_map(|(key, value)| Some(format!("{key}={}", escaped(value.as_ref()?))));
+    given.collect::<Vec<_>>().join("&")
+}
+
+fn pretty(body: &[u8]) -> Result<String, (u8, String)> {
+    let value: serde_json::Value = read(body)?;
+    serde_json::to_string_pretty(&value).map(|text| text + "\n").map_err(|e| (REFUSED, e.to_string()))
+}
+
+/// In words; that there are none is no success.
+fn explained(told: &Explanations) -> Result<String, (u8, String)> {
+    let Explanations { explanations, more, late, kept } = told;
+    let workers = late.iter().map(|worker| format!("worker {worker} did not answer in time\n")).collect::<String>();
+    if explanations.is_empty() {
+        let why = format!("no such connection is kept: of each worker the latest {kept} are, living or ended");
+        return Err((REFUSED, format!("{why}\n{workers}")));
+    }
+    let words: Vec<_> = explanations.iter().map(Explanation::text).collect();
+    let more = if *more { "(there are more: --limit)\n" } else { "" };
+    Ok(words.join("\n") + more + &workers)
 }
 
 /// What can be done with the connections log.
@@ -196,9 +338,9 @@ pub enum LogVerb {
 }
 
 /// The dispatcher refused.
-const REFUSED: u8 = 1;
+pub(super) const REFUSED: u8 = 1;
 /// It could not be asked.
-const NOT_ASKED: u8 = 2;
+pub(super) const NOT_ASKED: u8 = 2;
 
 /// The command.
 pub fn run(args: &CtlArgs) -> ExitCode {
@@ -219,7 +361,21 @@ pub fn run(args: &CtlArgs) -> ExitCode {
 /// What to print; or an exit status and why.
 fn carry_out(args: &CtlArgs) -> Result<String, (u8, String)> {
     let question = match &args.verb {
-        Verb::Show { what, json } => return show(args, *what, *json),
+        Verb::Show { what: Some(What::Drops), over: Some(over), .. } => return growing(args, *over),
+        Verb::Show { over: Some(_), .. } => return Err((NOT_ASKED, "--over goes with `show drops` only".to_string())),
+        Verb::Show { what, which, json, .. } => return show(args, *what, which, *json),
+        Verb::Events { follow, since, json } => return events(args, *follow, *since, *json),
+        Verb::Explain { client, conn, sni, limit, json } => {
+            let given = [
+                ("client", client.clone()),
+                ("conn", conn.map(|n| n.to_string())),
+                ("sni", sni.clone()),
+                ("limit", limit.map(|n| n.to_string())),
+            ];
+            let body = ask(args, Question::new(Method::GET, format!("/v1/explain?{}", query(&given))))?;
+            return if *json { pretty(&body) } else { explained(&read(&body)?) };
+        }
+        Verb::Capture(capture) => return super::capture::run(args, capture),
         Verb::Diff => {
             let now: Configuration = get(args, "/v1/configuration")?;
             return Ok(listing::diff(&now, &get::<Diff>(args, "/v1/diff")?));
@@ -253,14 +409,8 @@ fn carry_out(args: &CtlArgs) -> Result<String, (u8, String)> {
             let body = NewWeight { weight: *weight, time: time.clone(), why: why.clone() };
             question(Method::PUT, format!("/v1/backends/{}/weight", escaped(backend)), &body)?
         }
-        Verb::Add { pool, backend: MemberSpec { name, addr, weight, .. }, terms: TermArgs { time, why } } => {
-            let body = NewBackend {
-                name: name.clone(),
-                address: addr.to_string(),
-                weight: Some(*weight),
-                time: time.clone(),
-                why: why.clone(),
-            };
+        Verb::Add { pool, backend, terms: TermArgs { time, why } } => {
+            let body = NewBackend::new(&backend.backend, time.clone(), why.clone());
             question(Method::POST, format!("/v1/pools/{}/backends", escaped(pool)), &body)?
         }
         Verb::Remove { backend, now } => {
@@ -303,30 +453,73 @@ fn apply_against(
     Ok(listing::applied(&read::<Applied>(&ask(args, unless_changed)?)?))
 }
 
-fn show(args: &CtlArgs, what: Option<What>, json: bool) -> Result<String, (u8, String)> {
+/// Which drops grow.
+fn growing(args: &CtlArgs, over: Duration) -> Result<String, (u8, String)> {
+    let (before, since): (Vec<Drop>, _) = (get(args, "/v1/drops")?, Instant::now());
+    std::thread::sleep(over);
+    let now: Vec<Drop> = get(args, "/v1/drops")?;
+    Ok(listing::growing(&before, &now, since.elapsed()))
+}
+
+fn show(args: &CtlArgs, what: Option<What>, which: &Which, json: bool) -> Result<String, (u8, String)> {
+    if what != Some(What::Connections) && *which != Which::default() {
+        let why = "--backend, --service, --client, --state and --limit go with `show connections` only";
+        return Err((NOT_ASKED, why.to_string()));
+    }
+    let connections = format!("/v1/connections?{}", which.query());
     let path = match what {
         None => "/v1",
         Some(What::Services) => "/v1/services",
-        Some(What::Backends) => "/v1/backends",
+        Some(What::Backends | What::Keys) => "/v1/backends",
         Some(What::Sessions) => "/v1/sessions",
         Some(What::Workers) => "/v1/workers",
         Some(What::Drops) => "/v1/drops",
         Some(What::Queues) => "/v1/queues",
+        Some(What::Connections) => &connections,
     };
     let body = ask(args, Question::new(Method::GET, path))?;
     if json {
-        let value: serde_json::Value = read(&body)?;
-        return serde_json::to_string_pretty(&value).map(|text| text + "\n").map_err(|e| (REFUSED, e.to_string()));
+        return pretty(&body);
     }
     Ok(match what {
         None => listing::overview(&read::<Overview>(&body)?),
         Some(What::Services) => listing::services(&read::<Vec<Service>>(&body)?),
         Some(What::Backends) => listing::backends(&read::<Vec<Backend>>(&body)?),
+        Some(What::Keys) => listing::keys(&read::<Vec<Backend>>(&body)?),
         Some(What::Sessions) => listing::sessions(&read::<Sessions>(&body)?),
         Some(What::Workers) => listing::workers(&read::<Vec<Worker>>(&body)?),
         Some(What::Drops) => listing::drops(&read::<Vec<Drop>>(&body)?),
         Some(What::Queues) => listing::queues(&read::<Vec<Queue>>(&body)?),
+        Some(What::Connections) => listing::connections(&read::<Connections>(&body)?),
     })
+}
+
+/// Seconds for which the dispatcher may wait with an answer until there is one.
+const WAIT: u64 = 15;
+
+/// Events; with `follow` until nobody reads on, or the dispatcher ends.
+fn events(args: &CtlArgs, follow: bool, since: Option<u64>, json: bool) -> Result<String, (u8, String)> {
+    let mut path = since.map_or("/v1/events".to_string(), |after| format!("/v1/events?after={after}"));
+    loop {
+        let began = Instant::now();
+        let told: Events = get(args, &path)?;
+        let text = listing::events(&told, json);
+        // As many as one answer has: there may be more.
+        let after = told.events.last().map_or(told.last, |e| e.number);
+        if !follow && (since.is_none() || after >= told.last) {
+            return Ok(text);
+        }
+        let mut out = io::stdout().lock();
+        if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+            return Ok(String::new());
+        }
+        if told.events.is_empty() && began.elapsed() < Duration::from_millis(500) {
+            // There are too many who wait.
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        let wait = if follow { WAIT } else { 0 };
+        path = format!("/v1/events?after={after}&wait={wait}");
+    }
 }
 
 /// The body of an answer that is none of a refusal.
@@ -336,11 +529,15 @@ fn ask(args: &CtlArgs, question: Question) -> Result<Vec<u8>, (u8, String)> {
     if (200..300).contains(&answer.status) {
         return Ok(answer.body.to_vec());
     }
-    let why = match serde_json::from_slice::<Failure>(&answer.body) {
+    Err((REFUSED, refusal(args, &answer)))
+}
+
+/// Why the dispatcher refused.
+pub(super) fn refusal(args: &CtlArgs, answer: &Answer) -> String {
+    match serde_json::from_slice::<Failure>(&answer.body) {
         Ok(failure) => listing::failure(&failure),
         Err(_) => format!("{}: refused, status {}", args.socket.display(), answer.status),
-    };
-    Err((REFUSED, why))
+    }
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, (u8, String)> {

@@ -16,6 +16,7 @@ pub fn tell(trace: &Path, now: &str, next: &str, out: &mut dyn Write) -> Result<
     let options = against::Options {
         files: vec![trace.to_owned()],
         json: false,
+        report: None,
         config: check::engine(&read(now)?),
         next: read(next)?.wanted,
     };

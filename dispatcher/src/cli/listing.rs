@@ -1,13 +1,13 @@
 //! The tables of `dispatcher ctl show`.
 
 use crate::control::socket::api::{
-    Applied, Backend, Change, Configuration, Diff, Drop, Failure, Observed, Override, Overview, Queue, Service,
-    Sessions, Slots, Wanted, Worker,
+    Applied, Backend, Change, Configuration, Connections, Diff, Drop, Event, Events, Failure, Observed, Override,
+    Overview, Queue, Service, Sessions, Slots, Wanted, Worker,
 };
 use crate::sessions::HEADS;
 use comfy_table::{CellAlignment, Table, presets};
 use core::fmt::Write;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// A table with these heads; columns from `numbers` on are numbers.
 fn table(heads: &[&str], numbers: usize) -> Table {
@@ -76,6 +76,24 @@ pub(super) fn services(all: &[Service]) -> String {
     text(&table)
 }
 
+/// A line an event: number, time, kind, text; `json`: an object a line.
+pub(super) fn events(told: &Events, json: bool) -> String {
+    let line = |e: &Event| {
+        if json {
+            return serde_json::to_string(e).unwrap_or_default() + "\n";
+        }
+        let time = UNIX_EPOCH + Duration::try_from_secs_f64(e.time).unwrap_or_default();
+        let bad = if e.level == "warning" { "!" } else { " " };
+        let time = humantime::format_rfc3339_millis(time);
+        format!("{:>5} {time} {bad} {:<13} {}\n", e.number, e.kind, e.text)
+    };
+    let mut lost = String::new();
+    if told.lost > 0 && !json {
+        lost = format!("({} earlier ones are kept no more)\n", told.lost);
+    }
+    lost + &told.events.iter().map(line).collect::<String>()
+}
+
 /// One a line.
 fn overrides(all: &[Override]) -> String {
     let lines: Vec<_> = all.iter().map(|o| format!("{} ({})", o.what, terms(o))).collect();
@@ -83,7 +101,7 @@ fn overrides(all: &[Override]) -> String {
 }
 
 /// Who, since when, until when, why.
-fn terms(o: &Override) -> String {
+pub(super) fn terms(o: &Override) -> String {
     let mut out = format!("by {}, {} ago", o.who, humantime::format_duration(Duration::from_secs(o.since)));
     if let Some(left) = o.left {
         _ = write!(out, ", for another {}", humantime::format_duration(Duration::from_secs(left)));
@@ -95,8 +113,9 @@ fn terms(o: &Override) -> String {
 }
 
 /// A state; weights where they are not all 1, and limits.
-fn wanted(wanted: &Option<Wanted>, none: &str) -> String {
-    let Some(Wanted { state, weights, max_connections, max_handshakes, slow_start }) = wanted else {
+pub(super) fn wanted(wanted: &Option<Wanted>, none: &str) -> String {
+    let Some(Wanted { state, weights, max_connections, max_handshakes, slow_start, check, agent_check }) = wanted
+    else {
         return none.to_string();
     };
     let weight = match weights.first() {
@@ -114,6 +133,8 @@ fn wanted(wanted: &Option<Wanted>, none: &str) -> String {
         max_connections.map(|n| format!("max-connections {n}")),
         max_handshakes.as_ref().map(|n| format!("max-handshakes {n}")),
         slow_start.as_ref().map(|seconds| format!("slow-start {}", time(seconds))),
+        check.as_ref().map(|check| format!("check {check}")),
+        agent_check.as_ref().map(|agent| format!("agent {agent}")),
     ];
     let parts = [Some(state.clone()), weight].into_iter().chain(limits).flatten();
     parts.collect::<Vec<_>>().join(", ")
@@ -144,7 +165,7 @@ pub(super) fn backends(all: &[Backend]) -> String {
             b.address.to_string(),
             wanted(&b.wanted, "-"),
             overrides(&b.overrides),
-            wanted(&b.in_force, "leaving"),
+            in_force(b),
             health(o),
             slots(o),
         ];
@@ -153,8 +174,17 @@ pub(super) fn backends(all: &[Backend]) -> String {
     text(&table)
 }
 
+/// What is in force; and whose word it is, where it is not the file's.
+pub(super) fn in_force(b: &Backend) -> String {
+    let mut out = wanted(&b.in_force, "leaving");
+    if let Some(by) = b.in_force_by.as_ref().filter(|by| *by != "file") {
+        _ = write!(out, " (says the {by})");
+    }
+    out
+}
+
 /// What is used of its limits.
-fn slots(o: &Observed) -> String {
+pub(super) fn slots(o: &Observed) -> String {
     let Some(Slots { connections, max_connections, handshakes, max_handshakes }) = &o.slots else { return "-".into() };
     let of = |used: &u32, most: &Option<u32>, what: &str| most.map(|most| format!("{used} of {most} {what}"));
     let parts = [of(connections, max_connections, "connections"), of(handshakes, max_handshakes, "handshake units")];
@@ -194,7 +224,7 @@ pub(super) fn queues(all: &[Queue]) -> String {
 }
 
 /// Below which time so many hundredths of those who had waited have waited.
-fn below(waits: &[u64], percent: u64) -> String {
+pub(super) fn below(waits: &[u64], percent: u64) -> String {
     let all: u64 = waits.iter().sum();
     let mut sum = 0;
     let reached = |n: &u64| {
@@ -209,13 +239,22 @@ fn below(waits: &[u64], percent: u64) -> String {
 }
 
 /// Up or down; and why, and since when.
-fn health(o: &Observed) -> String {
+pub(super) fn health(o: &Observed) -> String {
     let mut out = o.health.clone();
     if let Some(why) = &o.why {
         _ = write!(out, ": {why}");
     }
     if let Some(since) = o.since {
         _ = write!(out, ", {} ago", humantime::format_duration(Duration::from_secs(since.max(0.0) as u64)));
+    }
+    if let Some(suspicion) = &o.suspicion {
+        let time = |seconds: f64| humantime::format_duration(Duration::from_secs(seconds.max(0.0) as u64));
+        _ = match (suspicion.state.as_str(), suspicion.until) {
+            ("asked", _) => write!(out, "; clients had no answer to their hellos, it is being asked"),
+            ("spared", _) => write!(out, "; clients had no answer to their hellos, nor had we, but it is the last"),
+            (_, Some(until)) => write!(out, ", asked again in {}", time(until)),
+            _ => Ok(()),
+        };
     }
     if o.why.is_none()
         && let Some(check) = &o.check
@@ -288,6 +327,53 @@ pub(super) fn workers(all: &[Worker]) -> String {
     text(&table)
 }
 
+pub(super) fn connections(told: &Connections) -> String {
+    let heads = [
+        "CONN",
+        "CLIENT",
+        "VIP",
+        "BACKEND",
+        "LOCAL ADDRESS",
+        "STATE",
+        "CLASS",
+        "OFFERED",
+        "REASON",
+        "RESUMED",
+        "AGE",
+        "IDLE",
+        "TO SERVER",
+        "TO CLIENT",
+    ];
+    let word = |word: &Option<String>| word.clone().unwrap_or_else(|| "-".into());
+    let mut table = table(&heads, 10);
+    for c in &told.connections {
+        let offered = if c.offered.is_empty() { "-".into() } else { c.offered.join(",") };
+        let resumed = c.resumed.map_or("-", |resumed| if resumed { "yes" } else { "no" });
+        table.add_row([
+            c.conn.to_string(),
+            c.client.to_string(),
+            c.vip.to_string(),
+            word(&c.backend),
+            word(&c.local.map(|local| local.to_string())),
+            c.state.clone(),
+            word(&c.class),
+            offered,
+            word(&c.reason),
+            resumed.to_string(),
+            format!("{:.1} s", c.age),
+            format!("{:.1} s", c.idle),
+            c.bytes_to_server.to_string(),
+            c.bytes_to_client.to_string(),
+        ]);
+    }
+    let mut out = if told.connections.is_empty() { "no connections\n".to_string() } else { text(&table) };
+    if told.more {
+        _ = writeln!(out, "there are more than these {}: --limit", told.connections.len());
+    }
+    told.late.iter().for_each(|worker| _ = writeln!(out, "note: worker {worker} has not looked at all of its in time"));
+    out
+}
+
 pub(super) fn drops(all: &[Drop]) -> String {
     let happened: Vec<_> = all.iter().filter(|d| d.frames > 0 || d.answered > 0).collect();
     if happened.is_empty() {
@@ -295,6 +381,67 @@ pub(super) fn drops(all: &[Drop]) -> String {
     }
     let mut table = table(&["DROPS BY", "FRAMES", "ANSWERED BY A RESET"], 1);
     happened.iter().for_each(|d| _ = table.add_row([d.reason.clone(), d.frames.to_string(), d.answered.to_string()]));
+    text(&table)
+}
+
+/// Those that have grown, the fastest first.
+pub(super) fn growing(before: &[Drop], now: &[Drop], time: Duration) -> String {
+    let grown = |d: &Drop| {
+        let old = before.iter().find(|old| old.reason == d.reason);
+        let (frames, answered) = old.map_or((0, 0), |old| (old.frames, old.answered));
+        (d.reason.clone(), d.frames.saturating_sub(frames), d.answered.saturating_sub(answered))
+    };
+    let mut all: Vec<_> = now.iter().map(grown).filter(|(_, frames, answered)| frames + answered > 0).collect();
+    all.sort_by_key(|(_, frames, answered)| std::cmp::Reverse(frames + answered));
+    if all.is_empty() {
+        return format!("drops: none has grown in {:.1} s\n", time.as_secs_f64());
+    }
+    let mut table = table(&["DROPS BY", "FRAMES MORE", "ANSWERED BY A RESET", "A SECOND"], 1);
+    for (reason, frames, answered) in all {
+        let rate = (frames + answered) as f64 / time.as_secs_f64().max(1e-3);
+        table.add_row([reason, frames.to_string(), answered.to_string(), format!("{rate:.1}")]);
+    }
+    text(&table)
+}
+
+/// A line for each key of a server's; for one of which none is known, why.
+pub(super) fn keys(all: &[Backend]) -> String {
+    let mut table = table(&["SERVER", "KEY NAME", "KNOWN FOR", "WHAT IS KNOWN"], 4);
+    let others = |of: &Backend, name: &String| {
+        let has = |b: &&Backend| b.name != of.name && b.observed.keys.as_ref().is_some_and(|k| k.names.contains(name));
+        all.iter().filter(has).map(|b| b.name.as_str()).collect::<Vec<_>>()
+    };
+    for backend in all {
+        let Some(keys) = &backend.observed.keys else {
+            table.add_row([backend.name.as_str(), "-", "-", "nobody asks: it has no check of kind tls or https"]);
+            continue;
+        };
+        let own = match keys.takes_own {
+            Some(false) => "; it does not take its own tickets",
+            _ => "",
+        };
+        for (n, (name, age)) in keys.names.iter().zip(&keys.ages).enumerate() {
+            let shared = others(backend, name);
+            let mut known = match (n + 1 == keys.names.len(), keys.names.len()) {
+                (true, 1) => "its key".to_string(),
+                (true, _) => "its latest key: it has rotated them".to_string(),
+                (false, _) => "an older key of its".to_string(),
+            };
+            if !shared.is_empty() {
+                _ = write!(known, "; shared with {}", shared.join(", "));
+            }
+            let age = humantime::format_duration(Duration::from_secs(*age as u64)).to_string();
+            table.add_row([backend.name.clone(), name.clone(), age, known + own]);
+        }
+        if keys.names.is_empty() {
+            let known = match (keys.state.as_str(), &keys.failed) {
+                (_, Some(why)) => format!("unknown: {why}"),
+                ("nameless", _) => "its tickets name no key, or it issues none".to_string(),
+                _ => "unknown: not asked yet".to_string(),
+            };
+            table.add_row([backend.name.clone(), "-".to_string(), "-".to_string(), known + own]);
+        }
+    }
     text(&table)
 }
 

@@ -5,19 +5,24 @@
 //! * [`check`]: what is wrong with values that are each right.
 //! * [`ctl`]: `dispatcher ctl`; `listing`: its tables; [`ctl_against`]: changes before they are made.
 //! * [`check_file`]: `dispatcher check`.
+//! * [`log`]: the log on standard error.
 //! * [`replay`]: `dispatcher replay`.
+//! * [`top`]: `dispatcher top`.
 //! * [`run`]: `dispatcher run`; [`report`]: what it prints; [`signs`]: what it warns of.
 
 pub mod args;
+pub mod capture;
 pub mod check;
 pub mod check_file;
 pub mod ctl;
 pub mod ctl_against;
 mod listing;
+pub mod log;
 pub mod replay;
 pub mod report;
 pub mod run;
 pub mod signs;
+pub mod top;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -59,6 +64,7 @@ pub fn main() -> ExitCode {
             Err(e) => refuse(&e.0),
         },
         Command::Ctl(args) => ctl::run(&args),
+        Command::Top(args) => top::run(&args).unwrap_or_else(|e| refuse(&e.0)),
         Command::Check(args) => check_file::run(&args).unwrap_or_else(|e| refuse(&e.0)),
         Command::Replay(args) => replay::run(&args).unwrap_or_else(|e| refuse(&e.0)),
     }
@@ -72,7 +78,7 @@ fn refuse(why: &str) -> ExitCode {
 /// clap explains itself over several lines; the first paragraph is what matters.
 fn one_line(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "nothing to do: run or replay, check or ctl? (see dispatcher --help)".to_string();
+        return "nothing to do: run or replay, check, ctl or top? (see dispatcher --help)".to_string();
     }
     let text = error.render().to_string();
     let words: Vec<_> = text

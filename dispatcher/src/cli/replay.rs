@@ -26,8 +26,13 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode, Refusal> {
             let next_one = source.configuration;
             warn(&now, &next_one, next);
             let config = check::replay_of(args, &now)?.config;
-            let options =
-                against::Options { files: args.files.clone(), json: args.json, config, next: next_one.wanted };
+            let options = against::Options {
+                files: args.files.clone(),
+                json: args.json,
+                report: args.report.clone(),
+                config,
+                next: next_one.wanted,
+            };
             let compared = against::run(&options, &mut BufWriter::new(io::stdout().lock()));
             done(replay::whole(compared))
         }

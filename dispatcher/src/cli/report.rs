@@ -1,5 +1,6 @@
 //! What `dispatcher run` prints: at start, now and then, and at the end.
 
+use crate::control::socket::api::Overview;
 use crate::engine::{Config, DropReason, PortSpec, TableSize};
 use crate::io::{Loss, Traffic};
 use crate::journal;
@@ -42,6 +43,15 @@ fn services(out: &mut String, config: &Config) {
         _ = writeln!(out, "pool {}: balance {}", pool.name, pool.balance);
     }
     _ = writeln!(out, "address mode {mode}");
+}
+
+/// For `systemctl status`.
+pub fn glance(o: &Overview) -> String {
+    let up = o.backends.saturating_sub(o.backends_down);
+    format!(
+        "{} workers, {up} of {} backends up, {} connections open, {} served",
+        o.workers, o.backends, o.flows, o.connections
+    )
 }
 
 /// What is started, and the memory it takes.

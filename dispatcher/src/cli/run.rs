@@ -2,11 +2,13 @@
 
 use super::args::RunArgs;
 use super::signs::Signs;
-use super::{REFUSED, Refusal, check, check_file, listing, report};
+use super::{REFUSED, Refusal, check, check_file, listing, log, report};
 use crate::checks::Checks;
 use crate::control::configuration::Configuration;
+use crate::control::events::watch::Watch;
 use crate::control::live::{Live, Source};
 use crate::control::overrides::saved::Saved;
+use crate::control::service::Manager;
 use crate::control::socket::running::wall_clock;
 use crate::control::socket::{self, Control, Running};
 use crate::engine::{Returning, Share};
@@ -15,6 +17,7 @@ use crate::io::kernel;
 use crate::io::{OpenError, dpdk};
 use crate::journal;
 use crate::metrics;
+use crate::time::Time;
 use crate::worker::poll::Clock;
 use crate::worker::prober::{self, Prober};
 use crate::worker::{self, Conductor, Exchange, Idle, Plan, SharedDevices, Steering, Worker, changes, post};
@@ -55,17 +58,19 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         (None, Some(socket)) => Some(Saved::beside(socket)),
         (None, None) => None,
     };
+    log::start(process.log_format, process.log_level);
     let (live, notes) = Live::new(args.config.clone(), source, saved, wall_clock());
-    notes.iter().for_each(|note| eprintln!("dispatcher: {note}"));
+    notes.iter().for_each(|note| tracing::info!("{note}"));
     let wanted = Configuration { wanted: live.in_force().clone(), ..live.configuration().clone() };
     let process = &wanted.process;
     let checked = check::run(&wanted, process.control.is_some() || args.config.is_some())?;
     for warning in &checked.warnings {
-        eprintln!("dispatcher: warning: {warning}");
+        tracing::warn!("{warning}");
     }
+    let clock = Clock::start();
     let (journal, writer) = match &process.connections_log {
         Some(path) => {
-            let (journal, writer) = journal::open(path)
+            let (journal, writer) = journal::open(path, Box::new(move || clock.origin()))
                 .map_err(|e| Refusal::new(format!("connections log {}: cannot be written: {e}", path.display())))?;
             (Some(journal), Some(writer))
         }
@@ -104,15 +109,18 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         process.learn_keys,
         secret,
         process.idle,
+        clock,
         journal,
         #[cfg(feature = "dpdk")]
         &mut dpdk,
     )
     .map_err(Refusal::new)?;
-    let Started { workers, cores, conductor, rows, clock, prober } = started;
+    let Started { workers, cores, conductor, rows, prober } = started;
     let ports = workers.first().map_or(&[][..], |w| &w.ports);
     say(&report::start(&config, ports, port_memory, large_units, process.idle, &cores, writer.is_some()));
 
+    let mut manager = Manager::from_environment();
+    manager.ready(&format!("{} workers run", workers.len()));
     let started = Instant::now();
     let fixed = live.configuration().ports.clone();
     let mut running = Running {
@@ -124,14 +132,20 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         workers: &workers,
         prober: Some(&prober),
         journal: writer.as_ref(),
+        events: queue.events().clone(),
+        watch: Watch::default(),
     };
     let mut version = running.conductor.directory().version();
     let mut rates = report::Rates::default();
     let mut next_report = process.stats_interval.map(|every| started + every);
     let mut next_look = started + WATCH;
+    let (mut stopping, mut turns) = (false, Turns::default());
     while !workers.iter().all(Worker::is_finished) {
         // One that ends by itself has died, or will get no frame any more: without it the others serve half of the flows.
         if stop.load(Ordering::Relaxed) || workers.iter().any(Worker::is_finished) {
+            if !std::mem::replace(&mut stopping, true) {
+                manager.stopping();
+            }
             // First what asks servers by way of them.
             prober.stop();
             if prober.is_finished() {
@@ -151,27 +165,36 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
             let all: Vec<_> = workers.iter().map(|w| w.status.snapshot()).collect();
             let kernel = kernel::addresses().ok();
             let lines = signs.look(&all, kernel.as_deref(), kernel::takes());
-            lines.iter().for_each(|line| eprintln!("dispatcher: warning: {line}"));
-            running.tick().iter().for_each(|line| eprintln!("dispatcher: {line}"));
+            lines.iter().for_each(|line| tracing::warn!("{line}"));
+            running.tick().iter().for_each(|line| tracing::info!("{line}"));
             let directory = running.conductor.directory();
             if std::mem::replace(&mut version, directory.version()) != directory.version() {
                 let vips: Vec<_> = directory.services().flat_map(|s| s.listen()).copied().collect();
                 let lines = signs.follow(&vips, kernel::listeners);
-                lines.iter().for_each(|line| eprintln!("dispatcher: warning: {line}"));
+                lines.iter().for_each(|line| tracing::warn!("{line}"));
+            }
+            if !stopping {
+                manager.status(|| report::glance(&running.overview()));
             }
             next_look = Instant::now() + WATCH;
         }
         if reload.swap(false, Ordering::Relaxed) {
-            match running.reload(false) {
-                Ok(done) => eprint!("dispatcher: reload: {}", listing::applied(&done)),
-                Err(problem) => eprintln!("dispatcher: reload: {}", listing::failure(&problem.failure)),
+            manager.reloading();
+            let done = running.reload(false);
+            manager.ready("reloaded");
+            match done {
+                Ok(done) => tracing::info!("reload: {}", listing::applied(&done).trim_end()),
+                Err(problem) => tracing::warn!("reload: {}", listing::failure(&problem.failure).trim_end()),
             }
         }
         if reopen.swap(false, Ordering::Relaxed)
             && writer.is_some()
             && let Err(problem) = running.reopen_log()
         {
-            eprintln!("dispatcher: warning: {}", problem.failure.error);
+            tracing::warn!("{}", problem.failure.error);
+        }
+        if !stopping {
+            manager.beat(Instant::now(), || turns.all_turned(&workers));
         }
         queue.serve(&mut running, LOOK);
     }
@@ -181,10 +204,26 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     let journal_lost = writer.map_or(0, |w| w.finish());
     say(&report::summary(&config, &directory, &last, started.elapsed(), journal_lost));
     if died.contains(&true) {
-        eprintln!("dispatcher: a worker died; the numbers above may be a little old");
+        tracing::error!("a worker died; the numbers above may be a little old");
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How far the workers' loops had turned when last looked at.
+#[derive(Default)]
+struct Turns(Vec<Time>);
+
+impl Turns {
+    /// Each has told something since the last time, which it does in its loop. Whoever is stuck tells nothing.
+    fn all_turned(&mut self, workers: &[Worker]) -> bool {
+        let now: Vec<_> = workers.iter().map(|w| w.status.snapshot().at).collect();
+        let turned = self.0.len() != now.len() || self.0.iter().zip(&now).all(|(before, now)| before != now);
+        if turned {
+            self.0 = now;
+        }
+        turned
+    }
 }
 
 /// Bytes of memory for frames that all ports take together.
@@ -237,7 +276,6 @@ struct Started {
     cores: Vec<Option<usize>>,
     conductor: Conductor,
     rows: Reader,
-    clock: Clock,
     prober: Prober,
 }
 
@@ -247,6 +285,7 @@ fn start(
     learn_keys: bool,
     secret: [u8; 32],
     idle: Idle,
+    clock: Clock,
     journal: Option<journal::Journal>,
     #[cfg(feature = "dpdk")] dpdk: &mut Option<dpdk::Dpdk>,
 ) -> Result<Started, String> {
@@ -276,7 +315,6 @@ fn start(
     let revision = first.clone();
     let devices = SharedDevices::new(&ports, cores.len());
     let conductor = Conductor::new(config.clone(), first, steers, released, publisher, Box::new(devices.clone()));
-    let clock = Clock::start();
     let mut exchanges = exchanges.into_iter();
     let mut started: Vec<Worker> = Vec::with_capacity(cores.len());
     let ends = subscribers.into_iter().zip(windows);
@@ -319,7 +357,7 @@ fn start(
             return Err(why);
         }
     };
-    Ok(Started { workers: started, cores, conductor, rows, clock, prober })
+    Ok(Started { workers: started, cores, conductor, rows, prober })
 }
 
 /// A reader that has gone away is no reason to stop forwarding.
@@ -345,6 +383,7 @@ fn one_line_panics() {
         let message = panic.payload_as_str().unwrap_or("for an unknown reason");
         let place = panic.location().map_or(String::new(), |l| format!(" ({}:{})", l.file(), l.line()));
         let thread = std::thread::current();
-        eprintln!("dispatcher: {} died: {}{place}", thread.name().unwrap_or("a thread"), message.replace('\n', " "));
+        let name = thread.name().unwrap_or("a thread");
+        tracing::error!("{name} died: {}{place}", message.replace('\n', " "));
     }));
 }

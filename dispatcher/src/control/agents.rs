@@ -1,7 +1,8 @@
 //! What backends' agents say, laid over what is wanted. What an operator has said of the same thing goes before it.
 
+use super::holds;
 use super::overrides::{Overrides, Setting};
-use crate::checks::{Admin, Says};
+use crate::checks::Says;
 use lb::{MAX_WEIGHT, State, Wanted};
 use std::collections::HashMap;
 
@@ -20,15 +21,16 @@ pub fn lay(wanted: &Wanted, agents: &HashMap<String, Says>, overrides: &Override
         if let Some(most) = says.max_connections {
             backend.limits.max_connections = Some(most.max(1));
         }
-        if !state && backend.state == State::Up {
-            backend.state = match (&says.down, says.admin) {
-                (Some(_), _) | (None, Some(Admin::Maint)) => State::Down,
-                (None, Some(Admin::Drain)) => State::Draining,
-                _ => State::Up,
-            };
+        if !state && let Some(said) = holds::state(says) {
+            backend.state = lower(backend.state, said);
         }
     }
     all
+}
+
+/// The one that gives less.
+fn lower(one: State, other: State) -> State {
+    [State::Down, State::Draining].into_iter().find(|state| [one, other].contains(state)).unwrap_or(State::Up)
 }
 
 #[cfg(test)]
@@ -45,6 +47,7 @@ mod tests {
             member("b", 1000, State::Up),
             member("c", 1, State::Draining),
             member("d", 5, State::Up),
+            member("e", 1, State::Draining),
         ];
         let wanted = Wanted::single(vec![address], Policy::default(), PoolSpec { backends, ..PoolSpec::default() });
         let says = |line: &str| {
@@ -52,7 +55,8 @@ mod tests {
             assert!(says.hear(line));
             says
         };
-        let agents = [("a", "50% maxconn:30"), ("b", "200% drain"), ("c", "0% ready"), ("d", "down#disk")];
+        let agents =
+            [("a", "50% maxconn:30"), ("b", "200% drain"), ("c", "0% ready"), ("d", "down#disk"), ("e", "maint")];
         let agents = agents.map(|(name, line)| (name.to_string(), says(line))).into();
         let laid = lay(&wanted, &agents, &Overrides::default());
         let shown: Vec<_> =
@@ -63,7 +67,8 @@ mod tests {
                 (2, State::Up, Some(30)),
                 (1000, State::Draining, None),
                 (0, State::Draining, None),
-                (5, State::Down, None)
+                (5, State::Down, None),
+                (1, State::Down, None)
             ]
         );
     }

@@ -2,7 +2,7 @@
 
 use super::values::{duration, number, once};
 use core::time::Duration;
-use lb::{Agent, Check, CheckKind, Method, SniPattern};
+use lb::{Agent, Asked, Check, CheckKind, Method, SniPattern};
 
 /// Shortest interval, and time-out: less would be a load of its own.
 pub const SHORTEST: Duration = Duration::from_millis(100);
@@ -75,6 +75,22 @@ pub fn check(text: &str) -> Result<Check, String> {
         return Err("expected a kind: tcp, tls, http or https".into());
     }
     fault(&check, |key| told.contains(&key)).map_or(Ok(check), Err)
+}
+
+/// The word by which a backend says that it is not asked what all of its pool are.
+pub const OFF: &str = "off";
+
+/// The keys of an agent.
+pub const KEYS_OF_AGENT: [&str; 2] = ["port", "interval"];
+
+/// Sets what a key of an agent says.
+pub fn set_of(agent: &mut Agent, key: &str, value: &str) -> Result<(), String> {
+    match key {
+        "port" => agent.port = port(value)?,
+        "interval" => agent.interval = interval(value)?,
+        _ => return Err(format!("unknown option '{key}' (there are {})", KEYS_OF_AGENT.join(", "))),
+    }
+    Ok(())
 }
 
 /// `tcp`, `tls`, `http` or `https`.
@@ -159,16 +175,33 @@ pub fn told_of(agent: &Agent) -> Vec<(&'static str, String)> {
     lines
 }
 
+/// What [`told`] tells, without the quotes of the file.
+pub fn plain(told: Vec<(&'static str, String)>) -> Vec<(&'static str, String)> {
+    let plain = |value: String| serde_json::from_str(&value).unwrap_or(value);
+    told.into_iter().map(|(key, value)| (key, plain(value))).collect()
+}
+
+fn line(told: Vec<(&'static str, String)>) -> String {
+    plain(told).iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
 /// In a line, for people.
 pub fn shown(check: &Option<Check>) -> String {
-    let Some(check) = check else { return "none".into() };
-    told(check).iter().map(|(key, value)| format!("{key}={}", value.trim_matches('"'))).collect::<Vec<_>>().join(",")
+    check.as_ref().map_or("none".into(), |check| line(told(check)))
 }
 
 /// The same of an agent.
 pub fn shown_of(agent: &Option<Agent>) -> String {
-    let Some(agent) = agent else { return "none".into() };
-    told_of(agent).iter().map(|(key, value)| format!("{key}={}", value.trim_matches('"'))).collect::<Vec<_>>().join(",")
+    agent.as_ref().map_or("none".into(), |agent| line(told_of(agent)))
+}
+
+/// What a backend says itself, by one of those.
+pub fn shown_own<T: Clone>(own: &Asked<T>, shown: impl Fn(&Option<T>) -> String) -> String {
+    match own {
+        Asked::AsPool => "as its pool".into(),
+        Asked::Off => OFF.into(),
+        Asked::This(this) => shown(&Some(this.clone())),
+    }
 }
 
 #[cfg(test)]

@@ -33,6 +33,47 @@ impl Configuration {
     }
 }
 
+/// How the log is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// What the log has: this, and what is worse.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogLevel {
+    /// What ends the dispatcher or a part of it.
+    Error,
+    /// What somebody should look at.
+    Warning,
+    /// What has happened.
+    Info,
+}
+
+impl LogFormat {
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        }
+    }
+}
+
+impl LogLevel {
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            LogLevel::Error => "error",
+            LogLevel::Warning => "warning",
+            LogLevel::Info => "info",
+        }
+    }
+}
+
 /// What holds for the whole process.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Process {
@@ -64,6 +105,10 @@ pub struct Process {
     pub metrics: Option<SocketAddr>,
     /// How often rates are printed.
     pub stats_interval: Option<Duration>,
+    /// How the log on standard error is written.
+    pub log_format: LogFormat,
+    /// What it has.
+    pub log_level: LogLevel,
     /// Which ticket keys servers have is learned by connections of our own.
     pub learn_keys: bool,
 }
@@ -86,6 +131,8 @@ impl Default for Process {
             overrides: None,
             metrics: None,
             stats_interval: None,
+            log_format: LogFormat::Text,
+            log_level: LogLevel::Info,
             learn_keys: true,
         }
     }

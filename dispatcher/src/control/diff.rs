@@ -9,7 +9,9 @@ use crate::worker::Idle;
 use core::fmt::{Debug, Display};
 use lb::admission::{ClassSpec, Share};
 use lb::service::{HashOn, ServiceKind};
-use lb::{BackendLimits, MemberSpec, Policy, PoolSpec, ResumeFallback, RouteSpec, ServiceSpec, Wanted};
+use lb::{
+    Agent, Asked, BackendLimits, Check, MemberSpec, Policy, PoolSpec, ResumeFallback, RouteSpec, ServiceSpec, Wanted,
+};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -240,13 +242,21 @@ fn member(pool: &str, backend: &MemberSpec) -> String {
     if *of != BackendLimits::default() {
         line += &format!(", {}", limits(of));
     }
-    if check.is_some() {
-        line += &format!(", check {}", checks::shown(check));
+    if check.is_said() {
+        line += &format!(", check {}", own_check(check));
     }
-    if agent.is_some() {
-        line += &format!(", agent-check {}", checks::shown_of(agent));
+    if agent.is_said() {
+        line += &format!(", agent-check {}", own_agent(agent));
     }
     line
+}
+
+fn own_check(check: &Asked<Check>) -> String {
+    checks::shown_own(check, checks::shown)
+}
+
+fn own_agent(agent: &Asked<Agent>) -> String {
+    checks::shown_own(agent, checks::shown_of)
 }
 
 fn limits(limits: &BackendLimits) -> String {
@@ -273,8 +283,8 @@ fn pool(from: &PoolSpec, to: &PoolSpec, told: &mut HashSet<String>, found: &mut 
         of_all.changed(&format!("backend {name}: address"), &one.addr, &other.addr, ToString::to_string);
         of_all.changed(&format!("backend {name}: state"), &one.state, &other.state, ToString::to_string);
         of_all.changed(&format!("backend {name}: limits"), &one.limits, &other.limits, limits);
-        of_all.changed(&format!("backend {name}: check"), &one.check, &other.check, checks::shown);
-        of_all.changed(&format!("backend {name}: agent-check"), &one.agent, &other.agent, checks::shown_of);
+        of_all.changed(&format!("backend {name}: check"), &one.check, &other.check, own_check);
+        of_all.changed(&format!("backend {name}: agent-check"), &one.agent, &other.agent, own_agent);
         found.0.extend(of_all.0.into_iter().filter(|difference| told.insert(difference.what.clone())));
         let weight = format!("pool {}: backend {name}: weight", to.name);
         found.changed(&weight, &one.weight, &other.weight, u16::to_string);
@@ -327,6 +337,8 @@ fn processes(from: &Process, to: &Process, found: &mut Found) {
     is("learn-keys", &|p| on(&p.learn_keys));
     is("metrics", &|p| maybe(&p.metrics, SocketAddr::to_string));
     is("stats-interval", &|p| maybe(&p.stats_interval, duration));
+    is("log-format", &|p| p.log_format.as_str().to_string());
+    is("log-level", &|p| p.log_level.as_str().to_string());
 }
 
 fn ports(from: &[PortArg], to: &[PortArg], found: &mut Found) {

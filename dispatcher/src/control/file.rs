@@ -11,15 +11,15 @@ use super::port::PortArg;
 use super::reader::{Placed, Reader, Section, Span, word};
 use super::rules::{self, About};
 use super::values::{
-    AddressModeArg, BalanceArg, Cores, HashOnArg, IdleArg, OnOff, ProxyArg, ServiceKindArg, capacity, duration, number,
-    resume_fallback, socket_address, spill_after, ticket_key, workers,
+    AddressModeArg, BalanceArg, Cores, HashOnArg, IdleArg, LogFormatArg, LogLevelArg, OnOff, ProxyArg, ServiceKindArg,
+    capacity, duration, number, resume_fallback, socket_address, spill_after, ticket_key, workers,
 };
 use crate::engine::TicketKey;
 use lb::admission::{ClassSpec, Classes, Share};
 use lb::service::{HashOn, ServiceKind};
 use lb::{
-    Agent, Algorithm, BackendLimits, Check, MemberSpec, Policy, PoolSpec, RouteSpec, ServiceSpec, SniPattern, State,
-    Wanted,
+    Agent, Algorithm, Asked, BackendLimits, Check, MemberSpec, Policy, PoolSpec, RouteSpec, ServiceSpec, SniPattern,
+    State, Wanted,
 };
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
@@ -164,6 +164,12 @@ impl File<'_> {
         process.overrides = section.one(reader, "overrides", path).map(|(path, _)| path);
         process.metrics = section.one(reader, "metrics", socket_address).map(|(at, _)| at);
         process.stats_interval = section.one(reader, "stats-interval", duration).map(|(every, _)| every);
+        if let Some((format, _)) = section.one(reader, "log-format", word::<LogFormatArg>) {
+            process.log_format = format.into();
+        }
+        if let Some((level, _)) = section.one(reader, "log-level", word::<LogLevelArg>) {
+            process.log_level = level.into();
+        }
         if let Some((idle, _)) = section.one(reader, "idle", word::<IdleArg>) {
             process.idle = idle.into();
         }
@@ -327,7 +333,8 @@ impl File<'_> {
         if let Some((fallback, _)) = section.one(reader, "resume-fallback", resume_fallback) {
             pool.resume_fallback = fallback;
         }
-        (pool.check, pool.agent) = (self.check(&section), self.agent(&section));
+        // "off" says of a pool what holds anyway.
+        (pool.check, pool.agent) = (self.check(&section).in_pool(None), self.agent(&section).in_pool(None));
         if section.get("backend").is_none() {
             section.missing(&mut self.reader, "backend");
         }
@@ -388,7 +395,11 @@ impl File<'_> {
     }
 
     /// What a backend is asked, or those of a pool.
-    fn check(&mut self, above: &Section<'_>) -> Option<Check> {
+    fn check(&mut self, above: &Section<'_>) -> Asked<Check> {
+        if above.says("check", checks::OFF) { Asked::Off } else { self.its_check(above).into() }
+    }
+
+    fn its_check(&mut self, above: &Section<'_>) -> Option<Check> {
         let reader = &mut self.reader;
         let (span, table) = above.table(reader, "check")?;
         let section = Section::new(reader, Table::Check, "a check".into(), span.clone(), table);
@@ -404,7 +415,11 @@ impl File<'_> {
     }
 
     /// An agent, or those of a pool's backends.
-    fn agent(&mut self, above: &Section<'_>) -> Option<Agent> {
+    fn agent(&mut self, above: &Section<'_>) -> Asked<Agent> {
+        if above.says("agent-check", checks::OFF) { Asked::Off } else { self.its_agent(above).into() }
+    }
+
+    fn its_agent(&mut self, above: &Section<'_>) -> Option<Agent> {
         let reader = &mut self.reader;
         let (span, table) = above.table(reader, "agent-check")?;
         let section = Section::new(reader, Table::Agent, "an agent-check".into(), span, table);

@@ -28,6 +28,8 @@ pub trait DataPlane {
     fn apply(&mut self, wanted: &Wanted, reset: &[String]) -> Result<Done, String>;
     /// Whether it could be in force.
     fn try_out(&self, wanted: &Wanted) -> Result<(), String>;
+    /// What is wanted, with what backends' agents say laid over it.
+    fn with_agents(&self, wanted: &Wanted, overrides: &Overrides) -> Wanted;
     /// A backend of this name is wanted no more and still has connections or sessions.
     fn is_leaving(&self, backend: &str) -> bool;
     /// All workers forget which sessions a backend can resume.
@@ -193,21 +195,22 @@ impl Live {
             What::Remove { backend, now: true } => vec![backend.clone()],
             _ => Vec::new(),
         };
-        let ordered = match self.overrides.order(&file.wanted, order, now) {
-            Ok(ordered) => ordered,
-            // It was removed, and its connections are waited for: no longer.
-            Err(Wrong::NotThere(_)) if reset.iter().any(|name| plane.is_leaving(name)) => {
-                let done = plane.apply(&self.in_force, &reset).map_err(refused)?;
-                let what = format!("connections of backend {}", reset.concat());
-                let changes = vec![change(Difference { sign: Sign::Goes, what })];
-                return Ok(self.answer(false, changes, Vec::new(), done));
-            }
-            Err(Wrong::NotThere(why)) => {
-                let near = self.near(&order.what).map_or(String::new(), |near| format!("; did you mean '{near}'?"));
-                return Err(Problem::new(404, format!("{why}{near}")));
-            }
-            Err(Wrong::Conflict(why)) => return Err(Problem::new(409, why)),
-        };
+        let ordered =
+            match self.overrides.order(&file.wanted, order, now, |wanted, said| plane.with_agents(wanted, said)) {
+                Ok(ordered) => ordered,
+                // It was removed, and its connections are waited for: no longer.
+                Err(Wrong::NotThere(_)) if reset.iter().any(|name| plane.is_leaving(name)) => {
+                    let done = plane.apply(&self.in_force, &reset).map_err(refused)?;
+                    let what = format!("connections of backend {}", reset.concat());
+                    let changes = vec![change(Difference { sign: Sign::Goes, what })];
+                    return Ok(self.answer(false, changes, Vec::new(), done));
+                }
+                Err(Wrong::NotThere(why)) => {
+                    let near = self.near(&order.what).map_or(String::new(), |near| format!("; did you mean '{near}'?"));
+                    return Err(Problem::new(404, format!("{why}{near}")));
+                }
+                Err(Wrong::Conflict(why)) => return Err(Problem::new(409, why)),
+            };
         let Laid { wanted, kept, over: ended } = lay(&file.wanted, &ordered.overrides, now);
         if let Some(why) = fault(file, &wanted) {
             return Err(Problem::new(409, format!("{why}; nothing was changed")));

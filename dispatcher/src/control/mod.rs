@@ -9,7 +9,11 @@
 //! * [`checks`]: what backends are asked, in words.
 //! * [`own`]: addresses of ours that others have, too.
 //! * [`overrides`]: what operators said while it ran; [`diff`]: what is different between two configurations.
+//! * [`events`]: what has happened while it ran.
+//! * [`holds`]: what holds of a backend, and whose word it is.
 //! * [`live`] has what is wanted now, and brings changes of it into force.
+//! * [`member`]: what is said of a backend in JSON.
+//! * [`service`]: what the service manager is told.
 //! * [`socket`] is the control socket.
 
 pub mod agents;
@@ -18,16 +22,20 @@ pub mod checks;
 pub mod class;
 pub mod configuration;
 pub mod diff;
+pub mod events;
 pub mod fault;
 pub mod file;
+pub mod holds;
 pub mod keys;
 pub mod live;
+pub mod member;
 pub mod name;
 pub mod overrides;
 pub mod own;
 pub mod port;
 mod reader;
 pub mod rules;
+pub mod service;
 pub mod socket;
 pub mod text;
 pub mod values;

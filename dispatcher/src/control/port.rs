@@ -56,7 +56,7 @@ pub struct PortArg {
     pub mtu: Option<u16>,
     /// af-xdp only: how it is to work, if told.
     pub mode: Option<af_xdp::Mode>,
-    /// af-packet only: large units taken and given, or not.
+    /// af-packet and dpdk: large units taken and given, or not.
     pub offload: Option<bool>,
     /// dpdk only: huge pages insisted on, or refused.
     pub huge: Option<bool>,
@@ -155,7 +155,7 @@ impl PortArg {
                 let known = af_xdp::Mode::ALL.iter().find(|(name, _)| *name == word);
                 port.mode = Some(known.ok_or("a mode is auto, zero-copy, copy or generic")?.1);
             }
-            ("offload", word) if port.driver == Driver::AfPacket && port.offload.is_none() => {
+            ("offload", word) if matches!(port.driver, Driver::AfPacket | Driver::Dpdk) && port.offload.is_none() => {
                 port.offload = Some(match word {
                     "on" => true,
                     "off" => false,
@@ -187,9 +187,13 @@ impl PortArg {
         }
     }
 
-    /// It takes and gives large units.
+    /// It takes and gives large units, as far as its device can.
     pub fn takes_large_units(&self) -> bool {
-        self.driver == Driver::AfPacket && self.offload.unwrap_or(true)
+        match self.driver {
+            Driver::AfPacket => self.offload.unwrap_or(true),
+            Driver::Dpdk => self.offload.unwrap_or(false),
+            _ => false,
+        }
     }
 
     /// Whether the port's networks hold this address.
@@ -200,7 +204,7 @@ impl PortArg {
 
 fn unknown(part: &str) -> String {
     format!(
-        "cannot take '{part}' here (there are ip, gateway, queues, vlan, mtu, tee; for af-packet also offload, for af-xdp mode, for dpdk huge, for pcap out)"
+        "cannot take '{part}' here (there are ip, gateway, queues, vlan, mtu, tee; for af-packet also offload, for af-xdp mode, for dpdk huge and offload, for pcap out)"
     )
 }
 
@@ -251,6 +255,8 @@ mod tests {
         assert_eq!(p.gateways, ["10.0.0.1".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
         assert_eq!((p.queues, p.vlans.as_slice(), p.mtu), (Some(2), &[300, 40][..], Some(1400)));
         assert!(p.is_on_link("fd00::77".parse().unwrap()) && !p.is_on_link("10.0.1.1".parse().unwrap()));
+        let large = |text: &str| PortArg::parse(text).unwrap().takes_large_units();
+        assert!(large("w=af-packet:eth0") && !large("w=dpdk:net_tap0") && large("w=dpdk:net_tap0,offload=on"));
         assert_eq!([PortArg::parse("w=af-packet:eth0,offload=off").unwrap().offload, p.offload], [Some(false), None]);
         // A PCI address has colons of its own.
         assert_eq!(PortArg::parse("w=dpdk:0000:00:1f.6").unwrap().device, "0000:00:1f.6");

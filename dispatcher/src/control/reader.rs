@@ -191,6 +191,11 @@ impl<'t> Section<'t> {
         }
     }
 
+    /// A table may stand there, and this word does instead.
+    pub fn says(&self, name: &str, word: &str) -> bool {
+        matches!(self.get(name).map(|value| value.get_ref()), Some(DeValue::String(text)) if *text == word)
+    }
+
     /// One table below this one.
     pub fn table(&self, reader: &mut Reader<'_>, name: &str) -> Option<(Span, &'t DeTable<'t>)> {
         let value = self.get(name)?;

@@ -15,7 +15,8 @@ use core::fmt::Display;
 use core::time::Duration;
 use lb::admission::{ClassSpec, Share};
 use lb::{
-    Agent, Algorithm, BackendLimits, Check, HashOn, MemberSpec, Policy, PoolSpec, ServiceKind, ServiceSpec, State,
+    Agent, Algorithm, Asked, BackendLimits, Check, HashOn, MemberSpec, Policy, PoolSpec, ServiceKind, ServiceSpec,
+    State,
 };
 use std::collections::HashSet;
 use std::path::Path;
@@ -123,6 +124,12 @@ fn of_process(process: &Process) -> Lines {
     }
     lines.extend(process.metrics.map(|at| ("metrics", quoted(&at))));
     lines.extend(process.stats_interval.map(|every| ("stats-interval", duration(every))));
+    if process.log_format != usual.log_format {
+        lines.push(("log-format", quoted(process.log_format.as_str())));
+    }
+    if process.log_level != usual.log_level {
+        lines.push(("log-level", quoted(process.log_level.as_str())));
+    }
     lines
 }
 
@@ -237,7 +244,7 @@ fn of_pool(pool: &PoolSpec, mut keys: impl FnMut(&str) -> Vec<String>) -> Lines 
     if pool.resume_fallback != PoolSpec::default().resume_fallback {
         lines.push(("resume-fallback", quoted(&pool.resume_fallback)));
     }
-    lines.extend(of_checks(pool.check.as_ref(), pool.agent.as_ref()));
+    lines.extend(of_checks(&pool.check.clone().into(), &pool.agent.into()));
     let backends: Vec<String> = pool.backends.iter().map(|b| inline(of_backend(b, keys(&b.name)))).collect();
     lines.push(("backend", format!("[\n  {},\n]", backends.join(",\n  "))));
     lines
@@ -259,14 +266,22 @@ fn of_backend(backend: &MemberSpec, keys: Vec<String>) -> Lines {
     if !keys.is_empty() {
         lines.push(("ticket-key", list(&keys, quoted)));
     }
-    lines.extend(of_checks(check.as_ref(), agent.as_ref()));
+    lines.extend(of_checks(check, agent));
     lines
 }
 
-fn of_checks(check: Option<&Check>, agent: Option<&Agent>) -> Lines {
-    let check = check.map(|check| ("check", inline(checks::told(check))));
-    let agent = agent.map(|agent| ("agent-check", inline(checks::told_of(agent))));
+fn of_checks(check: &Asked<Check>, agent: &Asked<Agent>) -> Lines {
+    let check = asked(check, checks::told).map(|check| ("check", check));
+    let agent = asked(agent, checks::told_of).map(|agent| ("agent-check", agent));
     check.into_iter().chain(agent).collect()
+}
+
+fn asked<T>(own: &Asked<T>, told: fn(&T) -> Lines) -> Option<String> {
+    match own {
+        Asked::AsPool => None,
+        Asked::Off => Some(quoted(&checks::OFF)),
+        Asked::This(this) => Some(inline(told(this))),
+    }
 }
 
 fn keys_of(backend: &str, keys: &[TicketKey]) -> Vec<String> {
@@ -299,6 +314,8 @@ mod tests {
             overrides = "/var/lib/o.json"
             metrics = "[::1]:9127"
             stats-interval = "10s"
+            log-format = "json"
+            log-level = "warning"
 
             [[port]]
             name = "wan"
@@ -346,8 +363,11 @@ mod tests {
 
             [pool.api]
             balance = "random-two"
+            check = { kind = "https", sni = "a.example", path = "/\"up", host = "h:8", method = "HEAD", expect = "200-204", interval = "5s", timeout = "1s", rise = 1, fall = 9, port = 8443 }
+            agent-check = { port = 9999, interval = "250ms" }
             backend = [
-              { name = "web1", address = "198.51.100.11:443" },
+              { name = "web1", address = "198.51.100.11:443", check = "off", agent-check = "off" },
+              { name = "web7", address = "198.51.100.17:443", check = { kind = "tcp" }, agent-check = { port = 1 } },
               { name = "web6", address = "[2001:db8:1::11]:443", max-handshakes = "auto" },
             ]
         "#;

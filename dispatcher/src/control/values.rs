@@ -1,5 +1,6 @@
 //! Words, numbers and addresses as people write them. A flag and the key of the same name are read by the same function.
 
+use super::configuration::{LogFormat, LogLevel};
 use super::name::check_name;
 use crate::engine::{AddressMode, MAX_WORKERS, TicketKey};
 use crate::worker::Idle;
@@ -26,6 +27,28 @@ macro_rules! words {
 }
 
 words! {
+    /// `--log-format`.
+    LogFormatArg -> LogFormat {
+        /// A line for people.
+        Text => LogFormat::Text,
+        /// A JSON object a line, with its time and particulars.
+        Json => LogFormat::Json,
+    }
+}
+
+words! {
+    /// `--log-level`.
+    LogLevelArg -> LogLevel {
+        /// What ends the dispatcher or a part of it.
+        Error => LogLevel::Error,
+        /// And what somebody should look at.
+        Warning => LogLevel::Warning,
+        /// And what has happened.
+        Info => LogLevel::Info,
+    }
+}
+
+words! {
     /// `--balance`.
     BalanceArg -> Algorithm {
         /// Consistent hashing, weighted
@@ -38,6 +61,12 @@ words! {
         RandomTwo => Algorithm::RandomTwo,
     }
 }
+/// The word of an algorithm, as `--balance` takes it.
+pub fn balance(algorithm: Algorithm) -> String {
+    let word = BalanceArg::value_variants().iter().find(|word| Algorithm::from(**word) == algorithm);
+    word.and_then(BalanceArg::to_possible_value).map(|word| word.get_name().to_owned()).unwrap_or_default()
+}
+
 words! {
     /// `--hash-on`.
     HashOnArg -> HashOn {

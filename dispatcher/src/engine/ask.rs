@@ -9,7 +9,7 @@ use crate::tcp::connection::{Asks, Opening, State};
 use crate::tcp::{Class, wait};
 use crate::time::Time;
 use lb::admission::{Answer, ClassId, Cost, Nature, Request, Slot};
-use lb::{Algorithm, BackendId, Balancer, HashOn, Hints, Lookup, Member, Millis, Pool, Service};
+use lb::{Algorithm, BackendId, Balancer, HashOn, Hints, Lookup, Member, Millis, Pool, ResumeFallback, Service};
 use ssl_parse::ClientHello;
 
 /// What a choice comes to.
@@ -184,7 +184,29 @@ pub(super) fn choose_paced(
     // A client that is led by what it is stays where that leads it; others are drawn one by one.
     let hash = if pool.balance() == Algorithm::Maglev { hints.hash } else { serial };
     let named = |b: BackendId| found.decision.as_ref().is_some_and(|decision| decision.backends.contains(b));
-    lb::choose(balancer, pool, found, hints, |b| may(b) && (named(b) || !pace.passes_by(b, hash, millis(now))))
+    let passed = |b: BackendId| !named(b) && pace.passes_by(b, hash, millis(now));
+    let by_address = found.kind.is_some() && pool.resume_fallback() == ResumeFallback::SourceIp;
+    if pool.balance() != Algorithm::LeastConn || by_address {
+        return lb::choose(balancer, pool, found, hints, |b| may(b) && !passed(b));
+    }
+    // One that has next to no connections would be given each client that does not pass it by: it is to have its part of connections as well, not only of
+    // clients. Compared by what it has of its weight, with the best of those that have all of theirs.
+    let slow = |b: BackendId| !named(b) && pace.slow(millis(now)).any(|(id, _)| id == b);
+    let best = lb::choose(balancer, pool, found, hints, |b| may(b) && !slow(b))?;
+    if named(best) {
+        return Some(best);
+    }
+    let load = |b: BackendId| u128::from(pool.connections(b)) + 1;
+    // As the load for a weight, without dividing: (connections + 1) / weight.
+    let less = |a: (u128, u128), b: (u128, u128)| a.0 * b.1 < b.0 * a.1;
+    let mut least = (best, (load(best), 1000 * u128::from(pool.weight(best))));
+    for (id, part) in pace.slow(millis(now)) {
+        let its = (load(id), u128::from(part) * u128::from(pool.weight(id)));
+        if pool.may_take_new(id) && !found.avoid.contains(id) && less(its, least.1) && !passed(id) && may(id) {
+            least = (id, its);
+        }
+    }
+    Some(least.0)
 }
 
 /// What a choice may go by, beside the tables.

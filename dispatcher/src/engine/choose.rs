@@ -4,6 +4,7 @@ use super::Engine;
 pub(super) use super::ask::millis;
 use super::ask::{Chosen, Natures, choose_paced, hints};
 use super::share::client_identity;
+use super::trail::{self, What};
 use crate::flow::{FlowId, Key, Side};
 use crate::tcp::action::Choice;
 use crate::tcp::connection::{Opening, State};
@@ -22,16 +23,19 @@ impl Engine {
             Choice::ByHello => {
                 self.counters.secure += 1;
                 self.flows.get_mut(id).record.class = Some(Class::Secure);
+                self.note(id, What::Hello, now);
                 return self.choose_by_hello(id, true, now);
             }
             Choice::NotTls => {
                 self.flows.get_mut(id).record.class = Some(Class::NonSecure);
                 self.counters.non_secure += 1;
+                self.note(id, What::NotTls, now);
             }
             Choice::Silent => {
                 // Who has said nothing may still say a hello, see `late`.
                 self.counters.silent += 1;
                 self.flows.get_mut(id).late = Late::Awaited;
+                self.note(id, What::Silent, now);
             }
         }
         self.choose_by_algorithm(id, now)
@@ -61,14 +65,17 @@ impl Engine {
     fn read_hello(&mut self, id: FlowId, first: bool, now: Time) -> Option<(PoolId, Natures)> {
         let asks = !self.gates.is_empty();
         let key = if asks { self.flows.key(id, Side::Client) } else { None };
-        let Engine { flows, buffers, joined, counters, config, directory, affinity, flights, .. } = self;
+        let Engine { flows, buffers, joined, counters, config, directory, affinity, flights, trails, .. } = self;
         let connection = flows.get_mut(id);
         let State::Opening(Opening { held, .. }) = &connection.state else { return None };
         let (service, own) = (directory.service(connection.record.service), connection.record.pool);
         let stream = held.stream.contiguous(buffers);
-        let mut name = None;
+        let (mut name, number) = (None, connection.record.number);
         let mut read = |hello: &ClientHello<'_>| {
             flights.draft_mut().read_at_head_of(stream, hello, |offered| affinity.identify(offered, millis(now)));
+            if first {
+                trail::name(trails, number, hello.sni);
+            }
             if first && config.keep_names {
                 name = server_name(hello);
             }
@@ -142,6 +149,8 @@ impl Engine {
         let client = self.client_identity(key.src);
         let mut found = Lookup::default();
         self.look_up(id, &key, client, now, &mut found);
+        // What the tables have learned of its session while it waited has not decided where it goes.
+        found.decision = found.decision.filter(|d| self.flows.get(id).record.spilled || d.backends.contains(backend));
         self.decided(id, client, &found, Some(backend), now);
     }
 
@@ -162,6 +171,8 @@ impl Engine {
         }
         let id_known = record.id_decided;
         record.offered = self.flights.draft().kinds(id_known, None, None).into();
+        let number = record.number;
+        self.note_offer(number, found, chosen);
         let Some(backend) = chosen else { return };
         self.affinity.chosen(found, backend);
         self.open_flight(id, client, id_known, cookie + 1, now);
@@ -171,6 +182,8 @@ impl Engine {
     /// `id_known`: a row for its session ID decided.
     pub(super) fn open_flight(&mut self, id: FlowId, client: u64, id_known: bool, start: Seq, now: Time) {
         let Engine { flows, flights, buffers, counters, directory, .. } = self;
+        // One that was chosen before, and whose dial failed, is chosen anew: what was to be read along for it is over.
+        flight::close(flows.get_mut(id), flights, buffers);
         if let Some(flow) = flights.next_to_yield(now) {
             counters.unwatched += 1;
             flight::close(flows.get_mut(flow), flights, buffers);

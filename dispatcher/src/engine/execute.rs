@@ -2,11 +2,12 @@
 //! tables, ports, next hops, backends.
 
 use super::ask::Chosen;
+use super::trail::What;
 use super::{Effects, Engine, Step, Verdict};
 use crate::config::AddressMode;
 use crate::counters::DropReason;
 use crate::flow::{Endpoints, FlowId, Key, PortUse, Rest, Side};
-use crate::tcp::action::{Choice, Over};
+use crate::tcp::action::{Choice, Failed, Over};
 use crate::tcp::connection::{Opening, Stage, State};
 use crate::tcp::{
     Action, Arrived, Connection, End, Settled, close, cut, dial, farewell, flight, handshake, hello, timer, unacked,
@@ -80,7 +81,10 @@ impl Engine {
             }
             Action::Wake(at) => self.wheel.arm(id.0, at),
             Action::Choose(choice) => self.begin(id, choice, now, fx),
-            Action::Redispatch => self.redispatch(id, now, fx),
+            Action::Redispatch(failed) => {
+                self.note_failure(id, failed, now);
+                self.redispatch(id, now, fx);
+            }
             Action::Redial => self.send_syn(id, now, fx),
             Action::Challenged(reset) => {
                 self.send(id, Side::Server, &reset, now, fx);
@@ -95,7 +99,7 @@ impl Engine {
             Action::SayResets => self.say_resets(id, now, fx),
             Action::Forget(end) => {
                 if let Some(end) = end {
-                    self.end_record(id, end, fx);
+                    self.end_record(id, end, now, fx);
                 }
                 self.remove(id);
             }
@@ -115,9 +119,9 @@ impl Engine {
     /// Both sides are done: the flow is told, and kept for a while.
     fn close(&mut self, id: FlowId, over: Over, now: Time, fx: &mut dyn Effects) {
         match over {
-            Over::Closed => self.end_record(id, End::Fin, fx),
-            Over::Reset { by: Side::Client, certain: true } => self.end_record(id, End::ClientReset, fx),
-            Over::Reset { by: Side::Server, certain: true } => self.end_record(id, End::BackendReset, fx),
+            Over::Closed => self.end_record(id, End::Fin, now, fx),
+            Over::Reset { by: Side::Client, certain: true } => self.end_record(id, End::ClientReset, now, fx),
+            Over::Reset { by: Side::Server, certain: true } => self.end_record(id, End::BackendReset, now, fx),
             Over::Reset { certain: false, .. } => {}
         }
         self.drop_held(id);
@@ -147,7 +151,7 @@ impl Engine {
     pub(super) fn cut(&mut self, id: FlowId, end: End, now: Time, fx: &mut dyn Effects) {
         let (hot, c) = self.flows.both(id);
         let told = cut::told(hot, c);
-        self.end_record(id, end, fx);
+        self.end_record(id, end, now, fx);
         self.drop_held(id);
         let crowded = self.is_crowded() && !self.stopping;
         let (hot, c) = self.flows.both(id);
@@ -180,7 +184,7 @@ impl Engine {
                 self.send(id, to, &reset, now, fx);
             }
         }
-        self.end_record(id, end, fx);
+        self.end_record(id, end, now, fx);
         self.remove(id);
     }
 
@@ -190,6 +194,17 @@ impl Engine {
             self.send(id, Side::Client, &reset, now, fx);
         }
         self.abandon(id, end, now, fx);
+    }
+
+    /// The backend that was dialled did not take it.
+    fn note_failure(&mut self, id: FlowId, failed: Failed, now: Time) {
+        let Some(backend) = self.record(id).backend else { return };
+        let holder = self.holder(backend);
+        let what = match failed {
+            Failed::Refused => What::Refuses(holder),
+            Failed::Silent => What::Silence(holder),
+        };
+        self.note(id, what, now);
     }
 
     /// The first backend is chosen, and dialled.
@@ -210,16 +225,25 @@ impl Engine {
             let (backend, slot) = match chosen {
                 Chosen::Backend(backend, slot) => (backend, slot),
                 Chosen::Waits => {
+                    let class = self.record(id).queue_class;
+                    class.into_iter().for_each(|class| self.note(id, What::Waits(class), now));
                     let (hot, c) = self.flows.both(id);
                     let at = timer::wakes_at(hot, c, self.config.flow_idle_timeout);
                     return self.wheel.arm(id.0, at);
                 }
-                Chosen::Refused => return self.take_leave(id, End::QueueFull, DropReason::QueueFull, now, fx),
+                Chosen::Refused => {
+                    self.note(id, What::NoPlace, now);
+                    return self.take_leave(id, End::QueueFull, DropReason::QueueFull, now, fx);
+                }
                 Chosen::Nobody => break,
             };
             match self.dial(id, backend, slot, now) {
-                Dialled::Ready => return self.send_syn(id, now, fx),
+                Dialled::Ready => {
+                    self.note(id, What::Dials(self.holder(backend)), now);
+                    return self.send_syn(id, now, fx);
+                }
                 Dialled::NoWay => {
+                    self.note(id, What::NoWay(self.holder(backend)), now);
                     self.count_refusal(DropReason::NoLocalPort);
                     chosen = self.choose_another(id, now);
                 }
@@ -230,6 +254,7 @@ impl Engine {
             }
         }
         // Nobody left to ask.
+        self.note(id, What::Nobody, now);
         self.count_refusal(DropReason::NoBackend);
         // The last one asked was there, and refused nothing but the port.
         let port_in_use = self.flows.get_mut(id).dialing().is_some_and(|d| d.challenges > 0);
@@ -242,7 +267,7 @@ impl Engine {
         let farewell = farewell::of(self.flows.get(id), now);
         let Some(farewell) = farewell else { return self.turn_away(id, end, now, fx) };
         self.leave_backend(id);
-        self.end_record(id, end, fx);
+        self.end_record(id, end, now, fx);
         self.drop_held(id);
         self.flows.get_mut(id).state = State::Farewell(farewell);
         self.say_farewell(id, now, fx);
@@ -378,6 +403,9 @@ impl Engine {
             at = at.min(handshake::begins(c, now));
         }
         self.wheel.arm(id.0, at);
+        if let Some(backend) = self.record(id).backend {
+            self.note(id, What::Answers(self.holder(backend)), now);
+        }
         self.read_late_held(id, now);
         let upto = match &self.flows.get(id).state {
             State::Spliced(Some(unacked)) => unacked.stream.next_seq(),

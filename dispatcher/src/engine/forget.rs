@@ -1,16 +1,18 @@
 //! How a connection is told of, and forgotten.
 
+use super::connections::shown;
 use super::share::client_identity;
 use super::{Effects, Engine};
-use crate::flow::{FlowId, Rest, Side};
+use crate::flow::{FlowId, Side};
 use crate::path::GateId;
-use crate::tcp::{Class, End, Record, flight};
+use crate::tcp::{Class, End, flight};
+use crate::time::Time;
 use crate::tls::over;
 use lb::admission::Slot;
 
 impl Engine {
     /// Tells of a connection, once.
-    pub(super) fn end_record(&mut self, id: FlowId, end: End, fx: &mut dyn Effects) {
+    pub(super) fn end_record(&mut self, id: FlowId, end: End, now: Time, fx: &mut dyn Effects) {
         let Engine { flows, live, gates, .. } = self;
         let c = flows.get_mut(id);
         if c.record.told {
@@ -27,8 +29,9 @@ impl Engine {
         } else if !gates.is_empty() || gates.large > 0 {
             self.unqueue(id);
         }
-        let Engine { flows, lates, flights, buffers, counters, directory, noticed, keyed, .. } = self;
+        let Engine { flows, lates, flights, buffers, counters, directory, noticed, keyed, trails, .. } = self;
         let Some(client) = flows.key(id, Side::Client) else { return };
+        let server = flows.key(id, Side::Server);
         let (hot, c) = flows.both(id);
         let class = over(&mut c.late, lates, buffers, counters);
         c.record.class = class.or(c.record.class);
@@ -46,7 +49,11 @@ impl Engine {
         {
             noticed.left_unanswered(backend, client_identity(keyed, client.src));
         }
-        c.record.tell(&client, directory, bytes, end, |record| fx.connection_ended(record));
+        c.record.tell((&client, server), directory, bytes, (end, now), |record| fx.connection_ended(record));
+        let c = &*c;
+        trails.ends(c.record.number, end, now, || {
+            shown((&client, server.as_ref()), c.state.word(), &c.record, hot, directory, now)
+        });
     }
 
     /// Gives back what a flow holds of the pools.
@@ -134,14 +141,6 @@ impl Engine {
             if c.is_settled() {
                 self.flows.fold(id);
             }
-        }
-    }
-
-    /// What will be told of a flow.
-    pub(super) fn record(&self, id: FlowId) -> &Record {
-        match self.flows.peek(id) {
-            Rest::Whole(c) => &c.record,
-            Rest::Folded(settled) => &settled.record,
         }
     }
 }

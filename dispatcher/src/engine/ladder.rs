@@ -1,14 +1,15 @@
 //! The ladder: which step a frame is for, from the most to the least frequent.
 
-use super::{Effects, Engine, Step};
+use super::{Effects, Engine, Flows, Step};
 use crate::config::{AddressMode, PortId};
 use crate::counters::DropReason;
-use crate::flow::{CookieVerified, FlowId, Side};
+use crate::flow::{CookieVerified, FlowId, RestMut, Side};
 use crate::path::GateId;
 use crate::tcp::action::Passing;
 use crate::tcp::admit::Denied;
 use crate::tcp::connection::{Opening, Stage, State};
 use crate::tcp::flight::Passers;
+use crate::tcp::forward::Noted;
 use crate::tcp::hello::{Holding, Room};
 use crate::tcp::reuse::{Anew, Begun, Reuse};
 use crate::tcp::{
@@ -19,6 +20,15 @@ use crate::wire::packet::{Body, Flags, Parsed};
 use crate::wire::{Family, Frame, Seq};
 use lb::ServiceId;
 use lb::admission::slots::RESUMED;
+
+/// A server's first bytes have come, in a flow that is open but for them: noted where the flow lies, folded or not.
+#[cold]
+pub(super) fn server_speaks(flows: &mut Flows, id: FlowId, now: Time) {
+    match flows.peek_mut(id) {
+        RestMut::Whole(c) => c.record.times.server_says(now),
+        RestMut::Folded(settled) => settled.record.times.server_says(now),
+    }
+}
 
 impl Engine {
     /// One frame, its headers read.
@@ -57,10 +67,12 @@ impl Engine {
     /// A segment of a known flow: by far the most frequent case is that both sides are connected, and it is an ordinary one.
     #[inline]
     fn on_known(&mut self, id: FlowId, side: Side, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
-        if forward::ordinary(self.flows.hot_mut(id), side, ClientLink::of(seg), &(&seg.tcp).into(), seg.now) {
-            return self.pass_on(id, side, seg, frame, Passing { noted: true, ..Passing::default() }, fx);
+        match forward::ordinary(self.flows.hot_mut(id), side, ClientLink::of(seg), &(&seg.tcp).into(), seg.now) {
+            Noted::No => return self.on_unusual(id, side, seg, frame, fx),
+            Noted::Yes => {}
+            Noted::First => server_speaks(&mut self.flows, id, seg.now),
         }
-        self.on_unusual(id, side, seg, frame, fx)
+        self.pass_on(id, side, seg, frame, Passing { noted: true, ..Passing::default() }, fx)
     }
 
     /// A segment that may change where its connection stands: that says what is to be done.
@@ -310,6 +322,7 @@ impl Engine {
             flows.opened(self.worker);
         }
         self.serial += self.step;
+        self.trails.begin(self.serial + 1 - self.step, *proof.key(), seg.now);
         self.counters.flows_opened += 1;
         self.wheel.arm(id.0, due);
         let room = self.room(seg.ip.family);

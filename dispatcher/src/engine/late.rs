@@ -1,5 +1,6 @@
 //! Hellos that come after their backend was chosen, read in passing: see [`tls::late`](crate::tls::late).
 
+use super::trail::What;
 use super::{Engine, choose};
 use crate::flow::{BufferPool, FlowId, Side};
 use crate::tcp::connection::State;
@@ -9,8 +10,8 @@ use crate::tls::Late;
 use crate::tls::late::{Read, begins_a_hello, end, over, read, unread};
 use crate::wire::Frame;
 use crate::wire::packet::Flags;
-use lb::IdentityKind;
 use lb::affinity::host_tag;
+use lb::{IdentityKind, Lookup};
 use ssl_parse::{HelloWalk, Outcome};
 
 impl Engine {
@@ -168,7 +169,10 @@ impl Engine {
         c.record.offered = offer.kinds(id_known, None, None).into();
         let behind = c.isn + 1 + offer.wire_len() as u32;
         let more = total > offer.wire_len();
+        let number = c.record.number;
         *self.flights.draft_mut() = offer;
+        self.note(id, What::LateHello, now);
+        self.note_offer(number, &Lookup::default(), None);
         self.open_flight(id, client, id_known, start, now);
         let Engine { flows, flights, .. } = self;
         let Some(reading) = flows.get(id).flight.and_then(|flight| flights.get_mut(flight)) else { return };
@@ -177,6 +181,6 @@ impl Engine {
         } else if more {
             reading.flight.second_is_unclear();
         }
-        reading.released(behind, &[]);
+        reading.released(behind, &[], now);
     }
 }

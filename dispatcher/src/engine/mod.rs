@@ -24,12 +24,14 @@
 //! executor); `late` (hellos that come too late); `choose` (which backend); `forget` (how a connection is told of and forgotten); `local` (frames to
 //! ourselves); `send` (frames that leave).
 
+pub mod about;
 mod admission;
 mod apply;
 mod ask;
 mod checks;
 mod choose;
 pub mod conflicts;
+pub mod connections;
 mod execute;
 mod forget;
 mod icmp;
@@ -43,6 +45,7 @@ mod sizes;
 mod stop;
 mod straight;
 mod timers;
+pub mod trail;
 mod unfinished;
 mod waiting;
 
@@ -51,7 +54,7 @@ pub use crate::counters::{Counters, DropReason};
 pub use crate::flow::Look;
 pub use crate::path::{GateId, Revision};
 pub use crate::path::{MAX_WORKERS, Returning, worker_of_port};
-pub use crate::tcp::{BALANCED, Class, ConnectionRecord, End, Told};
+pub use crate::tcp::{BALANCED, Class, ConnectionRecord, End, STATES, Told};
 pub use admission::QueueState;
 pub use conflicts::{Conflict, Conflicts};
 pub use share::Share;
@@ -75,6 +78,7 @@ use lb::{Affinity, Balancers, Directory, Live, StableHash, Wanted};
 use pace::{Observed, Pace};
 use siphasher::sip::SipHasher13;
 use std::sync::Arc;
+use trail::Trails;
 use unfinished::Unfinished;
 
 /// What becomes of a frame that was handed to [`Engine::handle`].
@@ -172,6 +176,8 @@ pub struct Engine {
     stopping: bool,
     /// Whose hello buffer is taken back when all are in use.
     eviction: Eviction,
+    /// Why connections went where they went.
+    trails: Trails,
 }
 
 /// Exactness of timers.
@@ -255,6 +261,7 @@ impl Engine {
             closing: FlowId(0),
             stopping: false,
             eviction: Eviction::new(limits.hellos),
+            trails: Trails::new(worker, workers),
             routes,
             config,
         };

@@ -3,7 +3,8 @@
 //!
 //! Limits are common to all workers, and worker 0 says them, ten times a second while they change. What every worker sees of handshakes goes into common cells
 //! ([`Observed`]), which it empties. The weight of one that has recovered is each worker's own affair: of the new clients that the algorithm would give it, so many in a
-//! thousand go there, and the others where they would go without it. No table is built anew for that, and a returning client goes to its server as ever.
+//! thousand go there, and the others where they would go without it; and by least connections it is compared with others by so much of its weight. No table is
+//! built anew for that, and a returning client goes to its server as ever.
 
 use crate::backends::Health;
 use crate::time::Time;
@@ -164,6 +165,11 @@ impl Pace {
             let draw = mix(hash ^ u64::from(id.0).wrapping_mul(0x9e37_79b9_7f4a_7c15)) % 1000;
             draw >= u64::from(paced.slow.thousandths(now).max(1))
         })
+    }
+
+    /// Those that get less than their weight now, and how many thousandths of it.
+    pub fn slow(&self, now: Millis) -> impl Iterator<Item = (BackendId, u32)> + '_ {
+        self.all.iter().filter(move |p| p.slow.is_on(now)).map(move |p| (p.id, p.slow.thousandths(now).max(1)))
     }
 
     /// A server's hello has come.

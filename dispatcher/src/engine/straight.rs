@@ -4,11 +4,12 @@
 //! [ordinary](forward::ordinary) in a flow that is spliced. Such a frame is rewritten where it stands. All else is left, untouched, to the ladder; whatever goes
 //! straight would have come out of the ladder byte for byte the same, and with the same counts (`tests/engine_straight.rs`).
 
-use super::{Engine, Verdict};
+use super::ladder::server_speaks;
+use super::{Engine, Flows, Verdict};
 use crate::config::PortId;
 use crate::flow::{Clock, KeyV4, Look, Side};
 use crate::tcp::ClientLink;
-use crate::tcp::forward::{self, Numbers};
+use crate::tcp::forward::{self, Noted, Numbers};
 use crate::time::Time;
 use crate::wire::checksum::Change;
 use crate::wire::packet::{Flags, protocol};
@@ -67,6 +68,17 @@ fn is_plain(h: &Head) -> bool {
 #[inline(always)]
 fn key(h: &Head) -> KeyV4 {
     KeyV4 { addresses: u64::from(long(h, IP + 12)) | u64::from(long(h, IP + 16)) << 32, ports: long(h, TCP) }
+}
+
+/// The frame, as it goes to the client, has its server's first bytes. Once in a connection: its flow is looked for anew, so that the others have nothing to keep for it.
+#[cold]
+#[inline(never)]
+fn first_bytes(flows: &mut Flows, h: &Head, now: Time) {
+    let (src, dst, ports) = (long(h, IP + 12), long(h, IP + 16), long(h, TCP));
+    let of_client = KeyV4 { addresses: u64::from(dst) | u64::from(src) << 32, ports: ports.rotate_left(16) };
+    if let Some(id) = flows.find_v4(&of_client) {
+        server_speaks(flows, id, now);
+    }
 }
 
 impl Engine {
@@ -137,7 +149,8 @@ impl Engine {
             len: (total - 20 - data) as u32,
             flags: Flags(h[TCP + 13]),
         };
-        if !forward::ordinary(hot, side, ClientLink::untagged(port, from), &numbers, now) {
+        let noted = forward::ordinary(hot, side, ClientLink::untagged(port, from), &numbers, now);
+        if noted == Noted::No {
             return None;
         }
 
@@ -176,6 +189,9 @@ impl Engine {
         put(h, TCP + 14, window.to_le_bytes());
         let tcp_sum = sum.apply(word(h, TCP + 16));
         put(h, TCP + 16, tcp_sum.to_le_bytes());
+        if noted == Noted::First {
+            first_bytes(flows, h, now);
+        }
         // What follows the IP packet is padding.
         let cut = frame.set_len(IP + total);
         debug_assert!(cut, "shorter is always possible");

@@ -2,6 +2,7 @@
 
 use super::admission::{Stranded, Token};
 use super::ask::{Chosen, millis};
+use super::trail::What;
 use super::{Effects, Engine};
 use crate::counters::DropReason;
 use crate::flow::FlowId;
@@ -54,6 +55,7 @@ impl Engine {
         self.has_waited(id, waited);
         self.flows.get_mut(id).record.spilled |= spilled;
         self.unqueue(id);
+        self.note(id, What::Goes(self.holder(slot.backend())), now);
         self.goes_to(id, slot.backend(), now);
         self.go_on(id, Chosen::Backend(slot.backend(), Some(slot)), now, fx);
         self.refresh(id);

@@ -76,6 +76,10 @@ const CODES: [[u8; LARGEST as usize + 2]; 2] = {
     }
     codes
 };
+/// Segments of a client's first burst (RFC 6928).
+const INITIAL_WINDOW: u32 = 10;
+/// What timestamps take of a segment, with their padding (RFC 7323, appendix A).
+const TIMESTAMPS: u32 = 12;
 /// The bit that tells an epoch from its neighbours.
 const PARITY: u8 = 0x80;
 
@@ -189,6 +193,17 @@ impl CookieJar {
         })
     }
 
+    /// Whether a segment of `len` bytes that begins at `seq` may be a later one of a client's first burst, to which `cookie` was the answer: whether the cookie
+    /// is that of a SYN just before the burst, up to ten full segments earlier (RFC 6928: the initial window). Full ones are as long as this one, or
+    /// as the SYN's MSS, with timestamps or without. Nothing is opened by it: who guesses gains our silence.
+    pub fn is_behind(&self, key: &Key, seq: Seq, len: usize, cookie: Seq, now: Time) -> bool {
+        let mss = u32::from(ClientOptions::decode(cookie.0 as u8, key.family() == Family::V4).mss);
+        let strides = [len as u32, mss, mss - TIMESTAMPS];
+        (0..3)
+            .filter(|&i| !strides[..i].contains(&strides[i]))
+            .any(|i| (1..=INITIAL_WINDOW).any(|n| self.verify(key, seq - 1 - n * strides[i], cookie, now).is_some()))
+    }
+
     /// The MAC, where it stands in the cookie.
     fn mac(&self, key: &Key, isn: Seq, bits: u8, epoch: u64) -> u32 {
         let (mut message, len) = key.short_bytes::<{ 36 + 5 }>();
@@ -244,6 +259,20 @@ mod tests {
 
     fn options() -> ClientOptions {
         ClientOptions { mss: 1460, wscale: Some(7), sack: true, ecn: false }
+    }
+
+    #[test]
+    fn a_later_segment_of_a_first_burst_is_known_for_what_it_is() {
+        let (jar, now, isn) = (CookieJar::new(SECRET), Time::from_millis(100_000), Seq(u32::MAX - 3000));
+        let cookie = jar.issue(&key(), isn, &options(), now).unwrap();
+        let behind = |offset: u32, len| jar.is_behind(&key(), isn + 1 + offset, len, cookie, now);
+        assert!(behind(1460, 1460) && behind(14_600, 77), "full ones, and the short one at the end");
+        assert!(behind(5 * 1448, 1448) && behind(1448, 9), "with timestamps");
+        assert!(behind(3 * 1000, 1000), "on a narrow path");
+        assert!(!behind(1461, 1460) && !behind(11 * 1460, 1460) && !behind(100_000, 1460));
+        let other = Key::v4([10, 0, 0, 7], 41023, [10, 0, 9, 1], 443);
+        assert!(!jar.is_behind(&other, isn + 1461, 1460, cookie, now));
+        assert!(!jar.is_behind(&key(), isn + 1461, 1460, cookie, now + EPOCH * 2));
     }
 
     fn any_options() -> impl Strategy<Value = ClientOptions> {

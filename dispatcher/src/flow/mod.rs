@@ -35,6 +35,6 @@ pub use key::Key;
 pub use ports::{LocalPorts, MAX_SOURCES, PortUse};
 pub use rss::Rss;
 pub use splice::{Clock, Endpoints, Rescale, Splice};
-pub use table::{FlowId, FlowTable, Look, Rest, Side, TowardsV4};
+pub use table::{FlowId, FlowTable, Look, Rest, RestMut, Side, TowardsV4};
 pub use track::{Direction, Oddities, Window};
 pub use wheel::Wheel;

@@ -261,6 +261,14 @@ pub enum Rest<'a, C, F> {
     Folded(&'a F),
 }
 
+/// The same, to be changed.
+pub enum RestMut<'t, C, F> {
+    /// Whole.
+    Whole(&'t mut C),
+    /// Folded.
+    Folded(&'t mut F),
+}
+
 /// Flows, found by either of their two keys. What each frame needs of one is of type `H`, the rest of type `C`; the two lie apart. The rest may
 /// be [folded](FlowTable::fold) into an `F` while there is nothing in it that would be lost by that; whoever looks at it unfolds it again.
 ///
@@ -465,6 +473,12 @@ impl<H, C: Into<F>, F: Into<C>> FlowTable<H, C, F> {
         Some((side, &mut self.hot[id.index()].flow, towards?))
     }
 
+    /// The TCP flow over IPv4 that has this key, on either side.
+    #[cold]
+    pub fn find_v4(&self, key: &KeyV4) -> Option<FlowId> {
+        self.seek_v4(self.hasher.hash_v4(key, protocol::TCP), key).map(|place| of_place(place).0)
+    }
+
     /// Where it really is: there was only one look, or another flow's key has the same tag.
     fn seek_v4(&self, hash: u64, key: &KeyV4) -> Option<u32> {
         let is = |place| {
@@ -569,6 +583,18 @@ impl<H, C: Into<F>, F: Into<C>> FlowTable<H, C, F> {
         }
     }
 
+    /// The same, to change it where it lies.
+    ///
+    /// # Panics
+    /// As above.
+    pub fn peek_mut(&mut self, id: FlowId) -> RestMut<'_, C, F> {
+        let cold = &mut self.cold[id.index()];
+        match &mut cold.folded {
+            Some(folded) => RestMut::Folded(folded),
+            None => RestMut::Whole(self.whole[cold.whole as usize].as_mut().expect("a live flow")),
+        }
+    }
+
     /// What each frame needs of the flow at `id`; of meaning while it is there.
     #[inline]
     pub fn hot(&self, id: FlowId) -> &H {
@@ -625,6 +651,14 @@ impl<H, C: Into<F>, F: Into<C>> FlowTable<H, C, F> {
     /// All flows, by place. Looks at every place: not for every packet.
     pub fn iter_ids(&self) -> impl Iterator<Item = FlowId> + '_ {
         (0..self.hot.len() as u32).map(FlowId).filter(|id| self.is_live(*id))
+    }
+
+    /// The flows among `places` places from `from` on, and where to go on; nowhere, when those were the last.
+    pub fn portion(&self, from: FlowId, places: usize) -> (impl Iterator<Item = FlowId> + '_, Option<FlowId>) {
+        let all = self.hot.len() as u32;
+        let end = from.0.saturating_add(u32::try_from(places).unwrap_or(u32::MAX)).min(all);
+        let ids = (from.0..end).map(FlowId).filter(|id| self.is_live(*id));
+        (ids, (end < all).then_some(FlowId(end)))
     }
 
     /// The first flow at `from` or after it: walks the table in portions while it changes.

@@ -11,6 +11,11 @@
 //! what is in our hands. So no ring overflows, and a queue that falls behind is a fill ring run dry: the kernel drops and
 //! tells us how many (`rx-ring-full`).
 //!
+//! **Long frames** (an MTU above 3,818 bytes: jumbo frames) come in several chunks, a descriptor each (multi-buffer, Linux 6.6), and are
+//! copied into one piece, since the engine works on such. They leave from where they lie, a descriptor for each chunk (`umem`). The
+//! program is told to take such frames then, and is loaded as one that knows of fragments (`BPF_F_XDP_HAS_FRAGS`); it looks at headers
+//! only, which are in the first. Ports without long frames are opened as ever.
+//!
 //! **Modes.** In the driver (native) where that can, in the stack (generic) where not; without a copy where every
 //! device of the worker can, with one where not: the UMEM is shared, and its mode with it. [`Mode`] asks for one of them.
 //! What was obtained is in the port's description.
@@ -36,9 +41,9 @@ mod receiver;
 mod transmitter;
 
 use super::bpf::Hook;
-use super::umem::{self, Census, Umem};
+use super::umem::{self, Census, Long, Umem};
 use super::xsk::{Sizes, Transmitting, Xsk};
-use super::{BURST, DeviceInfo, Filter, MAX_LINK_HEADER, OpenError, Port, device_info, sys};
+use super::{BURST, DeviceInfo, Filter, HEADROOM, MAX_LINK_HEADER, OpenError, Port, device_info, sys};
 use attached::Attached;
 pub use attached::{Common, fits};
 use core::cell::Cell;
@@ -60,6 +65,12 @@ const RECEIVE_LEAST: u32 = 512;
 
 /// Frames on their way out of one port.
 const TRANSMIT: u32 = 2048;
+
+/// Most chunks of a long frame. Cards chain eight buffers and more (`xdp-zc-max-segs`), the kernel 17; four hold what any card's MTU allows.
+const MOST_CHUNKS: usize = 4;
+
+/// Largest chunk: the kernel takes none beyond a page's size.
+const LARGEST_CHUNK: usize = 4096;
 
 /// Sockets and links end a little after the process that had them: how long a start waits for a predecessor's.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -125,11 +136,49 @@ fn max_frame(device: &Device) -> usize {
     usize::from(device.info.mtu) + MAX_LINK_HEADER
 }
 
-/// Bytes of a chunk that holds every frame of these devices; none when no chunk can.
-fn chunk_size(devices: &[Device]) -> Option<usize> {
-    let needed = umem::KERNEL_HEADROOM + devices.iter().map(max_frame).max().unwrap_or(0);
-    // The kernel takes chunks up to its page's size.
-    [2048, 4096].into_iter().find(|size| needed <= *size)
+/// Whether a device has frames that no chunk holds.
+fn has_long(device: &Device) -> bool {
+    umem::KERNEL_HEADROOM + max_frame(device) > LARGEST_CHUNK
+}
+
+/// What the memory of a worker is cut into.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Layout {
+    /// Bytes of a chunk.
+    chunk: usize,
+    /// Chunks of the longest frame as it is sent.
+    most: usize,
+}
+
+impl Layout {
+    /// For every frame of these devices. `chains`: the kernel has frames in several chunks. None when they cannot be had.
+    fn of(devices: &[Device], chains: bool) -> Option<Layout> {
+        let longest = devices.iter().map(max_frame).max().unwrap_or(0);
+        let one = |chunk: &usize| umem::KERNEL_HEADROOM + longest <= *chunk;
+        if let Some(chunk) = [2048, LARGEST_CHUNK].into_iter().find(one) {
+            return Some(Layout { chunk, most: 1 });
+        }
+        // One that fits a chunk behind our headroom does not behind the kernel's: it comes in two.
+        let most = (HEADROOM + longest).div_ceil(LARGEST_CHUNK).max(2);
+        (chains && most <= MOST_CHUNKS).then_some(Layout { chunk: LARGEST_CHUNK, most })
+    }
+
+    /// Largest MTU that there is a layout for.
+    fn largest_mtu(chains: bool) -> usize {
+        let one = LARGEST_CHUNK - umem::KERNEL_HEADROOM;
+        let room = if chains { MOST_CHUNKS * LARGEST_CHUNK - HEADROOM } else { one };
+        room - MAX_LINK_HEADER
+    }
+
+    /// Buffers for long frames: as many as can be on their way out (each has two descriptors at least), a burst in our hands, and one that is
+    /// being put together for each queue.
+    fn long(self, devices: &[Device], part: Part) -> Long {
+        if self.most == 1 {
+            return Long::NONE;
+        }
+        let queues = devices.iter().map(|d| part.queues(d).count()).sum::<usize>();
+        Long { buffers: devices.len() * (TRANSMIT as usize / 2 + BURST) + BURST + queues, chunks: self.most }
+    }
 }
 
 fn chunk_count(devices: &[Device], part: Part) -> usize {
@@ -140,11 +189,13 @@ fn chunk_count(devices: &[Device], part: Part) -> usize {
 
 /// Bytes of the memory that these devices, opened together by so many workers, take. 0 when they cannot be opened.
 pub fn memory(devices: &[Device], workers: usize) -> usize {
-    if devices.is_empty() {
-        return 0;
-    }
-    let chunks: usize = (0..workers).map(|worker| chunk_count(devices, Part { worker, workers })).sum();
-    chunk_size(devices).unwrap_or(0) * chunks
+    let Some(layout) = Layout::of(devices, true).filter(|_| !devices.is_empty()) else { return 0 };
+    let bytes = |worker| {
+        let part = Part { worker, workers };
+        let long = layout.long(devices, part);
+        (chunk_count(devices, part) + long.buffers * long.chunks) * layout.chunk
+    };
+    (0..workers).map(bytes).sum()
 }
 
 /// Asks where the chunks of the UMEM are: the frames' account, for tests.
@@ -176,14 +227,8 @@ pub fn open_part(
     part: Part,
     common: &[Arc<Common>],
 ) -> Result<(Vec<Port>, Account), OpenError> {
-    let Some(chunk) = chunk_size(devices) else {
-        let mtu = 4096 - umem::KERNEL_HEADROOM - MAX_LINK_HEADER;
-        let worst = devices.iter().max_by_key(|d| d.info.mtu).map_or("", |d| &d.name);
-        return Err(OpenError(format!(
-            "af-xdp:{worst}: frames of AF_XDP hold an MTU of {mtu} at most: ip link set dev {worst} mtu {mtu}, or \
-             mtu={mtu} in --port"
-        )));
-    };
+    let chains = devices.iter().any(has_long) && kernel_chains();
+    let Some(layout) = Layout::of(devices, chains) else { return Err(too_long(devices, chains)) };
     if devices.len() > umem::MAX_PORTS {
         return Err(OpenError(format!("at most {} af-xdp ports a worker", umem::MAX_PORTS)));
     }
@@ -191,10 +236,10 @@ pub fn open_part(
         return Err(OpenError(too_few_queues(&few.name, few.info.queues, part.workers)));
     }
     sys::lift_memlock_limit();
-    let count = chunk_count(devices, part);
-    let no_memory =
-        |e: io::Error| OpenError(format!("af-xdp: {} MiB of memory for frames: {e}", (count * chunk) >> 20));
-    let umem = Rc::new(Umem::new(count, chunk).map_err(no_memory)?);
+    let (count, long) = (chunk_count(devices, part), layout.long(devices, part));
+    let mib = ((count + long.buffers * long.chunks) * layout.chunk) >> 20;
+    let no_memory = |e: io::Error| OpenError(format!("af-xdp: {mib} MiB of memory for frames: {e}"));
+    let umem = Rc::new(Umem::new(count, layout.chunk, long).map_err(no_memory)?);
     let mut seats = Vec::with_capacity(devices.len());
     for ((device, common), port) in devices.iter().zip(common).zip(0..) {
         let attached = Attached::shared(device, filter, common)?;
@@ -227,7 +272,8 @@ pub fn open_part(
                 }
                 return Err(match e.raw_os_error() {
                     Some(libc::EOPNOTSUPP | libc::EINVAL) if *flags == libc::XDP_ZEROCOPY => OpenError(format!(
-                        "af-xdp:{name}: its driver has no zero-copy mode: mode=copy, or leave mode= away"
+                        "af-xdp:{name}: its driver has no zero-copy mode{}: mode=copy, or leave mode= away",
+                        if umem.has_long() { " for this MTU" } else { "" }
                     )),
                     _ => refused(&name, "socket", &e),
                 });
@@ -235,16 +281,17 @@ pub fn open_part(
         };
         break;
     }
-    let (total, mib) = (devices.len(), (count * chunk) >> 20);
+    let total = devices.len();
     let mut ports = Vec::with_capacity(total);
     for (mut seat, sockets) in seats.into_iter().zip(opened?) {
         let name = seat.device.name.clone();
         let failed = |e: io::Error| refused(&name, "socket", &e);
         seat.zero_copy = works_without_copy(&sockets).map_err(failed)?;
         let description = format!(
-            "af-xdp, {}, {}, {} queue{}{}, UMEM of {mib} MiB for {total} port{}",
+            "af-xdp, {}, {}{}, {} queue{}{}, UMEM of {mib} MiB for {total} port{}",
             if seat.attached.hook() == Hook::Native { "native" } else { "generic" },
             if seat.zero_copy { "zero-copy" } else { "copy" },
+            if has_long(&seat.device) { ", multi-buffer" } else { "" },
             sockets.len(),
             if sockets.len() == 1 { "" } else { "s" },
             if part.workers == 1 { "" } else { " of each worker" },
@@ -258,6 +305,25 @@ pub fn open_part(
         ports.push(Port { description, rx: Box::new(rx), tx: Box::new(tx) });
     }
     Ok((ports, Account(umem)))
+}
+
+/// Says that no memory holds a device's frames, and what to do.
+fn too_long(devices: &[Device], chains: bool) -> OpenError {
+    let mtu = Layout::largest_mtu(chains);
+    let worst = devices.iter().max_by_key(|d| d.info.mtu).map_or("", |d| &d.name);
+    let before = if chains { "" } else { " before Linux 6.6" };
+    OpenError(format!(
+        "af-xdp:{worst}: frames of AF_XDP hold an MTU of {mtu} at most{before}: ip link set dev {worst} mtu {mtu}, or mtu={mtu} in --port"
+    ))
+}
+
+/// Whether this kernel has frames in several chunks (Linux 6.6). It looks at the flags before it looks for the device.
+fn kernel_chains() -> bool {
+    let asked = sys::socket(libc::AF_XDP, libc::SOCK_RAW, 0)
+        .and_then(|fd| sys::bind_xdp(&fd, 0, 0, libc::XDP_USE_SG, None))
+        .map_err(|e| e.raw_os_error());
+    // Without AF_XDP, or the right to it, it is said better when the device is opened.
+    asked != Err(Some(libc::EINVAL))
 }
 
 /// Says that a device cannot give each worker a queue, and what to do.
@@ -343,7 +409,8 @@ fn sockets_at(seat: &Seat, umem: &Umem, flags: u16, first: Option<&Xsk>, patient
         let registration = if shared.is_none() { Some(umem.registration()) } else { None };
         let xsk = Xsk::new(registration, sizes(device, sockets.is_empty()))?;
         // Those that share take the first one's flags.
-        let flags = if shared.is_none() { flags | libc::XDP_USE_NEED_WAKEUP } else { 0 };
+        let chains = if umem.has_long() { libc::XDP_USE_SG } else { 0 };
+        let flags = if shared.is_none() { flags | libc::XDP_USE_NEED_WAKEUP | chains } else { 0 };
         let shared = shared.map(|first| &first.fd);
         let bind = || sys::bind_xdp(&xsk.fd, device.info.index, queue.into(), flags, shared);
         if patient { patiently(bind) } else { bind() }?;
@@ -446,13 +513,26 @@ mod tests {
     }
 
     #[test]
-    fn chunks_hold_the_longest_frame_behind_the_kernels_headroom() {
-        assert_eq!(chunk_size(&[device(1500, 1)]), Some(2048));
-        assert_eq!(chunk_size(&[device(1770, 1)]), Some(2048));
-        assert_eq!(chunk_size(&[device(1500, 1), device(1771, 1)]), Some(4096));
-        assert_eq!(chunk_size(&[device(3818, 1)]), Some(4096));
-        assert_eq!(chunk_size(&[device(3819, 1)]), None);
-        let Err(e) = open(&[device(9000, 1)], &Filter::default()) else { panic!("opened") };
-        assert!(e.0.contains("mtu 3818"), "{e}");
+    fn chunks_hold_the_longest_frame_behind_the_kernels_headroom_and_several_hold_a_long_one() {
+        let of = |mtus: &[u16], chains| {
+            let devices: Vec<_> = mtus.iter().map(|mtu| device(*mtu, 1)).collect();
+            Layout::of(&devices, chains).map(|layout| (layout.chunk, layout.most))
+        };
+        for chains in [false, true] {
+            assert_eq!(of(&[1500], chains), Some((2048, 1)));
+            assert_eq!(of(&[1770], chains), Some((2048, 1)));
+            assert_eq!(of(&[1500, 1771], chains), Some((4096, 1)));
+            assert_eq!(of(&[3818], chains), Some((4096, 1)));
+            let largest = Layout::largest_mtu(chains) as u16;
+            assert!(of(&[largest], chains).is_some() && of(&[largest + 1], chains).is_none());
+        }
+        assert_eq!(of(&[3819], false), None);
+        assert_eq!(of(&[3819], true), Some((4096, 2)));
+        assert_eq!(of(&[1500, 9000], true), Some((4096, 3)));
+        assert!(!has_long(&device(3818, 1)) && has_long(&device(3819, 1)));
+        let old = too_long(&[device(1500, 1), device(9000, 1)], false).0;
+        assert!(old.contains("an MTU of 3818 at most before Linux 6.6: ip link set dev x mtu 3818"), "{old}");
+        let Err(e) = open(&[device(20_000, 1)], &Filter::default()) else { panic!("opened") };
+        assert!(e.0.contains("mtu 16298") || e.0.contains("mtu 3818"), "{e}");
     }
 }

@@ -119,8 +119,9 @@ struct MapEntry {
 pub(super) struct Program(OwnedFd);
 
 impl Program {
-    /// Loads an XDP program. When the verifier refuses it, the error says what it said.
-    pub(super) fn load(name: &str, code: &[Instruction]) -> io::Result<Program> {
+    /// Loads an XDP program. `frags`: it may be given frames in several buffers, of which it sees the first (Linux 5.18). When the verifier
+    /// refuses it, the error says what it said.
+    pub(super) fn load(name: &str, code: &[Instruction], frags: bool) -> io::Result<Program> {
         #[repr(C)]
         struct Attributes {
             kind: u32,
@@ -135,6 +136,7 @@ impl Program {
             name: [u8; 16],
         }
         const XDP: u32 = 6;
+        const HAS_FRAGS: u32 = 1 << 5;
         let license = c"Dual MIT/GPL";
         let load = |log: &mut [u8]| {
             let mut attributes = Attributes {
@@ -146,7 +148,7 @@ impl Program {
                 log_size: log.len() as u32,
                 log: if log.is_empty() { 0 } else { log.as_mut_ptr() as u64 },
                 kernel_version: 0,
-                flags: 0,
+                flags: if frags { HAS_FRAGS } else { 0 },
                 name: [0; 16],
             };
             for (to, from) in attributes.name.iter_mut().zip(name.bytes().take(15)) {

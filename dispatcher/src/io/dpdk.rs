@@ -17,11 +17,14 @@
 //! stop the workers; the end of the first core's work is told to capsule by a SIGHUP to that very thread, and capsule
 //! then waits for the other cores. SIGHUP from outside is ignored.
 //!
+//! **Large units.** A port that is asked to (`offload=on`) merges what it receives and cuts what it sends, if it can: `large`.
+//!
 //! **Memory.** As many buffers as all queues together can hold, and then some ([`setup::buffers`]). In huge pages or ordinary
 //! ones ([`setup::Pages`]). Nothing is left on the file system.
 
 mod device;
 mod explain;
+mod large;
 mod queue;
 mod setup;
 
@@ -41,6 +44,7 @@ use core::mem::ManuallyDrop;
 use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Poll};
+use large::{Cuts, Units};
 use queue::{Pool, QueueReceiver, QueueTransmitter};
 use signal_hook::consts::SIGHUP;
 use std::collections::HashMap;
@@ -50,6 +54,11 @@ use std::rc::Rc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+
+/// What `dispatcher_large` says of a port.
+const MERGES: i32 = 1;
+const CUTS: i32 = 2;
+const ONLY_V4: i32 = 4;
 
 /// Held by whatever needs DPDK.
 type Alive = Arc<()>;
@@ -179,7 +188,12 @@ impl Seat {
 impl Core {
     /// This core's queue of every port, in order. To be called, and used, on this core's thread; once.
     pub fn open(&self) -> Result<Vec<Port>, OpenError> {
-        let pool = Pool { region: RegionId::unique(), raw: self.mempool()?, _alive: self.alive.clone() };
+        // SAFETY: only ports' numbers are given.
+        let merges = |setup: &PortSetup| unsafe {
+            port_of(&setup.device.name).is_some_and(|(port, _)| ffi::dispatcher_large(port) & MERGES != 0)
+        };
+        let units = Units::new(self.shared.ports.iter().any(merges));
+        let pool = Pool { region: RegionId::unique(), raw: self.mempool()?, units, _alive: self.alive.clone() };
         let pool = Rc::new(pool);
         self.shared.ports.iter().map(|setup| self.open_port(setup, &pool)).collect()
     }
@@ -232,11 +246,14 @@ impl Core {
         // SAFETY: only the port's number is given.
         let link_up = Rc::new(Cell::new(unsafe { ffi::dispatcher_link_up(port) } != 0));
         let (queue, counts_port) = (self.queue, self.queue == 0);
+        // SAFETY: only the port's number is given.
+        let (large, most) = unsafe { (ffi::dispatcher_large(port), ffi::dispatcher_most_segments(port)) };
         let rx = QueueReceiver {
             pool: pool.clone(),
             port,
             queue,
             max_frame,
+            merges: (large & MERGES != 0).then_some(setup.mtu),
             link_up: link_up.clone(),
             watch,
             counts_port,
@@ -248,6 +265,8 @@ impl Core {
             port,
             queue,
             max_frame,
+            cuts: (large & CUTS != 0).then_some(Cuts { mtu: setup.mtu, most, v6: large & ONLY_V4 == 0 }),
+            left: false,
             queued: ArrayVec::new(),
             lens: ArrayVec::new(),
             link_up,
@@ -258,13 +277,19 @@ impl Core {
         let pages = self.shared.pages.as_str();
         // SAFETY: only the port's number is given.
         let sums = if unsafe { ffi::dispatcher_checks_tcp(port) } != 0 { ", it checks checksums" } else { "" };
+        let large = match (large & MERGES != 0, large & CUTS != 0) {
+            (true, true) => ", LRO, TSO",
+            (true, false) => ", LRO",
+            (false, true) => ", TSO",
+            (false, false) => "",
+        };
         let description = match self.shared.cores.as_slice() {
-            [core] => format!("dpdk, {driver} {name} on core {core}, {pages}{sums}"),
+            [core] => format!("dpdk, {driver} {name} on core {core}, {pages}{sums}{large}"),
             cores => {
                 let ports = if rss_of(name, cores).is_some() { "by its RSS" } else { "by range" };
                 let queues = cores.len();
                 format!(
-                    "dpdk, {driver} {name}, one of {queues} queues on each core, local ports {ports}, {pages}{sums}"
+                    "dpdk, {driver} {name}, one of {queues} queues on each core, local ports {ports}, {pages}{sums}{large}"
                 )
             }
         };
@@ -314,6 +339,11 @@ fn host(shared: Arc<Shared>, jobs: Vec<Receiver<Job>>, tell: Sender<Told>) -> Re
     // SAFETY: no arguments. Before EAL starts, so that it says nothing on standard error.
     if unsafe { ffi::dispatcher_log_keep() } != 0 {
         return Err(OpenError("dpdk: no memory for its log".into()));
+    }
+    for setup in shared.ports.iter().filter(|setup| setup.offload) {
+        let name = CString::new(setup.device.name.as_str()).unwrap_or_default();
+        // SAFETY: a string that ends with a zero, and is copied. No port exists yet.
+        unsafe { ffi::dispatcher_want_large(name.as_ptr()) };
     }
     let config = setup::config(&shared.ports, &shared.cores, shared.pages)?;
     let built = {

@@ -4,6 +4,7 @@
 //! answered twice, and TCP that the kernel knows nothing of is reset.
 
 use super::sys;
+use core::time::Duration;
 use socket2::{Domain, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -61,6 +62,17 @@ pub fn listeners() -> Vec<SocketAddr> {
 pub fn forwards(device: &str) -> bool {
     let file = format!("/proc/sys/net/ipv4/conf/{device}/forwarding");
     std::fs::read_to_string(file).is_ok_and(|value| value.trim() == "1")
+}
+
+/// Whether the link of a device is up, where there is a kernel to say so; false, too, of a device that is gone.
+pub fn carrier(device: &str) -> Option<bool> {
+    let any = sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0).ok()?;
+    Some(sys::link_is_up(&any, device))
+}
+
+/// By CLOCK_MONOTONIC, in which service managers think.
+pub fn monotonic() -> Duration {
+    sys::monotonic()
 }
 
 /// The local addresses of the sockets that listen, of a file of the kernel's (proc(5), "net/tcp").

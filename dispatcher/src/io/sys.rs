@@ -32,6 +32,14 @@ pub struct DeviceInfo {
     pub queues: u16,
 }
 
+/// CLOCK_MONOTONIC (clock_gettime(2)).
+pub(super) fn monotonic() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: it writes the struct, which lives as long as the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
 /// Asks the kernel about a device.
 pub fn device_info(name: &str) -> Result<DeviceInfo, OpenError> {
     let unknown = |e: io::Error| match e.raw_os_error() {

@@ -163,8 +163,8 @@ pub(super) fn sockets(queues: usize) -> io::Result<Map> {
     Map::new(MapKind::Xsk, 4, queues)
 }
 
-/// The program for one device.
-pub(super) fn load(maps: &Maps, sockets: &Map) -> io::Result<Program> {
+/// The program for one device. `frags`: for frames in several buffers, too; headers are looked for in the first.
+pub(super) fn load(maps: &Maps, sockets: &Map, frags: bool) -> io::Result<Program> {
     let code = assemble(maps, |a| {
         a.map(1, sockets);
         // ctx->rx_queue_index
@@ -172,7 +172,7 @@ pub(super) fn load(maps: &Maps, sockets: &Map) -> io::Result<Program> {
         a.set(3, PASS);
         a.call(Helper::RedirectMap);
     });
-    Program::load("dispatcher", &code)
+    Program::load("dispatcher", &code, frags)
 }
 
 /// `take` leaves in r0 what the program answers for a frame that is ours.
@@ -439,7 +439,9 @@ mod tests {
         let mut there = Entries::default();
         maps.add(&Entries::of(filter), &mut there).unwrap();
         let code = assemble(&maps, |a| a.set(0, TAKEN as i32));
-        Some((Program::load("test", &code).unwrap_or_else(|e| panic!("{e}")), maps, there))
+        // The verifier has nothing against it as one for frames in several buffers.
+        Program::load("frags", &code, true).unwrap_or_else(|e| panic!("{e}"));
+        Some((Program::load("test", &code, false).unwrap_or_else(|e| panic!("{e}")), maps, there))
     }
 
     fn filter(dnat: bool) -> Filter {

@@ -8,8 +8,8 @@
 //! | ring | producer | entries |
 //! |---|---|---|
 //! | fill | we | chunks to receive into |
-//! | rx | kernel | frames received |
-//! | tx | we | frames to send |
+//! | rx | kernel | frames received, or parts of such |
+//! | tx | we | frames to send, or parts of such |
 //! | completion | kernel | chunks that were sent |
 
 use super::sys;
@@ -27,8 +27,17 @@ pub(super) struct Descriptor {
     pub(super) address: u64,
     /// Its bytes.
     pub(super) len: u32,
-    /// None that we use; anything else makes the kernel skip the descriptor.
+    /// Nothing, or [`Descriptor::GOES_ON`]; anything else makes the kernel skip the descriptor.
     pub(super) options: u32,
+}
+
+impl Descriptor {
+    /// The next descriptor belongs to the same frame: `XDP_PKT_CONTD`.
+    pub(super) const GOES_ON: u32 = libc::XDP_PKT_CONTD;
+
+    pub(super) fn goes_on(self) -> bool {
+        self.options & Descriptor::GOES_ON != 0
+    }
 }
 
 /// Any bytes are an entry.

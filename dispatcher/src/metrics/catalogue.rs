@@ -3,13 +3,35 @@
 //! Names begin with `dispatcher_`, count in base units, and end in `_total` where they only grow. Labels come from the configuration and from lists in the program, never from
 //! clients: so the number of series is bounded by what is configured.
 
+/// What a metric's numbers are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// They only grow, until the process ends.
+    Counter,
+    /// They are as things are.
+    Gauge,
+    /// How many took how long.
+    Histogram,
+}
+
+impl Kind {
+    /// As Prometheus calls it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        }
+    }
+}
+
 /// A metric.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Metric {
     /// As it is asked for.
     pub name: &'static str,
-    /// It only grows, until the process ends.
-    pub counts: bool,
+    /// Of which kind.
+    pub kind: Kind,
     /// Its labels.
     pub labels: &'static [&'static str],
     /// What it says, without a full stop.
@@ -21,7 +43,7 @@ macro_rules! catalogue {
     ($($constant:ident = $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
         $(#[doc = $help] pub const $constant: Metric = Metric {
             name: $name,
-            counts: catalogue!(@ $kind),
+            kind: catalogue!(@ $kind),
             labels: &[$($label),*],
             help: $help,
         };)*
@@ -29,8 +51,9 @@ macro_rules! catalogue {
         /// All of them, in the order of the document.
         pub const ALL: &[Metric] = &[$($constant,)*];
     };
-    (@ counter) => { true };
-    (@ gauge) => { false };
+    (@ counter) => { Kind::Counter };
+    (@ gauge) => { Kind::Gauge };
+    (@ histogram) => { Kind::Histogram };
 }
 
 catalogue! {
@@ -75,6 +98,9 @@ catalogue! {
     QUEUE_WAITED = counter "dispatcher_queue_waited_total" ["service", "pool", "family", "class"] "Admitted connections that had waited";
     QUEUE_SPILLED = counter "dispatcher_queue_spilled_total" ["service", "pool", "family", "class"] "Admitted connections that went to another backend than the one that has their session, which had no room";
     QUEUE_DEMOTED = counter "dispatcher_queue_demoted_total" ["service", "pool", "family", "class"] "Connections that stood in the last class's line, their own being full";
+    QUEUE_WAIT = histogram "dispatcher_queue_wait_seconds" ["service", "pool", "family", "class"] "How long admitted connections that had to wait for room had waited";
+    HANDSHAKE = histogram "dispatcher_handshake_seconds" ["service", "resumed"] "Of ended connections, how long servers took from the client's hello to their own; resumed: yes or no";
+    CONNECTION = histogram "dispatcher_connection_seconds" ["service"] "How long ended connections lasted";
     RESUMPTIONS = counter "dispatcher_resumptions_total" ["backend", "kind", "outcome"] "Connections that offered to resume a session, by whether the backend did: accepted, refused; broken: refused although the tables had promised it; unknown: no row knew the session";
     SESSION_ROWS = gauge "dispatcher_session_rows" ["kind"] "Rows of the session tables: session-id, ticket, key-name, candidate";
     SHARED_KEY_NAMES = gauge "dispatcher_shared_key_names" [] "Names of ticket keys that several backends open";

@@ -1,8 +1,9 @@
 //! Metrics as text.
 
 use super::Reading;
-use super::catalogue::{self as of, Metric};
+use super::catalogue::{self as of, Kind, Metric};
 use crate::control::socket::api::{Backend, Offered, Queue};
+use crate::worker::timings::{self, Bounds, Timings};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, prometheus_text};
 use prometheus_client::metrics::MetricType;
@@ -25,24 +26,64 @@ pub fn text(reading: &Reading) -> String {
 /// A label's value, by its place in [`Metric::labels`], and the number.
 type Series = (Vec<String>, f64);
 
+/// The same, and how many took how long: upper bounds in seconds, each with how many are below it and above the one before. And the sum of all.
+struct Spans {
+    labels: Vec<String>,
+    buckets: Vec<(f64, u64)>,
+    sum: f64,
+}
+
+/// All that is said of a metric.
+enum Said {
+    Numbers(Vec<Series>),
+    Spans(Vec<Spans>),
+}
+
 /// What is said of each metric, in the order of the catalogue.
-#[derive(Debug)]
-struct Families(Vec<(Metric, Vec<Series>)>);
+struct Families(Vec<(Metric, Said)>);
+
+impl fmt::Debug for Families {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(metric, _)| metric.name)).finish()
+    }
+}
 
 impl Collector for Families {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        for (metric, all) in self.0.iter().filter(|(_, all)| !all.is_empty()) {
-            let kind = if metric.counts { MetricType::Counter } else { MetricType::Gauge };
+        for (metric, said) in &self.0 {
+            let (kind, none) = match (metric.kind, said) {
+                (Kind::Counter, Said::Numbers(all)) => (MetricType::Counter, all.is_empty()),
+                (_, Said::Numbers(all)) => (MetricType::Gauge, all.is_empty()),
+                (_, Said::Spans(all)) => (MetricType::Histogram, all.is_empty()),
+            };
+            if none {
+                continue;
+            }
             // The encoder puts this behind a counter's name itself.
             let name = metric.name.strip_suffix("_total").unwrap_or(metric.name);
             let mut family = encoder.encode_descriptor(name, metric.help, None, kind)?;
-            for (values, number) in all {
-                let labels: Vec<_> = metric.labels.iter().copied().zip(values.iter().map(String::as_str)).collect();
-                let mut one = family.encode_family(&labels)?;
-                if metric.counts {
-                    one.encode_counter::<[(&str, &str); 0], f64, f64>(number, None)?;
-                } else {
-                    one.encode_gauge(number)?;
+            let pairs = |values: &'_ [String]| -> Vec<(&'static str, String)> {
+                metric.labels.iter().copied().zip(values.iter().cloned()).collect()
+            };
+            match said {
+                Said::Numbers(all) => {
+                    for (values, number) in all {
+                        let labels = pairs(values);
+                        let mut one = family.encode_family(&labels)?;
+                        if metric.kind == Kind::Counter {
+                            one.encode_counter::<[(&str, &str); 0], f64, f64>(number, None)?;
+                        } else {
+                            one.encode_gauge(number)?;
+                        }
+                    }
+                }
+                Said::Spans(all) => {
+                    for Spans { labels, buckets, sum } in all {
+                        let labels = pairs(labels);
+                        let count = buckets.iter().map(|(_, n)| n).sum();
+                        let mut one = family.encode_family(&labels)?;
+                        one.encode_histogram::<[(&str, &str); 0]>(*sum, count, buckets, None)?;
+                    }
                 }
             }
         }
@@ -50,8 +91,46 @@ impl Collector for Families {
     }
 }
 
-fn families(reading: &Reading) -> Vec<(Metric, Vec<Series>)> {
-    of::ALL.iter().map(|metric| (*metric, series(metric, reading))).collect()
+fn families(reading: &Reading) -> Vec<(Metric, Said)> {
+    let said = |metric: &Metric| match metric.kind {
+        Kind::Histogram => Said::Spans(spans(metric, reading)),
+        _ => Said::Numbers(series(metric, reading)),
+    };
+    of::ALL.iter().map(|metric| (*metric, said(metric))).collect()
+}
+
+fn spans(metric: &Metric, r: &Reading) -> Vec<Spans> {
+    let timings = r.figures.totals.timings.iter();
+    match *metric {
+        of::QUEUE_WAIT => {
+            // Bucket n is of those that waited for less than 2^n milliseconds.
+            let bounds = |n: usize, all: usize| if n + 1 < all { 0.001 * (1u64 << n) as f64 } else { f64::MAX };
+            let of_line = |q: &Queue| Spans {
+                labels: line(q),
+                buckets: q.waits.iter().enumerate().map(|(n, count)| (bounds(n, q.waits.len()), *count)).collect(),
+                sum: q.waited_ms as f64 / 1000.0,
+            };
+            r.queues.iter().map(of_line).collect()
+        }
+        of::HANDSHAKE => {
+            let both = |t: &Timings| {
+                let named = |n: usize, resumed: &str| {
+                    histogram(vec![t.service.to_string(), resumed.to_string()], &timings::HANDSHAKE, &t.handshakes[n])
+                };
+                [named(0, "no"), named(1, "yes")]
+            };
+            timings.flat_map(both).collect()
+        }
+        of::CONNECTION => {
+            timings.map(|t| histogram(vec![t.service.to_string()], &timings::CONNECTION, &t.connections)).collect()
+        }
+        _ => vec![],
+    }
+}
+
+fn histogram(labels: Vec<String>, bounds: &Bounds, of: &timings::Histogram) -> Spans {
+    let bounds = bounds.iter().map(|micros| *micros as f64 / 1e6).chain([f64::MAX]);
+    Spans { labels, buckets: bounds.zip(of.counts).collect(), sum: of.sum as f64 / 1e6 }
 }
 
 fn series(metric: &Metric, r: &Reading) -> Vec<Series> {

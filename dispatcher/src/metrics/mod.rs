@@ -1,10 +1,11 @@
 //! What can be measured of a running dispatcher, in Prometheus' text format.
 //!
 //! [`catalogue`] names every metric, [`exporter`] writes them out of a [`Reading`], which is made of what workers tell anyway: nothing is counted for this, and the packet path has no
-//! atomic more. [`server`] answers at the address that is given by `--metrics`.
+//! atomic more. [`server`] answers at the address that is given by `--metrics`, for people too: [`page`] is the status page.
 
 pub mod catalogue;
 pub mod exporter;
+pub mod page;
 pub mod server;
 
 use crate::control::socket::api::{Backend, Drop, Queue, Sessions, Worker};

@@ -1,14 +1,15 @@
-//! The address at which Prometheus asks. Whoever reaches it may read; nothing can be changed there.
+//! The address at which Prometheus asks, and browsers. Whoever reaches it may read; nothing can be changed there.
 
 use super::exporter::{CONTENT_TYPE, text};
+use super::page::Page;
 use crate::control::socket::api::Problem;
 use crate::control::socket::queue::Handle;
 use crate::control::socket::serve::{Serving, Times, accept};
-use axum::Router;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Json, Router};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
@@ -26,7 +27,7 @@ pub fn start(address: SocketAddr, handle: Handle, times: Times) -> Result<Servin
                 let next = async || listener.accept().await.map(|(stream, _)| stream);
                 accept(next, |_| Ok(None), router(handle), times).await;
             }
-            Err(e) => eprintln!("dispatcher: metrics: {e}"),
+            Err(e) => tracing::error!("metrics: {e}"),
         }
     })
     .map_err(said)
@@ -34,11 +35,39 @@ pub fn start(address: SocketAddr, handle: Handle, times: Times) -> Result<Servin
 
 /// What can be asked.
 pub fn router(handle: Handle) -> Router {
+    let page = Page::status();
     Router::new()
+        .route("/", get(async move || shown(&page)))
+        .route("/status.json", get(status))
         .route("/metrics", get(metrics))
-        .fallback(async || Problem::new(404, "there is only GET /metrics here"))
-        .method_not_allowed_fallback(async || Problem::new(405, "there is only GET /metrics here"))
+        .fallback(async || Problem::new(404, HERE))
+        .method_not_allowed_fallback(async || Problem::new(405, HERE))
         .with_state(handle)
+}
+
+/// The page shows so many.
+const EVENTS: usize = 50;
+
+/// Said to whoever asks for something else.
+const HERE: &str = "there is only GET / (a page), /status.json and /metrics here";
+
+/// The page, with leave to run its own script, to ask this address, and for nothing else.
+fn shown(page: &Page) -> Response {
+    let head = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, &page.policy),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    (head, page.html.clone()).into_response()
+}
+
+async fn status(State(handle): State<Handle>) -> Result<Response, Problem> {
+    let events = handle.events().latest(EVENTS).events;
+    let status = handle.ask(|control| control.status(events)).await?;
+    let head = [(header::CACHE_CONTROL, "no-store"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    Ok((head, Json(status)).into_response())
 }
 
 async fn metrics(State(handle): State<Handle>) -> Result<Response, Problem> {

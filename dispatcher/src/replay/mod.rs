@@ -8,6 +8,7 @@
 //! * [`reenact`]: recorded conversations against other backends, through the whole engine.
 //! * [`against`]: what a change of services and backends would do to recorded traffic.
 //! * [`unread`]: what of a capture is not read, by name; [`warnings`]: connections that were refused or not followed, and why.
+//! * [`page`]: all of it as a document for a browser, with [`over_time`], its course.
 //! * [`recorded`]: connections go where they were recorded going, and the affinity table is asked and taught.
 
 pub mod against;
@@ -16,6 +17,8 @@ pub mod dialogue;
 pub mod fragments;
 pub mod inspect;
 
+pub mod over_time;
+pub mod page;
 pub mod reassembly;
 pub mod recorded;
 pub mod reenact;
@@ -26,13 +29,15 @@ pub mod warnings;
 use crate::capture::pcapng::PcapngWriter;
 use crate::capture::{Capture, LinkType, RecordedFrame};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use page::recorded::Course;
 use recorded::{Listener, RecordedConnection, Replay, Tuning};
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// What `dispatcher replay` is told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ReplayOptions {
     /// Captures, replayed one after the other with one affinity table.
     pub files: Vec<PathBuf>,
@@ -40,6 +45,10 @@ pub struct ReplayOptions {
     pub json: bool,
     /// Write the frames of connections to this pcapng file, with what was decided about them as comments.
     pub out: Option<PathBuf>,
+    /// Explain why connections of this client, and perhaps of this port of its, went where they went; only where they are re-enacted.
+    pub explain: Option<(IpAddr, Option<u16>)>,
+    /// Write what came of it to this file, as HTML.
+    pub report: Option<PathBuf>,
     /// VIPs, backends and sizes. Without backends, those of the capture.
     pub config: crate::engine::Config,
 }
@@ -77,9 +86,11 @@ pub fn replay(options: &ReplayOptions, out: &mut dyn Write) -> anyhow::Result<()
         captures.push((path, capture));
     }
     let total: usize = captures.iter().map(|(_, c)| c.as_bytes().len()).sum();
+    let page = options.report.as_deref().map(page::create).transpose()?;
     let mut teller = Teller {
         json: options.json.then_some(&mut *out),
         copy: options.out.as_ref().map(Copy::create).transpose()?,
+        course: page.is_some().then(Course::default),
         bar: progress_bar(total as u64),
         before: 0,
     };
@@ -105,6 +116,8 @@ pub fn replay(options: &ReplayOptions, out: &mut dyn Write) -> anyhow::Result<()
     if let Some(copy) = teller.copy {
         copy.writer.finish()?;
     }
+    let course = teller.course.unwrap_or_default();
+    page::write(page, || page::recorded::html(&options.files, &totals, &census, &course, failed.as_deref()))?;
     if options.json {
         report::write_summary(out, &totals, &census, failed.as_deref())?;
     } else {
@@ -131,6 +144,8 @@ fn progress_bar(total: u64) -> ProgressBar {
 struct Teller<'a> {
     json: Option<&'a mut dyn Write>,
     copy: Option<Copy>,
+    /// For the page, if one is wanted.
+    course: Option<Course>,
     bar: ProgressBar,
     /// Bytes of the files before this one.
     before: usize,
@@ -153,6 +168,9 @@ impl Listener for Teller<'_> {
     fn connection(&mut self, record: &RecordedConnection) -> anyhow::Result<()> {
         if let Some(out) = &mut self.json {
             report::write_connection(out, record)?;
+        }
+        if let Some(course) = &mut self.course {
+            course.connection(record);
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use super::recorded::{Prediction, RecordedConnection, Totals};
 use super::warnings::{self, NotFollowed};
 use crate::engine::{DropReason, End};
-use crate::journal::{ConnectionLine, VersionName};
+use crate::journal::{ConnectionLine, Milliseconds, Stamp, VersionName};
 use crate::sessions::Rows;
 use arrayvec::ArrayVec;
 use comfy_table::{CellAlignment, Table, presets};
@@ -12,6 +12,7 @@ use lb::affinity::Census;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::time::{Duration, UNIX_EPOCH};
 
 /// Writes a connection's line.
 pub fn write_connection(mut out: &mut dyn Write, record: &RecordedConnection) -> io::Result<()> {
@@ -21,9 +22,14 @@ pub fn write_connection(mut out: &mut dyn Write, record: &RecordedConnection) ->
     let offered: ArrayVec<&'static str, 3> = record.offered.iter().map(|k| k.as_str()).take(3).collect();
     let line = ConnectionLine {
         conn: record.conn,
+        time: Stamp::at(UNIX_EPOCH, Duration::from_nanos(connection.first.unix_nanos)),
+        duration_ms: Milliseconds(connection.last.time.since(connection.first.time)),
+        first_byte_ms: None,
+        handshake_ms: None,
         client: connection.client,
         vip: connection.server,
         backend: Some(&server),
+        local: None,
         class: record.class.as_str(),
         decided: decided.as_deref(),
         verdict: Some(record.prediction.filter(|p| *p != Prediction::Unanswered).map(Prediction::as_str)),
@@ -87,7 +93,7 @@ struct BackendLine {
     full: u64,
 }
 
-fn drops(totals: &Totals) -> BTreeMap<&'static str, u64> {
+pub(super) fn drops(totals: &Totals) -> BTreeMap<&'static str, u64> {
     let all = DropReason::ALL.iter().zip(totals.drops);
     all.filter(|(_, n)| *n > 0).map(|(reason, n)| (reason.as_str(), n)).collect()
 }

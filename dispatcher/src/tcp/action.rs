@@ -44,6 +44,15 @@ pub enum Choice {
     Silent,
 }
 
+/// How a dial failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failed {
+    /// By a reset.
+    Refused,
+    /// No answer came in time, or none is to be expected.
+    Silent,
+}
+
 /// What is to be done.
 ///
 /// Those that are not about a frame leave the one at hand as held.
@@ -78,8 +87,8 @@ pub enum Action {
     Redial,
     /// The backend holds an older connection from our port: tell it by this reset, and try another port.
     Challenged(ControlSegment),
-    /// Choose another backend.
-    Redispatch,
+    /// The backend that is dialled did not take it: choose another one.
+    Redispatch(Failed),
     /// The backend has answered: splice.
     Splice,
     /// Send what is ours once more.

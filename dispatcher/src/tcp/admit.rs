@@ -80,9 +80,16 @@ pub fn cookie(
     if stopping {
         return Err(Denied::Refuse(DropReason::Stopping));
     }
-    match cookies.verify(&seg.key(), seg.tcp.seq - 1, seg.tcp.ack - 1, seg.now) {
+    let (key, len, cookie) = (seg.key(), seg.tcp.payload_len(), seg.tcp.ack - 1);
+    match cookies.verify(&key, seg.tcp.seq - 1, cookie, seg.now) {
         Some(proof) => Ok(proof),
-        None if grace.granted(hash(), seg.tcp.payload_len() > 0, seg.now) => Err(Denied::Ignore(DropReason::BadCookie)),
+        // Beyond the grace only one is heard out that came before those that were sent before it, as after a hand-over between workers: who repeats later than
+        // that is no stranger for it.
+        None if grace.granted(hash(), len > 0, seg.now)
+            || len > 0 && cookies.is_behind(&key, seg.tcp.seq, len, cookie, seg.now) =>
+        {
+            Err(Denied::Ignore(DropReason::BadCookie))
+        }
         None => Err(Denied::Refuse(DropReason::BadCookie)),
     }
 }
@@ -119,7 +126,7 @@ pub fn open(
         cookie,
         client_window: u32::from(seg.tcp.window) << got.wscale.unwrap_or(0),
         proxy_protocol: policy.proxy_protocol,
-        record: Record::new(number, service.id(), service.pool()),
+        record: Record::new(number, now, service.id(), service.pool()),
     };
     let opening = Opening {
         held: Held { stream: Assembler::lazy(isn + 1, HEADER_ROOM), acked: isn + 1, urgent: None },

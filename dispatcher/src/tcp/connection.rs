@@ -71,6 +71,10 @@ pub struct Queued {
     pub ack_at: Option<Time>,
     /// It keeps a large buffer.
     pub large: bool,
+    /// When to ask whether it is still there.
+    pub ask_at: Time,
+    /// How often it was asked since it was last heard.
+    pub asked: u8,
 }
 
 /// A backend is being dialled: the last one of those tried.
@@ -215,18 +219,31 @@ pub enum State {
     Farewell(Farewell),
 }
 
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+/// The operators' words for states, in the order in which a connection goes through them.
+pub const STATES: [&str; 8] = ["await-hello", "queued", "dialing", SPLICED, "time-wait", "reset", "cut", "farewell"];
+
+/// That of [`State::Spliced`].
+pub const SPLICED: &str = "spliced";
+
+impl State {
+    /// The operators' word for it, one of [`STATES`].
+    pub fn word(&self) -> &'static str {
+        match self {
             State::Opening(Opening { stage: Stage::AwaitHello(_), .. }) => "await-hello",
             State::Opening(Opening { stage: Stage::Queued(_), .. }) => "queued",
             State::Opening(Opening { stage: Stage::Dialing(_), .. }) => "dialing",
-            State::Spliced(_) => "spliced",
+            State::Spliced(_) => SPLICED,
             State::TimeWait { .. } => "time-wait",
             State::Reset { .. } => "reset",
             State::Cut(_) => "cut",
             State::Farewell(_) => "farewell",
-        })
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
     }
 }
 
@@ -303,8 +320,10 @@ impl Connection {
             State::Spliced(Some(_)) => Marks::OPEN.0 | Marks::UNACKED.0,
             _ => 0,
         };
+        let spliced = matches!(self.state, State::Spliced(_));
         Marks(
             stands
+                | if_set(Marks::MUTE, spliced && self.record.times.first_byte().is_none())
                 | if_set(Marks::FLIGHT, self.flight.is_some())
                 | if_set(Marks::HANDSHAKE, self.handshake.is_some())
                 | if_set(Marks::LATE, self.late != Late::No)

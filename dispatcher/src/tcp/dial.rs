@@ -4,7 +4,7 @@
 //! it stays aligned) and the options agreed with the client. The SYN is ours, so we repeat it; a backend that refuses or
 //! stays silent is replaced by another, and the client never knows.
 
-use super::action::Action;
+use super::action::{Action, Failed};
 use super::connection::{Connection, Dialing, Opening, Stage, State, Unacked};
 use super::control::{ControlSegment, syn_options};
 use super::hot::{Hot, Marks, NO_LIMIT, Through};
@@ -128,7 +128,7 @@ pub fn due(c: &Connection, now: Time, health: &mut Health, reachable: bool) -> A
         health.doubt(backend, now);
         if !health.is_up(backend) {
             // Its silence is known by now: nobody waits for what is known.
-            return Action::Redispatch;
+            return Action::Redispatch(Failed::Silent);
         }
     }
     let promised = backend.is_some_and(|b| c.record.decided == Some(b) && health.is_up(b));
@@ -142,7 +142,7 @@ pub fn due(c: &Connection, now: Time, health: &mut Health, reachable: bool) -> A
     if !out_of_patience || (dialing.syns < most && now.since(dialing.since) < LONGEST) {
         return Action::Redial;
     }
-    Action::Redispatch
+    Action::Redispatch(Failed::Silent)
 }
 
 /// A segment of the backend that is being dialled.
@@ -163,7 +163,7 @@ pub fn answer(c: &mut Connection, seg: &Arrived, frame: &Frame<'_>, health: &mut
             // Whatever it challenged before, now it refuses.
             dialing.challenges = 0;
             health.doubt(backend, seg.now);
-            Action::Redispatch
+            Action::Redispatch(Failed::Refused)
         }
         (true, _, false) => Action::Drop(DropReason::OutOfWindow),
         (false, true, true) => Action::Splice,

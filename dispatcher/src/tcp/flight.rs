@@ -51,7 +51,7 @@ pub fn released(c: &Connection, buffers: &BufferPool, flights: &mut ServerFlight
         reading.flight.distrust();
     }
     reading.remember(unacked.stream.base(), all);
-    reading.released(unacked.stream.base() + len as u32, held);
+    reading.released(unacked.stream.base() + len as u32, held, now);
 }
 
 /// What the server sends, at `seq` in the client's numbers.
@@ -80,7 +80,8 @@ pub fn server_sends(c: &mut Connection, seq: Seq, payload: &[u8], now: Time, pas
             }
         }
     };
-    if reading.flight.version().is_some() {
+    reading.was_read(now);
+    if reading.took().is_some() {
         noticed.spoke_tls(*backend);
     }
     if !more {
@@ -92,7 +93,9 @@ pub fn server_sends(c: &mut Connection, seq: Seq, payload: &[u8], now: Time, pas
 pub fn close(c: &mut Connection, flights: &mut ServerFlights, buffers: &mut BufferPool) {
     let Some(flight) = c.flight.take() else { return };
     let record = &mut c.record;
-    flights.close(flight, buffers, |flight| {
+    flights.close(flight, buffers, |reading| {
+        let flight = &reading.flight;
+        reading.took().into_iter().for_each(|took| record.times.shook_hands(took));
         record.version = flight.version().and_then(NonZeroU16::new);
         record.resumed = flight.resumed();
         record.offered = flight.offer().kinds(record.id_decided, flight.version(), record.resumed).into();

@@ -41,16 +41,35 @@ impl From<&Tcp> for Numbers {
     }
 }
 
-/// Notes a segment that needs no more than the numbers at hand; `from` is where its frame came from. False, and nothing changed, when it is
-/// not such a one.
+/// What became of a segment that might be an ordinary one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Noted {
+    /// It is none, and nothing has changed.
+    No,
+    /// It is noted.
+    Yes,
+    /// The same, and it has the server's first bytes: when they came is to be noted with the connection.
+    First,
+}
+
+/// Notes a segment that needs no more than the numbers at hand; `from` is where its frame came from.
 #[inline(always)]
-pub fn ordinary(hot: &mut Hot, side: Side, from: ClientLink, segment: &Numbers, now: Time) -> bool {
+pub fn ordinary(hot: &mut Hot, side: Side, from: ClientLink, segment: &Numbers, now: Time) -> Noted {
     let Numbers { window, len, flags, .. } = *segment;
     let unusual = Flags::SYN.with(Flags::RST).with(Flags::FIN).with(Flags::URG);
     let moved = hot.client.has_moved(&from, side);
-    let Some(through) = &mut hot.through else { return false };
-    if through.marks != Marks::OPEN || flags.intersects(unusual) || moved {
-        return false;
+    let Some(through) = &mut hot.through else { return Noted::No };
+    if flags.intersects(unusual) || moved {
+        return Noted::No;
+    }
+    let mut noted = Noted::Yes;
+    if through.marks != Marks::OPEN {
+        if through.marks != Marks::OPEN_MUTE {
+            return Noted::No;
+        }
+        if side == Side::Server && len > 0 {
+            noted = Noted::First;
+        }
     }
     let (seq, ack) = through.splice.client_view(side, segment.seq, segment.ack);
     let window = through.splice.rescale(side).bytes(window);
@@ -58,13 +77,16 @@ pub fn ordinary(hot: &mut Hot, side: Side, from: ClientLink, segment: &Numbers, 
     let (own, other) = if side == Side::Client { (client, server) } else { (server, client) };
     let acks = flags.contains(Flags::ACK);
     if !own.plausible(seq, len) || (acks && ack.is_after(other.next)) || !own.sent_in_order(seq, len) {
-        return false;
+        return Noted::No;
     }
     if acks {
         other.acknowledged_in_order(ack, window);
     }
+    if noted == Noted::First {
+        through.marks = Marks::OPEN;
+    }
     hot.last_seen = now;
-    true
+    noted
 }
 
 /// Any segment of a spliced connection.
@@ -118,6 +140,9 @@ pub fn segment(
         keepalive::heard(hot, c, side, seg.now);
         passing.noted = true;
         if side == Side::Server {
+            if len > 0 {
+                c.record.times.server_says(seg.now);
+            }
             if matches!(c.state, State::Spliced(Some(_))) {
                 let sent = hot.through.as_ref().map_or(ack, |through| through.window(Side::Client).next);
                 passing.floor = unacked::acknowledged(c, passers.buffers, ack, sent);

@@ -241,7 +241,7 @@ pub(super) fn acknowledge_all(hot: &Hot, c: &mut Connection, hello_bytes: usize)
 }
 
 /// An acknowledgement of ours up to `upto`.
-fn acknowledgement(hot: &Hot, c: &Connection, upto: crate::wire::Seq, hello_bytes: usize) -> ControlSegment {
+pub(super) fn acknowledgement(hot: &Hot, c: &Connection, upto: crate::wire::Seq, hello_bytes: usize) -> ControlSegment {
     let (room, len) = match &c.state {
         State::Opening(Opening { held, .. }) => {
             (if held.stream.is_small() { SMALL_HELLO } else { hello_bytes }, held.stream.contiguous_len())

@@ -36,6 +36,10 @@ impl Marks {
     pub const ODD: Marks = Marks(64);
     /// Its handshake holds units of its backend's limit.
     pub const HANDSHAKE: Marks = Marks(128);
+    /// The server has said nothing yet.
+    pub const MUTE: Marks = Marks(256);
+    /// Open, but for that.
+    pub const OPEN_MUTE: Marks = Marks(Marks::OPEN.0 | Marks::MUTE.0);
 
     /// All of `other`'s are set.
     #[inline]

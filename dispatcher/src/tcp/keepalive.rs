@@ -15,9 +15,9 @@ use crate::time::Time;
 use core::time::Duration;
 
 /// Probes before a side that has not answered is held to be gone.
-const TIMES: u8 = 3;
+pub(super) const TIMES: u8 = 3;
 /// Between them, or the idle timeout where that is shorter.
-const EVERY: Duration = Duration::from_secs(5);
+pub(super) const EVERY: Duration = Duration::from_secs(5);
 
 /// A segment of this side's that could be meant seriously came.
 pub fn heard(hot: &mut Hot, c: &mut Connection, side: Side, now: Time) {

@@ -6,7 +6,7 @@
 //!
 //! From its beginning to its end: `admit` (SYN and cookie), `hello` (what a client sends before the splice), `wait` (for room at a backend), `farewell` (when there was none in time), `dial`, `handshake` (how long it counts), `forward` (spliced), `unacked`
 //! (what we must deliver ourselves), `keepalive`, `close` (closed or reset), `cut` (reset by us). Beside these: `reuse` (addresses and ports that are
-//! used anew), `settled` (what most of them are, in little memory), `timer` (what is due without a frame), `flight` (the server's answer read in passing), `icmp` (errors about it), `evict` (whose buffer is
+//! used anew), `settled` (what most of them are, in little memory), `times` (when what is told of it was), `timer` (what is due without a frame), `flight` (the server's answer read in passing), `icmp` (errors about it), `evict` (whose buffer is
 //! taken back), `limiter` and `reset_grace` (when a reset of an unknown connection is sent).
 
 pub mod action;
@@ -31,18 +31,20 @@ mod reset_grace;
 pub mod reuse;
 mod settled;
 pub mod timer;
+mod times;
 pub mod unacked;
 pub mod wait;
 
 pub use action::Action;
-pub use connection::Connection;
+pub use connection::{Connection, SPLICED, STATES};
 pub use control::ControlSegment;
 pub use evict::Eviction;
 pub use hot::{ClientLink, Hot, Marks, NO_LIMIT, Through};
 pub use limiter::Limiter;
-pub use record::{BALANCED, Class, ConnectionRecord, End, Record, Told};
+pub use record::{BALANCED, Class, ConnectionRecord, End, Kinds, Record, Told};
 pub use reset_grace::ResetGrace;
 pub use settled::Settled;
+pub use times::Times;
 
 use crate::config::PortId;
 use crate::flow::Key;

@@ -1,9 +1,12 @@
 //! What is told of a connection when it ends.
 
+use super::Times;
 use crate::flow::Key as FlowKey;
+use crate::time::Time;
 pub use crate::tls::Class;
 use arrayvec::ArrayVec;
 use core::num::NonZeroU16;
+use core::time::Duration;
 use lb::admission::{ClassId, Slot};
 use lb::{BackendId, Directory, IdentityKind, Key, PoolId, Reason, ServiceId};
 use std::net::SocketAddr;
@@ -74,6 +77,14 @@ impl End {
 pub struct Told<N, T, I, O> {
     /// Running number, from 1, in the order the flows were opened.
     pub conn: u64,
+    /// When it began: its client's cookie came back.
+    pub began: Time,
+    /// From then on until it ended.
+    pub lasted: Duration,
+    /// The same until the server's first byte; none when there was none.
+    pub first_byte: Option<Duration>,
+    /// From the moment in which the server was given the client's hello to the server's hello; none when that was not seen.
+    pub handshake: Option<Duration>,
     /// The client's address and port.
     pub client: SocketAddr,
     /// What it connected to.
@@ -84,6 +95,8 @@ pub struct Told<N, T, I, O> {
     pub pool: Option<N>,
     /// Where it went; none when no backend was reached.
     pub backend: Option<N>,
+    /// Our address and port as its backend sees them, the client's own with `dnat`; none when no backend was dialled.
+    pub local: Option<SocketAddr>,
     /// The backend's slot and generation: by these, sums are found without looking at its name.
     pub slot: Option<(BackendId, u32)>,
     /// Secure or not.
@@ -139,11 +152,16 @@ impl<'a> ConnectionRecord<'a> {
     ) -> Told<N, T, I, O> {
         Told {
             conn: self.conn,
+            began: self.began,
+            lasted: self.lasted,
+            first_byte: self.first_byte,
+            handshake: self.handshake,
             client: self.client,
             vip: self.vip,
             service: self.service.map(&name),
             pool: self.pool.map(&name),
             backend: self.backend.map(&name),
+            local: self.local,
             slot: self.slot,
             class: self.class,
             decided: self.decided.map(&name),
@@ -168,6 +186,13 @@ impl<'a> ConnectionRecord<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Kinds([Option<IdentityKind>; 3]);
 
+impl Kinds {
+    /// They.
+    pub fn iter(self) -> impl Iterator<Item = IdentityKind> {
+        self.0.into_iter().flatten()
+    }
+}
+
 impl From<ArrayVec<IdentityKind, 3>> for Kinds {
     fn from(kinds: ArrayVec<IdentityKind, 3>) -> Kinds {
         Kinds(core::array::from_fn(|n| kinds.get(n).copied()))
@@ -179,6 +204,8 @@ impl From<ArrayVec<IdentityKind, 3>> for Kinds {
 pub struct Record {
     /// Running number.
     pub number: u64,
+    /// When what was.
+    pub times: Times,
     /// What the client connected to.
     pub service: ServiceId,
     /// The pool that its hello was routed to; the service's own, as long as there is none.
@@ -218,10 +245,11 @@ pub struct Record {
 }
 
 impl Record {
-    /// Of connection `number`.
-    pub fn new(number: u64, service: ServiceId, pool: PoolId) -> Record {
+    /// Of connection `number`, which begins now.
+    pub fn new(number: u64, now: Time, service: ServiceId, pool: PoolId) -> Record {
         Record {
             number,
+            times: Times::begin(now),
             service,
             pool,
             class: None,
@@ -243,25 +271,31 @@ impl Record {
         }
     }
 
-    /// The connection has ended: `tell` hears of it. `bytes` are those from the client and from the server.
+    /// The connection has ended: `tell` hears of it. `keys` are those of the client's frames and, with a backend, of the backend's; `bytes` those from the client and
+    /// from the server.
     pub fn tell(
         &self,
-        client: &FlowKey,
+        (client, server): (&FlowKey, Option<FlowKey>),
         directory: &Directory,
         bytes: [u64; 2],
-        end: End,
+        end: (End, Time),
         tell: impl FnOnce(&ConnectionRecord<'_>),
     ) {
+        let (end, now) = end;
         let name = |b: Option<BackendId>| Some(directory.backend(b?)?.name.as_str());
-        let offered: ArrayVec<&'static str, 3> =
-            self.offered.0.into_iter().flatten().map(|kind| kind.as_str()).collect();
+        let offered: ArrayVec<&'static str, 3> = self.offered.iter().map(|kind| kind.as_str()).collect();
         tell(&ConnectionRecord {
             conn: self.number,
+            began: self.times.began(),
+            lasted: now.since(self.times.began()),
+            first_byte: self.times.first_byte(),
+            handshake: self.times.handshake(),
             client: client.source(),
             vip: client.destination(),
             service: directory.service_name(self.service),
             pool: directory.pool_name(self.pool),
             backend: name(self.backend),
+            local: self.backend.and(server).map(|key| key.destination()),
             slot: self.backend.and_then(|id| Some((id, directory.backend(id)?.generation))),
             class: self.class.unwrap_or(Class::NonSecure),
             decided: name(self.decided),

@@ -20,7 +20,7 @@ pub struct Settled {
 }
 
 // Every flow has room for one.
-const _: () = assert!(size_of::<Settled>() <= 120);
+const _: () = assert!(size_of::<Settled>() <= 136);
 
 impl Connection {
     /// It says no more than a [`Settled`] one can.

@@ -52,7 +52,9 @@ pub fn wakes_at(hot: &Hot, c: &Connection, idle_timeout: Duration) -> Time {
             hello::patience(held, waiting).min(waiting.ack_at.unwrap_or(Time::MAX))
         }
         // How long it waits is admission's to say.
-        State::Opening(Opening { stage: Stage::Queued(queued), .. }) => queued.ack_at.unwrap_or(Time::MAX),
+        State::Opening(Opening { stage: Stage::Queued(queued), .. }) => {
+            queued.ack_at.map_or(queued.ask_at, |at| at.min(queued.ask_at))
+        }
         State::Opening(Opening { stage: Stage::Dialing(dialing), .. }) => dialing.retry_at,
         State::Spliced(unacked) => {
             let idle = keepalive::idle_at(hot, c, idle_timeout);

@@ -34,6 +34,9 @@ pub struct FlightReading {
     pub flight: ServerFlight,
     /// The server's stream, in the client's numbers. Takes a buffer only behind a gap.
     pub stream: Assembler,
+    /// When the server was given the client's hello, and how long it then took to its own.
+    given_at: Time,
+    took: Option<Duration>,
     /// Behind the client's first hello.
     hello_end: Seq,
     /// Up to here the client's stream was read.
@@ -47,6 +50,8 @@ impl FlightReading {
         FlightReading {
             flight: ServerFlight::new(OfferedSessions::default(), false),
             stream: Assembler::lazy(Seq(0), 0),
+            given_at: Time::ZERO,
+            took: None,
             hello_end: Seq(0),
             read_to: Seq(0),
             given: (Seq(0), ArrayVec::new()),
@@ -72,12 +77,25 @@ impl FlightReading {
     }
 
     /// The backend has answered and is given what was held: `held` lies behind the client's first hello, which ends at `hello_end`.
-    pub fn released(&mut self, hello_end: Seq, held: &[u8]) {
+    pub fn released(&mut self, hello_end: Seq, held: &[u8], now: Time) {
+        self.given_at = now;
         (self.hello_end, self.read_to) = (hello_end, hello_end);
         if self.flight.reads_client() {
             self.read_to = hello_end + held.len() as u32;
             self.flight.feed_client(held);
         }
+    }
+
+    /// What the server has sent was read: its hello may be in it.
+    pub fn was_read(&mut self, now: Time) {
+        if self.flight.version().is_some() && self.took.is_none() {
+            self.took = Some(now.since(self.given_at));
+        }
+    }
+
+    /// From the client's hello, on its way to the server, to the server's.
+    pub fn took(&self) -> Option<Duration> {
+        self.took
     }
 
     /// A segment of the client's on its way to the server, which has everything before `acked`. What the server has not acknowledged
@@ -208,6 +226,7 @@ impl ServerFlights {
         reading.flight.restart(&self.draft, id_known);
         reading.stream = Assembler::lazy(start, 0);
         (reading.hello_end, reading.read_to) = (Seq(0), Seq(0));
+        (reading.given_at, reading.took) = (now, None);
         reading.given.1.clear();
         let holder = Holder { flow, client, opened: now, heard: now };
         self.held[holder.tag()] += 1;
@@ -229,13 +248,13 @@ impl ServerFlights {
     }
 
     /// Done: `note` hears what it has shown, and the place is free again.
-    pub fn close(&mut self, id: FlightId, buffers: &mut BufferPool, note: impl FnOnce(&ServerFlight)) {
+    pub fn close(&mut self, id: FlightId, buffers: &mut BufferPool, note: impl FnOnce(&FlightReading)) {
         let Some(holder) = self.holders[id.0 as usize].take() else { return };
         self.held[holder.tag()] -= 1;
         self.free.push(id.0);
         if let Some(reading) = &mut self.places[id.0 as usize] {
             reading.stream.release(buffers);
-            note(&reading.flight);
+            note(reading);
         }
     }
 

@@ -7,8 +7,10 @@
 //! * [`doze`]: how their owners sleep without missing anything.
 //! * [`changes`]: how services, pools and backends come and go while they run; [`conductor`]: in which order all of that follows a change.
 //! * [`prober`]: the thread that makes the checks of backends; [`post`]: how it and workers hear of each other.
+//! * [`listing`]: how somebody outside is told of live connections.
 //! * [`pauses`]: how long they were away from their queues.
-//! * [`totals`]: what its ended connections add up to.
+//! * [`tap`]: how somebody outside is shown frames, with what became of them.
+//! * [`totals`]: what its ended connections add up to; [`timings`]: how long they and their handshakes took.
 //!
 //! With several workers each opens its queues of every port in its own thread, and builds its own engine from its
 //! [`Share`]. A flow belongs to one worker; what comes in by another's queue is handed over. With one worker
@@ -19,27 +21,36 @@ pub mod conductor;
 pub mod doze;
 pub mod exchange;
 pub mod idle;
+pub mod listing;
 pub mod pauses;
 pub mod poll;
 pub mod post;
 pub mod prober;
 pub mod steer;
+pub mod tap;
+pub mod timings;
 pub mod totals;
 
 pub use changes::{Change, Late, Publisher, Subscriber};
 pub use conductor::{Conductor, InForce, Refused};
 pub use exchange::{Exchange, Handover};
 pub use idle::Idle;
-pub use pauses::Pauses;
+pub use listing::Listing;
+pub use pauses::{OVERRUN, Pauses};
 pub use steer::Steering;
+pub use tap::Tap;
 pub use totals::Totals;
 
 use crate::backends::{Hints, Passive};
 use crate::checks::{KeyNews, Seen};
+use crate::engine::about::About;
+use crate::engine::connections::{Meant, Shown};
+use crate::engine::trail::{Sought, Trail};
 use crate::engine::{
     AddressMode, Config, Conflicts, Counters, Effects, Engine, Look, PortId, QueueState, Revision, Share, Verdict,
     conflicts,
 };
+use crate::flow::{FlowId, Key};
 use crate::io::af_packet::Fanout;
 use crate::io::{self, DeviceInfo, Filter, OpenError, Port, Traffic, af_packet, af_xdp};
 use crate::journal::Journal;
@@ -146,6 +157,40 @@ pub trait FrameHandler {
     fn sessions(&self, _now: Time) -> Option<Sessions> {
         None
     }
+    /// See [`Engine::connections`]. Asked for when somebody wants to know.
+    fn connections(
+        &self,
+        _from: FlowId,
+        _places: usize,
+        _meant: &Meant,
+        _now: Time,
+        _each: &mut dyn FnMut(Shown) -> bool,
+    ) -> Option<FlowId> {
+        None
+    }
+    /// See [`Engine::trails`]. Asked for when somebody wants to know.
+    fn trails(
+        &self,
+        _from: u32,
+        _places: usize,
+        _sought: &Sought,
+        _now: Time,
+        _each: &mut dyn FnMut(Trail, Option<Shown>) -> bool,
+    ) -> Option<u32> {
+        None
+    }
+    /// See [`Engine::connection_at`]. Asked for while frames are shown.
+    fn connection_at(&self, _key: &Key) -> Option<About> {
+        None
+    }
+    /// See [`Engine::port_name`].
+    fn port_name(&self, _port: PortId) -> Option<&str> {
+        None
+    }
+    /// See [`Engine::backend_name`].
+    fn backend_name(&self, _backend: BackendId) -> Option<&str> {
+        None
+    }
 }
 
 impl FrameHandler for Engine {
@@ -235,6 +280,35 @@ impl FrameHandler for Engine {
     }
     fn sessions(&self, now: Time) -> Option<Sessions> {
         Some(Engine::sessions(self, now))
+    }
+    fn connections(
+        &self,
+        from: FlowId,
+        places: usize,
+        meant: &Meant,
+        now: Time,
+        each: &mut dyn FnMut(Shown) -> bool,
+    ) -> Option<FlowId> {
+        Engine::connections(self, from, places, meant, now, each)
+    }
+    fn trails(
+        &self,
+        from: u32,
+        places: usize,
+        sought: &Sought,
+        now: Time,
+        each: &mut dyn FnMut(Trail, Option<Shown>) -> bool,
+    ) -> Option<u32> {
+        Engine::trails(self, from, places, sought, now, each)
+    }
+    fn connection_at(&self, key: &Key) -> Option<About> {
+        Engine::connection_at(self, key)
+    }
+    fn port_name(&self, port: PortId) -> Option<&str> {
+        Engine::port_name(self, port)
+    }
+    fn backend_name(&self, backend: BackendId) -> Option<&str> {
+        Engine::backend_name(self, backend)
     }
 }
 
@@ -348,11 +422,20 @@ pub struct Status {
     session_metrics_wanted: AtomicBool,
     /// That, once it was told.
     session_metrics: Mutex<Option<Metrics>>,
+    /// Put down by the outside: which connections to tell of.
+    listings: listing::Desk,
+    /// Put down by the outside: which frames to show.
+    taps: tap::Bench,
     /// Written by the worker when it can have the lock at once, and at its end in any case.
     snapshot: Mutex<Snapshot>,
 }
 
 impl Status {
+    /// Puts down which frames the worker is to show, until the tap is ended.
+    pub fn show(&self, tap: Arc<Tap>) {
+        self.taps.put(tap);
+    }
+
     /// The latest snapshot.
     pub fn snapshot(&self) -> Snapshot {
         // A worker that died while it wrote leaves numbers that are still numbers.
@@ -424,7 +507,12 @@ pub fn port_memory(plans: &[PortPlan], workers: usize) -> usize {
 
 /// Whether any of these ports takes large units.
 pub fn take_large_units(plans: &[PortPlan]) -> bool {
-    plans.iter().any(|plan| matches!(plan.device, Device::AfPacket(_, _, true)))
+    plans.iter().any(|plan| match &plan.device {
+        Device::AfPacket(_, _, large) => *large,
+        #[cfg(feature = "dpdk")]
+        Device::Dpdk(setup) => setup.offload,
+        _ => false,
+    })
 }
 
 /// The ports that DPDK is to open, in order.
@@ -630,8 +718,8 @@ fn prepare(plan: Plan, opened: Vec<Port>) -> Result<(poll::Loop<Engine>, Vec<Str
 }
 
 impl Worker {
-    /// What this worker's affinity tables have counted; none when it does not tell it in time. A snapshot is taken ten times
-    /// a second.
+    /// What this worker's affinity tables have counted; none when it does not tell it in time. It is asked,
+    /// and answers in its next turn.
     pub fn session_metrics(&self, until: Instant) -> Option<Metrics> {
         let status = &*self.status;
         let told = || status.session_metrics.lock().unwrap_or_else(|e| e.into_inner()).take();
@@ -644,8 +732,18 @@ impl Worker {
             if told.is_some() || self.is_finished() || Instant::now() >= until {
                 return told;
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Puts down which connections it is to tell of; `listing` says when it has.
+    pub fn list(&self, listing: Arc<Listing>) {
+        self.status.listings.put(listing);
+    }
+
+    /// Puts down which frames it is to show, until the tap is ended.
+    pub fn show(&self, tap: Arc<Tap>) {
+        self.status.show(tap);
     }
 
     /// Asks it to come to an end.

@@ -6,6 +6,9 @@ use hdrhistogram::Histogram;
 /// Shortest and longest that are told apart, microseconds.
 const BOUNDS: (u64, u64) = (1, 60_000_000);
 
+/// A turn that is told of. A burst of frames takes microseconds.
+pub const OVERRUN: Duration = Duration::from_millis(50);
+
 /// What taking over changes cost a worker, and its longest turn.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Pauses {
@@ -13,12 +16,14 @@ pub struct Pauses {
     changes: Histogram<u32>,
     /// The longest that frames of a busy turn kept the next from beginning. The kernel's scheduler can have its part in that.
     longest_turn: Duration,
+    /// Turns that were longer than [`OVERRUN`].
+    overruns: u64,
 }
 
 impl Default for Pauses {
     fn default() -> Pauses {
         let changes = Histogram::new_with_bounds(BOUNDS.0, BOUNDS.1, 2).expect("bounds that are in order");
-        Pauses { changes, longest_turn: Duration::ZERO }
+        Pauses { changes, longest_turn: Duration::ZERO, overruns: 0 }
     }
 }
 
@@ -33,6 +38,12 @@ impl Pauses {
     #[inline]
     pub fn turn(&mut self, took: Duration) {
         self.longest_turn = self.longest_turn.max(took);
+        self.overruns += u64::from(took > OVERRUN);
+    }
+
+    /// Turns that were longer than [`OVERRUN`].
+    pub fn overruns(&self) -> u64 {
+        self.overruns
     }
 
     /// Changes taken over.
@@ -60,6 +71,7 @@ impl Pauses {
         // Of the same bounds: it cannot fail.
         let _ = self.changes.add(&other.changes);
         self.longest_turn = self.longest_turn.max(other.longest_turn);
+        self.overruns += other.overruns;
     }
 
     /// Becomes like another, without taking memory anew.
@@ -69,6 +81,7 @@ impl Pauses {
             let _ = self.changes.add(&other.changes);
         }
         self.longest_turn = other.longest_turn;
+        self.overruns = other.overruns;
     }
 }
 
@@ -85,6 +98,9 @@ mod tests {
         b.change(Duration::from_micros(4_999));
         b.turn(Duration::from_millis(7));
         a.turn(Duration::from_millis(3));
+        assert_eq!(a.overruns(), 0);
+        a.turn(Duration::from_millis(51));
+        assert_eq!(a.overruns(), 1);
         assert_eq!(a.longest_change(), Duration::from_micros(250));
         assert!(a.change_quantile(0.5) >= Duration::from_micros(1));
         let mut told = Pauses::default();
@@ -94,7 +110,7 @@ mod tests {
         assert_eq!(told.changes(), 6);
         assert!(told.longest_change() >= Duration::from_micros(4_999));
         assert!(told.longest_change() <= Duration::from_micros(5_100));
-        assert_eq!(told.longest_turn(), Duration::from_millis(7));
+        assert_eq!(told.longest_turn(), Duration::from_millis(51));
         told.follow(&a);
         assert_eq!(told, a);
         a.change(Duration::from_secs(10_000));

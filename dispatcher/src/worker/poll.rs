@@ -3,7 +3,9 @@
 use super::changes::{Change, Subscriber};
 use super::exchange::{Exchange, Handoff, Handover};
 use super::idle::Idler;
+use super::listing::Walk;
 use super::post::{Arrivals, Window};
+use super::tap::Tapping;
 use super::{FrameHandler, Idle, Pauses, Snapshot, Status, Totals};
 use crate::engine::{ConnectionRecord, Effects, Look, PortId, Verdict};
 use crate::io::{self, Burst, Port, Receiver, Transmitter};
@@ -14,7 +16,7 @@ use arrayvec::ArrayVec;
 use core::time::Duration;
 use std::sync::TryLockError;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 /// How often a worker tells what it has counted.
 const TELL: Duration = Duration::from_millis(100);
@@ -43,6 +45,11 @@ impl Clock {
     pub fn now(&self) -> Time {
         Time::ZERO + self.0.elapsed()
     }
+
+    /// What the wall clock would have shown at [`Time::ZERO`], as it is set now.
+    pub fn origin(&self) -> SystemTime {
+        SystemTime::now().checked_sub(self.0.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
 }
 
 /// What the engine does to the world, done.
@@ -52,10 +59,15 @@ struct Outside {
     journal: Option<Journal>,
     /// Where answers to checks go.
     arrivals: Option<Arrivals>,
+    /// Where frames are shown, while somebody looks.
+    tap: Option<Box<Tapping>>,
 }
 
 impl Effects for Outside {
     fn transmit(&mut self, port: PortId, frame: &[u8]) -> bool {
+        if let Some(tap) = &mut self.tap {
+            tap.made(port, frame);
+        }
         match self.tx.get_mut(usize::from(port.0)) {
             Some(tx) => tx.transmit_copy(frame),
             None => false,
@@ -94,6 +106,8 @@ pub struct Loop<H> {
     changes: Option<Subscriber>,
     /// Where there are checks.
     window: Option<Window>,
+    /// Over connections, while somebody is being told of them.
+    walk: Option<Walk>,
 }
 
 impl<H: FrameHandler> Loop<H> {
@@ -111,7 +125,7 @@ impl<H: FrameHandler> Loop<H> {
         Loop {
             handler,
             rx,
-            outside: Outside { tx, totals, journal, arrivals: None },
+            outside: Outside { tx, totals, journal, arrivals: None, tap: None },
             burst: Burst::new(),
             clock,
             idler,
@@ -123,6 +137,7 @@ impl<H: FrameHandler> Loop<H> {
             handed: ArrayVec::new(),
             changes: None,
             window: None,
+            walk: None,
         }
     }
 
@@ -169,14 +184,20 @@ impl<H: FrameHandler> Loop<H> {
             if let Some(began) = began.take() {
                 self.pauses.turn(now.since(began));
             }
-            if self.turn(now) == 0 {
+            self.look_for_tap(status);
+            self.tell_sessions(status);
+            let (frames, walks) = (self.turn(now), self.walk(now, status));
+            if frames == 0 {
                 if self.rx.iter().all(|rx| rx.exhausted()) {
                     break;
                 }
-                let due = self.handler.next_deadline().map(|at| at.since(now));
-                let offered = || self.handler.has_offers();
-                let (exchange, changes, window) = (self.exchange.as_ref(), self.changes.as_ref(), self.window.as_ref());
-                self.idler.rest(&mut self.rx, exchange, changes, window, due, offered);
+                if !walks {
+                    let due = self.handler.next_deadline().map(|at| at.since(now));
+                    let offered = || self.handler.has_offers();
+                    let (exchange, changes, window) =
+                        (self.exchange.as_ref(), self.changes.as_ref(), self.window.as_ref());
+                    self.idler.rest(&mut self.rx, exchange, changes, window, due, offered);
+                }
             } else {
                 self.idler.busy();
                 began = Some(now);
@@ -194,6 +215,27 @@ impl<H: FrameHandler> Loop<H> {
         self.empty_inbox(until);
         self.flush();
         self.tell(self.clock.now(), status, true);
+    }
+
+    /// Begins to show frames, or ends it, if somebody has said so.
+    #[inline]
+    pub fn look_for_tap(&mut self, status: &Status) {
+        if status.taps.has_one() || self.outside.tap.is_some() {
+            status.taps.change(&mut self.outside.tap);
+        }
+    }
+
+    /// Tells a part of what somebody wants to know of connections. False when nobody does, or all is told.
+    #[inline]
+    fn walk(&mut self, now: Time, status: &Status) -> bool {
+        if status.listings.has_one() {
+            Walk::begin(&status.listings, &mut self.walk);
+        }
+        let Loop { walk, handler, .. } = self;
+        if walk.as_mut().is_some_and(|walk| !walk.go_on(handler, now)) {
+            *walk = None;
+        }
+        walk.is_some()
     }
 
     /// Resets all flows, and goes on turning for as long as the handler keeps any of them, or another worker does: what comes in meanwhile is of
@@ -248,50 +290,22 @@ impl<H: FrameHandler> Loop<H> {
         self.look_for_change(now);
         let mut frames = 0;
         for port in 0..self.rx.len() {
-            let rx = &mut *self.rx[port];
-            rx.receive(&mut self.burst);
-            frames += self.burst.len();
-            // What frames need of memory is asked for, for all of them, before the first one's turn.
-            let mut looks = [Look::NONE; io::BURST];
-            for (slot, look) in self.burst.iter_mut().zip(&mut looks) {
-                *look = self.handler.look(rx.bytes(slot));
-            }
-            looks[..self.burst.len()].iter_mut().for_each(|look| self.handler.look_again(look));
-            let port = PortId(port as u8);
-            for (mut slot, look) in self.burst.drain(..).zip(looks) {
-                let mut frame = rx.frame(&mut slot);
-                let verdict = match self.handler.straight(port, look, &mut frame, now) {
-                    Some(verdict) => verdict,
-                    None => {
-                        let headers = Parsed::read(frame.bytes());
-                        if let Some(exchange) = &mut self.exchange
-                            && exchange.handed_over(port.0, &headers, &mut frame)
-                        {
-                            rx.release(slot);
-                            continue;
-                        }
-                        self.handler.handle(port, &headers, &mut frame, now, &mut self.outside)
-                    }
-                };
-                match verdict {
-                    Verdict::Forward(to) | Verdict::Reply(to) => {
-                        let (head, len, offload) = (frame.head(), frame.len(), frame.offload());
-                        slot.reframe(head, len);
-                        slot.set_offload(offload);
-                        match self.outside.tx.get_mut(usize::from(to.0)) {
-                            // A frame that finds no room is counted by its port; its sender will repeat it.
-                            Some(tx) => _ = io::send(rx, &mut **tx, slot),
-                            None => rx.release(slot),
-                        }
-                    }
-                    Verdict::Hold | Verdict::Drop(_) => rx.release(slot),
-                }
-            }
+            // Nobody looks at frames as a rule, and then that is all that it costs.
+            frames += match self.outside.tap {
+                None => self.burst::<false>(port, now),
+                Some(_) => self.burst_shown(port, now),
+            };
         }
         frames += self.take_handed_over(now);
+        if let Some(tap) = &mut self.outside.tap {
+            tap.forget_made();
+        }
         self.serve_checks(now);
         if frames > 0 || self.handler.next_deadline().is_some_and(|at| at <= now) {
             self.handler.poll(now, &mut self.outside);
+        }
+        if let Some(tap) = &mut self.outside.tap {
+            tap.by_itself(&self.handler, now);
         }
         self.flush();
         if let Some(exchange) = &mut self.exchange {
@@ -307,6 +321,64 @@ impl<H: FrameHandler> Loop<H> {
             self.busy_turns += 1
         } else {
             self.idle_turns += 1
+        }
+        frames
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn burst_shown(&mut self, port: usize, now: Time) -> usize {
+        self.burst::<true>(port, now)
+    }
+
+    /// A burst of a port; with `SHOWN`, each frame is shown with what became of it. How many frames.
+    #[inline(always)]
+    fn burst<const SHOWN: bool>(&mut self, port: usize, now: Time) -> usize {
+        let rx = &mut *self.rx[port];
+        rx.receive(&mut self.burst);
+        let frames = self.burst.len();
+        // What frames need of memory is asked for, for all of them, before the first one's turn.
+        let mut looks = [Look::NONE; io::BURST];
+        for (slot, look) in self.burst.iter_mut().zip(&mut looks) {
+            *look = self.handler.look(rx.bytes(slot));
+        }
+        looks[..self.burst.len()].iter_mut().for_each(|look| self.handler.look_again(look));
+        let port = PortId(port as u8);
+        for (mut slot, look) in self.burst.drain(..).zip(looks) {
+            let mut frame = rx.frame(&mut slot);
+            if SHOWN && let Some(tap) = &mut self.outside.tap {
+                tap.before(&self.handler, frame.bytes());
+            }
+            let verdict = match self.handler.straight(port, look, &mut frame, now) {
+                Some(verdict) => verdict,
+                None => {
+                    let headers = Parsed::read(frame.bytes());
+                    // Its owner shows it.
+                    if let Some(exchange) = &mut self.exchange
+                        && exchange.handed_over(port.0, &headers, &mut frame)
+                    {
+                        rx.release(slot);
+                        continue;
+                    }
+                    self.handler.handle(port, &headers, &mut frame, now, &mut self.outside)
+                }
+            };
+            if SHOWN && let Some(tap) = &mut self.outside.tap {
+                tap.after(&self.handler, port, verdict, frame.bytes(), now);
+            }
+            match verdict {
+                Verdict::Forward(to) | Verdict::Reply(to) => {
+                    let (head, len, offload) = (frame.head(), frame.len(), frame.offload());
+                    slot.reframe(head, len);
+                    slot.set_offload(offload);
+                    match self.outside.tx.get_mut(usize::from(to.0)) {
+                        // A frame that finds no room is counted by its port; its sender will repeat it.
+                        Some(tx) => _ = io::send(rx, &mut **tx, slot),
+                        None => rx.release(slot),
+                    }
+                }
+                Verdict::Hold | Verdict::Drop(_) => rx.release(slot),
+            }
         }
         frames
     }
@@ -377,10 +449,16 @@ impl<H: FrameHandler> Loop<H> {
             for (mut handoff, look) in self.handed.drain(..).zip(looks) {
                 let (port, headers) = (PortId(handoff.port), handoff.headers);
                 let mut frame = handoff.frame();
+                if let Some(tap) = &mut self.outside.tap {
+                    tap.before(&self.handler, frame.bytes());
+                }
                 let verdict = match self.handler.straight(port, look, &mut frame, now) {
                     Some(verdict) => verdict,
                     None => self.handler.handle(port, &headers, &mut frame, now, &mut self.outside),
                 };
+                if let Some(tap) = &mut self.outside.tap {
+                    tap.after(&self.handler, port, verdict, frame.bytes(), now);
+                }
                 if let Verdict::Forward(to) | Verdict::Reply(to) = verdict
                     && let Some(tx) = self.outside.tx.get_mut(usize::from(to.0))
                 {
@@ -447,7 +525,13 @@ impl<H: FrameHandler> Loop<H> {
         *handover = self.exchange.as_ref().map_or_else(Handover::default, Exchange::counts);
         pauses.follow(&self.pauses);
         drop(snapshot);
-        // Relaxed: it orders nothing. Where the lock is taken, the next round will do.
+        self.tell_sessions(status);
+    }
+
+    /// Tells what the affinity tables have counted, when somebody waits for it.
+    #[inline]
+    fn tell_sessions(&self, status: &Status) {
+        // Relaxed: it orders nothing. Where the lock is taken, the next turn will do.
         if status.session_metrics_wanted.load(Ordering::Relaxed)
             && let Ok(mut told) = status.session_metrics.try_lock()
         {

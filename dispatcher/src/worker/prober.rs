@@ -6,6 +6,7 @@ use super::post::Clerk;
 use crate::checks::{Checks, Report};
 use crate::engine::Revision;
 use crate::io::wait_readable;
+use lb::{BackendId, BackendSet};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +24,8 @@ pub struct Told {
     /// What holds of each backend.
     pub reports: Vec<Report>,
     lines: VecDeque<String>,
+    /// Whose keys are to be asked for anew.
+    forgotten: BackendSet,
 }
 
 /// The thread. It ends when this is dropped.
@@ -64,6 +67,8 @@ fn run(
         if let Some(change) = changes.new_change() {
             checks.follow(&change.revision, now);
         }
+        let forgotten = core::mem::take(&mut lock(told).forgotten);
+        forgotten.iter().for_each(|id| checks.forget_keys(id, now));
         let hints = clerk.hints();
         hints.tls.iter().for_each(|id| checks.speaks_tls(id, now));
         hints.strange_tickets.iter().for_each(|id| checks.look_at_keys(id, now));
@@ -106,6 +111,11 @@ impl Prober {
     /// What an operator should read since it was asked last.
     pub fn lines(&self) -> Vec<String> {
         lock(&self.told).lines.drain(..).collect()
+    }
+
+    /// Workers have forgotten a backend's sessions and keys: these are asked for anew, within a tenth of a second.
+    pub fn forget_keys(&self, backend: BackendId) {
+        lock(&self.told).forgotten.insert(backend);
     }
 
     /// Ends it soon: servers that are being asked hear so, if workers still send.

@@ -1,5 +1,6 @@
 //! What a worker's ended connections add up to.
 
+use super::timings::ByService;
 use crate::engine::{BALANCED, Class, ConnectionRecord};
 use lb::{BackendId, Reason};
 use std::collections::HashMap;
@@ -35,6 +36,8 @@ pub struct Totals {
     pub beyond: BackendTotals,
     /// That reached none.
     pub no_backend: u64,
+    /// How long they took.
+    pub timings: ByService,
 }
 
 /// Sums over the connections of one backend.
@@ -126,11 +129,13 @@ impl Totals {
         // By name: workers meet new backends in different orders.
         other.backends.iter().for_each(|theirs| self.entry(&theirs.name).merge(theirs));
         self.beyond.merge(&other.beyond);
+        self.timings.merge(&other.timings);
     }
 
     /// One more connection.
     pub fn add(&mut self, record: &ConnectionRecord<'_>) {
         self.connections += 1;
+        self.timings.add(record);
         self.secure += u64::from(record.class == Class::Secure);
         self.offered += u64::from(!record.offered.is_empty());
         self.resumed += u64::from(record.resumed == Some(true));

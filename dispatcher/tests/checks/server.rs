@@ -25,6 +25,8 @@ pub enum Manner {
     Tls12,
     /// Its tickets are the numbers of sessions that it keeps.
     Stateful,
+    /// Completes no handshake without one of two server names, [`NAMES`].
+    NeedsName,
     /// It issues none.
     NoTickets,
     /// It issues tickets, and takes none.
@@ -46,6 +48,9 @@ pub enum Manner {
     /// Nothing comes back.
     Dead,
 }
+
+/// By which a server is asked that needs one.
+pub const NAMES: [&str; 2] = ["api.example.com", "shop.example.com"];
 
 /// What it has seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -134,6 +139,11 @@ impl Server {
     /// Key names of the tickets that it issued.
     pub fn issued_names(&self) -> Vec<[u8; 16]> {
         self.names.names.lock().unwrap().clone()
+    }
+
+    /// Server names of the hellos that it was told, where it asks for them.
+    pub fn asked_for(&self) -> Vec<String> {
+        self.names.asked.lock().unwrap().clone()
     }
 
     fn listen(&mut self) {
@@ -315,6 +325,7 @@ fn config(manner: Manner, names: &Arc<Recording>) -> Option<Arc<ServerConfig>> {
     let versions: &[&rustls::SupportedProtocolVersion] = match manner {
         Manner::Tls | Manner::BehindProxyHeader | Manner::TlsHttp(_) => rustls::ALL_VERSIONS,
         Manner::Tls12 => &[&rustls::version::TLS12],
+        Manner::NeedsName => rustls::ALL_VERSIONS,
         Manner::Stateful | Manner::NoTickets | Manner::Forgets => &[&rustls::version::TLS13],
         _ => return None,
     };
@@ -327,6 +338,9 @@ fn config(manner: Manner, names: &Arc<Recording>) -> Option<Arc<ServerConfig>> {
         .with_no_client_auth()
         .with_single_cert(vec![cert], PrivateKeyDer::from(key))
         .unwrap();
+    if manner == Manner::NeedsName {
+        config.cert_resolver = Arc::new(Picky { inner: config.cert_resolver.clone(), names: names.clone() });
+    }
     match manner {
         Manner::Stateful => {}
         Manner::Forgets => config.session_storage = Arc::new(Forgetful),
@@ -347,11 +361,32 @@ fn config(manner: Manner, names: &Arc<Recording>) -> Option<Arc<ServerConfig>> {
 struct Recording {
     inner: Arc<dyn ProducesTickets>,
     names: Mutex<Vec<[u8; 16]>>,
+    /// Server names of the hellos.
+    asked: Mutex<Vec<String>>,
+}
+
+/// Has no certificate for whoever says none of the names.
+#[derive(Debug)]
+struct Picky {
+    inner: Arc<dyn rustls::server::ResolvesServerCert>,
+    names: Arc<Recording>,
+}
+
+impl rustls::server::ResolvesServerCert for Picky {
+    fn resolve(&self, hello: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        let name = hello.server_name().unwrap_or_default().to_string();
+        self.names.asked.lock().unwrap().push(name.clone());
+        NAMES.contains(&name.as_str()).then(|| self.inner.resolve(hello)).flatten()
+    }
 }
 
 impl Recording {
     fn new() -> Recording {
-        Recording { inner: rustls::crypto::ring::Ticketer::new().unwrap(), names: Mutex::default() }
+        Recording {
+            inner: rustls::crypto::ring::Ticketer::new().unwrap(),
+            names: Mutex::default(),
+            asked: Mutex::default(),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod late;
 mod odd;
 mod resets;
 mod step;
+mod times;
 mod translation;
 mod uplink;
 mod waiting;

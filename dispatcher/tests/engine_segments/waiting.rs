@@ -145,6 +145,51 @@ fn a_client_that_closes_or_resets_leaves_the_line_at_once() {
     }
 }
 
+/// As [`one_class`], in which one waits for so long.
+fn patient(config: Config, seconds: u64) -> Config {
+    let timeout = Duration::from_secs(seconds);
+    let classes = Classes::new(vec![ClassSpec { timeout, ..ClassSpec::new("all") }]).unwrap();
+    config.policy(|p| p.classes = classes.clone())
+}
+
+#[test]
+fn one_who_waits_for_long_is_asked_whether_it_is_there_and_stays_while_it_says_so() {
+    let (mut b, inside, waits) = one_waits(patient(limited(1, limits(Some(1), None)), 120), &hello());
+    let n = hello().len() as u32;
+    assert_eq!(b.wait(ms(100)).len(), 1, "the hello is acknowledged");
+    // A minute, in which it answers twice as late as it might, or says what is older than that.
+    for _ in 0..6 {
+        let out = b.wait(ms(10_100));
+        assert_eq!(out.len(), 2, "it is asked twice");
+        for probe in &out {
+            let tcp = probe.tcp();
+            assert_eq!((tcp.flags, tcp.seq, tcp.ack), (ACK, waits.1, Seq(CLIENT_ISN) + 1 + n));
+            assert!(probe.payload().is_empty() && tcp.window > 0);
+        }
+        assert_eq!(b.client_sends(seg(ACK, 1 + n, 1, &[])).1, Verdict::Hold);
+    }
+    assert_eq!(b.engine.waiting(), 1);
+    leaves(&mut b, inside);
+    b.poll();
+    let dialled = (b.dialled_from, b.dialled);
+    back_to(&mut b, Client(waits.0, waits.1, dialled));
+    assert_eq!(answers(&mut b), hello());
+}
+
+#[test]
+fn one_who_is_gone_without_a_word_leaves_the_line_after_three_questions_and_holds_no_slot() {
+    let (mut b, inside, _) = one_waits(patient(limited(1, limits(Some(1), None)), 120), &hello());
+    let out = b.wait(ms(19_900));
+    assert_eq!((out.len(), b.engine.waiting()), (4, 1), "an acknowledgement and three questions");
+    let out = b.wait(ms(200));
+    assert_eq!((out.len(), out[0].flags()), (1, RST_ACK), "should it be there after all");
+    assert_eq!((b.engine.waiting(), b.engine.held_hellos()), (0, 0));
+    assert_eq!(b.ended.pop().unwrap().0, End::QueueAbandoned);
+    assert_eq!(b.engine.admission().abandoned, 1);
+    leaves(&mut b, inside);
+    assert!(b.poll().is_empty(), "nobody is dialled for one who is gone");
+}
+
 #[test]
 fn who_has_waited_in_vain_is_told_by_an_alert_and_the_connection_is_closed_in_order() {
     let (mut b, _, _) = one_waits(limited(1, limits(Some(1), None)), &hello());
@@ -414,4 +459,96 @@ fn at_the_end_of_the_process_those_who_wait_are_reset() {
     assert_eq!((b.engine.waiting(), b.engine.held_hellos()), (0, 0));
     b.wait(ms(2000));
     b.assert_empty();
+}
+
+/// Server 0 opens this ticket.
+fn returning(config: Config) -> (Config, Vec<u8>) {
+    let key = TicketKey::Name { backend: server_name(0, false), name: [9; 16] };
+    let hello = Hello { ticket: Some(vec![9; 100]), ..Hello::default() };
+    (Config { ticket_keys: vec![key], ..config }, hello.bytes())
+}
+
+#[test]
+fn who_returns_waits_for_his_own_server_so_long_and_then_takes_another_and_his_row_stays() {
+    let (config, hello) = returning(limited(2, limits(Some(1), None)));
+    let n = hello.len() as u32;
+    let mut b = Bench::new(config, false);
+    b.splice(&hello);
+    let (inside, own) = (kept(&b), b.dialled);
+    assert_eq!(own, b.config.backends()[0].addr);
+    assert!(arrives(&mut b, 1, &hello).is_empty(), "although the other has room");
+    let waits = kept(&b);
+    assert!(b.wait(ms(49)).iter().all(|out| !out.tcp().is_bare_syn()));
+    let out = b.wait(ms(2));
+    assert!(out.iter().any(|out| out.tcp().is_bare_syn()));
+    assert_eq!((b.dialled, b.engine.waiting()), (b.config.backends()[1].addr, 0));
+    let dialled = (b.dialled_from, b.dialled);
+    back_to(&mut b, Client(waits.0, waits.1, dialled));
+    assert_eq!(answers(&mut b), hello);
+    let sum = b.engine.admission();
+    assert_eq!((sum.admitted, sum.waited, sum.spilled), (2, 1, 1));
+    // What he had is where it was: when there is room he meets his own server again.
+    back_to(&mut b, inside);
+    assert!(matches!(b.server_sends(seg(RST_ACK, 1, n + 1, &[])).1, Verdict::Forward(_)));
+    let out = arrives(&mut b, 2, &hello);
+    assert!(out.iter().any(|out| out.tcp().is_bare_syn()));
+    assert_eq!(b.dialled, own);
+}
+
+#[test]
+fn where_only_his_own_server_will_do_he_waits_for_it_until_his_time_is_over() {
+    let (config, hello) = returning(limited(2, limits(Some(1), None)).policy(|p| p.spill_after = None));
+    let mut b = Bench::new(config, false);
+    b.splice(&hello);
+    let inside = kept(&b);
+    for client in [1, 2] {
+        assert!(arrives(&mut b, client, &hello).is_empty());
+        assert!(b.wait(ms(1000)).iter().all(|out| !out.tcp().is_bare_syn()));
+        b.now += ms(1);
+    }
+    let end = hello.len() as u32 + 1;
+    back_to(&mut b, inside);
+    assert!(matches!(b.server_sends(seg(RST_ACK, 1, end, &[])).1, Verdict::Forward(_)));
+    assert_eq!(b.poll().len(), 1, "the one who came first");
+    assert_eq!(b.dialled, b.config.backends()[0].addr);
+    let out = b.wait(ms(2100));
+    assert!(out.iter().any(|out| out.payload() == ALERT), "the other has waited in vain");
+    let sum = b.engine.admission();
+    assert_eq!((sum.spilled, sum.timed_out, sum.waited), (0, 1, 1));
+}
+
+#[test]
+fn a_proxy_header_goes_before_what_lay_in_a_small_buffer_and_both_are_ours_until_they_are_there() {
+    const HEADER: usize = 28;
+    let hello = Hello { at_least: 1300, ..Hello::default() }.bytes();
+    let n = hello.len() as u32;
+    let (mut b, inside, waits) =
+        one_waits(limited(1, limits(Some(1), None)).policy(|p| p.proxy_protocol = true), &hello);
+    b.wait(ms(60));
+    // As much as there is room for.
+    b.client_sends(seg(ACK, 1 + n, 1, &[7; 1400]));
+    let out = b.wait(ms(60));
+    let taken = out[0].tcp().ack.0.wrapping_sub(CLIENT_ISN + 1) as usize;
+    assert!(taken > hello.len() && out[0].tcp().window > 0, "{taken}");
+    leaves(&mut b, inside);
+    b.poll();
+    let dialled = (b.dialled_from, b.dialled);
+    back_to(&mut b, Client(waits.0, waits.1, dialled));
+    let mss = written(&SynOptions { mss: Some(1460), ..SynOptions::default() });
+    // The header stands before what the client counts.
+    let syn_ack = Seg { options: &mss, window: 60000, ..seg(SYN_ACK, 0, 1u32.wrapping_sub(HEADER as u32), &[]) };
+    let sent: Vec<u8> = b.server_sends(syn_ack).0.iter().flat_map(|o| o.payload().to_vec()).collect();
+    let (header, stream) = sent.split_at(HEADER);
+    assert!(header.starts_with(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"), "{header:?}");
+    assert_eq!(&header[24..26], waits.0.port().to_be_bytes());
+    assert!(stream[..hello.len()] == hello && stream[hello.len()..].iter().all(|b| *b == 7));
+    assert_eq!(stream.len(), taken);
+    let again = b.wait(ms(300));
+    assert_eq!(again.iter().map(|o| o.payload().len()).sum::<usize>(), sent.len(), "nobody else has it");
+    // The header alone has arrived: the rest is still ours.
+    b.server_sends(Seg { window: 60000, ..seg(ACK, 1, 1, &[]) });
+    let again: Vec<u8> = b.wait(ms(700)).iter().flat_map(|o| o.payload().to_vec()).collect();
+    assert!(again.len() >= taken && again[..taken] == *stream);
+    b.server_sends(Seg { window: 60000, ..seg(ACK, 1, (1 + taken) as u32, &[]) });
+    assert_eq!(b.engine.held_hellos(), 0);
 }

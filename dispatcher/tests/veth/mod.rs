@@ -6,7 +6,10 @@
 // No test uses all of it.
 #![allow(dead_code)]
 
-use dispatcher::io::{self, Burst, Port, af_packet};
+pub mod segments;
+
+use dispatcher::io::af_xdp::Account;
+use dispatcher::io::{self, Burst, Census, Port, af_packet};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -142,4 +145,35 @@ pub fn bridge_once(ports: &mut [Port]) -> usize {
         tx.flush();
     }
     moved
+}
+
+/// Frames under way in [`carry`].
+const AT_ONCE: usize = 100;
+
+/// Sends them all, at once.
+pub fn send_all(port: &mut Port, frames: &[Vec<u8>]) {
+    for frame in frames {
+        assert!(port.tx.transmit_copy(frame));
+    }
+    port.tx.flush();
+}
+
+/// Sends frames and takes them at the other end, few enough at a time for a virtual pair's own queue of 256.
+pub fn carry(from: &mut Port, to: &mut Port, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut carried = Vec::new();
+    for chunk in frames.chunks(AT_ONCE) {
+        send_all(from, chunk);
+        let (before, until) = (carried.len(), Instant::now() + Duration::from_secs(10));
+        while carried.len() < before + chunk.len() && Instant::now() < until {
+            carried.extend(receive_all(to, Duration::from_millis(1)));
+        }
+    }
+    carried
+}
+
+/// Nothing is in our hands, nothing is under way, and every chunk is somewhere.
+pub fn assert_settled(account: &Account) {
+    let census @ Census { chunks, free, receiving, held, sending } = account.census();
+    assert_eq!(free + receiving + held + sending, chunks, "{census:?}");
+    assert_eq!((held, sending), (0, 0), "{census:?}");
 }

@@ -2,13 +2,18 @@
 
 use dispatcher::control::overrides::Order;
 use dispatcher::control::socket::api::{
-    Applied, Backend, Configuration, Diff, Drop, Forgotten, Overview, Problem, Reopened, Rows, Service, Sessions,
-    Worker,
+    Applied, Backend, Configuration, Connections, Diff, Drop, Explanations, Forgotten, Overview, Problem, Reopened,
+    Rows, Service, Sessions, Worker,
 };
+use dispatcher::control::socket::capture::{self, Taps};
+use dispatcher::control::socket::connections::{Asked, Walking};
+use dispatcher::control::socket::explain;
 use dispatcher::control::socket::queue::{self, Control, Upload};
-use dispatcher::control::socket::router::{Peer, router};
-use dispatcher::control::socket::serve::serve;
+use dispatcher::control::socket::router::{PCAPNG, Peer, router};
+use dispatcher::control::socket::serve::{Lease, serve};
 use dispatcher::metrics::Figures;
+use dispatcher::worker::poll::Clock;
+use lb::{Directory, Wanted};
 use std::future::{Future, poll_fn};
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -51,9 +56,27 @@ impl Control for Willing {
     fn backends(&mut self) -> Vec<Backend> {
         Vec::new()
     }
-    fn sessions(&mut self) -> Sessions {
+    fn sessions(&mut self, _: &[Backend]) -> Sessions {
         let rows = Rows { session_ids: 0, tickets: 0, key_names: 0, shared_key_names: 0, candidates: 0, refusals: 0 };
         Sessions { offered: Vec::new(), rows, notes: Vec::new() }
+    }
+    fn look_for(&mut self, asked: &Asked) -> Result<Walking, Problem> {
+        let nothing = Directory::next(None, &Wanted::default(), |_| true);
+        asked.begin(&nothing.map_err(|faults| Problem::new(500, format!("{faults:?}")))?, &[])
+    }
+    fn look_for_trails(&mut self, asked: &explain::Asked) -> Result<Walking, Problem> {
+        asked.begin(&[])
+    }
+    fn explanations(&mut self, _: &Walking) -> Explanations {
+        Explanations::default()
+    }
+    fn capture(&mut self, asked: &capture::Asked) -> Result<Taps, Problem> {
+        let nothing = Directory::next(None, &Wanted::default(), |_| true);
+        // Of no worker: it is over when it has begun.
+        asked.begin(&nothing.map_err(|faults| Problem::new(500, format!("{faults:?}")))?, &[], vec![], Clock::start())
+    }
+    fn connections(&mut self, _: &Walking) -> Connections {
+        Connections::default()
     }
     fn workers(&mut self) -> Vec<Worker> {
         Vec::new()
@@ -119,7 +142,8 @@ fn answer(request: &[u8]) -> (Vec<u8>, Willing) {
             let (handle, queue) = queue::queue();
             let peer = served.peer_cred().expect("a socket");
             let peer = Peer { uid: peer.uid(), pid: peer.pid() };
-            let mut serve = pin!(serve(served, Some(peer), router(handle), Duration::from_secs(5)));
+            let lease = Lease::new(Duration::from_secs(30));
+            let mut serve = pin!(serve(served, Some(peer), router(handle), Duration::from_secs(5), lease));
             poll_fn(|cx| {
                 let done = serve.as_mut().poll(cx);
                 if done.is_pending() {
@@ -179,6 +203,8 @@ fn check(answer: &[u8], willing: &Willing, without_body: bool) {
             let error = value["error"].as_str().unwrap_or_default();
             assert!(!error.is_empty() && !error.contains('\n'), "{body}");
         }
+    } else if status == 200 && head.to_ascii_lowercase().contains(&format!("content-type: {PCAPNG}")) {
+        assert_eq!(willing.changes, 0, "who looks changes nothing");
     } else if !without_body {
         // Of hyper itself, which could not read the request.
         assert!(body.is_empty(), "{head}\n{body}");

@@ -6,9 +6,11 @@ use dispatcher::engine::{AddressMode, Config};
 use dispatcher::wire::Seq;
 use dispatcher::wire::options::SynOptions;
 use dispatcher::wire::packet::Flags;
-use lb::{Algorithm, Policy, State};
+use lb::admission::{ClassCounters, ClassSpec, Classes, Cost, Limits, Share, Used};
+use lb::{Algorithm, MaxHandshakes, Policy, State, Wanted};
 use sim::config::{client_ip, one_armed, two_armed};
 use sim::script::*;
+use sim::storm::limited::hold;
 use sim::tls::Hello;
 use std::net::SocketAddr;
 
@@ -30,15 +32,24 @@ struct Known {
 
 /// One byte for the configuration, then steps.
 pub fn engine(bytes: &[u8]) {
+    play(bytes);
+}
+
+/// The same. What became of those who asked for room at a server with limits.
+fn play(bytes: &[u8]) -> ClassCounters {
     let mut u = Unstructured::new(bytes);
-    let Ok(kind) = u.arbitrary::<u8>() else { return };
+    let Ok(kind) = u.arbitrary::<u8>() else { return ClassCounters::default() };
     let v6 = kind & 1 != 0;
     let mut config = if kind & 2 != 0 { one_armed(2, v6) } else { two_armed(2, v6) };
     if kind & 4 != 0 {
         config.address_mode = AddressMode::Dnat;
     }
     config.probe = kind & 16 != 0;
-    let config = small(config).policy(|policy| policy.proxy_protocol = kind & 8 != 0);
+    let mut config = small(config).policy(|policy| policy.proxy_protocol = kind & 8 != 0);
+    if kind & LIMITED != 0 {
+        // Where bytes end, as they are.
+        let _ = limits(&mut config.wanted, &mut u);
+    }
     let mut b = Bench::new(config, v6);
     let known = |n: u16| Known {
         client: SocketAddr::new(client_ip(usize::from(n % 2), v6), 50_000 + n / 2),
@@ -52,13 +63,55 @@ pub fn engine(bytes: &[u8]) {
     let mut flows = [known(0), known(1), known(2), known(3), known(4), known(5)];
     // Where bytes end, the steps do.
     let _ = steps(&mut b, &mut u, &mut flows);
-    end(b);
+    end(b)
+}
+
+/// Backends have limits.
+const LIMITED: u8 = 32;
+
+/// Servers that hardly may do anything, and clients in two classes that wait at few places, not for long.
+fn limits(wanted: &mut Wanted, u: &mut Unstructured<'_>) -> Result<()> {
+    for backend in wanted.pools.iter_mut().flat_map(|pool| &mut pool.backends) {
+        backend.limits.max_connections = [None, Some(1), Some(1), Some(2)][u.choose_index(4)?];
+        let units = [None, Some(MaxHandshakes::Units(10)), Some(MaxHandshakes::Units(11)), Some(MaxHandshakes::Auto)];
+        backend.limits.max_handshakes = units[u.choose_index(4)?];
+        backend.limits.slow_start = u.ratio(1, 4u8)?.then_some(Duration::from_secs(2));
+    }
+    let cost = [None, Some(Cost::Resumed), Some(Cost::NotTls), Some(Cost::Full)][u.choose_index(4)?];
+    let share = if u.arbitrary()? { Share::Strict } else { Share::Weight(2) };
+    let (reserve, queue) = (u.int_in_range(0..=50u8)?, u.int_in_range(1..=4usize)?);
+    let timeout = Duration::from_millis([50, 500, 5000][u.choose_index(3)?]);
+    let first = ClassSpec { cost, share, reserve, queue, timeout, ..ClassSpec::new("first") };
+    let rest = ClassSpec { queue, timeout, ..ClassSpec::new("rest") };
+    let classes = Classes::new(vec![first, rest]).expect("classes that can be");
+    let spill_after = [Some(0), Some(50), None][u.choose_index(3)?].map(Duration::from_millis);
+    for service in &mut wanted.services {
+        (service.policy.classes, service.policy.spill_after) = (classes.clone(), spill_after);
+    }
+    Ok(())
+}
+
+/// What each backend has is within the limits that are wanted, though it may stay when they are lowered. (Slow starts and `auto` change them between two looks.)
+fn check_slots(b: &Bench, before: &mut [Used; 2]) {
+    let directory = b.engine.directory();
+    for backend in directory.backends() {
+        let used = directory.live().slots().used(backend.id);
+        let before = &mut before[backend.id.index()];
+        let units = match backend.limits.max_handshakes {
+            Some(MaxHandshakes::Units(units)) => Some(units),
+            Some(MaxHandshakes::Auto) | None => None,
+        };
+        let limits = Limits { connections: backend.limits.max_connections, units };
+        assert!(hold(limits, *before, used), "{}: {used:?} after {before:?}, {limits:?}", backend.name);
+        *before = used;
+    }
 }
 
 /// Tables so small that they fill, and timeouts so short that they come.
 fn small(mut config: Config) -> Config {
     config.limits.flows = 5;
     config.limits.hellos = 3;
+    config.limits.waiting = 2;
     config.limits.watches = 2;
     config.limits.sessions = 16;
     config.limits.hello_bytes = 2048;
@@ -68,8 +121,9 @@ fn small(mut config: Config) -> Config {
 }
 
 fn steps(b: &mut Bench, u: &mut Unstructured<'_>, flows: &mut [Known; 6]) -> Result<()> {
-    let mut last = vec![];
+    let (mut last, mut used) = (vec![], Default::default());
     for _ in 0..STEPS {
+        check_slots(b, &mut used);
         if u.is_empty() {
             break;
         }
@@ -78,7 +132,7 @@ fn steps(b: &mut Bench, u: &mut Unstructured<'_>, flows: &mut [Known; 6]) -> Res
         (b.client, b.cookie, b.our_clock) = (k.client, k.cookie, k.clock);
         (b.dialled_from, b.dialled) = (k.from, k.server);
         let mut k = *k;
-        let frame = frame(b, u, &mut k, &last)?;
+        let frame = frame(b, u, &mut k, &last, &mut used)?;
         flows[n] = k;
         let Some((port, frame)) = frame else { continue };
         let (_, _) = b.hand_in(port, &frame);
@@ -158,6 +212,10 @@ fn reconfigure(b: &mut Bench, u: &mut Unstructured<'_>) -> Result<()> {
         }
     }
     pool.balance = Algorithm::ALL[u.choose_index(4)?];
+    if wanted.pools[0].backends[0].limits.bind() && u.ratio(1, 4u8)? {
+        limits(&mut wanted, u)?;
+    }
+    let pool = &mut wanted.pools[0];
     let kept = u.int_in_range(0..=2u8)?;
     pool.backends.truncate(usize::from(kept.max(1)));
     if u.ratio(1, 8u8)? {
@@ -168,7 +226,13 @@ fn reconfigure(b: &mut Bench, u: &mut Unstructured<'_>) -> Result<()> {
 }
 
 /// The next frame, and the port it comes in at; none when only time has passed.
-fn frame(b: &mut Bench, u: &mut Unstructured<'_>, k: &mut Known, last: &[u8]) -> Result<Option<(usize, Vec<u8>)>> {
+fn frame(
+    b: &mut Bench,
+    u: &mut Unstructured<'_>,
+    k: &mut Known,
+    last: &[u8],
+    used: &mut [Used; 2],
+) -> Result<Option<(usize, Vec<u8>)>> {
     let server = b.server_port();
     let header = if b.config.wanted.services[0].policy.proxy_protocol { if b.v6 { 52 } else { 28 } } else { 0 };
     Ok(Some(match u.int_in_range(0..=15u8)? {
@@ -233,6 +297,7 @@ fn frame(b: &mut Bench, u: &mut Unstructured<'_>, k: &mut Known, last: &[u8]) ->
             } else {
                 b.wait(Duration::from_millis(ms));
                 if ms == 0 {
+                    check_slots(b, used);
                     reconfigure(b, u)?;
                 }
             }
@@ -270,7 +335,7 @@ fn frame(b: &mut Bench, u: &mut Unstructured<'_>, k: &mut Known, last: &[u8]) ->
 }
 
 /// Whatever happened, nothing is left when all timers have run out.
-fn end(mut b: Bench) {
+fn end(mut b: Bench) -> ClassCounters {
     let most = b.now + Duration::from_secs(300);
     let mut turns = 0;
     while let Some(at) = b.engine.next_deadline().filter(|at| *at <= most && b.engine.flows() > 0) {
@@ -283,4 +348,10 @@ fn end(mut b: Bench) {
     let c = b.engine.counters();
     assert_eq!(c.flows_opened, c.flows_closed);
     assert_eq!(c.flows_closed, b.ended.len() as u64);
+    let (directory, sum) = (b.engine.directory(), b.engine.admission());
+    assert_eq!(b.engine.waiting(), 0);
+    assert_eq!(sum.asked, sum.admitted + sum.turned_away(), "{sum:?}");
+    let slots = directory.live().slots();
+    assert!(directory.backends().all(|b| slots.used(b.id) == Used::default()), "all is given back");
+    sum
 }

@@ -18,8 +18,9 @@ pub fn flags(bytes: &[u8]) {
         Ok(Cli { command: Command::Run(args) }) => {
             assert!(args.ports.iter().all(|p| !p.name.is_empty() && !p.device.is_empty()));
         }
-        // What it would ask is another process.
+        // What they would ask is another process.
         Ok(Cli { command: Command::Ctl(args) }) => assert!(!args.socket.as_os_str().is_empty()),
+        Ok(Cli { command: Command::Top(args) }) => assert!(!args.interval.is_zero()),
         // Files are the target `config`.
         Ok(Cli { command: Command::Check(_) }) => {}
         Err(error) => assert!(!error.to_string().is_empty()),

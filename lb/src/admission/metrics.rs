@@ -28,11 +28,19 @@ pub struct ClassCounters {
     pub refused: u64,
     /// Waits of those who were admitted after having waited: bucket `n` is of those below 2^n ms.
     pub waits: [u64; WAITS],
+    /// These waits together, milliseconds.
+    pub waited_ms: u64,
 }
 
 impl ClassCounters {
+    /// All who asked and were not admitted, but for those who still wait.
+    pub fn turned_away(&self) -> u64 {
+        self.abandoned + self.timed_out + self.refused
+    }
+
     pub(crate) fn waited(&mut self, millis: u64) {
         self.waited += 1;
+        self.waited_ms = self.waited_ms.saturating_add(millis);
         self.waits[(64 - millis.leading_zeros() as usize).min(WAITS - 1)] += 1;
     }
 }
@@ -47,6 +55,7 @@ impl AddAssign for ClassCounters {
         self.abandoned += other.abandoned;
         self.timed_out += other.timed_out;
         self.refused += other.refused;
+        self.waited_ms = self.waited_ms.saturating_add(other.waited_ms);
         self.waits.iter_mut().zip(other.waits).for_each(|(mine, theirs)| *mine += theirs);
     }
 }

@@ -45,11 +45,13 @@ pub enum Kind {
     Reconfigure,
     /// An adversary that knows how sessions are learned: a world of its own ([`crate::liar`]), with nothing else in it.
     Liar,
+    /// Servers have limits, and clients wait. Excuse: those who waited in vain, and were told so.
+    Limits,
 }
 
 impl Kind {
     /// All.
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 21] = [
         Kind::Loss,
         Kind::Duplication,
         Kind::Reordering,
@@ -70,6 +72,7 @@ impl Kind {
         Kind::Workers,
         Kind::Reconfigure,
         Kind::Liar,
+        Kind::Limits,
     ];
 
     /// The word of the command line.
@@ -95,6 +98,7 @@ impl Kind {
             Kind::Workers => "workers",
             Kind::Reconfigure => "reconfigure",
             Kind::Liar => "liar",
+            Kind::Limits => "limits",
         }
     }
 

@@ -1,5 +1,6 @@
 //! Living through a storm.
 
+use super::limited::{self, Watch};
 use super::reconfigure::{Door, NAME, Operator};
 use super::{Kind, Kinds, Scenario};
 use crate::apps::{Closing, Ended, Expect, Plan, Write, get_and_reset, pattern};
@@ -7,8 +8,9 @@ use crate::config::{one_armed, server_ip, server_name, two_armed, vip};
 use crate::host::Stack;
 use crate::liar::{self, Rows};
 use crate::links::Faults;
-use crate::tls::Hello;
-use crate::world::World;
+use crate::rng::Rng;
+use crate::tls::{ALERT, Hello};
+use crate::world::{Told, World};
 use core::time::Duration;
 use dispatcher::engine::{AddressMode, Config, DropReason, End, Limits};
 use dispatcher::time::Time;
@@ -47,6 +49,10 @@ pub struct Sum {
     pub successors: u64,
     /// Sessions that had to be taken up where they were made, whatever was changed, and were.
     pub kept: u64,
+    /// Connections that waited for room at a server.
+    pub waited: u64,
+    /// Those that waited in vain, or found no place to wait at.
+    pub turned_away: u64,
     /// Frames that came to the engine.
     pub frames: u64,
     /// Frames it dropped.
@@ -73,6 +79,8 @@ impl core::ops::AddAssign for Sum {
         self.changes += other.changes;
         self.successors += other.successors;
         self.kept += other.kept;
+        self.waited += other.waited;
+        self.turned_away += other.turned_away;
         self.frames += other.frames;
         self.dropped += other.dropped;
         self.returns += other.returns;
@@ -181,7 +189,7 @@ fn config(s: &Scenario) -> Config {
     // Where frames get lost probes do too, and a pool of one server would be without any.
     let unheard = [Kind::Loss, Kind::Corruption, Kind::Stall, Kind::Leap].into_iter().any(|k| s.kinds.has(k));
     let limits = if s.kinds.has(Kind::Tables) {
-        Limits { flows: 24, hellos: 4, watches: 3, sessions: 32, ..Limits::default() }
+        Limits { flows: 24, hellos: 4, waiting: 6, watches: 3, sessions: 32, ..Limits::default() }
     } else {
         let flows = (s.connections * 3).max(64);
         let backends = if s.kinds.has(Kind::Reconfigure) { SLOTS } else { 0 };
@@ -202,7 +210,16 @@ fn config(s: &Scenario) -> Config {
 impl Storm<'_> {
     fn new<'a>(s: &'a Scenario, capture: Option<&Path>) -> Storm<'a> {
         let has = |kind| s.kinds.has(kind);
-        let mut w = World::new("storm", config(s), s.seed, CLIENTS, s.servers, s.v6);
+        let mut config = config(s);
+        let mut rng = Rng::new(s.seed ^ 0x0071_3175);
+        let all = if has(Kind::Limits) { s.servers + MORE_SERVERS } else { 0 };
+        let limits: Vec<_> = (0..all).map(|_| limited::limits(&mut rng)).collect();
+        if has(Kind::Limits) {
+            limited::rules(&mut rng, &mut config.wanted.services[0].policy);
+            let backends = &mut config.wanted.pools[0].backends;
+            backends.iter_mut().zip(&limits).for_each(|(backend, limits)| backend.limits = *limits);
+        }
+        let mut w = World::new("storm", config, s.seed, CLIENTS, s.servers, s.v6);
         w.record(if capture.is_some() { RECORDED } else { 0 });
         w.leave_captures_in(capture);
         let given = |kind, n| if has(kind) { n } else { 0 };
@@ -263,7 +280,16 @@ impl Storm<'_> {
             w.employ(workers);
         }
         let service = w.config.wanted.services[0].clone();
-        let operator = Operator::new(service, s.balance, s.servers, servers.len(), s.v6);
+        let operator = Operator::new(service, s.balance, s.servers, servers.len(), s.v6)
+            .limiting(limits.into_iter().take(servers.len()).collect());
+        if has(Kind::Limits) {
+            // What is left when the kinds are taken away that leave a server in the dark of what has ended.
+            let quiet = [Kind::Limits, Kind::Workers, Kind::Delay].into_iter().fold(s.kinds, Kinds::without);
+            let prompt = [Kind::Crash, Kind::Stall, Kind::Leap, Kind::Ports, Kind::Reconfigure, Kind::EvilServer];
+            let prompt = !prompt.into_iter().any(has);
+            let mut watch = Watch::new(SLOTS.max(s.servers), quiet == Kinds::NONE, prompt);
+            w.observe(move |w| watch.look(w));
+        }
         Storm {
             operator,
             s,
@@ -544,7 +570,7 @@ impl Storm<'_> {
             && let Some(name) = &g.promised
         {
             // Whose ports are used up takes nobody else, promised or not.
-            for t in told.iter().filter(|t| t.decided.is_some() && !has(Kind::Ports)) {
+            for t in told.iter().filter(|t| t.decided.is_some() && !t.spilled && !has(Kind::Ports)) {
                 assert_eq!(
                     t.decided.as_ref(),
                     Some(name),
@@ -552,11 +578,15 @@ impl Storm<'_> {
                     g.local
                 );
                 if t.end != End::NoBackend && t.backend.is_some() {
-                    assert_eq!(t.backend, t.decided, "{}: not led where it was promised", g.local);
+                    assert_eq!(
+                        t.backend, t.decided,
+                        "{}: not led where it was promised, by {}, attempts {}, waited {} ms",
+                        g.local, t.reason, t.attempts, t.waited_ms
+                    );
                 }
             }
             if !has(Kind::Ports)
-                && told.iter().any(|t| t.reason == "session-id")
+                && told.iter().any(|t| t.reason == "session-id" && !t.spilled)
                 && let Some(f) = c.flight()
             {
                 assert!(f.server == *issuer && f.resumed, "{}: led by its session ID, and not resumed", g.local);
@@ -571,6 +601,13 @@ impl Storm<'_> {
                     && self.w.engine.counters().refused[DropReason::NoLocalPort as usize] > 0);
         // Leaps may make it seem that nothing was said for long.
         let idle = told.iter().any(|t| t.end == End::Idle);
+        // Where several workers are, nobody hears why it ended.
+        let in_vain = |t: &&Told| matches!(t.end, End::QueueTimeout | End::QueueFull | End::QueueAbandoned);
+        let in_vain = has(Kind::Limits) && (has(Kind::Workers) || told.iter().any(in_vain));
+        if in_vain && (c.received == ALERT || c.received.is_empty() && c.outcome == Ended::Reset) {
+            self.guests[guest].excused = true;
+            return;
+        }
         if c.outcome == Ended::Reset && self.w.struck(g.local) {
             self.guests[guest].excused = true;
             return;
@@ -581,6 +618,10 @@ impl Storm<'_> {
         // One server is down, and the operator has given the client's pool no other, or the other is the evil one: known at the SYN, or found out by
         // dialling.
         let alone = has(Kind::Crash) && (has(Kind::Reconfigure) || has(Kind::EvilServer)) && c.received.is_empty();
+        // With the client's own port kept, the server may still hold the port's earlier connection, whose end was lost; smoltcp 0.14 does not answer a SYN
+        // then, where RFC 9293 (3.10.7.4) has it acknowledge what it knows.
+        let held = self.s.mode == AddressMode::Dnat && has(Kind::Reuse) && self.twice.contains(&g.local);
+        let alone = alone || held && c.received.is_empty();
         if alone && c.outcome == Ended::Reset && told.last().is_none_or(|t| t.end == End::NoBackend) {
             self.guests[guest].excused = true;
             return;
@@ -652,23 +693,15 @@ impl Storm<'_> {
             (sum.changes, sum.kept) = (self.operator.changes(), self.kept);
             sum.successors = self.w.directory().backends().map(|b| u64::from(b.generation)).sum();
         }
-        if self.s.kinds.has(Kind::Workers) {
-            let end = self.w.now + PATIENCE * 2;
-            self.w.faults.fill(Faults::NONE);
-            while self.w.crew().flows() > 0 && self.w.now < end {
-                self.w.run(Duration::from_secs(1));
-            }
-            self.w.crew().check();
-            let c = self.w.crew().counters();
-            (sum.frames, sum.dropped) = (c.frames_in, c.drops.iter().sum());
-            return sum;
-        }
         // Those who lie, and who were lied to, may go on for as long as they like.
         for h in &mut self.w.hosts {
             h.dark |= self.s.kinds.has(Kind::EvilClients) || self.s.kinds.has(Kind::EvilServer);
         }
         self.w.assert_quiescent();
-        let c = self.w.engine.counters();
+        let (_, asked) = self.w.admission();
+        (sum.waited, sum.turned_away) = (asked.waited, asked.turned_away());
+        let c =
+            if self.s.kinds.has(Kind::Workers) { self.w.crew().counters() } else { self.w.engine.counters().clone() };
         (sum.frames, sum.dropped) = (c.frames_in, c.drops.iter().sum());
         sum.promised = self.w.told.iter().filter(|t| t.decided.is_some()).count() as u64;
         sum

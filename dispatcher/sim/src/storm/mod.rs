@@ -7,11 +7,13 @@
 //! * A flow's two sides always belong together ([`crate::pairs`]).
 //! * A promised identity reaches its backend: who offers a session is told apart by the server's own answer.
 //! * A change of the configuration breaks no connection that it is not about, and a session whose server stays is taken up there.
+//! * No server gets more than its limits, nobody waits although there is room, and what became of all who asked adds up.
 //! * A liar among honest clients misleads none of their sessions ([`crate::liar`]).
 //! * Memory stays within its bounds, and every frame has one fate ([`crate::check`]).
 //! * Nobody is stuck: every connection ends, in order unless there is an excuse ([`Kind`] says which), and in the end nothing is left.
 
 mod kind;
+pub mod limited;
 mod live;
 mod reconfigure;
 mod scenario;

@@ -4,9 +4,10 @@
 //! come, go, drain, are disabled and weighted; they change their names (the same address is another backend then); the route, the
 //! algorithms and the second service change. Each pool always has a server that takes new connections.
 
+use super::limited;
 use crate::config::{server_ip, server_name, vip};
 use crate::rng::Rng;
-use lb::{Algorithm, MemberSpec, PoolSpec, RouteSpec, ServiceSpec, SniPattern, State, Wanted};
+use lb::{Algorithm, BackendLimits, MemberSpec, PoolSpec, RouteSpec, ServiceSpec, SniPattern, State, Wanted};
 use std::net::SocketAddr;
 
 /// The server name that a route may lead elsewhere.
@@ -46,6 +47,8 @@ struct Scheme {
     states: Vec<State>,
     /// By server: how often it was renamed.
     names: Vec<usize>,
+    /// By server; empty where nobody thinks of limits.
+    limits: Vec<BackendLimits>,
     route: bool,
     second: bool,
 }
@@ -94,10 +97,17 @@ impl Operator {
             balance: [balance; 2],
             states: vec![State::Up; servers],
             names: vec![0; servers],
+            limits: vec![],
             route: false,
             second: false,
         };
         Operator { v6, service, scheme, changes: 0, left: vec![0; servers] }
+    }
+
+    /// The same, with an operator who thinks of limits: by server.
+    pub fn limiting(mut self, limits: Vec<BackendLimits>) -> Operator {
+        self.scheme.limits = limits;
+        self
     }
 
     /// A server's name, as it is now.
@@ -161,7 +171,14 @@ impl Operator {
 
     fn turn(&mut self, rng: &mut Rng, reset: &mut Vec<usize>) {
         let server = rng.below(self.left.len());
-        let Scheme { pools, balance, states, names, route, second } = &mut self.scheme;
+        let Scheme { pools, balance, states, names, limits, route, second } = &mut self.scheme;
+        if !limits.is_empty() && rng.per_mille(250) {
+            match rng.below(4) {
+                0 => limited::rules(rng, &mut self.service.policy),
+                _ => limits[server] = limited::limits(rng),
+            }
+            return;
+        }
         let which = rng.below(2);
         match rng.below(10) {
             0 | 1 => {
@@ -220,6 +237,7 @@ impl Operator {
         MemberSpec {
             weight: place.weight,
             state: self.scheme.states[place.server],
+            limits: self.scheme.limits.get(place.server).copied().unwrap_or_default(),
             ..MemberSpec::new(self.name(place.server), SocketAddr::new(server_ip(place.server, self.v6), 8443))
         }
     }

@@ -102,7 +102,7 @@ impl Scenario {
         }
         if self.kinds.has(Kind::Workers) {
             let links = [Kind::Loss, Kind::Duplication, Kind::Reordering, Kind::Corruption, Kind::Delay];
-            let with_workers = links.into_iter().chain([Kind::Reconfigure]);
+            let with_workers = links.into_iter().chain([Kind::Reconfigure, Kind::Limits]);
             self.kinds = self.kinds.and(with_workers.collect()).with(Kind::Workers);
         }
         self

@@ -1,5 +1,5 @@
 use super::*;
-use lb::State;
+use lb::{MemberSpec, State};
 use std::net::SocketAddr;
 
 const NOW: u64 = 1_800_000_000;
@@ -37,6 +37,10 @@ impl DataPlane for Plane {
 
     fn try_out(&self, _: &Wanted) -> Result<(), String> {
         self.refuse.map_or(Ok(()), |why| Err(why.to_string()))
+    }
+
+    fn with_agents(&self, wanted: &Wanted, _: &Overrides) -> Wanted {
+        wanted.clone()
     }
 
     fn is_leaving(&self, backend: &str) -> bool {
@@ -164,9 +168,7 @@ fn what_expires_takes_along_what_does_not_fit_without_it() {
     let mut scene = Scene::new("along");
     let add = |name: &str, last| What::Add {
         pool: "shop".into(),
-        name: name.into(),
-        addr: SocketAddr::from(([10, 1, 0, last], 443)),
-        weight: 1,
+        backend: MemberSpec::new(name, SocketAddr::from(([10, 1, 0, last], 443))).into(),
     };
     scene.order(add("web3", 3), Some(60)).unwrap();
     for backend in ["web1", "web2"] {
@@ -263,14 +265,12 @@ fn orders_that_do_not_fit_are_refused_with_what_was_meant() {
     scene.refused(409, "every IPv4 backend has weight 0", |s| s.order(What::Weight("web2".into(), 0), None));
     let add = |name: &str, addr: &str| What::Add {
         pool: "shop".into(),
-        name: name.into(),
-        addr: addr.parse().unwrap(),
-        weight: 1,
+        backend: MemberSpec::new(name, addr.parse().unwrap()).into(),
     };
     scene.refused(409, "two backends have the address 10.1.0.1:443", |s| s.order(add("web9", "10.1.0.1:443"), None));
     scene.refused(409, "backend 'web9' has the address of a VIP", |s| s.order(add("web9", "10.0.0.100:443"), None));
     scene.refused(409, "(192.0.2.1) is in no port's network", |s| s.order(add("web9", "192.0.2.1:443"), None));
-    let what = What::Add { pool: "shoe".into(), name: "x".into(), addr: "10.1.0.9:1".parse().unwrap(), weight: 1 };
+    let what = What::Add { pool: "shoe".into(), backend: MemberSpec::new("x", "10.1.0.9:1".parse().unwrap()).into() };
     scene.refused(404, "did you mean 'shop'?", |s| s.order(what, None));
 }
 

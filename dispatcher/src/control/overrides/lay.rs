@@ -1,7 +1,7 @@
 //! Overrides laid over a configuration: what is to be in force, and which overrides are over.
 
 use super::{Override, Overrides, Setting};
-use lb::{MemberSpec, State, Wanted};
+use lb::{BackendLimits, MemberSpec, State, Wanted};
 
 /// What comes of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,7 +71,7 @@ fn membership(wanted: &mut Wanted, all: &[Override]) {
     // What was added under the same name has taken its place.
     let added = |pool: &str, backend: &MemberSpec| {
         all.iter().any(|o| match &o.what {
-            Setting::Added { pool: p, name, addr, .. } => p == pool && *name == backend.name && *addr == backend.addr,
+            Setting::Added { pool: p, backend: b } => p == pool && b.name == backend.name && b.addr == backend.addr,
             _ => false,
         })
     };
@@ -83,16 +83,16 @@ fn membership(wanted: &mut Wanted, all: &[Override]) {
         }
     }
     for one in all {
-        let Setting::Added { pool, name, addr, weight } = &one.what else { continue };
-        // A backend has one state, wherever it is.
-        let state = members_of(wanted, name).next().map(|(p, b)| wanted.pools[p].backends[b].state);
+        let Setting::Added { pool, backend } = &one.what else { continue };
+        // A backend has one state, wherever it is, and the same limits; these may be said anew, which does not fit then.
+        let elsewhere = members_of(wanted, &backend.name).next().map(|(p, b)| &wanted.pools[p].backends[b]);
+        let (state, limits) = elsewhere.map_or((State::Up, backend.limits), |there| (there.state, there.limits));
+        let limits = if backend.limits == BackendLimits::default() { limits } else { backend.limits };
         let Some(pool) = wanted.pools.iter_mut().find(|p| p.name == *pool) else { continue };
-        match pool.backends.iter_mut().find(|b| b.name == *name) {
-            Some(there) => (there.addr, there.weight) = (*addr, *weight),
-            None => {
-                let state = state.unwrap_or(State::Up);
-                pool.backends.push(MemberSpec { weight: *weight, state, ..MemberSpec::new(name.clone(), *addr) });
-            }
+        let new = MemberSpec { state, limits, ..(**backend).clone() };
+        match pool.backends.iter_mut().find(|b| b.name == backend.name) {
+            Some(there) => *there = MemberSpec { state: there.state, ..new },
+            None => pool.backends.push(new),
         }
     }
 }

@@ -12,11 +12,11 @@
 pub mod lay;
 pub mod saved;
 
+use super::backend::shown;
 use core::fmt;
 use core::time::Duration;
 use lay::{lay, members_of};
-use lb::{State, Wanted};
-use std::net::SocketAddr;
+use lb::{MemberSpec, State, Wanted};
 
 /// Most overrides at once. Full: further ones are refused; what is to last belongs into the configuration.
 pub const MAX_OVERRIDES: usize = 1024;
@@ -48,12 +48,8 @@ pub enum What {
     Add {
         /// The pool.
         pool: String,
-        /// The backend's name.
-        name: String,
-        /// Its address.
-        addr: SocketAddr,
-        /// Its weight.
-        weight: u16,
+        /// The backend; its state is that which it has elsewhere.
+        backend: Box<MemberSpec>,
     },
     /// A backend goes, out of all its pools.
     Remove {
@@ -78,7 +74,7 @@ impl fmt::Display for What {
         match self {
             What::State(backend, state) => write!(f, "{} {backend}", verb(*state)),
             What::Weight(backend, weight) => write!(f, "weight {backend} {weight}"),
-            What::Add { pool, name, addr, weight } => write!(f, "add {pool} {name}={addr},weight={weight}"),
+            What::Add { pool, backend } => write!(f, "add {pool} {}", shown(backend)),
             What::Remove { backend, now } => write!(f, "remove {backend}{}", if *now { " --now" } else { "" }),
         }
     }
@@ -95,12 +91,8 @@ pub enum Setting {
     Added {
         /// The pool.
         pool: String,
-        /// The backend's name.
-        name: String,
-        /// Its address.
-        addr: SocketAddr,
-        /// Its weight.
-        weight: u16,
+        /// The backend; its state is that which it has elsewhere.
+        backend: Box<MemberSpec>,
     },
     /// What the configuration has under this name is in no pool.
     Removed(String),
@@ -109,9 +101,10 @@ pub enum Setting {
 impl Setting {
     /// The backend that it is about.
     pub fn backend(&self) -> &str {
-        let (Setting::State(name, _) | Setting::Weight(name, _) | Setting::Added { name, .. } | Setting::Removed(name)) =
-            self;
-        name
+        match self {
+            Setting::State(name, _) | Setting::Weight(name, _) | Setting::Removed(name) => name,
+            Setting::Added { backend, .. } => &backend.name,
+        }
     }
 
     /// Both set the same thing, so that one takes the other's place.
@@ -120,7 +113,9 @@ impl Setting {
             (Setting::State(a, _), Setting::State(b, _))
             | (Setting::Weight(a, _), Setting::Weight(b, _))
             | (Setting::Removed(a), Setting::Removed(b)) => a == b,
-            (Setting::Added { pool: p, name: a, .. }, Setting::Added { pool: q, name: b, .. }) => p == q && a == b,
+            (Setting::Added { pool: p, backend: a }, Setting::Added { pool: q, backend: b }) => {
+                p == q && a.name == b.name
+            }
             _ => false,
         }
     }
@@ -131,7 +126,7 @@ impl fmt::Display for Setting {
         match self {
             Setting::State(backend, state) => write!(f, "{} {backend}", verb(*state)),
             Setting::Weight(backend, weight) => write!(f, "weight {backend} {weight}"),
-            Setting::Added { pool, name, addr, weight } => write!(f, "add {pool} {name}={addr},weight={weight}"),
+            Setting::Added { pool, backend } => write!(f, "add {pool} {}", shown(backend)),
             Setting::Removed(backend) => write!(f, "remove {backend}"),
         }
     }
@@ -213,11 +208,24 @@ impl Overrides {
         self.iter().filter_map(|o| o.until).min()
     }
 
-    /// What comes of an order, given at `now` while the configuration says `file`.
-    pub fn order(&self, file: &Wanted, order: &Order, now: u64) -> Result<Ordered, Wrong> {
+    /// What comes of an order, given at `now` while the configuration says `file`. `agents` lays over what is wanted what backends' agents say: an order
+    /// that says what the file does is kept where an agent says something else.
+    pub fn order(
+        &self,
+        file: &Wanted,
+        order: &Order,
+        now: u64,
+        agents: impl Fn(&Wanted, &Overrides) -> Wanted,
+    ) -> Result<Ordered, Wrong> {
         // What has expired is no more.
         let before = lay(file, self, now);
         let (mut next, mut notes) = (before.kept, Vec::new());
+        // Without an override it is so already.
+        let so_anyway = |next: &Overrides, backend: &str, so: &dyn Fn(&MemberSpec) -> bool| {
+            let (members, wanted) = next.members(file, now, backend)?;
+            let with_agents = agents(&wanted, next);
+            Ok(members.iter().all(|(p, b)| [&wanted, &with_agents].iter().all(|w| so(&w.pools[*p].backends[*b]))))
+        };
         let setting = match &order.what {
             What::State(backend, state) => {
                 let removed = Setting::Removed(backend.clone());
@@ -226,18 +234,16 @@ impl Overrides {
                 }
                 let setting = Setting::State(backend.clone(), *state);
                 next.take(&setting);
-                let (members, wanted) = next.members(file, now, backend)?;
-                // Without an override it is so already.
-                (!members.iter().all(|(p, b)| wanted.pools[*p].backends[*b].state == *state)).then_some(setting)
+                (!so_anyway(&next, backend, &|b| b.state == *state)?).then_some(setting)
             }
             What::Weight(backend, weight) => {
                 let setting = Setting::Weight(backend.clone(), *weight);
                 next.take(&setting);
-                let (members, wanted) = next.members(file, now, backend)?;
-                (!members.iter().all(|(p, b)| wanted.pools[*p].backends[*b].weight == *weight)).then_some(setting)
+                (!so_anyway(&next, backend, &|b| b.weight == *weight)?).then_some(setting)
             }
-            What::Add { pool, name, addr, weight } => {
-                let setting = Setting::Added { pool: pool.clone(), name: name.clone(), addr: *addr, weight: *weight };
+            What::Add { pool, backend } => {
+                let name = &backend.name;
+                let setting = Setting::Added { pool: pool.clone(), backend: backend.clone() };
                 let again = next.take(&setting);
                 let Some(there) = before.wanted.pools.iter().find(|p| p.name == *pool) else {
                     return Err(Wrong::NotThere(format!("there is no pool '{pool}'")));

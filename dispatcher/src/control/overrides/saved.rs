@@ -5,8 +5,9 @@
 
 use super::{MAX_OVERRIDES, MAX_WHY, Override, Overrides, Setting};
 use crate::control::file::at_most;
+use crate::control::member::{Particulars, Question, Scalar};
 use crate::control::name::check_name;
-use lb::{MAX_WEIGHT, State};
+use lb::{MAX_WEIGHT, MemberSpec, State};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -41,6 +42,16 @@ struct Entry {
     address: Option<SocketAddr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     weight: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_connections: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_handshakes: Option<Scalar>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    slow_start: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    check: Option<Question>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    agent_check: Option<Question>,
     who: String,
     since: u64,
     until: Option<u64>,
@@ -62,7 +73,7 @@ enum Kind {
 /// As they are written.
 pub fn to_json(all: &Overrides) -> Vec<u8> {
     let entry = |one: &Override| {
-        let (mut pool, mut address, mut number) = (None, None, None);
+        let (mut pool, mut address, mut number, mut said) = (None, None, None, Particulars::default());
         let what = match &one.what {
             Setting::State(_, State::Up) => Kind::Ready,
             Setting::State(_, State::Draining) => Kind::Drain,
@@ -71,15 +82,22 @@ pub fn to_json(all: &Overrides) -> Vec<u8> {
                 number = Some(*weight);
                 Kind::Weight
             }
-            Setting::Added { pool: to, addr, weight, .. } => {
-                (pool, address, number) = (Some(to.clone()), Some(*addr), Some(*weight));
+            Setting::Added { pool: to, backend } => {
+                (pool, address, number) = (Some(to.clone()), Some(backend.addr), Some(backend.weight));
+                said = Particulars::of(backend);
                 Kind::Add
             }
             Setting::Removed(_) => Kind::Remove,
         };
         let Override { who, since, until, why, file, .. } = one.clone();
         let backend = one.what.backend().to_string();
-        Entry { what, backend, pool, address, weight: number, who, since, until, why, file }
+        let Particulars { max_connections, max_handshakes, slow_start, check, agent_check } = said;
+        let weight = number;
+        #[rustfmt::skip]
+        let entry = Entry {
+            what, backend, pool, address, weight, max_connections, max_handshakes, slow_start, check, agent_check, who, since, until, why, file,
+        };
+        entry
     };
     let document = Document { version: VERSION, overrides: all.iter().map(entry).collect() };
     // Cannot fail: there are no keys but words in it.
@@ -104,7 +122,9 @@ pub fn from_json(text: &[u8]) -> Result<Overrides, String> {
 }
 
 fn read(entry: Entry) -> Result<Override, String> {
-    let Entry { what, backend, pool, address, weight, who, since, until, why, file } = entry;
+    let Entry { what, backend, pool, address, weight, who, since, until, why, file, .. } = entry;
+    let Entry { max_connections, max_handshakes, slow_start, check, agent_check, .. } = entry;
+    let said = Particulars { max_connections, max_handshakes, slow_start, check, agent_check };
     let named = |e: String| format!("backend '{}': {e}", backend.escape_debug());
     check_name(&backend).map_err(named)?;
     let missing = |key: &str| format!("backend '{backend}': no '{key}'");
@@ -123,8 +143,9 @@ fn read(entry: Entry) -> Result<Override, String> {
         Kind::Add => {
             let (pool, addr) = (pool.ok_or_else(|| missing("pool"))?, address.ok_or_else(|| missing("address"))?);
             check_name(&pool)?;
-            let weight = bounded()?;
-            Setting::Added { pool, name: backend, addr, weight }
+            let mut backend = MemberSpec { weight: bounded()?, ..MemberSpec::new(backend, addr) };
+            said.say(&mut backend).map_err(|e| format!("backend '{}': {e}", backend.name))?;
+            Setting::Added { pool, backend: Box::new(backend) }
         }
         Kind::Remove => Setting::Removed(backend),
     };

@@ -1,7 +1,8 @@
 use super::lay::{lay, lay_fitting, put_over};
 use super::saved::{Saved, from_json, to_json};
 use super::*;
-use lb::{MemberSpec, PoolSpec};
+use lb::PoolSpec;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 
 const NOW: u64 = 1_800_000_000;
@@ -27,16 +28,24 @@ fn state(backend: &str, state: State) -> What {
 }
 
 fn add(pool: &str, name: &str, last: u8) -> What {
-    What::Add { pool: pool.into(), name: name.into(), addr: member(name, last).addr, weight: 1 }
+    What::Add { pool: pool.into(), backend: member(name, last).into() }
 }
 
 fn remove(backend: &str) -> What {
     What::Remove { backend: backend.into(), now: false }
 }
 
+/// No backend has an agent.
+fn alone(wanted: &Wanted, _: &Overrides) -> Wanted {
+    wanted.clone()
+}
+
 fn ordered(all: &[What]) -> Overrides {
     all.iter().fold(Overrides::default(), |overrides, what| {
-        overrides.order(&file(), &order(what.clone(), None), NOW).unwrap_or_else(|e| panic!("{what}: {e:?}")).overrides
+        overrides
+            .order(&file(), &order(what.clone(), None), NOW, alone)
+            .unwrap_or_else(|e| panic!("{what}: {e:?}"))
+            .overrides
     })
 }
 
@@ -106,7 +115,7 @@ fn an_order_about_what_is_not_there_is_told_from_one_that_does_not_fit() {
         (vec![], add("shop", "web1", 1), true),
         (vec![], add("shop", "web1", 9), true),
     ] {
-        let wrong = ordered(&before).order(&file(), &order(what.clone(), None), NOW).unwrap_err();
+        let wrong = ordered(&before).order(&file(), &order(what.clone(), None), NOW, alone).unwrap_err();
         assert_eq!(matches!(wrong, Wrong::Conflict(_)), there, "{what}: {wrong:?}");
     }
 }
@@ -114,7 +123,7 @@ fn an_order_about_what_is_not_there_is_told_from_one_that_does_not_fit() {
 #[test]
 fn when_its_time_is_over_it_is_over_and_not_before() {
     let drain = order(state("web1", State::Draining), Some(600));
-    let all = ordered(&[What::Weight("web2".into(), 7)]).order(&file(), &drain, NOW).unwrap().overrides;
+    let all = ordered(&[What::Weight("web2".into(), 7)]).order(&file(), &drain, NOW, alone).unwrap().overrides;
     assert_eq!(all.next_expiry(), Some(NOW + 600));
     assert!(lay(&file(), &all, NOW + 599).over.is_empty());
     let over = lay(&file(), &all, NOW + 600);
@@ -183,16 +192,16 @@ fn their_number_has_a_bound_and_what_is_over_makes_room() {
     let mut all = Overrides::default();
     for n in 0..MAX_OVERRIDES {
         let name = format!("new{n}");
-        let what = Setting::Added { pool: "shop".into(), addr: member(&name, 7).addr, name, weight: 1 };
+        let what = Setting::Added { pool: "shop".into(), backend: member(&name, 7).into() };
         let until = (n == 0).then_some(NOW + 1);
         all.0.push(Override { what, who: "uid 0".into(), since: NOW, until, why: None, file: String::new() });
     }
     let drain = order(state("web1", State::Draining), None);
-    let full = all.order(&file(), &drain, NOW).unwrap_err();
+    let full = all.order(&file(), &drain, NOW, alone).unwrap_err();
     assert!(matches!(&full, Wrong::Conflict(why) if why.contains("1024 overrides")), "{full:?}");
     // What takes another one's place is taken.
-    assert!(all.order(&file(), &order(add("shop", "new7", 9), None), NOW).is_ok());
-    assert_eq!(all.order(&file(), &drain, NOW + 1).unwrap().overrides.iter().len(), MAX_OVERRIDES);
+    assert!(all.order(&file(), &order(add("shop", "new7", 9), None), NOW, alone).is_ok());
+    assert_eq!(all.order(&file(), &drain, NOW + 1, alone).unwrap().overrides.iter().len(), MAX_OVERRIDES);
 }
 
 #[test]
@@ -214,7 +223,7 @@ fn laid_twice_they_are_as_laid_once_where_a_name_was_given_to_another_machine_to
 
 fn every_kind() -> Overrides {
     let first = order(state("web1", State::Draining), Some(600));
-    let mut all = Overrides::default().order(&file(), &first, NOW).unwrap().overrides;
+    let mut all = Overrides::default().order(&file(), &first, NOW, alone).unwrap().overrides;
     for what in [
         What::Weight("web1".into(), 0),
         add("api", "web3", 3),
@@ -222,7 +231,7 @@ fn every_kind() -> Overrides {
         remove("web2"),
         add("shop", "web4", 4),
     ] {
-        all = all.order(&file(), &Order { why: None, ..order(what, None) }, NOW).unwrap().overrides;
+        all = all.order(&file(), &Order { why: None, ..order(what, None) }, NOW, alone).unwrap().overrides;
     }
     all
 }
@@ -284,4 +293,40 @@ fn the_file_is_replaced_as_a_whole_for_its_owner_only_and_a_damaged_one_is_set_a
     // Where it cannot be written, that is said.
     assert!(Saved::at(&folder.join("none/x")).keep(&all).is_err());
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn an_order_that_says_what_the_file_does_is_kept_where_an_agent_says_otherwise_and_only_there() {
+    let agents = |wanted: &Wanted, overrides: &Overrides| {
+        let mut says = crate::checks::Says::default();
+        assert!(says.hear("maint 300%"));
+        crate::control::agents::lay(wanted, &[("web1".to_string(), says)].into(), overrides)
+    };
+    let mut all = Overrides::default();
+    for what in [state("web1", State::Up), state("web2", State::Up), What::Weight("web1".into(), 1)] {
+        all = all.order(&file(), &order(what, None), NOW, agents).unwrap().overrides;
+    }
+    assert_eq!(all.iter().map(|o| o.what.to_string()).collect::<Vec<_>>(), ["ready web1", "weight web1 1"]);
+    let laid = agents(&lay(&file(), &all, NOW).wanted, &all);
+    assert_eq!(shown(&laid), "shop: web1=1*1 up web2=2*1 up; api: web1=1*1 up");
+    // The same once more, when the agent has come round: it is not needed any more.
+    let again = all.order(&file(), &order(state("web1", State::Up), None), NOW, alone).unwrap();
+    assert_eq!(again.overrides.iter().map(|o| o.what.to_string()).collect::<Vec<_>>(), ["weight web1 1"]);
+}
+
+#[test]
+fn an_added_backend_has_its_limits_and_checks_also_after_a_restart_and_in_a_second_pool_those_of_the_first() {
+    let flag = "web3=10.0.0.3:443,weight=2,max-connections=9,max-handshakes=auto,slow-start=30s,check=https,check-path=/up,agent=9999,agent-interval=5s";
+    let backend = crate::control::backend::backend(flag).unwrap().backend;
+    let add_it = What::Add { pool: "shop".into(), backend: backend.clone().into() };
+    let all = ordered(&[add_it, add("api", "web3", 3)]);
+    assert_eq!(all.iter().next().unwrap().what.to_string(), format!("add shop {flag}"));
+    let kept = from_json(&to_json(&all)).unwrap();
+    assert_eq!(kept, all);
+    let laid = lay(&file(), &kept, NOW).wanted;
+    assert_eq!(laid.pools[0].backends[2], backend);
+    assert_eq!(laid.pools[1].backends[1].limits, backend.limits);
+    assert_eq!(laid.faults(), []);
+    let asked = laid.asked()["web3"];
+    assert_eq!((asked.0.map(|c| c.path.as_str()), asked.1.map(|a| a.port)), (Some("/up"), Some(9999)));
 }

@@ -1,8 +1,11 @@
 //! What goes over the control socket, as JSON. The same types are written by the server and read by `dispatcher ctl`; docs/openapi.json
 //! describes them, and a test holds it to them.
 
+use crate::control::member::Question;
+use crate::explain::Explanation;
 pub use crate::sessions::Rows;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 /// `GET /v1`: the dispatcher at a glance.
@@ -34,6 +37,27 @@ pub struct Overview {
     pub no_backend: u64,
     /// Frames dropped.
     pub dropped: u64,
+}
+
+/// `GET /v1/status`: all of one moment.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// At a glance.
+    pub overview: Overview,
+    /// All services.
+    pub services: Vec<Service>,
+    /// All backends.
+    pub backends: Vec<Backend>,
+    /// The affinity tables.
+    pub sessions: Sessions,
+    /// Every line for room at backends.
+    pub queues: Vec<Queue>,
+    /// Frames that came to nothing, by reason.
+    pub drops: Vec<Drop>,
+    /// All workers.
+    pub workers: Vec<Worker>,
+    /// The latest of what has happened, oldest first.
+    pub events: Vec<Event>,
 }
 
 /// `GET /v1/services`: one of the services.
@@ -83,6 +107,10 @@ pub struct Backend {
     pub overrides: Vec<Override>,
     /// What comes of the two, and of what its agent says; none: it was removed, and still has connections or sessions.
     pub in_force: Option<Wanted>,
+    /// Whose word the state in force is: `operator`, `agent` or `file`; none: it was removed.
+    pub in_force_by: Option<String>,
+    /// What comes of all that is said and seen.
+    pub holds: Holds,
     /// As it is seen.
     pub observed: Observed,
 }
@@ -100,6 +128,23 @@ pub struct Wanted {
     pub max_handshakes: Option<String>,
     /// Seconds for which weight and limits grow after a recovery; none: they do not.
     pub slow_start: Option<f64>,
+    /// How it is checked, as in the file; none: it is not.
+    pub check: Option<Question>,
+    /// Its agent; none: it is not asked.
+    pub agent_check: Option<Question>,
+}
+
+/// What holds of a backend.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Holds {
+    /// `up`, `draining`, `down`, `differs` (workers do not agree) or `leaving`.
+    pub state: String,
+    /// Whose word it is: `operator`, `agent`, `file`, `check` or `passive`; none: nobody says anything against it, or it is leaving.
+    pub by: Option<String>,
+    /// The reason.
+    pub why: Option<String>,
+    /// Seconds until it is over by itself, or looked at anew; none: that is not known.
+    pub until: Option<f64>,
 }
 
 /// A backend's share of new connections in a pool.
@@ -116,12 +161,16 @@ pub struct Weight {
 pub struct Observed {
     /// `up`, `down`, or `differs` when the workers do not agree.
     pub health: String,
+    /// Who says that it is not up: `check` or `passive`.
+    pub by: Option<String>,
     /// Why it is down, or not up for all workers.
     pub why: Option<String>,
     /// Seconds since then.
     pub since: Option<f64>,
     /// How it is checked, and what has come of it; none: it is not.
     pub check: Option<Checked>,
+    /// What clients' connections have raised against it; none: nothing stands.
+    pub suspicion: Option<Suspicion>,
     /// What its agent says; none: it has none.
     pub agent: Option<AgentSays>,
     /// What is known of its ticket keys; none: nobody looks.
@@ -163,6 +212,21 @@ pub struct Checked {
     pub failed: u64,
 }
 
+/// Clients' hellos were left without an answer by a backend.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Suspicion {
+    /// `asked`: it is being asked; `down`: it did not answer our hellos either; `spared`: nor did it, but it is the last of a pool.
+    pub state: String,
+    /// Seconds since then.
+    pub since: f64,
+    /// What came of the last hello of ours that was not answered.
+    pub why: Option<String>,
+    /// How often in a row it was taken away.
+    pub times: u32,
+    /// Seconds until it is asked again.
+    pub until: Option<f64>,
+}
+
 /// What the agent on a backend's host says.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct AgentSays {
@@ -181,6 +245,8 @@ pub struct TicketKeys {
     pub state: String,
     /// The names, in hex, the latest last.
     pub names: Vec<String>,
+    /// Seconds since each of them was first seen.
+    pub ages: Vec<f64>,
     /// Whether it takes the tickets that it issues; none: it is not known.
     pub takes_own: Option<bool>,
     /// Why nothing could be learned, the last time.
@@ -231,6 +297,8 @@ pub struct Queue {
     pub refused: u64,
     /// Of those who had waited: how many for less than 1 ms, 2, 4 and so on; the last: for longer.
     pub waits: Vec<u64>,
+    /// These waits together, milliseconds.
+    pub waited_ms: u64,
 }
 
 /// `GET /v1/sessions`: what the affinity tables hold and have counted.
@@ -316,6 +384,103 @@ pub struct Drop {
     pub frames: u64,
     /// Of the engine's reasons: frames that were answered by a reset instead.
     pub answered: u64,
+}
+
+/// `GET /v1/connections`: connections as they stand now.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Connections {
+    /// Those that were asked for, or as many of them as were.
+    pub connections: Vec<Connection>,
+    /// There are more.
+    pub more: bool,
+    /// Workers that have not looked at all of theirs in time.
+    pub late: Vec<usize>,
+}
+
+/// A connection as it stands now.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Connection {
+    /// Its number, as in the connections log at its end.
+    pub conn: u64,
+    /// Whose it is, from 0.
+    pub worker: usize,
+    /// The client's address and port.
+    pub client: SocketAddr,
+    /// What it connected to.
+    pub vip: SocketAddr,
+    /// The service's name; none when that has gone long ago.
+    pub service: Option<String>,
+    /// The name of the pool that it was routed to; none as above.
+    pub pool: Option<String>,
+    /// The backend's name; none while none is chosen.
+    pub backend: Option<String>,
+    /// The backend's address and port.
+    pub address: Option<SocketAddr>,
+    /// Our address and port towards the backend: as whom it sees the connection. With `dnat` the client's.
+    pub local: Option<SocketAddr>,
+    /// `await-hello`, `queued`, `dialing`, `spliced`, `time-wait`, `reset`, `cut` or `farewell`.
+    pub state: String,
+    /// Seconds since it began: since its client's cookie came back.
+    pub age: f64,
+    /// Seconds since a frame of it was seen that could be meant seriously.
+    pub idle: f64,
+    /// `secure` or `non-secure`; none while unknown.
+    pub class: Option<String>,
+    /// Why it went to its backend: what of a session named it, or `balanced`; none while none is chosen.
+    pub reason: Option<String>,
+    /// What its hello offered to resume: `session-id`, `ticket`, `psk`.
+    pub offered: Vec<String>,
+    /// The version that the server chose, such as `1.3`; none while unknown.
+    pub tls_version: Option<String>,
+    /// Whether the server resumed a session; none while unknown.
+    pub resumed: Option<bool>,
+    /// Backends dialled.
+    pub dial_attempts: u32,
+    /// Stream bytes so far.
+    pub bytes_to_server: u64,
+    /// Stream bytes so far.
+    pub bytes_to_client: u64,
+}
+
+/// `GET /v1/explain`: why connections went where they went, the latest first.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Explanations {
+    /// Of those that were asked for, or as many of them as were.
+    pub explanations: Vec<Explanation>,
+    /// There are more.
+    pub more: bool,
+    /// Workers that have not looked at all of theirs in time.
+    pub late: Vec<usize>,
+    /// So many of its latest connections each worker keeps.
+    pub kept: usize,
+}
+
+/// `GET /v1/events`: what has happened, oldest first.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Events {
+    /// The number of the latest event there is.
+    pub last: u64,
+    /// So many of those that were asked for are kept no more.
+    pub lost: u64,
+    /// They, or the first of them.
+    pub events: Vec<Event>,
+}
+
+/// Something that has happened.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Event {
+    /// From 1 at the start of the dispatcher, without gaps.
+    pub number: u64,
+    /// Seconds since 1970.
+    pub time: f64,
+    /// `backend`, `agent`, `key`, `tickets`, `configuration`, `override`, `link`, `worker`, `room` or `log`.
+    pub kind: String,
+    /// `info`, or `warning`: somebody should look at it.
+    pub level: String,
+    /// Particulars: `backend`, `port`, `worker`, `state`, `by`, `why`, `key`, `table`, `count`, `seconds`, `version`, as far as they apply.
+    pub fields: BTreeMap<String, String>,
+    /// In a sentence.
+    pub text: String,
 }
 
 /// `POST /v1/log/reopen`: it was done.

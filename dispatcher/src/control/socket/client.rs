@@ -2,13 +2,16 @@
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::{Method, Request, header};
+use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
 
 /// How long an answer is waited for: longer than the server takes to give up.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -53,12 +56,7 @@ pub fn escaped(name: &str) -> String {
 
 /// Asks, and waits for the answer. `Err`: one line.
 pub fn request(socket: &Path, question: Question) -> Result<Answer, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build()
-        .map_err(|e| format!("cannot ask: {e}"))?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         match tokio::time::timeout(PATIENCE, exchange(socket, question)).await {
             Ok(answer) => answer,
             Err(_) => Err(format!("{}: no answer within {} s", socket.display(), PATIENCE.as_secs())),
@@ -66,7 +64,62 @@ pub fn request(socket: &Path, question: Question) -> Result<Answer, String> {
     })
 }
 
+/// How often a stream that says nothing looks whether it is to stop.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Asks for what goes on, and gives each piece of it to `each` until this has enough, or `stop` is set. An answer that is a refusal is told whole.
+/// `Err`: one line.
+pub fn stream(
+    socket: &Path,
+    question: Question,
+    stop: &AtomicBool,
+    mut each: impl FnMut(&[u8]) -> bool,
+) -> Result<Answer, String> {
+    runtime()?.block_on(async {
+        let response = match tokio::time::timeout(PATIENCE, begin(socket, question)).await {
+            Ok(response) => response?,
+            Err(_) => return Err(format!("{}: no answer within {} s", socket.display(), PATIENCE.as_secs())),
+        };
+        let status = response.status().as_u16();
+        let mut body = response.into_body();
+        if !(200..300).contains(&status) {
+            let body = Limited::new(body, LARGEST).collect().await.map_err(|e| lost(socket, &e))?.to_bytes();
+            return Ok(Answer { status, body });
+        }
+        while !stop.load(Ordering::Relaxed) {
+            match tokio::time::timeout(LOOK, body.frame()).await {
+                Err(_) => continue,
+                Ok(None) => break,
+                Ok(Some(Err(e))) => return Err(lost(socket, &e)),
+                Ok(Some(Ok(frame))) => {
+                    if frame.data_ref().is_some_and(|more| !each(more)) {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(Answer { status, body: Bytes::new() })
+    })
+}
+
+fn lost(socket: &Path, e: &dyn std::fmt::Display) -> String {
+    format!("{}: the connection broke before the answer was there: {e}", socket.display())
+}
+
+fn runtime() -> Result<Runtime, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    runtime.map_err(|e| format!("cannot ask: {e}"))
+}
+
 async fn exchange(socket: &Path, question: Question) -> Result<Answer, String> {
+    let response = begin(socket, question).await?;
+    let status = response.status().as_u16();
+    let body = Limited::new(response.into_body(), LARGEST).collect().await.map_err(|e| lost(socket, &e))?.to_bytes();
+    Ok(Answer { status, body })
+}
+
+/// Up to the answer's head.
+async fn begin(socket: &Path, question: Question) -> Result<Response<Incoming>, String> {
     let shown = socket.display();
     let stream = UnixStream::connect(socket).await.map_err(|e| match e.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
@@ -74,8 +127,7 @@ async fn exchange(socket: &Path, question: Question) -> Result<Answer, String> {
         }
         _ => format!("{shown}: {e}"),
     })?;
-    let lost = |e: &dyn std::fmt::Display| format!("{shown}: the connection broke before the answer was there: {e}");
-    let (mut send, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| lost(&e))?;
+    let (mut send, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| lost(socket, &e))?;
     tokio::spawn(connection);
     let Question { method, path, only_if, body } = question;
     let mut request = Request::builder().method(method).uri(&path).header(header::HOST, "dispatcher");
@@ -83,8 +135,5 @@ async fn exchange(socket: &Path, question: Question) -> Result<Answer, String> {
         request = request.header(header::IF_MATCH, format!("\"{version}\""));
     }
     let request = request.body(Full::new(body)).map_err(|e| format!("cannot ask for {path}: {e}"))?;
-    let response = send.send_request(request).await.map_err(|e| lost(&e))?;
-    let status = response.status().as_u16();
-    let body = Limited::new(response.into_body(), LARGEST).collect().await.map_err(|e| lost(&e))?.to_bytes();
-    Ok(Answer { status, body })
+    send.send_request(request).await.map_err(|e| lost(socket, &e))
 }

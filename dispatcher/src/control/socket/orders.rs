@@ -3,10 +3,11 @@
 
 use super::api::Problem;
 use super::router::Peer;
+use crate::control::member::{Particulars, Question, Scalar};
 use crate::control::name::check_name;
 use crate::control::overrides::{MAX_WHY, Order, What};
 use crate::control::values;
-use lb::{MAX_WEIGHT, State};
+use lb::{MAX_WEIGHT, MemberSpec, State};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -47,12 +48,41 @@ pub struct NewBackend {
     /// From 0; 1 if it is not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u16>,
+    /// Most connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+    /// Most handshakes at a time, in units, or `auto`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_handshakes: Option<Scalar>,
+    /// A duration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<String>,
+    /// As in the configuration file: its keys, or `off`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Question>,
+    /// As in the configuration file: its keys, or `off`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_check: Option<Question>,
     /// As in [`Terms`].
     #[serde(rename = "for", default, skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
     /// As in [`Terms`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+}
+
+impl NewBackend {
+    /// Of what a flag says.
+    pub fn new(backend: &MemberSpec, time: Option<String>, why: Option<String>) -> NewBackend {
+        let said = Particulars::of(backend);
+        let Particulars { max_connections, max_handshakes, slow_start, check, agent_check } = said;
+        let (name, address, weight) = (backend.name.clone(), backend.addr.to_string(), Some(backend.weight));
+        #[rustfmt::skip]
+        let body = NewBackend {
+            name, address, weight, max_connections, max_handshakes, slow_start, check, agent_check, time, why,
+        };
+        body
+    }
 }
 
 /// A backend is to be drained, disabled or ready.
@@ -69,11 +99,17 @@ pub fn weight(who: Peer, backend: &str, body: &[u8]) -> Result<Order, Problem> {
 
 /// There is to be one more backend.
 pub fn add(who: Peer, pool: &str, body: &[u8]) -> Result<Order, Problem> {
-    let NewBackend { name: called, address, weight, time, why } = read(body)?;
+    let body: NewBackend = read(body)?;
+    let wrong = |why: String| Problem::new(400, why);
     let pool = name("pool", pool)?;
-    let called = name("name", &called)?;
-    let addr = values::socket_address(&address).map_err(|e| Problem::new(400, format!("address: {e}")))?;
-    order(who, What::Add { pool, name: called, addr, weight: bounded(weight.unwrap_or(1))? }, time, why)
+    let called = name("name", &body.name)?;
+    let addr = values::socket_address(&body.address).map_err(|e| wrong(format!("address: {e}")))?;
+    let weight = bounded(body.weight.unwrap_or(1))?;
+    let NewBackend { max_connections, max_handshakes, slow_start, check, agent_check, time, why, .. } = body;
+    let mut backend = MemberSpec { weight, ..MemberSpec::new(called, addr) };
+    let said = Particulars { max_connections, max_handshakes, slow_start, check, agent_check };
+    said.say(&mut backend).map_err(wrong)?;
+    order(who, What::Add { pool, backend: Box::new(backend) }, time, why)
 }
 
 /// A backend is to go.
@@ -123,6 +159,14 @@ mod tests {
         assert_eq!(state(WHO, State::Up, "web1", b"").unwrap().time, None);
         let added = add(WHO, "shop", br#"{"name": "w", "address": "[fd00::1]:443"}"#).unwrap();
         assert_eq!(added.what.to_string(), "add shop w=[fd00::1]:443,weight=1");
+        let added = add(
+            WHO,
+            "shop",
+            br#"{"name": "w", "address": "10.0.0.1:443", "max_connections": 9, "max_handshakes": 40, "slow_start": "30s",
+                "check": {"kind": "https", "path": "/up", "rise": 1}, "agent_check": "off"}"#,
+        );
+        let line = "add shop w=10.0.0.1:443,weight=1,max-connections=9,max-handshakes=40,slow-start=30s,check=https,check-path=/up,check-rise=1,agent=off";
+        assert_eq!(added.unwrap().what.to_string(), line);
         let long = format!(r#"{{"why": "{}"}}"#, "x".repeat(MAX_WHY + 1));
         for (body, named) in [
             (r#"{"for": "soon"}"#, "for: "),
@@ -140,6 +184,8 @@ mod tests {
             (weight(WHO, "a b", br#"{"weight": 1}"#), "backend: "),
             (add(WHO, "shop", br#"{"name": "w", "address": "host:1"}"#), "address: "),
             (add(WHO, "", br#"{"name": "w", "address": "10.0.0.1:1"}"#), "pool: "),
+            (add(WHO, "shop", br#"{"name": "w", "address": "10.0.0.1:1", "max_connections": 0}"#), "max_connections: "),
+            (add(WHO, "shop", br#"{"name": "w", "address": "10.0.0.1:1", "check": {"kind": "ftp"}}"#), "check: "),
         ] {
             let problem = done.unwrap_err();
             assert!(problem.status == 400 && problem.failure.error.contains(named), "{problem:?}");

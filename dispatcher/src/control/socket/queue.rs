@@ -4,15 +4,20 @@
 //! request that panics is answered by an error and harms nothing else; one whose asker has given up is not begun.
 
 use super::api::{
-    self, Applied, Backend, Configuration, Diff, Drop, Forgotten, Overview, Problem, Reopened, Service, Sessions,
-    Worker,
+    self, Applied, Backend, Configuration, Connections, Diff, Drop, Event, Explanations, Forgotten, Overview, Problem,
+    Reopened, Service, Sessions, Status, Worker,
 };
+use super::capture::{self, Taps};
+use super::connections::{Asked, Walking};
+use super::explain::Asked as Explain;
+use crate::control::events::Events;
 use crate::control::overrides::Order;
 use crate::metrics::{Figures, Reading};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// A configuration that somebody sends.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,24 +39,49 @@ pub trait Control {
     /// All backends.
     fn backends(&mut self) -> Vec<Backend>;
     /// The affinity tables.
-    fn sessions(&mut self) -> Sessions;
+    fn sessions(&mut self, backends: &[Backend]) -> Sessions;
     /// All workers.
     fn workers(&mut self) -> Vec<Worker>;
     /// Every way in which frames came to nothing, those that have not happened included.
     fn drops(&mut self) -> Vec<Drop>;
     /// Every line for room at backends.
     fn queues(&mut self) -> Vec<api::Queue>;
+    /// Has workers look for connections.
+    fn look_for(&mut self, asked: &Asked) -> Result<Walking, Problem>;
+    /// Has workers look for trails of connections.
+    fn look_for_trails(&mut self, asked: &Explain) -> Result<Walking, Problem>;
+    /// What they have found.
+    fn explanations(&mut self, found: &Walking) -> Explanations;
+    /// Has workers show frames.
+    fn capture(&mut self, asked: &capture::Asked) -> Result<Taps, Problem>;
+    /// What they have found.
+    fn connections(&mut self, found: &Walking) -> Connections;
     /// Figures that only metrics have.
     fn figures(&mut self) -> Figures;
     /// All that can be measured.
     fn reading(&mut self) -> Reading {
+        let backends = self.backends();
         Reading {
-            backends: self.backends(),
-            sessions: self.sessions(),
+            sessions: self.sessions(&backends),
+            backends,
             workers: self.workers(),
             drops: self.drops(),
             queues: self.queues(),
             figures: self.figures(),
+        }
+    }
+    /// All that is shown of one moment, with the latest events.
+    fn status(&mut self, events: Vec<Event>) -> Status {
+        let backends = self.backends();
+        Status {
+            overview: self.overview(),
+            services: self.services(),
+            sessions: self.sessions(&backends),
+            backends,
+            queues: self.queues(),
+            drops: self.drops(),
+            workers: self.workers(),
+            events,
         }
     }
     /// Of what is wanted: changes with everything that is changed.
@@ -84,20 +114,36 @@ type Job = Box<dyn FnOnce(&mut dyn Control) + Send>;
 #[derive(Clone)]
 pub struct Handle {
     jobs: SyncSender<Job>,
+    events: Events,
+    /// There is one capture at a time.
+    captures: Arc<Semaphore>,
 }
 
 /// The owner's end.
 pub struct Queue {
     jobs: Receiver<Job>,
+    events: Events,
 }
 
 /// Both ends.
 pub fn queue() -> (Handle, Queue) {
     let (send, receive) = mpsc::sync_channel(WAITING);
-    (Handle { jobs: send }, Queue { jobs: receive })
+    let events = Events::default();
+    let captures = Arc::new(Semaphore::new(1));
+    (Handle { jobs: send, events: events.clone(), captures }, Queue { jobs: receive, events })
 }
 
 impl Handle {
+    /// What has happened. Read without the owner: who waits for the next one keeps nobody else.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// The right to have frames shown, if nobody has it. Others have it when this is dropped.
+    pub fn capture(&self) -> Option<OwnedSemaphorePermit> {
+        self.captures.clone().try_acquire_owned().ok()
+    }
+
     /// What `job` says of the dispatcher's state, or has done to it.
     pub async fn ask<T: Send + 'static>(
         &self,
@@ -132,6 +178,11 @@ impl Handle {
 }
 
 impl Queue {
+    /// What has happened.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
     /// Does what is asked, for so long.
     pub fn serve(&self, control: &mut dyn Control, time: Duration) {
         let end = Instant::now() + time;

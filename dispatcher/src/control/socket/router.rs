@@ -1,10 +1,15 @@
 //! Which request means what. Every answer is JSON; an error is [`Failure`](super::api::Failure) with its status.
 
 use super::api::Problem;
+use super::capture::{self, Recorded};
+use super::connections::Asked as Connections;
+use super::explain::Asked as Explain;
 use super::orders;
-use super::queue::{Control, Handle, Upload};
+use super::queue::{Control, Handle, PATIENCE, Upload};
+use super::serve::Lease;
 use crate::control::file::MAX_FILE;
 use crate::control::overrides::Order;
+use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -16,6 +21,8 @@ use core::fmt;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use lb::State as Wanted;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// Who is at the other end of a connection, as the kernel says (`SO_PEERCRED`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,12 +47,23 @@ pub const OPENAPI: &str = include_str!("../../../../docs/openapi.json");
 fn routes() -> Vec<(&'static str, MethodRouter<Handle>)> {
     vec![
         ("/v1", read(|c| c.overview())),
+        ("/v1/status", get(status)),
         ("/v1/services", read(|c| c.services())),
         ("/v1/backends", read(|c| c.backends())),
-        ("/v1/sessions", read(|c| c.sessions())),
+        (
+            "/v1/sessions",
+            read(|c| {
+                let backends = c.backends();
+                c.sessions(&backends)
+            }),
+        ),
         ("/v1/workers", read(|c| c.workers())),
         ("/v1/drops", read(|c| c.drops())),
         ("/v1/queues", read(|c| c.queues())),
+        ("/v1/capture", get(capture)),
+        ("/v1/connections", get(connections)),
+        ("/v1/explain", get(explain)),
+        ("/v1/events", get(events)),
         ("/v1/configuration", read(|c| c.configuration()).put(apply)),
         ("/v1/reload", post(reload)),
         ("/v1/diff", get(diff)),
@@ -173,6 +191,98 @@ async fn reload(
     change(handle, &headers, who, format!("reload{}", dry(dry_run)), move |c| c.reload(dry_run)).await
 }
 
+/// What may stand behind the path of events.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Which {
+    after: Option<u64>,
+    wait: u64,
+}
+
+/// Events in one answer.
+pub const EVENTS: usize = 1000;
+
+/// Who waits for events at once. Further ones are answered at once, so that they do not keep others from the socket.
+const WAITING: usize = super::serve::CONNECTIONS / 4;
+static WAIT: Semaphore = Semaphore::const_new(WAITING);
+
+/// Those behind a number, at once; or, with `wait`, when there are any, or after so many seconds.
+async fn events(State(handle): State<Handle>, asked: Asked<Which>) -> Result<Response, Problem> {
+    let Which { after, wait } = query(asked)?;
+    let events = handle.events();
+    let Some(after) = after else { return Ok(Json(events.latest(EVENTS)).into_response()) };
+    if wait > 0
+        && let Ok(_place) = WAIT.try_acquire()
+    {
+        let patience = Duration::from_secs(wait).min(PATIENCE);
+        // Whether there is one or not: what there is is told.
+        let _ = tokio::time::timeout(patience, events.wait(after)).await;
+    }
+    Ok(Json(events.after(after, EVENTS)).into_response())
+}
+
+/// Whoever asks for connections has them looked for alone: the next one waits for his turn.
+static LISTING: Semaphore = Semaphore::const_new(1);
+
+async fn connections(State(handle): State<Handle>, asked: Asked<Connections>) -> Result<Response, Problem> {
+    let asked = query(asked)?;
+    // Never closed.
+    let _alone = LISTING.acquire().await;
+    let walking = handle.ask(move |c| c.look_for(&asked)).await??;
+    walking.wait().await;
+    looked(handle.ask(move |c| Ok((c.version(), c.connections(&walking)))).await)
+}
+
+/// What may stand behind the path of all that is shown.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct HowMany {
+    events: usize,
+}
+
+impl Default for HowMany {
+    fn default() -> HowMany {
+        HowMany { events: 50 }
+    }
+}
+
+async fn status(State(handle): State<Handle>, asked: Asked<HowMany>) -> Result<Response, Problem> {
+    let HowMany { events } = query(asked)?;
+    let events = handle.events().latest(events.min(EVENTS)).events;
+    looked(handle.ask(|c| Ok((c.version(), c.status(events)))).await)
+}
+
+async fn explain(State(handle): State<Handle>, asked: Asked<Explain>) -> Result<Response, Problem> {
+    let asked = query(asked)?;
+    // Never closed.
+    let _alone = LISTING.acquire().await;
+    let walking = handle.ask(move |c| c.look_for_trails(&asked)).await??;
+    walking.wait().await;
+    looked(handle.ask(move |c| Ok((c.version(), c.explanations(&walking)))).await)
+}
+
+/// A pcapng file of frames as they pass, until its time is over, it has enough, or nobody reads it.
+async fn capture(
+    State(handle): State<Handle>,
+    Extension(who): Extension<Peer>,
+    Extension(lease): Extension<Lease>,
+    asked: Asked<capture::Asked>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let asked = query(asked)?;
+    // Only when all of a request has been read it is noticed that whoever sent it has gone.
+    body(request, ORDER_BYTES).await?;
+    let Some(alone) = handle.capture() else {
+        return Err(Problem::new(409, "somebody captures already, and there is one capture at a time"));
+    };
+    let taps = handle.ask(move |c| said(who, "capture", c.capture(&asked))).await??;
+    let file = Recorded::new(taps, lease, alone).map_err(|e| Problem::new(500, e.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static(PCAPNG))], Body::new(file)).into_response())
+}
+
+/// The type of a pcapng file.
+pub const PCAPNG: &str = "application/x-pcapng";
+
 async fn diff(State(handle): State<Handle>) -> Result<Response, Problem> {
     looked(handle.ask(|c| Ok((c.version(), c.diff()?))).await)
 }
@@ -272,8 +382,11 @@ async fn body(request: Request, most: usize) -> Result<Bytes, Problem> {
 /// Says on standard error who had what done, and what came of it.
 fn said<T>(peer: Peer, what: &str, done: Result<T, Problem>) -> Result<T, Problem> {
     match &done {
-        Ok(_) => eprintln!("dispatcher: control: {what} ({peer})"),
-        Err(problem) => eprintln!("dispatcher: control: {what} ({peer}): refused: {}", problem.failure.error),
+        Ok(_) => tracing::info!(uid = peer.uid, pid = peer.pid, "control: {what} ({peer})"),
+        Err(problem) => {
+            let why = &problem.failure.error;
+            tracing::info!(uid = peer.uid, pid = peer.pid, "control: {what} ({peer}): refused: {why}");
+        }
     }
     done
 }

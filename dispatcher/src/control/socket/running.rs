@@ -1,15 +1,25 @@
 //! What a running dispatcher answers at its control socket.
+//!
+//! * `backends`: what is told of them.
+//! * `news`: what has happened since it was looked at last.
+
+mod backends;
+mod news;
+mod resumption;
 
 use super::api::{
-    self, AgentSays, Applied, Backend, Checked, Configuration, Diff, Drop, Forgotten, Observed, Offered, Overview,
-    Pauses, Problem, Reached, Reopened, Service, Sessions, TicketKeys, Wanted, Weight, Worker,
+    self, Applied, Backend, Configuration, Connections, Diff, Drop, Explanations, Forgotten, Offered, Overview, Pauses,
+    Problem, Reached, Reopened, Service, Sessions, Worker,
 };
+use super::capture::{self, Taps};
+use super::connections::{Asked, Walking};
+use super::explain;
 use super::queue::{Control, Upload};
-use crate::backends::{self, Passive};
-use crate::checks::{KeyReport, Report, Says, Verdict};
+use crate::checks::{Report, Says};
 use crate::control::agents;
+use crate::control::events::Events;
+use crate::control::events::watch::Watch;
 use crate::control::live::{DataPlane, Done, Live};
-use crate::control::overrides::lay::members_of;
 use crate::control::overrides::{Order, Overrides};
 use crate::control::own;
 use crate::control::port::PortArg;
@@ -18,15 +28,14 @@ use crate::io::{Loss, Traffic};
 use crate::journal::JournalWriter;
 use crate::metrics::{Figures, Port};
 use crate::sessions;
-use crate::time::Time;
 use crate::wire::Family;
 use crate::worker::poll::Clock;
 use crate::worker::prober::Prober;
 use crate::worker::{self, Conductor, InForce, Snapshot};
+use backends::health;
 use lb::affinity::Reader;
-use lb::{CheckKind, Directory, Millis};
+use lb::{Directory, Millis};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -51,6 +60,10 @@ pub struct Running<'a> {
     pub prober: Option<&'a Prober>,
     /// The connections log.
     pub journal: Option<&'a JournalWriter>,
+    /// What has happened.
+    pub events: Events,
+    /// By what it is found out.
+    pub watch: Watch,
 }
 
 impl Running<'_> {
@@ -99,105 +112,32 @@ impl Running<'_> {
         told.extend(self.follow_agents());
         told.extend(self.conductor.settle());
         told.extend(self.prober.into_iter().flat_map(Prober::lines));
+        if self.watch.is_due(self.uptime()) {
+            self.look();
+        }
         told
     }
 
-    fn backend(&self, spec: &lb::Backend, workers: &[Snapshot], sum: &Snapshot, reports: &[Report]) -> Backend {
-        let id = spec.id;
-        let up: Vec<bool> = workers.iter().map(|w| w.backends_up.contains(id)).collect();
-        let health = match (up.contains(&true), up.contains(&false)) {
-            (true, false) => "up",
-            (true, true) => "differs",
-            (false, _) => "down",
-        };
-        let now_here = self.clock.now();
-        let seconds = |since: Time| now_here.since(since).as_secs_f64();
-        // They are in order of their slots.
-        let report = reports.binary_search_by_key(&id, |r| r.backend).ok().map(|at| &reports[at]);
-        let report = report.filter(|r| r.generation == spec.generation);
-        let unreachable = || workers.iter().find_map(|w| w.unreachable.iter().find(|u| u.backend == id));
-        let (why, since) = match (report.filter(|r| r.verdict.state == backends::Checked::Down), unreachable()) {
-            _ if health == "up" => (None, None),
-            (Some(report), _) => {
-                let (kind, why) = (report.kind.map_or("", CheckKind::as_str), report.verdict.why.as_deref());
-                (Some(format!("check {kind}: {}", why.unwrap_or("failed"))), Some(seconds(report.verdict.since)))
-            }
-            (None, Some(u)) if u.how == Passive::Refuses => {
-                (Some("it refuses connections".to_string()), Some(seconds(u.since)))
-            }
-            (None, Some(u)) => (Some("it does not answer".to_string()), Some(seconds(u.since))),
-            (None, None) if spec.leaving => (None, None),
-            (None, None) => (Some("it has not answered yet".to_string()), None),
-        };
-        let check = report.and_then(|r| Some(checked(r.kind?, &r.verdict, seconds)));
-        let ended = sum.totals.backend(&spec.name).cloned().unwrap_or_default();
-        let (live, now) = (&self.live, wall_clock());
-        let in_force = if spec.leaving { None } else { wanted(self.conductor.wanted(), &spec.name, spec.addr) };
-        Backend {
-            name: spec.name.clone(),
-            address: spec.addr,
-            wanted: wanted(&live.configuration().wanted, &spec.name, spec.addr),
-            overrides: live.told(live.overrides().about(&spec.name), now),
-            in_force,
-            observed: Observed {
-                health: health.to_string(),
-                why,
-                since,
-                check,
-                agent: report.and_then(|r| r.agent.as_ref()).map(|agent| AgentSays {
-                    says: agent.says.to_string(),
-                    since: seconds(agent.since),
-                    failed: agent.failed.clone(),
-                }),
-                keys: report.and_then(|r| r.keys.as_ref()).map(keys),
-                slots: slots(self.directory().live().slots(), id),
-                up,
-                flows: self.directory().live().connections(id),
-                connections: ended.connections,
-                resumed: ended.resumed,
-                new_sessions: ended.new_sessions,
-                bytes_to_server: ended.bytes_to_server,
-                bytes_to_client: ended.bytes_to_client,
-            },
-        }
+    /// Seconds since the start.
+    fn uptime(&self) -> f64 {
+        self.clock.now().as_nanos() as f64 / 1e9
     }
 }
 
-/// What a backend's limits are, and what is used of them.
-fn slots(slots: &lb::admission::Slots, id: lb::BackendId) -> Option<api::Slots> {
-    let (used, limits) = (slots.used(id), slots.limits(id));
-    (limits != lb::admission::Limits::NONE).then_some(api::Slots {
-        connections: used.connections,
-        max_connections: limits.connections,
-        handshakes: used.units,
-        max_handshakes: limits.units,
-    })
-}
+/// The name of frames that found no room in another worker's inbox.
+const HANDOVER_FULL: &str = "handover-full";
 
-fn checked(kind: CheckKind, verdict: &Verdict, seconds: impl Fn(Time) -> f64) -> Checked {
-    let state = match verdict.state {
-        backends::Checked::Unknown => "unknown",
-        backends::Checked::Up => "up",
-        backends::Checked::Down => "down",
-    };
-    Checked {
-        kind: kind.to_string(),
-        state: state.to_string(),
-        since: seconds(verdict.since),
-        why: verdict.why.clone(),
-        took: verdict.took.map(|took| took.as_secs_f64()),
-        passed: verdict.passed,
-        failed: verdict.failed,
-    }
-}
-
-fn keys(report: &KeyReport) -> TicketKeys {
-    TicketKeys {
-        state: report.state.as_str().to_string(),
-        names: report.names.iter().map(|name| format!("{:032x}", u128::from_be_bytes(*name))).collect(),
-        takes_own: report.takes_own,
-        failed: report.failed.clone(),
-    }
+/// Frames that came to nothing, of all workers together.
+fn drops(sum: &Snapshot) -> Vec<Drop> {
+    let engine = DropReason::ALL.iter().map(|why| {
+        let (frames, answered) = (sum.counters.dropped(*why), sum.counters.refused[*why as usize]);
+        Drop { reason: why.as_str().to_string(), frames, answered }
+    });
+    let ports = sum.received.iter().chain(&sum.sent).fold(Traffic::default(), |all, port| all.plus(port));
+    let drivers = Loss::ALL.iter().map(|why| (why.as_str(), ports.lost_to(*why)));
+    let outside = drivers.chain([(HANDOVER_FULL, sum.handover.full)]);
+    let outside = outside.map(|(why, frames)| Drop { reason: why.to_string(), frames, answered: 0 });
+    engine.chain(outside).collect()
 }
 
 fn family(family: Family) -> &'static str {
@@ -207,25 +147,15 @@ fn family(family: Family) -> &'static str {
     }
 }
 
-/// Seconds since 1970.
-pub fn wall_clock() -> u64 {
-    // Before 1970 there are no overrides.
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+/// Seconds since 1970, with their parts.
+fn wall_clock_exactly() -> f64 {
+    // Before 1970 nothing happens, and there are no overrides.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
 
-/// What is said of a backend: its state, its limits, and its weight by pool. `None`: there is none of this name and address.
-fn wanted(all: &lb::Wanted, name: &str, address: SocketAddr) -> Option<Wanted> {
-    let members = members_of(all, name).map(|(p, b)| (&all.pools[p].name, &all.pools[p].backends[b]));
-    let members: Vec<_> = members.filter(|(_, b)| b.addr == address).collect();
-    let first = members.first()?.1;
-    let weights = members.iter().map(|(pool, b)| Weight { pool: pool.to_string(), weight: b.weight });
-    Some(Wanted {
-        state: first.state.to_string(),
-        weights: weights.collect(),
-        max_connections: first.limits.max_connections,
-        max_handshakes: first.limits.max_handshakes.map(|most| most.to_string()),
-        slow_start: first.limits.slow_start.map(|time| time.as_secs_f64()),
-    })
+/// Seconds since 1970.
+pub fn wall_clock() -> u64 {
+    wall_clock_exactly() as u64
 }
 
 /// Workers and drivers, and the kernel beside them.
@@ -258,6 +188,10 @@ impl DataPlane for Workers<'_> {
         self.conductor.dry_run(wanted).map(drop).map_err(|why| why.to_string())
     }
 
+    fn with_agents(&self, wanted: &lb::Wanted, overrides: &Overrides) -> lb::Wanted {
+        agents::lay(wanted, &self.agents, overrides)
+    }
+
     fn is_leaving(&self, backend: &str) -> bool {
         self.conductor.directory().backends().any(|b| b.leaving && b.name == backend)
     }
@@ -273,33 +207,32 @@ fn done(in_force: InForce) -> Done {
 
 impl Control for Running<'_> {
     fn overview(&mut self) -> Overview {
-        let backends = self.backends();
-        let sum = Snapshot::fold(&self.snapshots());
+        let workers = self.snapshots();
+        let sum = Snapshot::fold(&workers);
+        let backends: Vec<_> = self.directory().backends().map(|b| health(b.id, &workers)).collect();
         Overview {
             version: env!("CARGO_PKG_VERSION").to_string(),
             pid: std::process::id(),
-            uptime: self.clock.now().as_nanos() as f64 / 1e9,
+            uptime: self.uptime(),
             workers: self.workers.iter().filter(|w| !w.is_finished()).count(),
-            services: self.services().len(),
+            services: self.directory().services().len(),
             backends: backends.len(),
-            backends_down: backends.iter().filter(|b| b.observed.health == "down").count(),
+            backends_down: backends.iter().filter(|health| **health == "down").count(),
             flows: sum.flows,
             connections: sum.totals.connections,
             offered: sum.totals.offered,
             resumed: sum.totals.resumed,
             no_backend: sum.totals.no_backend,
-            dropped: self.drops().iter().map(|d| d.frames).sum(),
+            dropped: drops(&sum).iter().map(|d| d.frames).sum(),
         }
     }
 
     fn services(&mut self) -> Vec<Service> {
-        let backends = self.backends();
-        let directory = self.directory();
+        let (workers, directory) = (self.snapshots(), self.directory());
         let (live, now) = (&self.live, wall_clock());
         let one = |service: &lb::Service| {
-            let name = |id| directory.backend(id).map(|b| b.name.clone());
-            let names: Vec<String> = service.backends().iter().filter_map(name).collect();
-            let mine = || backends.iter().filter(|b| b.in_force.is_some() && names.contains(&b.name));
+            let mine = || service.backends().iter().filter_map(|id| directory.backend(id));
+            let names: Vec<String> = mine().map(|b| b.name.clone()).collect();
             let overrides = live.overrides().iter().filter(|o| names.iter().any(|name| o.what.backend() == name));
             let pools = service.pools().iter().filter_map(|id| directory.pool_name(*id)).map(str::to_string);
             Service {
@@ -311,9 +244,9 @@ impl Control for Running<'_> {
                 proxy_protocol: service.policy().proxy_protocol,
                 overrides: live.told(overrides, now),
                 observed: Reached {
-                    up: mine().filter(|b| b.observed.health == "up").count(),
-                    down: mine().filter(|b| b.observed.health == "down").count(),
-                    flows: mine().map(|b| u64::from(b.observed.flows)).sum(),
+                    up: mine().filter(|b| health(b.id, &workers) == "up").count(),
+                    down: mine().filter(|b| health(b.id, &workers) == "down").count(),
+                    flows: mine().map(|b| u64::from(directory.live().connections(b.id))).sum(),
                 },
                 backends: names,
             }
@@ -322,13 +255,10 @@ impl Control for Running<'_> {
     }
 
     fn backends(&mut self) -> Vec<Backend> {
-        let workers = self.snapshots();
-        let sum = Snapshot::fold(&workers);
-        let reports = self.prober.map(Prober::reports).unwrap_or_default();
-        self.directory().backends().map(|spec| self.backend(spec, &workers, &sum, &reports)).collect()
+        self.all_backends()
     }
 
-    fn sessions(&mut self) -> Sessions {
+    fn sessions(&mut self, backends: &[Backend]) -> Sessions {
         let until = Instant::now() + PATIENCE;
         let now = Millis(self.clock.now().as_nanos() / 1_000_000);
         let census = self.rows.census(now);
@@ -362,7 +292,8 @@ impl Control for Running<'_> {
                 }
             }
         }
-        let notes = sessions::Sessions { metrics, census }.notes();
+        let mut notes = sessions::Sessions { metrics, census }.notes();
+        notes.extend(resumption::without(backends, &offered));
         Sessions { offered, rows, notes }
     }
 
@@ -391,16 +322,7 @@ impl Control for Running<'_> {
     }
 
     fn drops(&mut self) -> Vec<Drop> {
-        let sum = Snapshot::fold(&self.snapshots());
-        let engine = DropReason::ALL.iter().map(|why| {
-            let (frames, answered) = (sum.counters.dropped(*why), sum.counters.refused[*why as usize]);
-            Drop { reason: why.as_str().to_string(), frames, answered }
-        });
-        let ports = sum.received.iter().chain(&sum.sent).fold(Traffic::default(), |all, port| all.plus(port));
-        let drivers = Loss::ALL.iter().map(|why| (why.as_str(), ports.lost_to(*why)));
-        let outside = drivers.chain([("handover-full", sum.handover.full)]);
-        let outside = outside.map(|(why, frames)| Drop { reason: why.to_string(), frames, answered: 0 });
-        engine.chain(outside).collect()
+        drops(&Snapshot::fold(&self.snapshots()))
     }
 
     fn queues(&mut self) -> Vec<api::Queue> {
@@ -425,9 +347,32 @@ impl Control for Running<'_> {
                 timed_out: c.timed_out,
                 refused: c.refused,
                 waits: c.waits.to_vec(),
+                waited_ms: c.waited_ms,
             })
         };
         sum.queues.iter().filter_map(one).collect()
+    }
+
+    fn look_for(&mut self, asked: &Asked) -> Result<Walking, Problem> {
+        asked.begin(self.directory(), self.workers)
+    }
+
+    fn look_for_trails(&mut self, asked: &explain::Asked) -> Result<Walking, Problem> {
+        asked.begin(self.workers)
+    }
+
+    fn explanations(&mut self, found: &Walking) -> Explanations {
+        let backends = self.backends();
+        explain::tell(found, self.directory(), self.clock.origin(), &backends)
+    }
+
+    fn capture(&mut self, asked: &capture::Asked) -> Result<Taps, Problem> {
+        let ports = self.ports.iter().map(|port| port.name.clone()).collect();
+        asked.begin(self.directory(), self.workers, ports, self.clock)
+    }
+
+    fn connections(&mut self, found: &Walking) -> Connections {
+        found.tell(self.directory())
     }
 
     fn figures(&mut self) -> Figures {
@@ -461,11 +406,15 @@ impl Control for Running<'_> {
 
     fn apply(&mut self, file: Upload) -> Result<Applied, Problem> {
         let Upload { name, text, dry_run } = file;
-        self.change(|live, plane, now| live.apply(&name, &text, dry_run, plane, now))
+        let done = self.change(|live, plane, now| live.apply(&name, &text, dry_run, plane, now));
+        self.in_force(&format!("file {name}"), &done);
+        done
     }
 
     fn reload(&mut self, dry_run: bool) -> Result<Applied, Problem> {
-        self.change(|live, plane, now| live.reload(dry_run, plane, now))
+        let done = self.change(|live, plane, now| live.reload(dry_run, plane, now));
+        self.in_force("file", &done);
+        done
     }
 
     fn diff(&mut self) -> Result<Diff, Problem> {
@@ -473,11 +422,17 @@ impl Control for Running<'_> {
     }
 
     fn order(&mut self, order: Order) -> Result<Applied, Problem> {
-        self.change(|live, plane, now| live.order(&order, plane, now))
+        let done = self.change(|live, plane, now| live.order(&order, plane, now));
+        self.in_force(&order.who, &done);
+        done
     }
 
     fn forget(&mut self, backend: &str) -> Result<Forgotten, Problem> {
         let done = self.change(|live, plane, _| live.forget(backend, plane))?;
+        let there = self.directory().backends().find(|b| !b.leaving && b.name == backend).map(|b| b.id);
+        if let Some((prober, id)) = self.prober.zip(there) {
+            prober.forget_keys(id);
+        }
         Ok(Forgotten { backend: backend.to_string(), took: done.took.as_secs_f64() })
     }
 

@@ -14,12 +14,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
 use tower_service::Service;
 
 /// Connections served at once.
@@ -44,6 +45,30 @@ impl Default for Times {
     fn default() -> Times {
         // A connection lives longer than an answer may take.
         Times { head: Duration::from_secs(5), life: PATIENCE + Duration::from_secs(10) }
+    }
+}
+
+/// How long a connection may go on: as long as its answer is short, for [`Times::life`]; where it goes on and is read, for that long again each
+/// time that it is asked for more.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    life: Duration,
+    until: Arc<Mutex<Instant>>,
+}
+
+impl Lease {
+    /// From now on.
+    pub fn new(life: Duration) -> Lease {
+        Lease { life, until: Arc::new(Mutex::new(Instant::now() + life)) }
+    }
+
+    /// Once more.
+    pub fn renew(&self) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + self.life;
+    }
+
+    fn until(&self) -> Instant {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -104,8 +129,12 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
                 let (router, peer) = (router.clone(), who(&stream));
                 tokio::spawn(async move {
                     if let Ok(peer) = peer {
+                        let lease = Lease::new(times.life);
+                        let mut serving = pin!(serve(stream, peer, router, times.head, lease.clone()));
                         // Whoever takes longer is cut off; what it asked of the owner goes on.
-                        let _ = tokio::time::timeout(times.life, serve(stream, peer, router, times.head)).await;
+                        while tokio::time::timeout_at(lease.until(), &mut serving).await.is_err()
+                            && lease.until() > Instant::now()
+                        {}
                     }
                     drop(place);
                 });
@@ -117,9 +146,16 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 }
 
 /// One connection: one request, whose head has to be there within `head`. What is wrong with the connection itself is its client's to notice.
-pub async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Option<Peer>, router: Router, head: Duration) {
+pub async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: Option<Peer>,
+    router: Router,
+    head: Duration,
+    lease: Lease,
+) {
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let mut request = request.map(Body::new);
+        request.extensions_mut().insert(lease.clone());
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer);
         }

@@ -34,7 +34,7 @@ pub fn start(path: &Path, handle: Handle, times: Times) -> Result<Server, String
                     |stream: &UnixStream| stream.peer_cred().map(|who| Some(Peer { uid: who.uid(), pid: who.pid() }));
                 serve::accept(next, who, router(handle), times).await;
             }
-            Err(e) => eprintln!("dispatcher: control socket: {e}"),
+            Err(e) => tracing::error!("control socket: {e}"),
         }
     })
     .map_err(said)?;

@@ -5,7 +5,7 @@
 //! is no moment at which a frame that was taken before and after goes to the kernel. No worker waits for it.
 
 use super::announcements::{Announcements, Families};
-use super::{Device, Mode, patiently, refused};
+use super::{Device, Mode, has_long, patiently, refused};
 use crate::io::bpf::{Hook, Map, Program};
 use crate::io::xdp_program::{self, Entries, Maps};
 use crate::io::{Filter, OpenError, sys};
@@ -89,9 +89,8 @@ impl Attached {
         });
         let maps = filled.map_err(|e| refused(&device.name, "filter map", &e))?;
         let sockets = xdp_program::sockets(device.info.queues.into()).map_err(told)?;
-        let program = xdp_program::load(&maps, &sockets).map_err(told)?;
         let index = device.info.index;
-        let (hook, link) = attach(device, &program)?;
+        let (program, hook, link) = attach(device, |frags| xdp_program::load(&maps, &sockets, frags))?;
         let failed = |e: io::Error| refused(&device.name, "socket", &e);
         let groups = Groups::join(index, multicast_groups(&entries)).map_err(failed)?;
         let announcements = Announcements::open(index, Families::of(&entries)).map_err(failed)?;
@@ -156,29 +155,42 @@ impl Attached {
     }
 }
 
-/// Attaches the program by the best hook that the device has and its mode allows.
-fn attach(device: &Device, program: &Program) -> Result<(Hook, OwnedFd), OpenError> {
+/// Loads the program and attaches it by the best hook that the device has and its mode allows. `load` is told whether it is to be
+/// for frames in several buffers.
+///
+/// A driver whose buffers hold less than the device's MTU takes such a program only; all others are given the plain one, as ever, unless
+/// there are frames that no chunk of ours holds.
+fn attach(device: &Device, load: impl Fn(bool) -> io::Result<Program>) -> Result<(Program, Hook, OwnedFd), OpenError> {
     let told = |e: io::Error| refused(&device.name, "program", &e);
+    let long = has_long(device);
+    let program = load(long).map_err(told)?;
     let index = device.info.index;
-    let native_only = matches!(device.mode, Mode::ZeroCopy | Mode::Copy);
+    let native = |program: &Program| patiently(|| program.attach(index, Hook::Native));
     if device.mode != Mode::Generic {
-        match patiently(|| program.attach(index, Hook::Native)) {
-            Ok(link) => return Ok((Hook::Native, link)),
+        match native(&program) {
+            Ok(link) => return Ok((program, Hook::Native, link)),
             // Nothing that another hook would change.
             Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::EBUSY | libc::EEXIST)) => {
                 return Err(told(e));
             }
-            Err(e) if native_only => {
-                return Err(OpenError(format!(
-                    "af-xdp:{}: its driver cannot run an XDP program (MTU {}: {e}): mode=generic, or leave mode= away",
-                    device.name, device.info.mtu
-                )));
+            Err(e) => {
+                if !long
+                    && let Ok(program) = load(true)
+                    && let Ok(link) = native(&program)
+                {
+                    return Ok((program, Hook::Native, link));
+                }
+                if matches!(device.mode, Mode::ZeroCopy | Mode::Copy) {
+                    return Err(OpenError(format!(
+                        "af-xdp:{}: its driver cannot run an XDP program (MTU {}: {e}): mode=generic, or leave mode= away",
+                        device.name, device.info.mtu
+                    )));
+                }
             }
-            Err(_) => {}
         }
     }
     let link = patiently(|| program.attach(index, Hook::Generic)).map_err(told)?;
-    Ok((Hook::Generic, link))
+    Ok((program, Hook::Generic, link))
 }
 
 /// The last three bytes of the addresses of multicast groups.

@@ -24,11 +24,21 @@ pub(super) struct Queue {
     lent: u32,
     /// Frames lost, as the kernel last told.
     lost: u64,
+    /// A frame of which not all parts have come.
+    partial: Option<Partial>,
+}
+
+/// A frame that comes in several chunks, so far.
+enum Partial {
+    /// In a long buffer.
+    Whole(Slot),
+    /// What is left of it is to be passed over.
+    Lost(Loss),
 }
 
 impl Queue {
     pub(super) fn new(fd: Rc<OwnedFd>, rings: Receiving, size: u32) -> Queue {
-        Queue { fd, rings, size, lent: 0, lost: 0 }
+        Queue { fd, rings, size, lent: 0, lost: 0, partial: None }
     }
 
     /// Lends the kernel as many chunks as it may have, if it is worth it.
@@ -44,6 +54,58 @@ impl Queue {
             self.lent += 1;
         }
         self.rings.fill.publish();
+    }
+
+    /// One more part of a frame that comes in several; none when the kernel's word for it cannot be true. The frame, with its last part.
+    #[cold]
+    fn put_together(
+        &mut self,
+        umem: &Umem,
+        part: Option<Slot>,
+        goes_on: bool,
+        max_frame: usize,
+    ) -> Option<Result<Slot, Loss>> {
+        // No buffer is free when all are on their way out.
+        let begun = || umem.long_buffer().map_or(Partial::Lost(Loss::RxRingFull), Partial::Whole);
+        let mut partial = self.partial.take().unwrap_or_else(begun);
+        if let Partial::Whole(mut whole) = partial {
+            let why = match part {
+                None => Some(Loss::RxTruncated),
+                Some(mut part) => {
+                    let fits = whole.len() + part.len() <= max_frame && umem.append(&mut whole, &mut part);
+                    umem.release(part);
+                    (!fits).then_some(Loss::RxOversized)
+                }
+            };
+            partial = match why {
+                None => Partial::Whole(whole),
+                Some(why) => {
+                    umem.release(whole);
+                    Partial::Lost(why)
+                }
+            };
+        } else if let Some(part) = part {
+            umem.release(part);
+        }
+        if goes_on {
+            self.partial = Some(partial);
+            return None;
+        }
+        Some(match partial {
+            Partial::Whole(slot) => Ok(slot),
+            Partial::Lost(why) => Err(why),
+        })
+    }
+
+    /// Gives up a frame of which the rest will not come, if there is one: why it is lost.
+    fn give_up(&mut self, umem: &Umem) -> Option<Loss> {
+        match self.partial.take()? {
+            Partial::Whole(slot) => {
+                umem.release(slot);
+                Some(Loss::RxTruncated)
+            }
+            Partial::Lost(why) => Some(why),
+        }
     }
 }
 
@@ -99,7 +161,19 @@ impl XdpReceiver {
         while !burst.is_full() {
             let Some(descriptor) = queue.rings.rx.take() else { break };
             queue.lent = queue.lent.saturating_sub(1);
-            match self.umem.received(self.seat.port, descriptor.address, descriptor.len) {
+            let received = self.umem.received(self.seat.port, descriptor.address, descriptor.len);
+            if descriptor.goes_on() || queue.partial.is_some() {
+                match queue.put_together(&self.umem, received, descriptor.goes_on(), self.max_frame) {
+                    Some(Ok(slot)) => {
+                        self.traffic.passed(slot.len());
+                        burst.push(slot);
+                    }
+                    Some(Err(why)) => self.traffic.lost(why, 1),
+                    None => {}
+                }
+                continue;
+            }
+            match received {
                 Some(slot) if slot.len() > self.max_frame => {
                     self.traffic.lost(Loss::RxOversized, 1);
                     self.umem.release(slot);
@@ -128,6 +202,11 @@ impl XdpReceiver {
         };
         let Ok(wait) = wait_on(&queues) else { return false };
         let Ok(link) = LinkWatch::new(&self.seat.device.name, index) else { return false };
+        for queue in &mut self.queues {
+            if let Some(why) = queue.give_up(&self.umem) {
+                self.traffic.lost(why, 1);
+            }
+        }
         // The old ones are closed before their chunks are lent to the new ones.
         (self.queues, self.wait, self.link, self.next) = (queues, wait, link, 0);
         self.umem.reclaim_receiving(self.seat.port);

@@ -1,7 +1,9 @@
 //! The transmitting half of a port: one queue, the first that its worker has of the device.
+//!
+//! A frame is one descriptor, a long one several, of which the kernel is always shown all or none.
 
 use super::{Device, Sending, TRANSMIT, max_frame};
-use crate::io::umem::Umem;
+use crate::io::umem::{Part, Umem};
 use crate::io::xsk::{Descriptor, Transmitting};
 use crate::io::{BURST, Loss, Slot, Traffic, Transmitter, sys};
 use core::cell::Cell;
@@ -9,13 +11,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-/// Frames queued or being sent at once: the ring also has room for a batch that was withdrawn.
+/// Descriptors queued or being sent at once: the ring also has room for a batch that was withdrawn.
 const IN_FLIGHT: u32 = TRANSMIT - BURST as u32;
 
-/// Frames that the kernel sends in one system call, unless it can be told otherwise.
+/// Descriptors that the kernel takes in one system call, unless it can be told otherwise.
 const KERNEL_BATCH: u32 = 32;
 
-/// As large a buffer and batch as the kernel allows. Returns how many frames it sends in one call.
+/// As large a buffer and batch as the kernel allows. Returns how many descriptors it takes in one call.
 pub(super) fn enlarge(fd: &OwnedFd) -> u32 {
     // What it bounds are frames in the device's own queue; as large as allowed.
     let send_buffer = 8 << 20;
@@ -40,9 +42,11 @@ pub(super) struct XdpTransmitter {
     /// To ask for the link's state.
     questions: OwnedFd,
     zero_copy: bool,
-    /// Frames that the kernel sends in one system call.
+    /// Descriptors that the kernel takes in one system call.
     batch: u32,
-    /// Frames in the ring that the kernel was not shown.
+    /// Most descriptors of a frame.
+    most_parts: u32,
+    /// Descriptors in the ring that the kernel was not shown.
     staged: u32,
     /// The kernel did not take all that it was shown.
     waiting: bool,
@@ -70,6 +74,7 @@ impl XdpTransmitter {
     ) -> io::Result<XdpTransmitter> {
         let Sending { fd, rings, zero_copy } = sending;
         Ok(XdpTransmitter {
+            most_parts: umem.most_parts(),
             umem,
             port,
             batch: enlarge(&fd),
@@ -117,14 +122,14 @@ impl XdpTransmitter {
         }
     }
 
-    /// Whether one more frame can be queued. Counts it as lost if not.
-    fn has_room(&mut self) -> bool {
-        if self.in_flight == IN_FLIGHT {
+    /// Whether one more frame, of so many descriptors, can be queued. Counts it as lost if not.
+    fn has_room(&mut self, parts: u32) -> bool {
+        if self.in_flight + parts > IN_FLIGHT {
             self.reap();
-            if self.in_flight == IN_FLIGHT {
+            if self.in_flight + parts > IN_FLIGHT {
                 self.kick();
             }
-            if self.in_flight == IN_FLIGHT {
+            if self.in_flight + parts > IN_FLIGHT {
                 self.traffic.lost(if self.down { Loss::TxLinkDown } else { Loss::TxQueueFull }, 1);
                 return false;
             }
@@ -135,12 +140,15 @@ impl XdpTransmitter {
     /// Queues a slot of our region, for which there is room.
     fn queue(&mut self, slot: Slot) {
         self.traffic.passed(slot.len());
-        let (address, len) = self.umem.to_send(self.port, slot);
-        let put = self.rings.tx.put(Descriptor { address, len, options: 0 });
-        debug_assert!(put, "the ring has room for all that may be in flight");
-        self.in_flight += 1;
-        self.staged += 1;
-        if self.staged == self.batch {
+        for Part { address, len, goes_on } in self.umem.to_send(self.port, slot) {
+            let options = if goes_on { Descriptor::GOES_ON } else { 0 };
+            let put = self.rings.tx.put(Descriptor { address, len, options });
+            debug_assert!(put, "the ring has room for all that may be in flight");
+            self.in_flight += 1;
+            self.staged += 1;
+        }
+        // The next frame may be more than the batch has room for.
+        if self.staged + self.most_parts > self.batch {
             self.kick();
         }
     }
@@ -216,12 +224,13 @@ impl XdpTransmitter {
         }
     }
 
-    /// One that was counted as sent was not.
+    /// One that was counted as sent was not. A frame is counted by its last descriptor.
     fn take_back(&mut self, descriptor: Descriptor, why: Loss) {
         if self.umem.sent(self.port, descriptor.address) {
             self.in_flight = self.in_flight.saturating_sub(1);
-            self.traffic.not_passed(1, descriptor.len.into());
-            self.traffic.lost(why, 1);
+            let frames = u64::from(!descriptor.goes_on());
+            self.traffic.not_passed(frames, descriptor.len.into());
+            self.traffic.lost(why, frames);
         }
     }
 
@@ -271,7 +280,7 @@ impl Transmitter for XdpTransmitter {
             self.traffic.lost(Loss::TxRefused, 1);
             return Err(slot);
         }
-        if !self.has_room() {
+        if !self.has_room(self.umem.parts_of(&slot)) {
             return Err(slot);
         }
         self.queue(slot);
@@ -283,7 +292,7 @@ impl Transmitter for XdpTransmitter {
             self.traffic.lost(Loss::TxRefused, 1);
             return false;
         }
-        if !self.has_room() {
+        if !self.has_room(self.umem.parts_of_copy(frame.len())) {
             return false;
         }
         match self.umem.copy_in(frame) {

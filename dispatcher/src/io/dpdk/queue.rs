@@ -1,51 +1,84 @@
 //! The two halves of a DPDK queue pair: raw bursts of mbufs.
 //!
 //! A slot is an mbuf; its token is the mbuf's address. All ports of a worker draw from one mempool: a frame goes from port to
-//! port as the mbuf it came in. Workers share mempools, but a region is one worker's: a slot never leaves its worker.
+//! port as the mbuf it came in. Workers share mempools, but a region is one worker's: a slot never leaves its worker. Of large units, which take
+//! several mbufs, see `large`.
 
 use super::Alive;
+use super::large::{Cuts, Left, Units, merged};
 use crate::io::link_watch::LinkWatch;
-use crate::io::{BURST, Burst, Loss, Receiver, RegionId, Slot, Traffic, Transmitter, offload, prefetch};
-use crate::wire::Frame;
+use crate::io::{BURST, Burst, Loss, MAX_UNIT, Receiver, RegionId, Slot, Traffic, Transmitter, offload, prefetch};
+use crate::wire::{Frame, Offload};
 use arrayvec::ArrayVec;
 use capsule_ffi::{self as ffi, rte_mbuf};
 use core::cell::Cell;
 use core::ptr;
 use std::rc::Rc;
 
+/// Bytes of a frame in an mbuf.
+const MBUF_ROOM: usize = 2048;
+
 /// What one worker's ports draw from.
 pub(super) struct Pool {
     pub(super) region: RegionId,
     pub(super) raw: *mut ffi::rte_mempool,
+    pub(super) units: Units,
     /// DPDK is not shut down while this lives.
     pub(super) _alive: Alive,
 }
 
 impl Pool {
-    fn mbuf(&self, slot: &Slot) -> *mut rte_mbuf {
+    /// Where the slot's buffer begins.
+    fn buffer(&self, slot: &Slot) -> *mut u8 {
         assert_eq!(slot.region, self.region, "slot of another region");
-        slot.token as *mut rte_mbuf
+        match Units::number(slot) {
+            Some(number) => self.units.at(number),
+            // SAFETY: the mbuf is ours while the slot exists; the mempool lives as long as `self`.
+            None => unsafe { (*(slot.token as *mut rte_mbuf)).buf_addr.cast() },
+        }
     }
 
     fn frame<'a>(&'a self, slot: &'a mut Slot) -> Frame<'a> {
-        let mbuf = self.mbuf(slot);
-        // SAFETY: the mbuf and its buffer of `capacity` bytes are ours while the slot exists, of which there is only
-        // one, mutably borrowed; the mempool lives as long as `self`.
-        let bytes = unsafe { core::slice::from_raw_parts_mut((*mbuf).buf_addr.cast::<u8>(), slot.capacity as usize) };
-        Frame::new(bytes, slot.head as usize, slot.len as usize)
+        let buffer = self.buffer(slot);
+        // SAFETY: the buffer of `capacity` bytes is ours while the slot exists, of which there is only one, mutably borrowed.
+        let bytes = unsafe { core::slice::from_raw_parts_mut(buffer, slot.capacity as usize) };
+        Frame::new(bytes, slot.head as usize, slot.len as usize).with(slot.offload)
     }
 
     fn bytes<'a>(&'a self, slot: &'a Slot) -> &'a [u8] {
-        let mbuf = self.mbuf(slot);
+        let buffer = self.buffer(slot);
         let (head, len) = (slot.head as usize, slot.len as usize);
         assert!(head + len <= slot.capacity as usize, "frame outside its buffer");
         // SAFETY: as in `frame`; the slot is borrowed, so that no `Frame` of it exists.
-        unsafe { core::slice::from_raw_parts((*mbuf).buf_addr.cast::<u8>().add(head), len) }
+        unsafe { core::slice::from_raw_parts(buffer.add(head), len) }
+    }
+
+    /// The slot's mbufs, with its frame in them; none when that cannot be, and it is released.
+    fn mbufs_of(&self, slot: Slot) -> Option<*mut rte_mbuf> {
+        assert_eq!(slot.region, self.region, "slot of another region");
+        match Units::number(&slot) {
+            Some(number) => self.units.take_back(number, &slot),
+            None => {
+                let mbuf = slot.token as *mut rte_mbuf;
+                // SAFETY: ours, of one segment, so its length is the frame's. What receiving said of it (flags) means other things
+                // when sending: none of it is wanted.
+                unsafe {
+                    let m = &mut *mbuf;
+                    (m.data_off, m.data_len, m.pkt_len) = (slot.head as u16, slot.len as u16, slot.len);
+                }
+                Some(mbuf)
+            }
+        }
     }
 
     fn release(&self, slot: Slot) {
-        // SAFETY: the mbuf was ours, and with the slot our only way to it ends.
-        unsafe { ffi::_rte_pktmbuf_free(self.mbuf(&slot)) };
+        assert_eq!(slot.region, self.region, "slot of another region");
+        let mbuf = match Units::number(&slot) {
+            Some(number) => self.units.give_up(number),
+            None => slot.token as *mut rte_mbuf,
+        };
+        // SAFETY: the mbufs were ours, and with the slot our only way to them ends.
+        unsafe { ffi::_rte_pktmbuf_free(mbuf) };
     }
 
     /// A slot for an mbuf that a burst has given us.
@@ -69,6 +102,8 @@ pub(super) struct QueueReceiver {
     pub(super) queue: u16,
     /// Longest frame that can be sent on, bytes.
     pub(super) max_frame: usize,
+    /// The port merges segments: into frames for others of this MTU.
+    pub(super) merges: Option<u16>,
     /// Told to the transmitter.
     pub(super) link_up: Rc<Cell<bool>>,
     /// Where the kernel knows better than DPDK whether the link is up.
@@ -86,6 +121,11 @@ impl QueueReceiver {
         // SAFETY: the burst gave it to us: it is valid, and nobody else touches it.
         let (segments, flags, len, tci) =
             unsafe { ((*mbuf).nb_segs, (*mbuf).ol_flags, (*mbuf).pkt_len as usize, (*mbuf).vlan_tci) };
+        if let Some(mtu) = self.merges
+            && (segments != 1 || len > self.max_frame || flags & ffi::CAPSULE_RX_LRO != 0)
+        {
+            return self.accept_merged(mbuf, mtu);
+        }
         if segments != 1 || len > self.max_frame {
             self.traffic.lost(Loss::RxOversized, 1);
             // SAFETY: ours, and not used any more; its further segments go with it.
@@ -95,19 +135,71 @@ impl QueueReceiver {
         // SAFETY: ours alone, and of one segment.
         let mut slot = unsafe { self.pool.slot(mbuf) };
         if flags & ffi::CAPSULE_RX_VLAN_STRIPPED != 0 {
-            let mut frame = self.pool.frame(&mut slot);
-            // A port that strips two tags is not asked to; one it does by itself on Linux interfaces.
-            if !offload::push_vlan(&mut frame, 0x8100, tci) {
-                self.traffic.lost(Loss::RxTruncated, 1);
-                self.pool.release(slot);
-                return None;
-            }
-            let (head, len) = (frame.head(), frame.len());
-            slot.reframe(head, len);
+            slot = self.put_tag_back(slot, tci)?;
         }
         if flags & (ffi::CAPSULE_RX_L4_CKSUM_BAD | ffi::CAPSULE_RX_IP_CKSUM_BAD) != 0 {
             return self.settle_checksum(flags, slot);
         }
+        self.traffic.passed(slot.len());
+        Some(slot)
+    }
+
+    /// With the tag that the port has taken off. None when it was dropped.
+    fn put_tag_back(&mut self, mut slot: Slot, tci: u16) -> Option<Slot> {
+        let mut frame = self.pool.frame(&mut slot);
+        // A port that strips two tags is not asked to; one it does by itself on Linux interfaces.
+        if !offload::push_vlan(&mut frame, 0x8100, tci) {
+            self.traffic.lost(Loss::RxTruncated, 1);
+            self.pool.release(slot);
+            return None;
+        }
+        let (head, len) = (frame.head(), frame.len());
+        slot.reframe(head, len);
+        Some(slot)
+    }
+
+    /// The same of a frame that may be several segments in one. What was checked of it was each segment, by the card, or nothing was in a
+    /// virtual machine, where no wire was between: what stands in the checksum's place is of no meaning.
+    fn accept_merged(&mut self, mbuf: *mut rte_mbuf, mtu: u16) -> Option<Slot> {
+        // SAFETY: the burst gave it to us: it is valid, and nobody else touches it.
+        let (segments, flags, len, tci, told) = unsafe {
+            let m = &*mbuf;
+            (m.nb_segs, m.ol_flags, m.pkt_len as usize, m.vlan_tci, ffi::dispatcher_merged(mbuf))
+        };
+        let wrong = flags & ffi::CAPSULE_RX_L4_CKSUM_MASK == ffi::CAPSULE_RX_L4_CKSUM_BAD
+            || flags & ffi::CAPSULE_RX_IP_CKSUM_MASK == ffi::CAPSULE_RX_IP_CKSUM_BAD;
+        let why = if len > MAX_UNIT {
+            Some(Loss::RxOversized)
+        } else if wrong {
+            Some(Loss::RxBadChecksum)
+        } else {
+            None
+        };
+        let slot = match why {
+            // SAFETY: ours alone, and of one segment.
+            None if segments == 1 => Ok(unsafe { self.pool.slot(mbuf) }),
+            // SAFETY: ours alone.
+            None => match unsafe { self.pool.units.take(mbuf, len) } {
+                // SAFETY: the buffer was free, and is this slot's until it is given up.
+                Some((token, capacity, head)) => Ok(unsafe { Slot::new(self.pool.region, token, capacity, head, len) }),
+                None => Err(Loss::RxRingFull),
+            },
+            Some(why) => Err(why),
+        };
+        let mut slot = match slot {
+            Ok(slot) => slot,
+            Err(why) => {
+                self.traffic.lost(why, 1);
+                // SAFETY: ours, and not used any more; its further segments go with it.
+                unsafe { ffi::_rte_pktmbuf_free(mbuf) };
+                return None;
+            }
+        };
+        if flags & ffi::CAPSULE_RX_VLAN_STRIPPED != 0 {
+            slot = self.put_tag_back(slot, tci)?;
+        }
+        let segment = merged(told, self.pool.bytes(&slot), mtu);
+        slot.set_offload(Offload::large(segment));
         self.traffic.passed(slot.len());
         Some(slot)
     }
@@ -192,6 +284,10 @@ pub(super) struct QueueTransmitter {
     pub(super) port: u16,
     pub(super) queue: u16,
     pub(super) max_frame: usize,
+    /// The port completes checksums and cuts large units.
+    pub(super) cuts: Option<Cuts>,
+    /// Something is left to the port of what is queued.
+    pub(super) left: bool,
     /// Ours until they are given; with the bytes of each.
     pub(super) queued: ArrayVec<*mut rte_mbuf, BURST>,
     pub(super) lens: ArrayVec<u32, BURST>,
@@ -205,36 +301,84 @@ pub(super) struct QueueTransmitter {
 }
 
 impl QueueTransmitter {
-    /// Puts an mbuf of ours with its frame at `head` into the queue.
-    fn queue(&mut self, mbuf: *mut rte_mbuf, head: u32, len: u32) {
+    /// Puts mbufs of ours, which hold a frame of so many bytes, into the queue.
+    fn queue(&mut self, mbuf: *mut rte_mbuf, len: u32, left: Option<Left>) {
         if self.queued.is_full() {
             self.flush();
         }
-        // SAFETY: the mbuf is ours. What receiving said of it (flags) means other things when sending: none of it is
-        // wanted. It has one segment, so its length is the frame's.
-        unsafe {
-            let m = &mut *mbuf;
-            (m.data_off, m.data_len, m.pkt_len, m.ol_flags) = (head as u16, len as u16, len, 0);
+        match left {
+            // SAFETY: the mbuf is ours.
+            None => unsafe { (*mbuf).ol_flags = 0 },
+            Some(left) => {
+                // SAFETY: as above.
+                unsafe { left.tell(mbuf, self.port) };
+                self.left = true;
+            }
         }
         self.queued.push(mbuf);
         self.lens.push(len);
+    }
+
+    /// What the port is told of an unfinished frame; none when it cannot send it as it is.
+    fn left(&self, frame: &Frame<'_>) -> Option<Left> {
+        let chain = frame.len().div_ceil(MBUF_ROOM) as u32;
+        self.cuts.filter(|cuts| chain <= cuts.most).and_then(|cuts| Left::of(frame, cuts))
+    }
+
+    /// Cut here, with checksums.
+    fn finish(&mut self, frame: &mut Frame<'_>) -> bool {
+        offload::finish(frame, &mut |bytes| self.transmit_copy(bytes))
+    }
+
+    /// Takes those out of the queue that the port would not send as they are told to it.
+    fn prepare(&mut self) {
+        self.left = false;
+        let mut done = 0;
+        while done < self.queued.len() {
+            let rest = &mut self.queued[done..];
+            // SAFETY: `rest` are mbufs of ours, each the first of a frame.
+            let n = unsafe { ffi::_rte_eth_tx_prepare(self.port, self.queue, rest.as_mut_ptr(), rest.len() as u16) };
+            done += usize::from(n);
+            if done < self.queued.len() {
+                // SAFETY: ours still.
+                unsafe { ffi::_rte_pktmbuf_free(self.queued.remove(done)) };
+                self.lens.remove(done);
+                self.traffic.lost(Loss::TxRefused, 1);
+            }
+        }
     }
 }
 
 impl Transmitter for QueueTransmitter {
     fn takes(&self, slot: &Slot) -> bool {
-        slot.region == self.pool.region
+        let plain = slot.offload.is_finished() && Units::number(slot).is_none();
+        slot.region == self.pool.region && (plain || self.cuts.is_some())
     }
 
-    fn transmit(&mut self, slot: Slot) -> Result<(), Slot> {
-        if slot.region != self.pool.region {
+    fn transmit(&mut self, mut slot: Slot) -> Result<(), Slot> {
+        if !self.takes(&slot) {
             return Err(slot);
         }
-        if slot.len() > self.max_frame {
+        let mut left = None;
+        if !slot.offload.is_finished() {
+            let pool = self.pool.clone();
+            let mut frame = pool.frame(&mut slot);
+            left = self.left(&frame);
+            if left.is_none() {
+                // What is lost of it is counted, and the rest was sent: nobody gets it back.
+                let _all = self.finish(&mut frame);
+                pool.release(slot);
+                return Ok(());
+            }
+        } else if slot.len() > self.max_frame {
             self.traffic.lost(Loss::TxRefused, 1);
             return Err(slot);
         }
-        self.queue(self.pool.mbuf(&slot), slot.head, slot.len);
+        let len = slot.len;
+        match self.pool.mbufs_of(slot) {
+            Some(mbuf) => self.queue(mbuf, len, left),
+            None => self.traffic.lost(Loss::TxRefused, 1),
+        }
         Ok(())
     }
 
@@ -259,11 +403,38 @@ impl Transmitter for QueueTransmitter {
         }
         slot.len = frame.len() as u32;
         self.pool.frame(&mut slot).bytes_mut().copy_from_slice(frame);
-        self.queue(mbuf, slot.head, slot.len);
+        let len = slot.len;
+        match self.pool.mbufs_of(slot) {
+            Some(mbuf) => self.queue(mbuf, len, None),
+            None => return false,
+        }
+        true
+    }
+
+    fn transmit_unfinished(&mut self, frame: &mut Frame<'_>) -> bool {
+        let Some(left) = self.left(frame) else { return self.finish(frame) };
+        let chain = frame.len().div_ceil(MBUF_ROOM);
+        let mut spare = [ptr::null_mut(); MAX_UNIT.div_ceil(MBUF_ROOM)];
+        let Some(spare) = spare.get_mut(..chain) else { return self.finish(frame) };
+        // SAFETY: room for as many as asked for; the mempool lives as long as `pool`. Freshly allocated they are ours alone.
+        let mbuf = unsafe {
+            match ffi::_rte_pktmbuf_alloc_bulk(self.pool.raw, spare.as_mut_ptr(), chain as u32) {
+                0 => ffi::dispatcher_chain_of(spare.as_mut_ptr(), chain as u32, frame.bytes().as_ptr(), frame.len()),
+                _ => ptr::null_mut(),
+            }
+        };
+        if mbuf.is_null() {
+            self.traffic.lost(Loss::TxQueueFull, 1);
+            return false;
+        }
+        self.queue(mbuf, frame.len() as u32, Some(left));
         true
     }
 
     fn flush(&mut self) {
+        if self.left {
+            self.prepare();
+        }
         let (mut done, count) = (0, self.queued.len());
         while done < count {
             let rest = &mut self.queued[done..];

@@ -1,7 +1,7 @@
 //! What DPDK is started with: memory, pages, EAL's arguments.
 
-use super::DpdkDevice;
 use super::device::RING_BYTES;
+use super::{DpdkDevice, large};
 use crate::io::{BURST, OpenError};
 use capsule::config::RuntimeConfig;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,8 @@ pub struct PortSetup {
     pub mtu: u16,
     /// Huge pages insisted on, or refused; none: as [`pages`] says.
     pub huge: Option<bool>,
+    /// Large units are to be merged and cut by the port, as far as it can.
+    pub offload: bool,
 }
 
 /// Largest IP packet of a port: a frame lies in one buffer.
@@ -62,10 +64,11 @@ pub fn buffers(ports: usize, workers: usize) -> usize {
     most.next_power_of_two() - 1
 }
 
-/// Bytes of memory that these ports take, with so many workers: DPDK's, and rings shared with the kernel.
+/// Bytes of memory that these ports take, with so many workers: DPDK's, rings shared with the kernel, and buffers for large units.
 pub fn port_memory(ports: &[PortSetup], workers: usize) -> usize {
     let rings = ports.iter().filter(|p| p.device.has_rings()).count() * workers * 2;
-    memory(ports.len(), workers) + rings * RING_BYTES
+    let units = if ports.iter().any(|p| p.offload) { workers * large::MEMORY } else { 0 };
+    memory(ports.len(), workers) + rings * RING_BYTES + units
 }
 
 /// Bytes of memory that DPDK takes.
@@ -202,7 +205,7 @@ mod tests {
     use super::*;
 
     fn setup(name: &str) -> PortSetup {
-        PortSetup { device: DpdkDevice::parse(name).unwrap(), mtu: 1500, huge: None }
+        PortSetup { device: DpdkDevice::parse(name).unwrap(), mtu: 1500, huge: None, offload: false }
     }
 
     #[test]

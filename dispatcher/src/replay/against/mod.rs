@@ -28,7 +28,7 @@ use super::reenact::conversation::Conversation;
 use super::reenact::recording::{Recorded, Recording, Skip};
 use super::reenact::wire::Ended;
 use super::reenact::world::{Witness, World};
-use super::{progress_bar, reenact};
+use super::{page, progress_bar, reenact};
 use crate::engine::{Config, DropReason, PortId};
 use crate::time::Time;
 use core::time::Duration;
@@ -337,6 +337,8 @@ pub struct Options {
     pub files: Vec<PathBuf>,
     /// JSON lines instead of a report.
     pub json: bool,
+    /// Write what came of it to this file, as HTML.
+    pub report: Option<PathBuf>,
     /// What is wanted now, and the tuning.
     pub config: Config,
     /// What would be wanted.
@@ -347,6 +349,7 @@ pub struct Options {
 ///
 /// Nothing that can be told of the services is an error, and so is a damaged capture, after what could be read of it was told.
 pub fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<()> {
+    let page = options.report.as_deref().map(page::create).transpose()?;
     let captures = reenact::open(&options.files)?;
     let (recording, failed) = reenact::read(&captures);
     let unread = recording.unread.clone();
@@ -361,6 +364,7 @@ pub fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<()> {
     if let Some(nothing) = found.nothing() {
         anyhow::bail!(failed.map_or(nothing.clone(), |failed| format!("{nothing} ({failed})")));
     }
+    page::write(page, || page::change::html(&options.files, &found, &unread, failed.as_deref()))?;
     if options.json {
         found.write_lines(out, unread.counts(), failed.as_deref())?;
     } else {

@@ -30,21 +30,28 @@ mod report;
 pub mod wire;
 pub mod world;
 
+pub use queues::Told as QueueTotals;
 pub use report::{BackendTotals, Totals};
 
+use super::page;
+use super::page::reenacted::Course;
 use super::warnings::{Line, NotFollowed};
 use super::{ReplayOptions, progress_bar};
 use crate::capture::pcapng::PcapngWriter;
 use crate::capture::{Capture, CaptureError, LinkType};
-use crate::engine::{Config, DropReason, PortId};
+use crate::engine::trail::Trail;
+use crate::engine::{Config, DropReason, Engine, PortId};
+use crate::explain::{Candidate, Explanation};
 use crate::time::Time;
 use conversation::Conversation;
 use indicatif::{ProgressBar, ProgressStyle};
+use lb::{Member, State};
 use recording::{Reader, Recording};
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use wire::Ended;
 use world::{BACKENDS, CLIENTS, Witness, World, vip_for};
 
@@ -82,6 +89,7 @@ pub fn replay(options: &ReplayOptions, out: &mut dyn Write) -> anyhow::Result<()
     let captures = open(&options.files)?;
     let (recording, failed) = read(&captures);
     let config = served(options.config.clone(), &recording)?;
+    let page = options.report.as_deref().map(page::create).transpose()?;
     let copy = options.out.as_ref().map(|path| {
         let file = File::create(path).map_err(|e| anyhow::anyhow!("{} cannot be written: {e}", path.display()))?;
         Copy::new(file, recording.unix_nanos)
@@ -89,16 +97,30 @@ pub fn replay(options: &ReplayOptions, out: &mut dyn Write) -> anyhow::Result<()
     let style = ProgressStyle::with_template("{wide_bar} {pos} of {len} connections, {eta} left");
     let bar = progress_bar(recording.connections.len() as u64)
         .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let mut teller =
-        Teller { json: options.json.then_some(&mut *out), copy: copy.transpose()?, bar, totals: Totals::new(&config) };
+    // The world begins a little before the recording.
+    let origin = UNIX_EPOCH + Duration::from_nanos(recording.unix_nanos);
+    let origin = origin.checked_sub(world::LEAD).unwrap_or(UNIX_EPOCH);
+    let mut teller = Teller {
+        origin,
+        explain: options.explain,
+        explanations: Vec::new(),
+        json: options.json.then_some(&mut *out),
+        copy: copy.transpose()?,
+        bar,
+        course: page.is_some().then(Course::default),
+        totals: Totals::new(&config),
+    };
     let mut world = World::new(config, &recording)?;
     world.run(&mut teller)?;
     teller.bar.finish_and_clear();
     if let Some(copy) = teller.copy {
         copy.writer.finish()?;
     }
-    let mut totals = teller.totals;
+    let (mut totals, explanations) = (teller.totals, teller.explanations);
+    let course = teller.course.unwrap_or_default();
+    explain(out, options, &explanations)?;
     totals.finish(&world, &recording);
+    page::write(page, || page::reenacted::html(&options.files, &totals, &course, failed.as_deref()))?;
     if options.json {
         totals.write_summary(out, failed.as_deref())?
     } else {
@@ -152,7 +174,17 @@ struct Teller<'a> {
     copy: Option<Copy>,
     bar: ProgressBar,
     totals: Totals,
+    /// For the page, if one is wanted.
+    course: Option<Course>,
+    /// When the world began.
+    origin: SystemTime,
+    /// Whose connections are explained.
+    explain: Option<(IpAddr, Option<u16>)>,
+    explanations: Vec<Explanation>,
 }
+
+/// Explanations that are kept, at most: they stand before the report.
+const EXPLANATIONS: usize = 1000;
 
 /// The frames at the engine's two ports, written to a capture.
 struct Copy {
@@ -170,15 +202,68 @@ impl Copy {
     }
 }
 
+/// What there is to explain, before the report.
+fn explain(out: &mut dyn Write, options: &ReplayOptions, all: &[Explanation]) -> anyhow::Result<()> {
+    for explanation in all {
+        if options.json {
+            serde_json::to_writer(&mut *out, &serde_json::json!({ "explanation": explanation }))?;
+        } else {
+            out.write_all(explanation.text().as_bytes())?;
+        }
+        writeln!(out)?;
+    }
+    if let (Some((ip, _)), true, false) = (options.explain, all.is_empty(), options.json) {
+        writeln!(out, "no connection of {ip} was re-enacted\n")?;
+    }
+    Ok(())
+}
+
+/// Members of its pool that might have had it.
+fn candidates(told: &Explanation, engine: &Engine) -> Vec<Candidate> {
+    let (directory, up) = (engine.directory(), engine.backends_up());
+    let pool = directory.pools().find(|pool| Some(pool.name()) == told.pool.as_deref());
+    let members = pool.map(|pool| pool.members()).unwrap_or_default();
+    let of = |member: &Member| {
+        let backend = directory.backend(member.id)?;
+        let state = match backend.state {
+            State::Down => "down",
+            _ if !up.contains(member.id) => "down",
+            State::Draining => "draining",
+            State::Up => "up",
+        };
+        Some(Candidate { name: backend.name.clone(), state: state.to_string(), why: None, weight: member.weight })
+    };
+    members.iter().filter_map(of).collect()
+}
+
 impl Witness for Teller<'_> {
+    fn wants_explained(&self, client: SocketAddr) -> bool {
+        let meant = |(ip, port): (IpAddr, Option<u16>)| ip == client.ip() && port.is_none_or(|p| p == client.port());
+        self.explain.is_some_and(meant) && self.explanations.len() < EXPLANATIONS
+    }
+
+    fn explained(&mut self, trail: &Trail, engine: &Engine) -> anyhow::Result<()> {
+        let mut told = Explanation::new(0, trail, None, engine.directory(), self.origin);
+        told.candidates = candidates(&told, engine);
+        self.explanations.push(told);
+        Ok(())
+    }
+
     fn connection(&mut self, ended: &Ended, conversation: &Conversation<'_>) -> anyhow::Result<()> {
         let intact = conversation.intact();
         self.totals.connection(ended, intact);
+        if let Some(course) = &mut self.course {
+            course.connection(ended, self.origin);
+        }
         let (refused, not_followed) = self.totals.warn(ended, conversation);
         if let Some(out) = &mut self.json {
             let refused = refused.map(|(name, _)| name);
-            Line { line: ended.line(intact), refused, not_followed: not_followed.map(NotFollowed::as_str) }
-                .write(out)?;
+            Line {
+                line: ended.line(intact, self.origin),
+                refused,
+                not_followed: not_followed.map(NotFollowed::as_str),
+            }
+            .write(out)?;
         }
         Ok(())
     }

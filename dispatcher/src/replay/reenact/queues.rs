@@ -26,23 +26,23 @@ struct Class {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Told {
     /// That asked for room.
-    connections: u64,
+    pub connections: u64,
     /// Of these: had to wait, for a millisecond at least.
-    waited: u64,
+    pub waited: u64,
     /// Went to another backend than the one that had their session.
-    spilled: u64,
+    pub spilled: u64,
     /// Closed or reset while they waited.
-    abandoned: u64,
+    pub abandoned: u64,
     /// Waited in vain.
-    timed_out: u64,
+    pub timed_out: u64,
     /// Found no place to wait.
-    refused: u64,
+    pub refused: u64,
     /// Half of all waited no longer, milliseconds.
-    p50_ms: u64,
+    pub p50_ms: u64,
     /// 99 of 100.
-    p99_ms: u64,
+    pub p99_ms: u64,
     /// Nobody.
-    longest_ms: u64,
+    pub longest_ms: u64,
 }
 
 /// All classes, by name.

@@ -176,12 +176,19 @@ impl Totals {
         (self.forced, self.faults, self.repeats) = (world.forced, world.faults, world.repeats);
     }
 
-    fn drops(&self) -> BTreeMap<&'static str, u64> {
+    /// Frames dropped, by reason.
+    pub(in crate::replay) fn drops(&self) -> BTreeMap<&'static str, u64> {
         named(DropReason::ALL.iter().map(|r| r.as_str()).zip(self.counters.drops))
     }
 
-    fn segments_refused(&self) -> BTreeMap<&'static str, u64> {
+    /// Segments or connections refused, by reason.
+    pub(in crate::replay) fn segments_refused(&self) -> BTreeMap<&'static str, u64> {
         named(DropReason::ALL.iter().map(|r| r.as_str()).zip(self.counters.refused))
+    }
+
+    /// The first that were refused, and the first that were not followed.
+    pub(in crate::replay) fn examples(&self) -> [&[(SocketAddr, SocketAddr, &'static str)]; 2] {
+        self.examples.each_ref().map(Vec::as_slice)
     }
 
     fn skips(&self) -> BTreeMap<&'static str, u64> {

@@ -7,6 +7,7 @@ use crate::wire::packet::{Ip, Tcp};
 use core::time::Duration;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::time::SystemTime;
 
 /// How long a frame takes from an end to the engine, or back.
 pub const LATENCY: Duration = Duration::from_micros(20);
@@ -145,14 +146,19 @@ pub type Ended = Told<String, String, Vec<u8>, Vec<&'static str>>;
 
 impl Ended {
     /// Of a connection that the engine never heard of.
-    pub fn unknown(client: SocketAddr, vip: SocketAddr) -> Ended {
+    pub fn unknown(began: Time, client: SocketAddr, vip: SocketAddr) -> Ended {
         Ended {
             conn: 0,
+            began,
+            lasted: Duration::ZERO,
+            first_byte: None,
+            handshake: None,
             client,
             vip,
             service: None,
             pool: None,
             backend: None,
+            local: None,
             slot: None,
             class: Class::NonSecure,
             decided: None,
@@ -173,7 +179,8 @@ impl Ended {
     }
 
     /// As a line of the JSON contract. There is no verdict in this form of replay: who issued a session is unknown to it.
-    pub fn line(&self, intact: bool) -> ConnectionLine<'_> {
-        ConnectionLine { verdict: Some(None), intact: Some(Some(intact)), ..ConnectionLine::of(self) }
+    /// `origin` as for [`ConnectionLine::of`].
+    pub fn line(&self, intact: bool, origin: SystemTime) -> ConnectionLine<'_> {
+        ConnectionLine { verdict: Some(None), intact: Some(Some(intact)), ..ConnectionLine::of(self, origin) }
     }
 }

@@ -15,6 +15,7 @@ use super::endpoint::Endpoint;
 use super::faults::Faults;
 use super::recording::{Recorded, Recording, Syn};
 use super::wire::{Ended, Flight, Heard, Loss, Wire};
+use crate::engine::trail::{Sought, TRAILS, Trail};
 use crate::engine::{
     Config, ConfigError, Counters, DropReason, End, Engine, PortId, PortSpec, Revision, Verdict, hello_patience,
 };
@@ -60,6 +61,14 @@ pub trait Witness {
         bytes: &[u8],
         dropped: Option<DropReason>,
     ) -> anyhow::Result<()>;
+    /// Why connections of this client went where they went is to be told, see [`Witness::explained`].
+    fn wants_explained(&self, _client: SocketAddr) -> bool {
+        false
+    }
+    /// Why the connection that is told of next went where it went; times are the world's, see [`LEAD`].
+    fn explained(&mut self, _trail: &Trail, _engine: &Engine) -> anyhow::Result<()> {
+        Ok(())
+    }
     /// Frames are to be told with their contents.
     fn wants_frames(&self) -> bool;
     /// So many conversations of all are over.
@@ -613,6 +622,16 @@ impl<'c> World<'c> {
         Ok(())
     }
 
+    fn explain(&self, number: u64, witness: &mut dyn Witness) -> anyhow::Result<()> {
+        let sought = Sought { number: Some(number), ..Sought::default() };
+        let mut told = None;
+        self.engine.trails(0, TRAILS, &sought, self.now, &mut |trail, _| {
+            told = Some(trail);
+            false
+        });
+        told.map_or(Ok(()), |trail| witness.explained(&trail, &self.engine))
+    }
+
     /// A conversation that is over and told of is passed on and forgotten.
     fn settle(&mut self, i: usize, witness: &mut dyn Witness) -> anyhow::Result<()> {
         let done = self.conversations[i].as_ref().is_some_and(|c| c.told.is_some() && c.outcome != Outcome::Open);
@@ -637,7 +656,12 @@ impl<'c> World<'c> {
             self.repeats += u64::from(end.repeats);
         }
         match &c.told {
-            Some(ended) => witness.connection(ended, &c),
+            Some(ended) => {
+                if witness.wants_explained(ended.client) {
+                    self.explain(ended.conn, witness)?;
+                }
+                witness.connection(ended, &c)
+            }
             None => Ok(()),
         }
     }
@@ -645,7 +669,8 @@ impl<'c> World<'c> {
     fn tell_unknown(&mut self, i: usize, witness: &mut dyn Witness) -> anyhow::Result<()> {
         if let Some(c) = self.conversations[i].as_mut() {
             let vip = vip_for(c.recorded.server, &self.vips).unwrap_or(c.recorded.server);
-            c.told.get_or_insert(Ended::unknown(c.recorded.client, vip));
+            let began = self.start + c.recorded.begun.since(Time::ZERO);
+            c.told.get_or_insert(Ended::unknown(began, c.recorded.client, vip));
         }
         self.settle(i, witness)
     }

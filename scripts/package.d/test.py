@@ -1,0 +1,226 @@
+"""The package in a bare Debian: see scripts/package-test. It runs in namespaces of its own, and ends with them."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+PACKAGE, BARE, DOCUMENT = sys.argv[1:4]
+PATIENCE = 30
+
+
+def must(so, what):
+    if not so:
+        sys.exit(f"package-test: {what}")
+
+
+def run(*words, **more):
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, **more)
+
+
+def ok(*words):
+    done = run(*words)
+    must(done.returncode == 0, f"{shlex.join(words)}: status {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}")
+    return done.stdout
+
+
+def until(so, what):
+    end = time.monotonic() + PATIENCE
+    while True:
+        found = so()
+        if found:
+            return found
+        must(time.monotonic() < end, f"waited in vain for {what}")
+        time.sleep(0.05)
+
+
+class Bare:
+    """A bare Debian in a directory of this mount namespace."""
+
+    def __init__(self):
+        top = tempfile.mkdtemp()
+        ok("mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", top)
+        self.root = f"{top}/root"
+        os.mkdir(self.root)
+        ok("tar", "-C", self.root, "-xf", BARE)
+        for kind, at in (("proc", "proc"), ("sysfs", "sys"), ("tmpfs", "run")):
+            ok("mount", "-t", kind, kind, f"{self.root}/{at}")
+        ok("mount", "--bind", "/dev", f"{self.root}/dev")
+
+    def inside(self, *words):
+        return ["chroot", self.root, *words]
+
+    def ok(self, *words):
+        return ok(*self.inside("env", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C", *words))
+
+    def path(self, inside):
+        return self.root + inside
+
+    def files(self):
+        """Everything there but what dpkg itself remembers."""
+        found = set()
+        for folder, folders, names in os.walk(self.root):
+            short = folder[len(self.root):] or "/"
+            if short in ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/lib/dpkg", "/var/cache", "/var/log"):
+                folders.clear()
+                continue
+            found.update(os.path.join(short, name) for name in names + folders)
+        return found
+
+
+class Manager:
+    """What systemd does for the unit: its directories, ExecStartPre and ExecStart, ExecReload, the end; and it listens."""
+
+    def __init__(self, bare):
+        self.bare = bare
+        self.unit = {}
+        self.heard = []
+        self.process = None
+
+    def start(self):
+        with open(self.bare.path("/lib/systemd/system/dispatcher.service")) as f:
+            self.unit = dict(line.strip().split("=", 1) for line in f if "=" in line and not line.startswith("#"))
+        must(os.path.exists(self.bare.path(self.unit["ConditionPathExists"])), "the condition of the unit does not hold")
+        for what, where in (("LogsDirectory", "/var/log"), ("StateDirectory", "/var/lib"), ("RuntimeDirectory", "/run")):
+            os.makedirs(self.bare.path(f"{where}/{self.unit[what]}"), exist_ok=True)
+        ok(*self.bare.inside(*shlex.split(self.unit["ExecStartPre"])))
+        path = self.bare.path("/run/notify")
+        if os.path.exists(path):
+            os.unlink(path)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(path)
+        threading.Thread(target=self.listen, args=(self.socket,), daemon=True).start()
+        must(self.unit["Type"] == "notify" and int(self.unit["WatchdogSec"]) > 0, "the unit is of another type")
+        usec = str(int(self.unit["WatchdogSec"]) * 1_000_000 // 30)
+        words = ["env", "NOTIFY_SOCKET=/run/notify", f"WATCHDOG_USEC={usec}", *shlex.split(self.unit["ExecStart"])]
+        self.log = open(self.bare.path("/run/journal"), "a+")
+        self.process = subprocess.Popen(self.bare.inside(*words), stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        self.hears("READY=1")
+        self.hears("WATCHDOG=1")
+
+    def listen(self, sock):
+        while True:
+            self.heard.append(sock.recv(4096).decode())
+
+    def hears(self, what):
+        end = lambda: any(what in text for text in self.heard) or self.process.poll() is not None  # noqa: E731
+        until(end, f"{what}; so far: {self.heard}")
+        must(any(what in text for text in self.heard), f"it ended before {what}: {self.journal()}")
+
+    def journal(self):
+        with open(self.bare.path("/run/journal")) as f:
+            return f.read()[-1500:]
+
+    def reload(self):
+        self.heard.clear()
+        ok(*shlex.split(self.unit["ExecReload"].replace("$MAINPID", str(self.process.pid))))
+        self.hears("RELOADING=1")
+        self.hears("READY=1")
+
+    def stop(self):
+        self.process.send_signal(getattr(signal, self.unit["KillSignal"]))
+        must(self.process.wait(PATIENCE) == 0, f"it did not end well: {self.journal()}")
+        self.hears("STOPPING=1")
+
+
+def wires():
+    """Two virtual pairs: eth1 and eth2 are the dispatcher's, and their ends are in namespaces of clients and of servers."""
+    ok("ip", "link", "set", "lo", "up")
+    for name, inner, addresses, routes in (
+        ("clients", "eth1", ["192.0.2.1/24"], []),
+        ("servers", "eth2", ["198.51.100.1/24", "198.51.100.11/24", "198.51.100.12/24"], []),
+    ):
+        ok("ip", "netns", "add", name)
+        ok("ip", "link", "add", inner, "type", "veth", "peer", "name", "eth0", "netns", name)
+        ok("ip", "link", "set", inner, "up")
+        ok("ip", "-n", name, "link", "set", "lo", "up")
+        ok("ip", "-n", name, "link", "set", "eth0", "up")
+        for address in addresses:
+            ok("ip", "-n", name, "addr", "add", address, "dev", "eth0")
+
+
+def servers(folder):
+    """OpenSSL's at both addresses of the example."""
+    ok("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{folder}/key", "-out", f"{folder}/cert", "-subj", "/CN=web", "-days", "2")
+    for at in ("198.51.100.11:443", "198.51.100.12:443"):
+        words = ["ip", "netns", "exec", "servers", "openssl", "s_server", "-quiet", "-www", "-accept", at, "-key", f"{folder}/key", "-cert", f"{folder}/cert"]
+        subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def first_hour():
+    """The commands that the document has under that heading."""
+    with open(DOCUMENT) as f:
+        section = f.read().split("## The first hour", 1)[1].split("\n## ", 1)[0]
+    commands = [line[4:].split("   #")[0].strip() for line in section.splitlines() if line.startswith("    ") and line.strip()]
+    must(4 <= len(commands) < 10, f"{len(commands)} commands in the first hour: {commands}")
+    return commands
+
+
+def main():
+    # /run/netns is wanted here, too.
+    ok("mount", "--make-rprivate", "/")
+    ok("mount", "-t", "tmpfs", "tmpfs", "/run")
+    bare = Bare()
+    before = bare.files()
+    wires()
+    with tempfile.TemporaryDirectory() as folder:
+        servers(folder)
+        ok("cp", PACKAGE, bare.path("/tmp/dispatcher.deb"))
+        manager = Manager(bare)
+        done = []
+        for command in first_hour():
+            words = shlex.split(command)
+            if words[:2] == ["dpkg", "-i"]:
+                bare.ok("dpkg", "-i", "/tmp/dispatcher.deb")
+                must(not os.path.exists(bare.path("/etc/systemd/system/multi-user.target.wants/dispatcher.service")), "it was enabled by its installation")
+            elif words[0] == "systemctl" and "--now" in words:
+                manager.start()
+            elif words[:2] == ["systemctl", "reload"]:
+                manager.reload()
+            elif words[0] == "curl":
+                said = until(lambda: run("ip", "netns", "exec", "clients", *words).stdout, command)
+                must("s_server" in said, said[-300:])
+            elif "$EDITOR" in command:
+                # The wires are called as in the example.
+                pass
+            else:
+                said = bare.ok(*words)
+                must(said.strip() or words[0] != "dispatcher", f"{command}: it says nothing")
+            done.append(command)
+        at = "/usr/bin/dispatcher"
+        until(lambda: all(b["observed"]["check"]["state"] == "up" for b in json.loads(bare.ok(at, "ctl", "show", "backends", "--json"))), "both servers up, by their checks")
+        # Logs are moved away as logrotate has it.
+        with open(bare.path("/etc/logrotate.d/dispatcher")) as f:
+            script = re.search(r"postrotate\n(.*?)endscript", f.read(), re.S).group(1)
+        log = bare.path("/var/log/dispatcher/connections.jsonl")
+        until(lambda: os.path.getsize(log) > 0, "a line in the connections log")
+        os.rename(log, log + ".1")
+        ok(*bare.inside("sh", "-ec", script))
+        must(os.path.exists(log), "the log was not opened anew")
+        url = ["ip", "netns", "exec", "clients", "curl", "-sk", "-m", "5", "https://192.0.2.10/"]
+        until(lambda: run(*url).stdout, "an answer")
+        until(lambda: os.path.getsize(log) > 0, "a line in the new connections log")
+        manager.stop()
+    # A file that somebody has changed is kept by `remove`, and goes with `purge`.
+    for page in os.listdir(bare.path("/usr/share/man/man1")) if os.path.isdir(bare.path("/usr/share/man/man1")) else []:
+        must(not page.startswith("dispatcher") or page.endswith(".gz"), page)
+    with open(bare.path("/etc/dispatcher/dispatcher.toml"), "a") as f:
+        f.write("# ours\n")
+    bare.ok("dpkg", "--remove", "dispatcher")
+    must(os.path.exists(bare.path("/etc/dispatcher/dispatcher.toml")), "the configuration went with the program")
+    bare.ok("dpkg", "--purge", "dispatcher")
+    left = sorted(f for f in bare.files() - before if not f.startswith(("/var/lib/dpkg", "/var/log/dpkg", "/etc/ld.so.cache")))
+    must(not left, f"left behind by purge: {left}")
+    must(not os.path.exists(bare.path("/var/log/dispatcher")), "logs are left behind by purge")
+    print(f"package-test: installed, run by {len(done)} commands of the first hour, reloaded, rotated, removed: nothing is left")
+
+
+main()
