@@ -10,7 +10,8 @@
 //! and its engine in one step, no flow is ever opened by one that does not own it.
 //!
 //! **Sleep.** A sleeper is woken by a bell of its own, which is rung before the flag that says so is set: a worker that sees the
-//! flag finds the bell rung, and silences it; one that is woken before it sees the flag goes to sleep in vain once more.
+//! flag finds the bell rung, and silences it; one that is woken before it sees the flag goes to sleep in vain once more. The same bell
+//! wakes those who are asked something.
 
 use super::Steering;
 use crate::engine::Revision;
@@ -142,6 +143,11 @@ impl Publisher {
         self._previous = self.board.latest().replace(Arc::new(change));
         // Release: whoever sees the version finds the change.
         self.board.version.store(version, Ordering::Release);
+        self.rouse();
+    }
+
+    /// Wakes all workers that sleep: for what was put down elsewhere, and is to be seen now and not at the end of a sleep.
+    pub fn rouse(&self) {
         for seat in &self.board.seats {
             seat.bell.ring();
             seat.rung.store(true, Ordering::Release);
@@ -293,6 +299,10 @@ mod tests {
         assert!(!rings());
         mine.awake();
         assert!(!rings(), "it is not rung by waking");
+        publisher.rouse();
+        assert!(rings());
+        mine.awake();
+        assert!(!rings());
     }
 
     /// Threads that take over as fast as they can: versions only rise, and none is missed in the end.

@@ -222,6 +222,11 @@ impl Conductor {
         None
     }
 
+    /// Wakes workers that sleep: they were asked something.
+    pub fn rouse(&self) {
+        self.publisher.rouse();
+    }
+
     fn tell_once(&mut self, why: String) -> Option<String> {
         (!core::mem::replace(&mut self.told, true)).then_some(why)
     }

@@ -717,22 +717,30 @@ fn prepare(plan: Plan, opened: Vec<Port>) -> Result<(poll::Loop<Engine>, Vec<Str
     Ok((run, descriptions))
 }
 
+/// How often an answer of a worker is looked for.
+const LOOK_FOR_ANSWER: Duration = Duration::from_micros(100);
+
 impl Worker {
-    /// What this worker's affinity tables have counted; none when it does not tell it in time. It is asked,
-    /// and answers in its next turn.
-    pub fn session_metrics(&self, until: Instant) -> Option<Metrics> {
-        let status = &*self.status;
-        let told = || status.session_metrics.lock().unwrap_or_else(|e| e.into_inner()).take();
+    /// Asks what this worker's affinity tables have counted. It answers in its next turn.
+    pub fn ask_for_session_metrics(&self) {
         // What nobody fetched is old.
-        drop(told());
+        drop(self.told_session_metrics());
         // Relaxed: what is told goes by the lock.
-        status.session_metrics_wanted.store(true, Ordering::Relaxed);
+        self.status.session_metrics_wanted.store(true, Ordering::Relaxed);
+    }
+
+    fn told_session_metrics(&self) -> Option<Metrics> {
+        self.status.session_metrics.lock().unwrap_or_else(|e| e.into_inner()).take()
+    }
+
+    /// The answer; none when it does not come in time.
+    pub fn session_metrics(&self, until: Instant) -> Option<Metrics> {
         loop {
-            let told = told();
+            let told = self.told_session_metrics();
             if told.is_some() || self.is_finished() || Instant::now() >= until {
                 return told;
             }
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(LOOK_FOR_ANSWER);
         }
     }
 

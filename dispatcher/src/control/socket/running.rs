@@ -259,8 +259,11 @@ impl Control for Running<'_> {
     }
 
     fn sessions(&mut self, backends: &[Backend]) -> Sessions {
+        self.workers.iter().for_each(worker::Worker::ask_for_session_metrics);
+        self.conductor.rouse();
         let until = Instant::now() + PATIENCE;
         let now = Millis(self.clock.now().as_nanos() / 1_000_000);
+        // The workers answer meanwhile.
         let census = self.rows.census(now);
         let mut all = self.workers.iter().filter_map(|w| w.session_metrics(until));
         let metrics = all.next().map(|first| {
@@ -354,11 +357,15 @@ impl Control for Running<'_> {
     }
 
     fn look_for(&mut self, asked: &Asked) -> Result<Walking, Problem> {
-        asked.begin(self.directory(), self.workers)
+        let walking = asked.begin(self.directory(), self.workers);
+        self.conductor.rouse();
+        walking
     }
 
     fn look_for_trails(&mut self, asked: &explain::Asked) -> Result<Walking, Problem> {
-        asked.begin(self.workers)
+        let walking = asked.begin(self.workers);
+        self.conductor.rouse();
+        walking
     }
 
     fn explanations(&mut self, found: &Walking) -> Explanations {
@@ -368,7 +375,9 @@ impl Control for Running<'_> {
 
     fn capture(&mut self, asked: &capture::Asked) -> Result<Taps, Problem> {
         let ports = self.ports.iter().map(|port| port.name.clone()).collect();
-        asked.begin(self.directory(), self.workers, ports, self.clock)
+        let taps = asked.begin(self.directory(), self.workers, ports, self.clock);
+        self.conductor.rouse();
+        taps
     }
 
     fn connections(&mut self, found: &Walking) -> Connections {
