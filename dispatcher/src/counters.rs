@@ -36,6 +36,14 @@ drop_reasons! {
     NotForUs = "not-for-us",
     /// A piece of a fragmented IP packet.
     IpFragment = "ip-fragment",
+    /// Wrapped as tunnels wrap, from an address or of a network that no backend's tunnel has.
+    TunnelUnknown = "tunnel-unknown",
+    /// From where a tunnel ends, and no whole packet is in it.
+    TunnelMalformed = "tunnel-malformed",
+    /// Out of a tunnel, and not from a backend behind it.
+    TunnelForeign = "tunnel-foreign",
+    /// It met congestion on its way through a tunnel, and its sender does not take that for an answer (RFC 6040).
+    TunnelCongested = "tunnel-congested",
     /// A checksum that does not fit, where we looked.
     BadChecksum = "bad-checksum",
     /// To a VIP's port that is not served, or no flow has these addresses.

@@ -233,6 +233,14 @@ fn every_key_takes_the_value_that_the_document_shows() {
                 "name = \"mail\"\n",
                 &format!("name = \"mail\"\nclass = [{{ name = \"c\", {name} = {value} }}]\n"),
             ),
+            Table::Tunnel => {
+                let all = Table::Tunnel.keys().filter(|k| k.name != "kind" && k.name != name);
+                let rest: Vec<_> = all.map(|k| format!(", {} = {}", k.name, k.value)).collect();
+                // Of the kind that has all keys.
+                let said = if name == "kind" { "kind = \"vxlan\"".into() } else { format!("kind = \"vxlan\", {line}") };
+                let tunnel = format!("tunnel = {{ {}{} }}, name = \"api7\"", said.trim(), rest.concat());
+                SHOP.replace("name = \"api7\"", &tunnel)
+            }
             Table::Check if name == "kind" => continue,
             Table::Check => {
                 // Of the kind that it says something to.

@@ -122,6 +122,7 @@ impl Control for MadeUp {
         let left = Backend {
             name: "b".into(),
             address,
+            context: "gue 203.0.113.5:6080".into(),
             wanted: None,
             overrides: vec![],
             in_force: None,
@@ -133,6 +134,7 @@ impl Control for MadeUp {
             Backend {
                 name: "a".into(),
                 address,
+                context: "direct".into(),
                 wanted: Some(wanted),
                 overrides: overrides(),
                 in_force,

@@ -19,6 +19,7 @@ fn reading() -> Reading {
     let backend = |name: &str, health: &str, state: &str| Backend {
         name: name.into(),
         address: "10.1.0.1:443".parse().unwrap(),
+        context: "direct".into(),
         wanted: None,
         overrides: vec![],
         in_force: Some(Wanted {

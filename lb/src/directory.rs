@@ -26,6 +26,7 @@ use crate::routes::Routes;
 use crate::service::{
     Fault, FaultKind, MAX_LISTENERS, MAX_POOLS, MAX_SERVICES, Place, Policy, ServiceSpec, Wanted, plain,
 };
+use crate::tunnel::Tunnel;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -66,7 +67,7 @@ pub struct Backend {
     pub id: BackendId,
     /// How many had the slot before.
     pub generation: u32,
-    /// Unique among those that are wanted. One that is leaving may have the name of another, at another address.
+    /// Unique among those that are wanted. One that is leaving may have the name of another, at another address or behind another tunnel.
     pub name: String,
     /// Where it listens.
     pub addr: SocketAddr,
@@ -78,6 +79,8 @@ pub struct Backend {
     pub check: Option<Check>,
     /// An agent on its host, that tells how much it can take.
     pub agent: Option<Agent>,
+    /// How its packets are wrapped; none: not at all.
+    pub tunnel: Option<Tunnel>,
     /// No longer wanted: it is in no pool.
     pub leaving: bool,
 }
@@ -177,7 +180,7 @@ pub struct Directory {
 impl Directory {
     /// The next version: what is wanted, with the numbers of `previous` where something has stayed.
     ///
-    /// Backends keep their slot by name and address. A backend or listener that is no longer wanted stays as leaving for
+    /// Backends keep their slot by name, address and tunnel. A backend or listener that is no longer wanted stays as leaving for
     /// one version at least, and then until `free` says that nothing names it: see
     /// [`Released::frees`](crate::Released::frees). Ask this when all workers have taken over `previous`: before that one
     /// of them may still open a flow.
@@ -370,13 +373,13 @@ fn place_backends(
     let all = wanted.asked();
     let said = |name: &str| all.get(name).map_or((None, None), |(check, agent)| (check.cloned(), agent.copied()));
     // An IPv4 address may be written in two ways: the slot is found by what it means.
-    let holders: HashMap<(String, SocketAddr), BackendId> =
-        slots.iter().flatten().map(|b| ((b.name.clone(), plain(b.addr)), b.id)).collect();
+    let holders: HashMap<(String, SocketAddr, Option<Tunnel>), BackendId> =
+        slots.iter().flatten().map(|b| ((b.name.clone(), plain(b.addr), b.tunnel), b.id)).collect();
     for spec in wanted.pools.iter().flat_map(|p| &p.backends) {
         if asked.insert(spec.name.as_str(), ()).is_some() {
             continue;
         }
-        match holders.get(&(spec.name.clone(), plain(spec.addr))) {
+        match holders.get(&(spec.name.clone(), plain(spec.addr), spec.tunnel)) {
             Some(&id) => {
                 stays.insert(id);
                 if let Some(holder) = &mut slots[id.index()] {
@@ -421,6 +424,7 @@ fn place_backends(
             limits: spec.limits,
             check,
             agent,
+            tunnel: spec.tunnel,
             leaving: false,
         });
     }

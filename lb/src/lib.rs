@@ -55,6 +55,7 @@ mod routes;
 pub mod service;
 mod sync;
 pub mod time;
+pub mod tunnel;
 
 pub use affinity::{
     Affinity, Config, Decision, Identity, IdentityKind, Key, KeyKind, KeyName, Lookup, Offered, Reason, Sighting,
@@ -75,3 +76,4 @@ pub use service::{
     Wanted,
 };
 pub use time::Millis;
+pub use tunnel::{Tunnel, TunnelKind};

@@ -10,6 +10,7 @@ use crate::balance::Algorithm;
 use crate::check::{Agent, Asked, Check};
 use crate::choose::ResumeFallback;
 use crate::limits::BackendLimits;
+use crate::tunnel::Tunnel;
 use core::fmt;
 use core::str::FromStr;
 use core::time::Duration;
@@ -199,6 +200,8 @@ pub struct MemberSpec {
     pub check: Asked<Check>,
     /// An agent on its host, that tells how much it can take.
     pub agent: Asked<Agent>,
+    /// How its packets are wrapped; none: not at all.
+    pub tunnel: Option<Tunnel>,
 }
 
 impl MemberSpec {
@@ -213,6 +216,7 @@ impl MemberSpec {
             limits,
             check: Asked::AsPool,
             agent: Asked::AsPool,
+            tunnel: None,
         }
     }
 }
@@ -295,6 +299,8 @@ pub enum FaultKind {
     TwoLimits(String),
     /// It is checked in one way here and in another elsewhere.
     TwoChecks(String),
+    /// The same backend, behind another tunnel in another pool.
+    TwoTunnels(String),
     /// Port 0 is none.
     NoPort(SocketAddr),
     /// Above [`MAX_WEIGHT`].
@@ -345,6 +351,7 @@ impl fmt::Display for FaultKind {
             FaultKind::TwoStates(name, here, there) => write!(f, "backend {name} is {here} here and {there} elsewhere"),
             FaultKind::TwoLimits(name) => write!(f, "backend {name} has other limits here than elsewhere"),
             FaultKind::TwoChecks(name) => write!(f, "backend {name} has another check here than elsewhere"),
+            FaultKind::TwoTunnels(name) => write!(f, "backend {name} has another tunnel here than elsewhere"),
             FaultKind::NoPort(addr) => write!(f, "{addr} has no port"),
             FaultKind::WeightTooLarge(name, weight) => {
                 write!(f, "backend {name} has weight {weight}, at most {MAX_WEIGHT} is possible")
@@ -488,6 +495,8 @@ impl Wanted {
                         fault(Place::Backend(p, b), FaultKind::TwoLimits(name()));
                     } else if differ(&first.check, &backend.check) || differ(&first.agent, &backend.agent) {
                         fault(Place::Backend(p, b), FaultKind::TwoChecks(name()));
+                    } else if first.tunnel != backend.tunnel {
+                        fault(Place::Backend(p, b), FaultKind::TwoTunnels(name()));
                     }
                 }
                 if backend.addr.port() == 0 {

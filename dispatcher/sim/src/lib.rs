@@ -31,6 +31,7 @@ pub mod script;
 pub mod storm;
 mod strict;
 pub mod tls;
+pub mod tunnels;
 pub mod twin;
 pub mod upset;
 pub mod world;

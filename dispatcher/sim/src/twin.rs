@@ -4,8 +4,10 @@
 //! So every scene of the simulated world, every segment of the bench and every input of the fuzz target shows that a frame that goes straight goes where
 //! the ladder would have led it.
 
+use crate::tunnels::FarEnds;
 use core::ops::Deref;
 use dispatcher::engine::{Config, ConfigError, ConnectionRecord, Effects, Engine, PortId, Revision, Verdict};
+use dispatcher::io::HEADROOM;
 use dispatcher::time::Time;
 use dispatcher::wire::Frame;
 use dispatcher::wire::packet::Parsed;
@@ -16,6 +18,37 @@ use std::sync::Arc;
 pub struct Twin {
     engine: Engine,
     ladder: Option<Box<Engine>>,
+    /// Of the servers behind tunnels.
+    far: Option<FarEnds>,
+}
+
+/// Unwraps what goes to servers behind tunnels.
+struct Unwrapping<'a> {
+    fx: &'a mut dyn Effects,
+    far: &'a FarEnds,
+}
+
+impl Effects for Unwrapping<'_> {
+    fn transmit(&mut self, port: PortId, frame: &[u8]) -> bool {
+        match self.far.unwrapped(frame) {
+            Some(inner) => self.fx.transmit(port, &inner),
+            None => self.fx.transmit(port, frame),
+        }
+    }
+
+    fn connection_ended(&mut self, record: &ConnectionRecord<'_>) {
+        self.fx.connection_ended(record);
+    }
+}
+
+/// Puts other bytes into a frame, of which its buffer has room.
+fn replace(frame: &mut Frame<'_>, bytes: &[u8]) {
+    let room = frame.len() + frame.room_behind();
+    if bytes.len() > room {
+        assert!(frame.push_front(bytes.len() - room), "no room for {} bytes", bytes.len());
+    }
+    assert!(frame.set_len(bytes.len()));
+    frame.bytes_mut().copy_from_slice(bytes);
 }
 
 /// What an engine did to the world.
@@ -70,7 +103,8 @@ impl Twin {
     /// As those of [`Engine::new`].
     pub fn new(config: Config, secret: [u8; 32], now: Time) -> Result<Twin, ConfigError> {
         let ladder = Some(Box::new(Engine::new(config.clone(), secret, now)?));
-        Ok(Twin { engine: Engine::new(config, secret, now)?, ladder })
+        let far = FarEnds::of(&config);
+        Ok(Twin { engine: Engine::new(config, secret, now)?, ladder, far })
     }
 
     /// Without the other one from now on.
@@ -90,6 +124,25 @@ impl Twin {
 
     /// See [`Engine::handle`].
     pub fn handle(&mut self, port: PortId, frame: &mut Frame<'_>, now: Time, fx: &mut dyn Effects) -> Verdict {
+        let Some(far) = self.far.take() else { return self.handle_plain(port, frame, now, fx) };
+        let mut fx = Unwrapping { fx, far: &far };
+        let bytes = far.wrapped(frame.bytes()).unwrap_or_else(|| frame.bytes().to_vec());
+        let mut buffer = [&[0; HEADROOM][..], &bytes, &[0; 64]].concat();
+        let mut passing = Frame::new(&mut buffer, HEADROOM, bytes.len()).with(frame.offload());
+        let verdict = self.handle_plain(port, &mut passing, now, &mut fx);
+        match far.unwrapped(passing.bytes()) {
+            Some(inner) => replace(frame, &inner),
+            None => replace(frame, passing.bytes()),
+        }
+        match passing.offload() {
+            offload if offload.is_finished() => frame.is_whole_now(),
+            offload => _ = offload.segment() == 0 || frame.cut_at_most(offload.segment()),
+        }
+        self.far = Some(far);
+        verdict
+    }
+
+    fn handle_plain(&mut self, port: PortId, frame: &mut Frame<'_>, now: Time, fx: &mut dyn Effects) -> Verdict {
         let Some(ladder) = &mut self.ladder else { return self.engine.handle(port, frame, now, fx) };
         let (head, len) = (frame.head(), frame.len());
         let mut buffer = vec![0; head + len + frame.room_behind()];
@@ -112,12 +165,12 @@ impl Twin {
 
     /// See [`Engine::poll`].
     pub fn poll(&mut self, now: Time, fx: &mut dyn Effects) {
-        self.both(fx, |engine, fx| engine.poll(now, fx));
+        self.unwrapping(fx, |twin, fx| twin.both(fx, |engine, fx| engine.poll(now, fx)));
     }
 
     /// See [`Engine::shutdown`].
     pub fn shutdown(&mut self, budget: usize, now: Time, fx: &mut dyn Effects) -> bool {
-        self.both(fx, |engine, fx| engine.shutdown(budget, now, fx))
+        self.unwrapping(fx, |twin, fx| twin.both(fx, |engine, fx| engine.shutdown(budget, now, fx)))
     }
 
     /// See [`Engine::apply`]. They part then: the counts of connections by backend are of those who share a directory, and two would count
@@ -131,6 +184,13 @@ impl Twin {
     pub fn use_local_ports(&mut self, count: u16) {
         self.engine.use_local_ports(count);
         self.ladder.iter_mut().for_each(|ladder| ladder.use_local_ports(count));
+    }
+
+    fn unwrapping<T>(&mut self, fx: &mut dyn Effects, work: impl FnOnce(&mut Twin, &mut dyn Effects) -> T) -> T {
+        let Some(far) = self.far.take() else { return work(self, fx) };
+        let done = work(self, &mut Unwrapping { fx, far: &far });
+        self.far = Some(far);
+        done
     }
 
     fn both<T: PartialEq + core::fmt::Debug>(

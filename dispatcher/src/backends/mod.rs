@@ -301,6 +301,11 @@ impl Health {
         }
     }
 
+    /// Our own ports allow segments of so many bytes now, by family. [`Health::refresh_offers`] is due.
+    pub fn assume(&mut self, mss: [u16; 2]) {
+        self.assumed = mss;
+    }
+
     /// What is offered to clients of either family follows from the backends that are there.
     pub fn refresh_offers(&mut self) {
         self.refresh_offer(Family::V4);

@@ -241,6 +241,11 @@ pub struct Service {
     ///   agent=PORT           an agent there says how much it can take (HAProxy's
     ///                        agent-check)
     ///   agent-interval=D     from one question to the next (2s)
+    ///   tunnel=KIND          its packets go wrapped: ipip, gue or vxlan; ADDR is the
+    ///                        inner address
+    ///   tunnel-endpoint=A    where the tunnel ends, with :PORT if it is not the
+    ///                        usual one
+    ///   tunnel-vni=N, tunnel-mac=M   vxlan: network, and the server's address in it
     #[arg(long = "backend", value_name = "NAME=ADDR:PORT[,KEY=VALUE]...", value_parser = backend, verbatim_doc_comment)]
     pub backends: Vec<BackendArg>,
 }

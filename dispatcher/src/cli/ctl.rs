@@ -57,6 +57,8 @@ KEY=VALUE is
                        fall or port, as with --check of run
   agent=PORT           an agent there says how much it can take; off: none
   agent-interval=D     from one question to the next (2s)
+  tunnel=KIND          its packets go wrapped: ipip, gue or vxlan
+  tunnel-endpoint=A, tunnel-vni=N, tunnel-mac=M   where it ends; of vxlan
 What is not said is as in its other pools, and its pool's.
 
 Example:
@@ -80,6 +82,7 @@ pub struct CtlArgs {
 
 /// What to ask, or to have done.
 #[derive(Subcommand, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is read once")]
 pub enum Verb {
     /// Show the dispatcher at a glance, or one kind of thing in it
     Show {

@@ -162,7 +162,7 @@ pub(super) fn backends(all: &[Backend]) -> String {
         let numbers = [o.flows.into(), o.connections, o.resumed, o.new_sessions, o.bytes_to_server, o.bytes_to_client];
         let words = [
             b.name.clone(),
-            b.address.to_string(),
+            if b.context == "direct" { b.address.to_string() } else { format!("{} by {}", b.address, b.context) },
             wanted(&b.wanted, "-"),
             overrides(&b.overrides),
             in_force(b),
@@ -277,10 +277,12 @@ pub(super) fn health(o: &Observed) -> String {
 }
 
 pub(super) fn sessions(s: &Sessions) -> String {
-    let mut table = table(&HEADS, 2);
+    let heads = [&HEADS[..2], &["CONTEXT"], &HEADS[2..]].concat();
+    let mut table = table(&heads, 3);
     for o in &s.offered {
         let numbers = [o.offered, o.promised, o.accepted, o.refused, o.broken, o.unknown];
-        table.add_row([o.kind.clone(), o.backend.clone()].into_iter().chain(numbers.map(|n| n.to_string())));
+        let words = [o.kind.clone(), o.backend.clone(), o.context.clone()];
+        table.add_row(words.into_iter().chain(numbers.map(|n| n.to_string())));
     }
     let mut out = if s.offered.is_empty() { String::new() } else { text(&table) };
     _ = writeln!(out, "{}", s.rows);

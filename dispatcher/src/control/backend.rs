@@ -1,8 +1,8 @@
 //! Backends as flags say them. The keys of the file are read by the same functions.
 
-use super::checks;
 use super::name::check_name;
 use super::values::{MAX_WEIGHT, duration, number, once, socket_address};
+use super::{checks, tunnel};
 use lb::admission::slots::MOST;
 use lb::{Agent, Asked, BackendLimits, Check, MemberSpec};
 
@@ -15,7 +15,7 @@ pub struct BackendArg {
     pub check_keys: Vec<(String, String)>,
 }
 
-const OPTIONS: &str = "weight=N, max-connections=N, max-handshakes=N or auto, slow-start=D, check=KIND or off, check-KEY=VALUE, agent=PORT or off, agent-interval=D";
+const OPTIONS: &str = "weight=N, max-connections=N, max-handshakes=N or auto, slow-start=D, check=KIND or off, check-KEY=VALUE, agent=PORT or off, agent-interval=D, tunnel=KIND, tunnel-KEY=VALUE";
 
 /// `NAME=ADDR:PORT[,KEY=VALUE]...`.
 pub fn backend(text: &str) -> Result<BackendArg, String> {
@@ -24,6 +24,7 @@ pub fn backend(text: &str) -> Result<BackendArg, String> {
     let mut parts = rest.split(',');
     let mut backend = MemberSpec::new(name, socket_address(parts.next().unwrap_or(""))?);
     let (mut given, mut check_keys, mut interval) = (Vec::new(), Vec::new(), None);
+    let mut said = tunnel::Said::default();
     for part in parts {
         let (key, value) = part.split_once('=').unwrap_or((part, ""));
         once(&mut given, key)?;
@@ -43,6 +44,10 @@ pub fn backend(text: &str) -> Result<BackendArg, String> {
             ("agent", _) if value == checks::OFF => backend.agent = Asked::Off,
             ("agent", _) => backend.agent = Asked::This(Agent::at(checks::port(value).map_err(of_key)?)),
             ("agent-interval", _) => interval = Some(checks::interval(value).map_err(of_key)?),
+            ("tunnel", _) => said.set("kind", value).map_err(of_key)?,
+            _ if let Some(of_tunnel) = key.strip_prefix("tunnel-").filter(|key| tunnel::KEYS[1..].contains(key)) => {
+                said.set(of_tunnel, value).map_err(of_key)?;
+            }
             _ => return Err(format!("unknown option '{part}' (there are {OPTIONS})")),
         }
     }
@@ -55,6 +60,9 @@ pub fn backend(text: &str) -> Result<BackendArg, String> {
         (Asked::This(agent), Some(interval)) => agent.interval = interval,
         (_, Some(_)) => return Err("agent-interval: it has no agent=PORT".into()),
         _ => {}
+    }
+    if !said.is_empty() {
+        backend.tunnel = Some(said.tunnel()?);
     }
     Ok(BackendArg { backend, check_keys })
 }
@@ -69,7 +77,7 @@ pub fn set_keys(check: &mut Check, keys: &[(String, String)]) -> Result<(), Stri
 
 /// As [`backend`] reads it: the address, and what is not as usual; the weight always.
 pub fn shown(backend: &MemberSpec) -> String {
-    let MemberSpec { name, addr, weight, limits, check, agent, state: _ } = backend;
+    let MemberSpec { name, addr, weight, limits, check, agent, tunnel, state: _ } = backend;
     let BackendLimits { max_connections, max_handshakes, slow_start } = limits;
     let mut line = format!("{name}={addr},weight={weight}");
     let mut put = |key: &str, value: String| line += &format!(",{key}={value}");
@@ -93,6 +101,9 @@ pub fn shown(backend: &MemberSpec) -> String {
                 if key == "port" { put("agent", value) } else { put(&format!("agent-{key}"), value) }
             }
         }
+    }
+    for (key, value) in tunnel.iter().flat_map(|tunnel| checks::plain(tunnel::told(tunnel))) {
+        if key == "kind" { put("tunnel", value) } else { put(&format!("tunnel-{key}"), value) }
     }
     line
 }

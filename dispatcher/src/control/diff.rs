@@ -237,7 +237,7 @@ fn balance(from: &PoolSpec, to: &PoolSpec, found: &mut Found) {
 }
 
 fn member(pool: &str, backend: &MemberSpec) -> String {
-    let MemberSpec { name, addr, weight, state, limits: of, check, agent } = backend;
+    let MemberSpec { name, addr, weight, state, limits: of, check, agent, tunnel } = backend;
     let mut line = format!("pool {pool}: backend {name} at {addr}, weight {weight}, {state}");
     if *of != BackendLimits::default() {
         line += &format!(", {}", limits(of));
@@ -247,6 +247,9 @@ fn member(pool: &str, backend: &MemberSpec) -> String {
     }
     if agent.is_said() {
         line += &format!(", agent-check {}", own_agent(agent));
+    }
+    if let Some(tunnel) = tunnel {
+        line += &format!(", tunnel {tunnel}");
     }
     line
 }
@@ -285,6 +288,7 @@ fn pool(from: &PoolSpec, to: &PoolSpec, told: &mut HashSet<String>, found: &mut 
         of_all.changed(&format!("backend {name}: limits"), &one.limits, &other.limits, limits);
         of_all.changed(&format!("backend {name}: check"), &one.check, &other.check, own_check);
         of_all.changed(&format!("backend {name}: agent-check"), &one.agent, &other.agent, own_agent);
+        of_all.changed(&format!("backend {name}: tunnel"), &one.tunnel, &other.tunnel, super::tunnel::shown);
         found.0.extend(of_all.0.into_iter().filter(|difference| told.insert(difference.what.clone())));
         let weight = format!("pool {}: backend {name}: weight", to.name);
         found.changed(&weight, &one.weight, &other.weight, u16::to_string);

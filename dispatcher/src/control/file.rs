@@ -10,6 +10,7 @@ use super::name::check_name;
 use super::port::PortArg;
 use super::reader::{Placed, Reader, Section, Span, word};
 use super::rules::{self, About};
+use super::tunnel;
 use super::values::{
     AddressModeArg, BalanceArg, Cores, HashOnArg, IdleArg, LogFormatArg, LogLevelArg, OnOff, ProxyArg, ServiceKindArg,
     capacity, duration, number, resume_fallback, socket_address, spill_after, ticket_key, workers,
@@ -19,7 +20,7 @@ use lb::admission::{ClassSpec, Classes, Share};
 use lb::service::{HashOn, ServiceKind};
 use lb::{
     Agent, Algorithm, Asked, BackendLimits, Check, MemberSpec, Policy, PoolSpec, RouteSpec, ServiceSpec, SniPattern,
-    State, Wanted,
+    State, Tunnel, Wanted,
 };
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
@@ -381,6 +382,7 @@ impl File<'_> {
             }
         }
         let (check, agent) = (self.check(&section), self.agent(&section));
+        let tunnel = self.tunnel(&section);
         self.places.insert(About::Backend(p, b), span);
         let addr = self.put(About::Address(p, b), address);
         Some(MemberSpec {
@@ -391,7 +393,26 @@ impl File<'_> {
             limits,
             check,
             agent,
+            tunnel,
         })
+    }
+
+    /// How a backend's packets are wrapped.
+    fn tunnel(&mut self, backend: &Section<'_>) -> Option<Tunnel> {
+        let reader = &mut self.reader;
+        let (span, table) = backend.table(reader, "tunnel")?;
+        let section = Section::new(reader, Table::Tunnel, "a tunnel".into(), span.clone(), table);
+        let mut said = tunnel::Said::default();
+        let mut whole = true;
+        for key in tunnel::KEYS {
+            let set = |text: &str| said.set(key, text);
+            whole &= section.get(key).is_none() || section.one(reader, key, set).is_some();
+        }
+        // What is wrong with one of its keys has been told.
+        if !whole {
+            return None;
+        }
+        said.tunnel().map_err(|why| reader.fault(&span, why, None)).ok()
     }
 
     /// What a backend is asked, or those of a pool.

@@ -38,11 +38,13 @@ pub enum Table {
     Check,
     /// The `agent-check` of a backend or a pool.
     Agent,
+    /// The `tunnel` of a backend.
+    Tunnel,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Table; 10] = [
+    pub const ALL: [Table; 11] = [
         Table::Root,
         Table::Dispatcher,
         Table::Port,
@@ -53,6 +55,7 @@ impl Table {
         Table::Backend,
         Table::Check,
         Table::Agent,
+        Table::Tunnel,
     ];
 
     /// As people call it.
@@ -68,6 +71,7 @@ impl Table {
             Table::Backend => "a backend",
             Table::Check => "a check",
             Table::Agent => "an agent-check",
+            Table::Tunnel => "a tunnel",
         }
     }
 
@@ -87,7 +91,7 @@ const fn key(
     Key { table, name, value, default, meaning }
 }
 
-use Table::{Agent, Backend, Check, Class, Dispatcher, Pool, Port, Root, Route, Service};
+use Table::{Agent, Backend, Check, Class, Dispatcher, Pool, Port, Root, Route, Service, Tunnel};
 
 /// All of them, in the order of the document.
 #[rustfmt::skip]
@@ -166,6 +170,7 @@ pub const KEYS: &[Key] = &[
     key(Backend, "ticket-key", "[\"00112233445566778899aabbccddeeff\"]", "", "Names of ticket keys that it opens, or `unknown`, as with `--ticket-key`; read at the start"),
     key(Backend, "check", "{ kind = \"https\", path = \"/up\" }", "the pool's", "What it is asked, so that it is known whether it serves; told in one pool it holds in all; `\"off\"`: it is not asked what others of its pool are"),
     key(Backend, "agent-check", "{ port = 9999 }", "the pool's", "An agent on its host that says how much it can take (HAProxy's agent-check); `\"off\"`: none, whatever its pool says"),
+    key(Backend, "tunnel", "{ kind = \"gue\", endpoint = \"203.0.113.5\" }", "", "Its packets go wrapped, and so may those from it; `address` is then the inner one"),
     key(Check, "kind", "\"tls\"", "", "`tcp`: its port takes a connection; `tls`: it completes a handshake; `http`, `https`: it answers a request; must be there"),
     key(Check, "sni", "\"shop.example.com\"", "", "tls, https: the server name in its hello"),
     key(Check, "path", "\"/up\"", "/", "http, https: what is asked for"),
@@ -179,11 +184,12 @@ pub const KEYS: &[Key] = &[
     key(Check, "port", "8443", "the backend's", "Another port that is asked"),
     key(Agent, "port", "9999", "", "Where the agent listens; must be there"),
     key(Agent, "interval", "\"5s\"", "2s", "From the beginning of one question to that of the next"),
+    key(Tunnel, "kind", "\"gue\"", "", "`ipip`: an IP header; `gue`: IP, UDP and four bytes (Linux: `fou`); `vxlan`: IP, UDP, VXLAN and Ethernet; must be there"),
+    key(Tunnel, "endpoint", "\"203.0.113.5:6080\"", "port 6080 (gue), 4789 (vxlan)", "Where it ends: the outer address, with the UDP port if it is another; must be there"),
+    key(Tunnel, "vni", "7", "", "vxlan: network identifier; must be there"),
+    key(Tunnel, "mac", "\"02:00:00:00:00:0a\"", "", "vxlan: the server's Ethernet address within that network; must be there"),
 ];
 
 /// Keys that a version to come will have: refused, with a sentence that says so.
-pub const LATER: &[(Table, &str, &str)] = &[
-    (Dispatcher, "state", "tables in a file"),
-    (Route, "host", "routes by the Host of plain HTTP"),
-    (Backend, "tunnel", "tunnels"),
-];
+pub const LATER: &[(Table, &str, &str)] =
+    &[(Dispatcher, "state", "tables in a file"), (Route, "host", "routes by the Host of plain HTTP")];

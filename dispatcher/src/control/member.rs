@@ -2,10 +2,10 @@
 //! read by the same functions.
 
 use super::backend::max_connections;
-use super::checks;
 use super::values::duration;
+use super::{checks, tunnel};
 use core::time::Duration;
-use lb::{Agent, Asked, BackendLimits, Check, CheckKind, MemberSpec};
+use lb::{Agent, Asked, BackendLimits, Check, CheckKind, MemberSpec, Tunnel};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -62,6 +62,11 @@ impl Question {
         Question::of(checks::told(check))
     }
 
+    /// A tunnel.
+    pub fn tunnel(tunnel: &Tunnel) -> Question {
+        Question::of(tunnel::told(tunnel))
+    }
+
     /// An agent.
     pub fn agent(agent: &Agent) -> Question {
         Question::of(checks::told_of(agent))
@@ -81,6 +86,8 @@ pub struct Particulars {
     pub check: Option<Question>,
     /// Its agent.
     pub agent_check: Option<Question>,
+    /// How its packets are wrapped.
+    pub tunnel: Option<Question>,
 }
 
 impl Particulars {
@@ -94,6 +101,7 @@ impl Particulars {
             slow_start: slow_start.map(|time: Duration| humantime::format_duration(time).to_string()),
             check: question(&backend.check, Question::check),
             agent_check: question(&backend.agent, Question::agent),
+            tunnel: backend.tunnel.as_ref().map(Question::tunnel),
         }
     }
 
@@ -115,6 +123,9 @@ impl Particulars {
         }
         if let Some(question) = &self.agent_check {
             backend.agent = asked(question, agent).map_err(named("agent_check"))?;
+        }
+        if let Some(question) = &self.tunnel {
+            backend.tunnel = Some(tunnel(question).map_err(named("tunnel"))?);
         }
         Ok(())
     }
@@ -157,6 +168,15 @@ fn agent(keys: &Keys) -> Result<Agent, String> {
     Ok(agent)
 }
 
+fn tunnel(question: &Question) -> Result<Tunnel, String> {
+    let Question::Keys(keys) = question else { return Err("expected its keys".into()) };
+    let mut said = tunnel::Said::default();
+    for (key, value) in keys {
+        said.set(key, &value.text()).map_err(|why| format!("{key}: {why}"))?;
+    }
+    said.tunnel()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,6 +189,8 @@ mod tests {
             "w=10.0.0.1:1,weight=1,max-connections=9,max-handshakes=400,slow-start=30s,check=off,agent=off",
             "w=10.0.0.1:1,weight=7,max-handshakes=auto,check=https,check-sni=a.example,check-path=/up?a=\"b\",check-host=h:8,check-method=HEAD,\
              check-expect=200-204,check-interval=5s,check-timeout=1s,check-rise=1,check-fall=9,check-port=8443,agent=9999,agent-interval=250ms",
+            "w=10.0.0.1:1,weight=1,tunnel=ipip,tunnel-endpoint=203.0.113.5",
+            "w=10.0.0.1:1,weight=1,tunnel=vxlan,tunnel-endpoint=[2001:db8::5]:8472,tunnel-vni=7,tunnel-mac=02:00:00:00:00:0a",
         ] {
             let backend = backend::backend(flag).unwrap().backend;
             assert_eq!(backend::shown(&backend), flag);
@@ -199,6 +221,8 @@ mod tests {
             (Particulars { check: keys(&[("kind", "tls"), ("colour", "red")]), ..usual() }, "unknown option 'colour'"),
             (Particulars { agent_check: keys(&[("interval", "1s")]), ..usual() }, "agent_check: no 'port'"),
             (Particulars { agent_check: keys(&[("port", "1"), ("interval", "1ms")]), ..usual() }, "interval: shorter"),
+            (Particulars { tunnel: keys(&[("kind", "gre")]), ..usual() }, "tunnel: kind: expected ipip"),
+            (Particulars { tunnel: keys(&[("kind", "gue")]), ..usual() }, "tunnel: a tunnel has no 'endpoint'"),
         ] {
             let why = said.say(&mut MemberSpec::new("w", "10.0.0.1:1".parse().unwrap())).unwrap_err();
             assert!(why.contains(named), "{why}");

@@ -38,4 +38,5 @@ pub mod rules;
 pub mod service;
 pub mod socket;
 pub mod text;
+pub mod tunnel;
 pub mod values;

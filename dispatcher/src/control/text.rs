@@ -251,7 +251,7 @@ fn of_pool(pool: &PoolSpec, mut keys: impl FnMut(&str) -> Vec<String>) -> Lines 
 }
 
 fn of_backend(backend: &MemberSpec, keys: Vec<String>) -> Lines {
-    let MemberSpec { name, addr, weight, state, limits, check, agent } = backend;
+    let MemberSpec { name, addr, weight, state, limits, check, agent, tunnel } = backend;
     let BackendLimits { max_connections, max_handshakes, slow_start } = limits;
     let mut lines = vec![("name", quoted(name)), ("address", quoted(addr))];
     if *weight != 1 {
@@ -266,6 +266,7 @@ fn of_backend(backend: &MemberSpec, keys: Vec<String>) -> Lines {
     if !keys.is_empty() {
         lines.push(("ticket-key", list(&keys, quoted)));
     }
+    lines.extend(tunnel.map(|tunnel| ("tunnel", inline(super::tunnel::told(&tunnel)))));
     lines.extend(of_checks(check, agent));
     lines
 }
@@ -368,6 +369,8 @@ mod tests {
             backend = [
               { name = "web1", address = "198.51.100.11:443", check = "off", agent-check = "off" },
               { name = "web7", address = "198.51.100.17:443", check = { kind = "tcp" }, agent-check = { port = 1 } },
+              { name = "web8", address = "198.51.100.18:443", tunnel = { kind = "vxlan", endpoint = "203.0.113.5:8472", vni = 7, mac = "02:00:00:00:00:08" } },
+              { name = "web9", address = "198.51.100.19:443", tunnel = { kind = "ipip", endpoint = "203.0.113.6" } },
               { name = "web6", address = "[2001:db8:1::11]:443", max-handshakes = "auto" },
             ]
         "#;

@@ -55,6 +55,7 @@ impl Engine {
                 }
             }
         }
+        self.health.assume(self.routes.mss());
         self.health.refresh_offers();
         self.follow_limits(now);
         self.gates.change(next, self.worker, self.workers);

@@ -31,7 +31,7 @@ impl Engine {
         }
         let head = Link::write(&link, &mut self.scratch, kind);
         self.scratch[head..n].copy_from_slice(packet);
-        self.hand_out(port, n, fx)
+        self.hand_out_by(route.hop, (port, &link), n, fx)
     }
 
     /// Something has come to one of the ports that checks come from.

@@ -429,7 +429,8 @@ impl Engine {
         let Some(hop) = c.hop(hot) else { return true };
         let Some((port, link)) = self.link_to(hop, now) else { return true };
         let Some(key) = self.flows.key(id, Side::Server) else { return false };
-        let mtu = usize::from(self.routes.ports[usize::from(port.0)].mtu);
+        let overhead = self.neighbours.wrap(hop).map_or(0, |wrap| wrap.overhead());
+        let mtu = usize::from(self.routes.ports[usize::from(port.0)].mtu) - overhead;
         let headers = if key.family() == Family::V4 { 40 } else { 60 };
         let ends = Endpoints::answering(&key);
         let mut done = 0;
@@ -463,7 +464,7 @@ impl Engine {
             let fin = piece.flags.contains(crate::wire::packet::Flags::FIN);
             let seq = piece.seq;
             through.direction(&mut c.odd, Side::Client).sent(seq, n as u32, fin);
-            self.hand_out(port, len, fx);
+            self.hand_out_by(hop, (port, &link), len, fx);
             if n == 0 {
                 return true;
             }

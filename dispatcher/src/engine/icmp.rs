@@ -5,6 +5,7 @@
 //! remembered with the flow, whose segments are cut to fit ([`split`](crate::path::split)).
 
 use super::send::relink;
+use super::wrapped::wrap_frame;
 use super::{Effects, Engine, Step, Verdict};
 use crate::config::AddressMode;
 use crate::counters::DropReason;
@@ -79,6 +80,7 @@ impl Engine {
             Side::Client => (client.port(), Some(client.link(self.mac(client.port())))),
             Side::Server => self.neighbours.link(hop.ok_or(DropReason::NoFlow)?),
         };
+        let wrap = hop.filter(|_| sender == Side::Server).and_then(|hop| self.neighbours.wrap(hop).copied());
         let link = link.ok_or(DropReason::NoNeighbour)?;
         let cut = frame.set_len(ip.end);
         debug_assert!(cut, "shorter is always possible");
@@ -95,6 +97,10 @@ impl Engine {
         };
         b[ip.payload + 2..ip.payload + 4].copy_from_slice(&sum.to_be_bytes());
         relink(frame, eth.payload, ip.family, &link)?;
+        if let Some(wrap) = wrap {
+            frame.is_whole_now();
+            wrap_frame(&wrap, &link, frame)?;
+        }
         self.counters.forwarded += 1;
         Ok(Verdict::Forward(port))
     }

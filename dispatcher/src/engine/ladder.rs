@@ -1,7 +1,7 @@
 //! The ladder: which step a frame is for, from the most to the least frequent.
 
 use super::{Effects, Engine, Flows, Step};
-use crate::config::{AddressMode, PortId};
+use crate::config::AddressMode;
 use crate::counters::DropReason;
 use crate::flow::{CookieVerified, FlowId, RestMut, Side};
 use crate::path::GateId;
@@ -16,7 +16,7 @@ use crate::tcp::{
     Action, Arrived, ClientLink, End, admit, close, cut, dial, farewell, flight, forward, handshake, hello, reuse, wait,
 };
 use crate::time::Time;
-use crate::wire::packet::{Body, Flags, Parsed};
+use crate::wire::packet::Flags;
 use crate::wire::{Family, Frame, Seq};
 use lb::ServiceId;
 use lb::admission::slots::RESUMED;
@@ -31,36 +31,12 @@ pub(super) fn server_speaks(flows: &mut Flows, id: FlowId, now: Time) {
 }
 
 impl Engine {
-    /// One frame, its headers read.
-    pub(super) fn climb(
-        &mut self,
-        port: PortId,
-        headers: &Parsed,
-        frame: &mut Frame<'_>,
-        now: Time,
-        fx: &mut dyn Effects,
-    ) -> Step {
-        let eth = &headers.eth;
-        if eth.dst != self.mac(port) && !eth.dst.is_group() {
-            return Err(DropReason::NotForUs);
-        }
-        // Nobody sends from a group's address (IEEE 802.3 section 3.2.3), and it would be where we answer to.
-        if eth.src.is_group() {
-            return Err(DropReason::Malformed);
-        }
-        match headers.body? {
-            // TCP is between two (RFC 9293 section 3.9.2.3): what all hear is a mistake or an attack.
-            Body::Tcp(..) if eth.dst.is_group() => Err(DropReason::Malformed),
-            Body::Tcp(ip, tcp) => {
-                let seg = Arrived { port, eth: *eth, ip, tcp, now };
-                match self.flows.lookup(&seg.key()) {
-                    Some((id, side)) => self.on_known(id, side, &seg, frame, fx),
-                    None => self.on_stranger(&seg, frame, fx),
-                }
-            }
-            Body::Icmp(ip) => self.on_icmp(port, eth, &ip, frame, now, fx),
-            Body::Arp => self.on_arp(port, eth, frame, now),
-            Body::Other => Err(DropReason::NotForUs),
+    /// A TCP segment.
+    #[inline]
+    pub(super) fn on_segment(&mut self, seg: &Arrived, frame: &mut Frame<'_>, fx: &mut dyn Effects) -> Step {
+        match self.flows.lookup(&seg.key()) {
+            Some((id, side)) => self.on_known(id, side, seg, frame, fx),
+            None => self.on_stranger(seg, frame, fx),
         }
     }
 

@@ -222,7 +222,7 @@ impl Engine {
             options: &options[..n],
             payload: &[],
         };
-        if !self.emit(port, &segment, fx) {
+        if !self.emit_by(route.hop, (port, &link), &segment, fx) {
             self.health.unsent(id, now);
         }
     }

@@ -27,6 +27,7 @@
 pub mod about;
 mod admission;
 mod apply;
+mod arrive;
 mod ask;
 mod checks;
 mod choose;
@@ -48,6 +49,7 @@ mod timers;
 pub mod trail;
 mod unfinished;
 mod waiting;
+mod wrapped;
 
 pub use crate::config::{AddressMode, Config, ConfigError, Limits, PortId, PortSpec, TicketKey, hello_patience};
 pub use crate::counters::{Counters, DropReason};

@@ -1,29 +1,52 @@
 //! Frames that leave: written, translated, handed out. The lowest floor of the engine: nothing here changes where a connection stands.
 
+use super::wrapped::{wrap_frame, wrap_made};
 use super::{Effects, Engine, Step, Verdict};
 use crate::config::PortId;
 use crate::counters::DropReason;
 use crate::flow::{Endpoints, FlowId, Side};
 use crate::path::NextHop;
-use crate::path::split::Pieces;
+use crate::path::split::{self, Pieces};
+use crate::path::tunnel::Wrap;
 use crate::tcp::action::Passing;
 use crate::tcp::{Arrived, ControlSegment};
 use crate::time::Time;
 use crate::wire::build::{Link, Segment};
-use crate::wire::packet::{Flags, ethertype};
+use crate::wire::packet::{Flags, Packet, Tcp, ethertype};
 use crate::wire::{Family, Frame};
 
 impl Engine {
     /// Writes a segment and hands it out.
     pub(super) fn emit(&mut self, port: PortId, segment: &Segment<'_>, fx: &mut dyn Effects) -> bool {
+        match self.write_made(segment) {
+            Some(n) => self.hand_out(port, n, fx),
+            None => false,
+        }
+    }
+
+    /// The same for one that goes to a backend, by this next hop.
+    pub(super) fn emit_by(
+        &mut self,
+        hop: NextHop,
+        way: (PortId, &Link),
+        segment: &Segment<'_>,
+        fx: &mut dyn Effects,
+    ) -> bool {
+        match self.write_made(segment) {
+            Some(n) => self.hand_out_by(hop, way, n, fx),
+            None => false,
+        }
+    }
+
+    fn write_made(&mut self, segment: &Segment<'_>) -> Option<usize> {
         let n = segment.frame_len();
         if n > self.scratch.len() {
             // Only a payload cut too large could get here; nothing is ever cut larger than the MTU.
             self.count(DropReason::TxFull);
-            return false;
+            return None;
         }
         segment.write(&mut self.scratch);
-        self.hand_out(port, n, fx)
+        Some(n)
     }
 
     /// Hands out what stands in the scratch buffer.
@@ -43,7 +66,7 @@ impl Engine {
         }
     }
 
-    fn count(&mut self, reason: DropReason) {
+    pub(super) fn count(&mut self, reason: DropReason) {
         self.counters.drops[reason as usize] += 1;
     }
 
@@ -71,20 +94,20 @@ impl Engine {
         fx: &mut dyn Effects,
     ) -> bool {
         let Some(key) = self.flows.key(id, to) else { return false };
-        let way = match to {
+        let ends = Endpoints::answering(&key);
+        match to {
             Side::Client => {
                 let client = self.flows.hot(id).client;
-                Some((client.port(), client.link(self.mac(client.port()))))
+                let link = client.link(self.mac(client.port()));
+                self.emit(client.port(), &Segment { payload, ..control.segment(link, &ends) }, fx)
             }
             Side::Server => {
                 let (hot, c) = self.flows.both(id);
                 let Some(hop) = c.hop(hot) else { return false };
-                self.link_to(hop, now)
+                let Some((port, link)) = self.link_to(hop, now) else { return false };
+                self.emit_by(hop, (port, &link), &Segment { payload, ..control.segment(link, &ends) }, fx)
             }
-        };
-        let Some((port, link)) = way else { return false };
-        let ends = Endpoints::answering(&key);
-        self.emit(port, &Segment { payload, ..control.segment(link, &ends) }, fx)
+        }
     }
 
     /// The way to a next hop; when it is not known yet, it is asked for and the frame at hand is lost.
@@ -114,14 +137,18 @@ impl Engine {
         let hot = self.flows.hot_mut(id);
         let client = hot.client;
         let Some(through) = &mut hot.through else { return Err(DropReason::NoFlow) };
-        let (port, link) = match side {
+        let (port, link, wrap) = match side {
             Side::Client => {
                 let (port, link) = self.neighbours.link(through.hop);
-                (port, link.ok_or(DropReason::NoNeighbour)?)
+                (
+                    port,
+                    link.ok_or(DropReason::NoNeighbour)?,
+                    Some(through.hop).filter(|hop| self.neighbours.wraps(*hop)),
+                )
             }
             Side::Server => {
                 let port = client.port();
-                (port, client.link(self.routes.ports[usize::from(port.0)].mac))
+                (port, client.link(self.routes.ports[usize::from(port.0)].mac), None)
             }
         };
         // What follows the IP packet is padding.
@@ -136,6 +163,9 @@ impl Engine {
             hot.shows_clock(side, clock);
         }
         relink(frame, seg.eth.payload, seg.ip.family, &link)?;
+        if let Some(wrap) = wrap.and_then(|hop| self.neighbours.wrap(hop).copied()) {
+            return self.pass_wrapped((port, &link, &wrap), limit, frame, fx);
+        }
         if seg.ip.end - seg.ip.header > limit {
             let headers = seg.tcp.payload - seg.ip.header;
             // What is cut by its sender anyway is cut smaller.
@@ -173,6 +203,9 @@ impl Engine {
         frame: &mut Frame<'_>,
         fx: &mut dyn Effects,
     ) -> Step {
+        if seg.wrapped {
+            return self.answer_wrapped(seg, control, fx);
+        }
         let link = Link { dst: seg.eth.src, src: self.mac(seg.port), vlans: seg.eth.vlans };
         let segment = control.segment(link, &Endpoints::answering(&seg.key()));
         if frame.set_len(segment.frame_len()) {
@@ -224,6 +257,80 @@ impl Engine {
     /// Segments answered by a reset are neither forwarded nor dropped; why they were refused is counted beside.
     pub(super) fn count_refusal(&mut self, why: DropReason) {
         self.counters.refused[why as usize] += 1;
+    }
+
+    /// Hands out the `n` bytes that stand in the scratch buffer, behind a link header of `link` bytes, to a next hop.
+    pub(super) fn hand_out_by(
+        &mut self,
+        hop: NextHop,
+        (port, link): (PortId, &Link),
+        n: usize,
+        fx: &mut dyn Effects,
+    ) -> bool {
+        let n = match self.neighbours.wrap(hop).copied() {
+            None => n,
+            Some(wrap) => match wrap_made(&wrap, link, &mut self.scratch, n) {
+                Some(n) => n,
+                None => {
+                    self.count(DropReason::TxFull);
+                    return false;
+                }
+            },
+        };
+        self.hand_out(port, n, fx)
+    }
+
+    /// Wraps a translated frame, whose link layer is `link`, and says where it goes. What is too long, or is left to be cut by its sender, is cut here.
+    #[cold]
+    pub(super) fn pass_wrapped(
+        &mut self,
+        (port, link, wrap): (PortId, &Link, &Wrap),
+        limit: usize,
+        frame: &mut Frame<'_>,
+        fx: &mut dyn Effects,
+    ) -> Step {
+        let mtu = usize::from(self.routes.ports[usize::from(port.0)].mtu);
+        let limit = limit.min(mtu.saturating_sub(wrap.overhead()));
+        let Packet { ip, .. } = Packet::parse(frame.bytes())?;
+        let tcp = Tcp::parse(frame.bytes(), &ip)?;
+        let fits = limit.saturating_sub(tcp.payload - ip.header);
+        let room = match usize::from(frame.offload().segment()) {
+            0 => fits,
+            segment => segment.min(fits),
+        };
+        match Pieces::of_payload(frame, room)? {
+            Some(mut pieces) => {
+                while let Some(piece) = pieces.next(frame) {
+                    let n = piece.len();
+                    let wrapped = match self.scratch.get_mut(..n) {
+                        Some(room) => {
+                            room.copy_from_slice(piece);
+                            wrap_made(wrap, link, &mut self.scratch, n)
+                        }
+                        None => None,
+                    };
+                    match wrapped {
+                        Some(n) => _ = self.hand_out(port, n, fx),
+                        None => self.count(DropReason::TxFull),
+                    }
+                }
+                pieces.finish(frame);
+            }
+            None => split::complete(frame, &ip),
+        }
+        wrap_frame(wrap, link, frame)?;
+        self.counters.forwarded += 1;
+        Ok(Verdict::Forward(port))
+    }
+
+    /// Answers a segment that came out of a tunnel, the same way back.
+    #[cold]
+    pub(super) fn answer_wrapped(&mut self, seg: &Arrived, control: &ControlSegment, fx: &mut dyn Effects) -> Step {
+        let hop = self.routes.hop_to(seg.ip.src, seg.tcp.src_port).ok_or(DropReason::NoFlow)?;
+        let (port, link) = self.link_to(hop, seg.now).ok_or(DropReason::NoNeighbour)?;
+        let ends = Endpoints::answering(&seg.key());
+        self.emit_by(hop, (port, &link), &control.segment(link, &ends), fx);
+        Ok(Verdict::Hold)
     }
 
     /// The Ethernet address of a port.

@@ -54,8 +54,10 @@ pub use umem::Census;
 /// Most frames taken from or given to a queue at once.
 pub const BURST: usize = 64;
 
-/// Room kept in front of a received frame, bytes: enough to push two VLAN tags, or later a tunnel's headers.
-pub const HEADROOM: usize = 64;
+/// Room kept in front of a received frame, bytes: enough to push two VLAN tags and a tunnel's headers.
+pub const HEADROOM: usize = 96;
+
+const _: () = assert!(HEADROOM >= crate::path::tunnel::MAX_OVERHEAD + 8);
 
 /// Most bytes of link header: Ethernet and two VLAN tags.
 pub const MAX_LINK_HEADER: usize = 14 + 8;
@@ -243,6 +245,8 @@ pub struct Filter {
     pub services: Vec<SocketAddr>,
     /// The servers. Looked at where `dnat` is set only.
     pub backends: Vec<SocketAddr>,
+    /// Where tunnels end: IP in IP (port 0), or UDP to this port, from these addresses to the ports' own.
+    pub tunnels: Vec<SocketAddr>,
     /// Servers answer to the clients' addresses: what comes from the servers' addresses and ports is ours too.
     pub dnat: bool,
 }

@@ -8,13 +8,14 @@
 //! * ARP that asks for, or answers to, one of our addresses; IPv6 neighbour solicitations for one of them.
 //! * To a VIP's address: TCP to its port, ICMP, fragments, IPv6 extension headers.
 //! * To one of a port's own addresses: the same, and TCP to any port: answers of servers come there.
+//! * To one of a port's own addresses, from where a tunnel ends: IP in IP, or UDP to the tunnel's port.
 //! * With the clients' addresses kept (dnat): TCP from a server's address and port, and ICMP errors that quote a
 //!   segment to it.
 //!
 //! With up to two VLAN tags. Whatever is cut short or unknown is the kernel's.
 //!
 //! **Maps:** `addresses`, 16 bytes (IPv4 mapped, `::ffff:a.b.c.d`) -> [`VIP`] or [`OWN`]; `services`, address and port
-//! (network order) and two zeros -> [`VIP`] or [`SERVER`]. Both are filled before the program is attached, and written
+//! (network order) and two zeros -> [`VIP`] or [`SERVER`]; of a tunnel's end, [`MARK`] instead of the zeros -> [`TUNNEL`]. Both are filled before the program is attached, and written
 //! entry by entry when the filter changes; whether servers are looked at (dnat) is in the program. `sockets`: queue -> socket; a queue without one passes its frames on.
 //!
 //! **Registers:** r6 the context, r7 the packet's beginning and later the address's value, r8 its end, r9 the IP (or ARP)
@@ -30,12 +31,17 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 const VIP: u32 = 1;
 const OWN: u32 = 2;
 const SERVER: u32 = 3;
+const TUNNEL: u32 = 4;
+
+/// What the key of a tunnel's end has behind its port, so that it is no other's.
+const MARK: u16 = 1;
 
 /// `XDP_PASS`.
 const PASS: i32 = 2;
 
 const KEY: i16 = -24;
 const KEY_PORT: i16 = -8;
+const KEY_MARK: i16 = -6;
 
 /// Most addresses: own ones, and those of VIPs.
 pub(super) const MOST_ADDRESSES: usize = 2048;
@@ -65,7 +71,8 @@ impl Entries {
         // An address that is both takes all that comes to an own one.
         addresses.extend(filter.addresses.iter().map(|ip| (address_key(*ip), OWN)));
         let servers = filter.backends.iter().filter(|_| filter.dnat).map(|b| (service_key(*b), SERVER));
-        let services = servers.chain(filter.services.iter().map(|s| (service_key(*s), VIP))).collect();
+        let tunnels = filter.tunnels.iter().map(|end| (tunnel_key(*end), TUNNEL));
+        let services = servers.chain(filter.services.iter().map(|s| (service_key(*s), VIP))).chain(tunnels).collect();
         Entries { addresses, services }
     }
 
@@ -73,7 +80,7 @@ impl Entries {
     pub(super) fn fit(&self) -> Result<(), String> {
         for (what, count, most) in [
             ("addresses of its own and of VIPs", self.addresses.len(), MOST_ADDRESSES),
-            ("VIPs and, with dnat, backends", self.services.len(), MOST_SERVICES),
+            ("VIPs, tunnels and, with dnat, backends", self.services.len(), MOST_SERVICES),
         ] {
             if count > most {
                 return Err(format!("{count} {what}: at most {most} are possible"));
@@ -104,6 +111,12 @@ fn service_key(service: SocketAddr) -> [u8; 20] {
     let mut key = [0; 20];
     key[..16].copy_from_slice(&address_key(service.ip()));
     key[16..18].copy_from_slice(&service.port().to_be_bytes());
+    key
+}
+
+fn tunnel_key(end: SocketAddr) -> [u8; 20] {
+    let mut key = service_key(end);
+    key[18..].copy_from_slice(&MARK.to_ne_bytes());
     key
 }
 
@@ -240,6 +253,9 @@ struct Parts<'a> {
 }
 
 const TCP: i32 = 6;
+const UDP: i32 = 17;
+/// IP in IP, of either version.
+const WRAPPED: [i32; 2] = [4, 41];
 const ICMP: i32 = 1;
 const ICMPV6: i32 = 58;
 
@@ -290,6 +306,18 @@ impl Parts<'_> {
         a.jump(self.pass);
     }
 
+    /// The address in the key is that of a tunnel's end, for the port at `offset` from a register's place, or for no port: then it is ours.
+    fn tunnel(&self, a: &mut Assembler, port: Option<(Register, i16)>) {
+        if let Some((from, offset)) = port {
+            a.load(Width::Half, 1, from, offset);
+            a.store(Width::Half, FP, KEY_PORT, 1);
+        }
+        a.store_value(Width::Half, FP, KEY_MARK, MARK.into());
+        self.look_up(a, &self.maps.services, self.pass);
+        a.jump_if(0, When::Equal, TUNNEL as i32, self.ours);
+        a.jump(self.pass);
+    }
+
     /// r3 = behind the IPv4 header that begins at `from`; to `pass` when there is none. Uses r2. Each length has a branch of its own,
     /// for the verifier lets nobody but root (and CAP_PERFMON) add to a packet's place what it does not know.
     fn v4_payload(&self, a: &mut Assembler, from: Register) {
@@ -319,11 +347,27 @@ impl Parts<'_> {
         a.jump_if(1, When::AnyBit, i32::from(0x3fffu16.to_be()), self.ours);
         a.load(Width::Byte, 1, 9, 9);
         a.jump_if(1, When::Equal, ICMP, self.ours);
-        a.jump_if(1, When::NotEqual, TCP, self.pass);
+        let not_tcp = a.label();
+        a.jump_if(1, When::NotEqual, TCP, not_tcp);
         a.jump_if(7, When::Equal, OWN as i32, self.ours);
         self.v4_payload(a, 9);
         self.within(a, 3, 4);
         self.service(a, 3, 2, VIP);
+
+        a.here(not_tcp);
+        let wrapped = a.label();
+        a.jump_if(7, When::NotEqual, OWN as i32, self.pass);
+        for protocol in WRAPPED {
+            a.jump_if(1, When::Equal, protocol, wrapped);
+        }
+        a.jump_if(1, When::NotEqual, UDP, self.pass);
+        self.v4_payload(a, 9);
+        self.within(a, 3, 4);
+        self.v4_key(a, 12);
+        self.tunnel(a, Some((3, 2)));
+        a.here(wrapped);
+        self.v4_key(a, 12);
+        self.tunnel(a, None);
 
         a.here(other);
         if !self.maps.dnat {
@@ -373,10 +417,25 @@ impl Parts<'_> {
         for next in [ICMPV6, 0, 43, 44, 60] {
             a.jump_if(1, When::Equal, next, self.ours);
         }
-        a.jump_if(1, When::NotEqual, TCP, self.pass);
+        let not_tcp = a.label();
+        a.jump_if(1, When::NotEqual, TCP, not_tcp);
         a.jump_if(7, When::Equal, OWN as i32, self.ours);
         self.within(a, 9, 44);
         self.service(a, 9, 42, VIP);
+
+        a.here(not_tcp);
+        let wrapped = a.label();
+        a.jump_if(7, When::NotEqual, OWN as i32, self.pass);
+        for protocol in WRAPPED {
+            a.jump_if(1, When::Equal, protocol, wrapped);
+        }
+        a.jump_if(1, When::NotEqual, UDP, self.pass);
+        self.within(a, 9, 44);
+        self.v6_key_of(a, 9, 8);
+        self.tunnel(a, Some((9, 42)));
+        a.here(wrapped);
+        self.v6_key_of(a, 9, 8);
+        self.tunnel(a, None);
 
         a.here(other);
         let solicitation = a.label();
@@ -450,6 +509,8 @@ mod tests {
             addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             services: parse(&["10.0.0.100:443", "10.0.0.101:80", "[fd00::100]:443"]),
             backends: parse(&["10.0.0.11:443", "10.0.0.12:8443", "[fd00::11]:443"]),
+            // At the port of a server, and where none is.
+            tunnels: parse(&["10.0.0.11:443", "10.0.0.12:0", "[fd00::11]:80", "[fd00::2]:0"]),
             dnat,
         }
     }
@@ -463,6 +524,7 @@ mod tests {
         let vip = |ip: IpAddr| filter.services.iter().any(|s| s.ip() == ip);
         let service = |ip, port| filter.services.contains(&SocketAddr::new(ip, port));
         let server = |ip, port| filter.dnat && filter.backends.contains(&SocketAddr::new(ip, port));
+        let tunnel = |ip, port| filter.tunnels.contains(&SocketAddr::new(ip, port));
         let (mut at, mut kind) = (14, be(frame.get(12..14))?);
         for _ in 0..2 {
             if matches!(kind, 0x8100 | 0x88a8 | 0x9100) {
@@ -488,7 +550,9 @@ mod tests {
                     _ if fragment && (own(dst) || vip(dst)) => true,
                     1 if own(dst) || vip(dst) => true,
                     6 if own(dst) => true,
-                    6 if vip(dst) => service(dst, be(segment?.get(2..4))?),
+                    6 if vip(dst) && !own(dst) => service(dst, be(segment?.get(2..4))?),
+                    4 | 41 if own(dst) => tunnel(src, 0),
+                    17 if own(dst) => tunnel(src, be(segment?.get(2..4))?),
                     _ if own(dst) || vip(dst) || offset != 0 => false,
                     6 => {
                         let segment = segment?.get(..4)?;
@@ -508,6 +572,8 @@ mod tests {
                     0 | 43 | 44 | 58 | 60 if own(dst) || vip(dst) => true,
                     6 if own(dst) => true,
                     6 if vip(dst) => service(dst, be(packet.get(42..44))?),
+                    4 | 41 if own(dst) => tunnel(src, 0),
+                    17 if own(dst) => tunnel(src, be(packet.get(42..44))?),
                     _ if own(dst) || vip(dst) => false,
                     6 => server(src, be(packet.get(40..44)?.get(..2))?),
                     58 => {
@@ -546,7 +612,7 @@ mod tests {
 
     fn v4_packet(payload: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
         let fragment = prop::sample::select(vec![0u16, 0, 0, 0, 0x4000, 0x2000, 7]);
-        (v4(), v4(), prop::sample::select(vec![6u8, 6, 6, 1, 1, 17]), 5u8..8, fragment, payload).prop_map(
+        (v4(), v4(), prop::sample::select(vec![6u8, 6, 6, 1, 1, 17, 17, 4, 41]), 5u8..8, fragment, payload).prop_map(
             |(src, dst, protocol, words, fragment, payload)| {
                 let mut packet = vec![0x40 | words, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0];
                 packet[6..8].copy_from_slice(&fragment.to_be_bytes());
@@ -561,7 +627,7 @@ mod tests {
     fn v6_packet(payload: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
         let multicast = std::net::Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 1).octets();
         let dst = prop_oneof![3 => v6(), 1 => Just(multicast)];
-        (v6(), dst, prop::sample::select(vec![6u8, 6, 58, 58, 17, 0, 44]), payload).prop_map(
+        (v6(), dst, prop::sample::select(vec![6u8, 6, 58, 58, 17, 17, 4, 41, 0, 44]), payload).prop_map(
             |(src, dst, next, payload)| {
                 let mut packet = vec![0x60, 0, 0, 0, 0, 0, next, 255];
                 packet.extend(src.iter().chain(&dst));
@@ -642,6 +708,7 @@ mod tests {
                         addresses: some(&whole.addresses, *a),
                         services: some(&whole.services, *b),
                         backends: some(&whole.backends, *c),
+                        tunnels: some(&whole.tunnels, *c >> 3),
                         dnat,
                     };
                     maps.add(&Entries::of(&next), &mut there).unwrap();
@@ -666,6 +733,7 @@ mod tests {
             addresses: vec!["10.0.0.1".parse().unwrap()],
             services: (0..services).map(|n| endpoint(1, n)).collect(),
             backends: (0..backends).map(|n| endpoint(2, n)).collect(),
+            tunnels: vec![],
             dnat: true,
         };
         let full = many(MOST_ADDRESSES - 1, MOST_SERVICES - MOST_ADDRESSES + 1);
@@ -680,7 +748,7 @@ mod tests {
         let too_many = Entries::of(&many(MOST_ADDRESSES, 0)).fit().unwrap_err();
         assert!(too_many.contains("2049 addresses") && too_many.contains("2048"), "{too_many}");
         let too_many = Entries::of(&Filter { backends: (0..5000).map(|n| endpoint(2, n)).collect(), ..full });
-        assert!(too_many.fit().unwrap_err().contains("VIPs and, with dnat, backends"));
+        assert!(too_many.fit().unwrap_err().contains("VIPs, tunnels and, with dnat, backends"));
     }
 
     #[test]

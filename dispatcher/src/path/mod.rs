@@ -6,6 +6,7 @@
 //! * [`Neighbours`]: next hops and their Ethernet addresses.
 //! * [`Returning`]: whose a frame is that returns to a local port of ours.
 //! * [`split`]: segments cut for a narrow path.
+//! * [`tunnel`]: packets within packets.
 
 mod by_address;
 mod gates;
@@ -14,6 +15,7 @@ mod returning;
 mod revision;
 mod routes;
 pub mod split;
+pub mod tunnel;
 
 pub use gates::{GateId, GateTerms};
 pub use neighbours::{Neighbours, NextHop};

@@ -5,6 +5,7 @@
 //! link asked and the first answer taken. Clients need no entry; they are answered where their frames come from.
 
 use crate::config::PortId;
+use crate::path::tunnel::Wrap;
 use crate::time::Time;
 use crate::wire::build::{Arp, Link, Ndp, arp_op, ndp_type, solicited_node};
 use crate::wire::packet::Vlans;
@@ -36,6 +37,10 @@ struct Entry {
     /// The address of ours that asks.
     source: Addr,
     vlans: Vlans,
+    /// What is written in front of packets that go by it.
+    wrap: Option<Wrap>,
+    /// Neither tags nor that.
+    plain: bool,
     our_mac: Mac,
     mac: Option<Mac>,
     /// Questions since the last answer.
@@ -65,14 +70,23 @@ impl Default for Neighbours {
 
 impl Neighbours {
     /// The next hop at `addr` behind `port`, made if there is none yet; it stays until each [`Neighbours::add`] has had its
-    /// [`Neighbours::release`]. `source` is our address that asks for it.
-    pub fn add(&mut self, port: PortId, our_mac: Mac, vlans: Vlans, addr: Addr, source: Addr) -> NextHop {
-        let same = |e: &Entry| e.users > 0 && e.port == port && e.addr == addr;
+    /// [`Neighbours::release`]. `source` is our address that asks for it. With `wrap` packets go to it wrapped.
+    pub fn add(
+        &mut self,
+        port: PortId,
+        our_mac: Mac,
+        vlans: Vlans,
+        (addr, source): (Addr, Addr),
+        wrap: Option<Wrap>,
+    ) -> NextHop {
+        let same = |e: &Entry| e.users > 0 && e.port == port && e.addr == addr && e.wrap == wrap;
         if let Some(i) = self.entries.iter().position(same) {
             self.entries[i].users += 1;
             return NextHop(i as u16);
         }
-        let entry = Entry { users: 1, port, addr, source, vlans, our_mac, mac: None, asked: 0, due: Time::ZERO };
+        let plain = vlans.is_empty() && wrap.is_none();
+        let (mac, asked, due) = (None, 0, Time::ZERO);
+        let entry = Entry { users: 1, port, addr, source, vlans, wrap, plain, our_mac, mac, asked, due };
         self.due = Time::ZERO;
         match self.entries.iter().position(|e| e.users == 0) {
             Some(i) => {
@@ -103,11 +117,23 @@ impl Neighbours {
         (e.port, e.mac.map(|dst| Link { dst, src: e.our_mac, vlans: e.vlans }))
     }
 
-    /// The same for a next hop whose address is known, and that frames without tags go to: its port and address.
+    /// The same for a next hop whose address is known, and that frames go to without tags and not wrapped: its port and address.
     #[inline(always)]
     pub fn untagged(&self, hop: NextHop) -> Option<(PortId, Mac)> {
         let e = &self.entries[usize::from(hop.0)];
-        e.mac.filter(|_| e.vlans.is_empty()).map(|mac| (e.port, mac))
+        e.mac.filter(|_| e.plain).map(|mac| (e.port, mac))
+    }
+
+    /// Something is written in front of packets to it.
+    #[inline]
+    pub fn wraps(&self, hop: NextHop) -> bool {
+        self.entries[usize::from(hop.0)].wrap.is_some()
+    }
+
+    /// What that is.
+    #[inline]
+    pub fn wrap(&self, hop: NextHop) -> Option<&Wrap> {
+        self.entries[usize::from(hop.0)].wrap.as_ref()
     }
 
     /// Somebody needs this next hop and does not have it: ask soon.
@@ -148,26 +174,25 @@ impl Neighbours {
 
     /// Somebody at `port` says that `addr` is at `mac`. True when it concerns a next hop of ours and fits what we asked.
     pub fn heard(&mut self, port: PortId, addr: Addr, mac: Mac, now: Time) -> bool {
-        let Some(e) = self.entries.iter_mut().find(|e| e.users > 0 && e.port == port && e.addr == addr) else {
-            return false;
-        };
         if mac.is_group() || mac == Mac::default() {
             return false;
         }
-        if e.mac == Some(mac) || (e.asked > 0 && e.open_question()) {
-            e.mac = Some(mac);
-            e.asked = 0;
-            e.due = now + CONFIRM;
-            true
-        } else {
-            // Perhaps it has moved (a failover announces itself): let the old holder confirm, now. But once asked it must have
-            // time to answer, or who claims often enough would make its silence.
-            if e.asked == 0 {
+        // One neighbour may be the next hop of several tunnels, and of what goes plainly.
+        let mut fits = false;
+        for e in self.entries.iter_mut().filter(|e| e.users > 0 && e.port == port && e.addr == addr) {
+            if e.mac == Some(mac) || (e.asked > 0 && e.open_question()) {
+                e.mac = Some(mac);
+                e.asked = 0;
+                e.due = now + CONFIRM;
+                fits = true;
+            } else if e.asked == 0 {
+                // Perhaps it has moved (a failover announces itself): let the old holder confirm, now. But once asked it must have
+                // time to answer, or who claims often enough would make its silence.
                 e.due = e.due.min(now);
                 self.due = self.due.min(e.due);
             }
-            false
         }
+        fits
     }
 }
 
@@ -220,8 +245,8 @@ mod tests {
     fn table() -> (Neighbours, NextHop, Addr) {
         let addr = Addr::v4([10, 0, 0, 9]);
         let mut n = Neighbours::default();
-        let hop = n.add(PortId(1), OURS, Vlans::NONE, addr, Addr::v4([10, 0, 0, 1]));
-        assert_eq!(n.add(PortId(1), OURS, Vlans::NONE, addr, Addr::v4([10, 0, 0, 1])), hop);
+        let hop = n.add(PortId(1), OURS, Vlans::NONE, (addr, Addr::v4([10, 0, 0, 1])), None);
+        assert_eq!(n.add(PortId(1), OURS, Vlans::NONE, (addr, Addr::v4([10, 0, 0, 1])), None), hop);
         (n, hop, addr)
     }
 
@@ -250,7 +275,7 @@ mod tests {
         assert!(n.link(hop).1.is_none() && n.due().is_none() && fx.0.len() == 1, "nothing is asked any more");
         assert!(!n.heard(PortId(1), addr, HOLDER, Time::ZERO));
         let other = Addr::v4([10, 0, 0, 8]);
-        assert_eq!(n.add(PortId(0), OURS, Vlans::NONE, other, Addr::v4([10, 0, 0, 1])), hop);
+        assert_eq!(n.add(PortId(0), OURS, Vlans::NONE, (other, Addr::v4([10, 0, 0, 1])), None), hop);
         n.poll(Time::from_millis(1), &mut fx);
         assert!(!n.heard(PortId(1), addr, HOLDER, Time::from_millis(1)));
         assert!(n.heard(PortId(0), other, THIEF, Time::from_millis(1)));
@@ -261,7 +286,7 @@ mod tests {
         let mut n = Neighbours::default();
         for i in 0..1000u16 {
             let [high, low] = i.to_be_bytes();
-            n.add(PortId(0), OURS, Vlans::NONE, Addr::v4([10, 1, high, low]), Addr::v4([10, 0, 0, 1]));
+            n.add(PortId(0), OURS, Vlans::NONE, (Addr::v4([10, 1, high, low]), Addr::v4([10, 0, 0, 1])), None);
         }
         let (mut buf, mut asked) = ([0; 128], 0);
         while n.due().is_some_and(|due| due <= Time::ZERO) {

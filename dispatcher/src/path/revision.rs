@@ -6,6 +6,7 @@
 
 use super::by_address::ByAddress;
 use super::gates::{GateTerms, gates};
+use super::tunnel::{Tunnels, Wrap};
 use crate::config::{AddressMode, Config, ConfigError, PortId, PortSpec};
 use crate::flow::MAX_SOURCES;
 use crate::wire::{Addr, Family};
@@ -27,6 +28,10 @@ pub struct Way {
     pub next: Addr,
     /// Our addresses towards it, of which the first asks its neighbours and probes it; at least one, at most [`MAX_SOURCES`].
     pub sources: Box<[Addr]>,
+    /// What is written in front of its packets.
+    pub wrap: Option<Wrap>,
+    /// Largest packet to it, without that.
+    pub mtu: u16,
 }
 
 impl Way {
@@ -49,7 +54,7 @@ struct Door {
 pub struct Revision {
     directory: Arc<Directory>,
     doors: ByAddress<Door>,
-    servers: ByAddress<()>,
+    servers: ByAddress<BackendId>,
     /// Our own addresses and the VIPs, also those that are leaving, and the ports that answer for them; each with port 0.
     held: ByAddress<Vec<PortId>>,
     /// By slot, also of those that are leaving.
@@ -59,6 +64,7 @@ pub struct Revision {
     resets: BackendSet,
     forgets: BackendSet,
     gates: OnceLock<Box<[GateTerms]>>,
+    tunnels: Tunnels,
 }
 
 impl Revision {
@@ -108,13 +114,14 @@ impl Revision {
                     return Err(ConfigError(format!("backend {}: {} is listed twice", backend.name, backend.addr)));
                 }
             }
-            servers.insert((way.addr, way.port), ());
+            servers.insert((way.addr, way.port), backend.id);
             families[way.addr.family() as usize].insert(backend.id);
             ways[backend.id.index()] = Some(way);
         }
         let (resets, forgets) = (BackendSet::EMPTY, BackendSet::EMPTY);
         let (doors, servers) = (doors.into(), servers.into());
         Ok(Revision {
+            tunnels: Tunnels::of(&directory),
             directory,
             doors,
             servers,
@@ -174,6 +181,11 @@ impl Revision {
         self.servers.get(addr, port).is_some()
     }
 
+    /// A backend that listens here.
+    pub fn backend_at(&self, addr: Addr, port: u16) -> Option<BackendId> {
+        self.servers.get(addr, port).copied()
+    }
+
     /// The ports that answer for an address that is one of ours or a VIP.
     #[inline]
     pub fn held_by(&self, addr: Addr) -> Option<&[PortId]> {
@@ -194,6 +206,12 @@ impl Revision {
         self.ways.get(id.index())?.as_ref()
     }
 
+    /// What packets come wrapped in.
+    #[inline]
+    pub fn tunnels(&self) -> &Tunnels {
+        &self.tunnels
+    }
+
     /// The backends of a family.
     #[inline]
     pub fn of_family(&self, family: Family) -> &BackendSet {
@@ -207,11 +225,39 @@ fn way_to(backend: &Backend, config: &Config, held: &ByAddress<Vec<PortId>>) -> 
     if held.get(addr, 0).is_some() && !backend.leaving {
         return Err(format!("{} is our own address", addr.ip()));
     }
+    let end = backend.tunnel.as_ref().map_or(addr, |tunnel| Addr::from(tunnel.endpoint.ip()));
+    if held.get(end, 0).is_some() && !backend.leaving {
+        return Err(format!("its tunnel ends at {}, our own address", end.ip()));
+    }
     let (out, next, source) =
-        hop_to(addr, config).ok_or_else(|| format!("no port has {} on its link, nor a gateway to it", addr.ip()))?;
-    let sources = sources_towards(next, source, &config.ports[usize::from(out.0)]);
-    Ok(Way { addr, port, out, next, sources })
+        hop_to(end, config).ok_or_else(|| format!("no port has {} on its link, nor a gateway to it", end.ip()))?;
+    let spec = &config.ports[usize::from(out.0)];
+    let Some(tunnel) = &backend.tunnel else {
+        let sources = sources_towards(next, source, spec);
+        return Ok(Way { addr, port, out, next, sources, wrap: None, mtu: spec.mtu });
+    };
+    let wrap = Wrap::new(tunnel, source, spec.mac);
+    let left = usize::from(spec.mtu).saturating_sub(wrap.overhead());
+    let least = if addr.family() == Family::V4 { LEAST_INNER_MTU } else { LEAST_INNER_MTU_V6 };
+    if left < least {
+        return Err(format!("an MTU of {} leaves {left} bytes within its tunnel, {least} are needed", spec.mtu));
+    }
+    // Within it we are who we are in a network with the backend. Where there is none: who the tunnel begins at.
+    let within = spec.addresses.iter().filter(|(own, prefix)| addr.in_prefix(Addr::from(*own), *prefix));
+    let mut sources: Vec<Addr> = within.map(|(own, _)| Addr::from(*own)).take(MAX_SOURCES).collect();
+    if sources.is_empty() {
+        let all = || spec.addresses.iter().map(|(own, _)| Addr::from(*own)).filter(|own| own.family() == addr.family());
+        let own = all().find(|own| *own == source).or_else(|| all().next());
+        let none = || format!("port {} has no address of the family of {}", spec.name, addr.ip());
+        sources.push(own.ok_or_else(none)?);
+    }
+    let sources = sources.into();
+    Ok(Way { addr, port, out, next, sources, wrap: Some(wrap), mtu: left as u16 })
 }
+
+/// RFC 791, and RFC 8200 section 5: what every link must carry.
+const LEAST_INNER_MTU: usize = 576;
+const LEAST_INNER_MTU_V6: usize = 1280;
 
 /// Our addresses by which what is behind `next` knows the way back to a port: those in a network with it. `first` is one that serves in any case.
 fn sources_towards(next: Addr, first: Addr, port: &PortSpec) -> Box<[Addr]> {

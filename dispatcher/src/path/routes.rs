@@ -4,6 +4,7 @@
 use super::mss_for;
 use super::neighbours::{Neighbours, NextHop};
 use super::revision::Revision;
+use super::tunnel::Wrap;
 use crate::config::{Config, ConfigError, PortId, PortSpec};
 use crate::wire::packet::Vlans;
 use crate::wire::{Addr, Family, Mac};
@@ -79,7 +80,8 @@ impl Routes {
         self.leave(id, neighbours);
         let Some(way) = self.revision.way(id) else { return };
         let port = &self.ports[usize::from(way.out.0)];
-        let hop = neighbours.add(way.out, port.mac, port.vlans, way.next, way.source());
+        let asker = way.wrap.as_ref().map_or(way.source(), Wrap::source);
+        let hop = neighbours.add(way.out, port.mac, port.vlans, (way.next, asker), way.wrap);
         if self.hops.len() <= id.index() {
             self.hops.resize(id.index() + 1, None);
         }
@@ -131,9 +133,16 @@ impl Routes {
         self.answers(addr, port) && networks.iter().any(|(own, prefix)| addr.in_prefix(*own, *prefix))
     }
 
-    /// Largest segment our ports allow, for IPv4 and IPv6.
+    /// Largest segment our ports allow, with what tunnels of the moment take of it, for IPv4 and IPv6.
     pub fn mss(&self) -> [u16; 2] {
-        self.mss
+        let overhead = |family| self.revision.tunnels().overhead(family) as u16;
+        [self.mss[0].saturating_sub(overhead(Family::V4)), self.mss[1].saturating_sub(overhead(Family::V6))]
+    }
+
+    /// By which the backend that listens there is reached.
+    pub fn hop_to(&self, addr: Addr, port: u16) -> Option<NextHop> {
+        let id = self.revision.backend_at(addr, port)?;
+        *self.hops.get(id.index())?
     }
 }
 

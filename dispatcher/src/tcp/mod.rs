@@ -70,6 +70,8 @@ pub struct Arrived {
     pub tcp: Tcp,
     /// When.
     pub now: Time,
+    /// It came out of a tunnel.
+    pub wrapped: bool,
 }
 
 impl Arrived {

@@ -93,6 +93,13 @@ impl<'a> Frame<'a> {
         self.offload = Offload::NONE;
     }
 
+    /// What others have checked was not what is looked at now. A checksum that is open stays so.
+    pub fn doubt(&mut self) {
+        if self.offload.checksum == Checksum::Verified {
+            self.offload.checksum = Checksum::Unknown;
+        }
+    }
+
     /// Of a frame whose checksum is [open](Checksum::Open): whoever sends it is to cut it into segments of at most so much payload. False,
     /// and nothing changed, for any other.
     pub fn cut_at_most(&mut self, payload: u16) -> bool {

@@ -446,7 +446,13 @@ impl Parsed {
     #[inline]
     pub fn read(b: &[u8]) -> Headers {
         let eth = Ethernet::parse(b)?;
-        Ok(Parsed { eth, body: Body::read(b, &eth) })
+        Ok(Parsed::behind(b, eth))
+    }
+
+    /// Reads what follows a link header that is known.
+    #[inline]
+    pub fn behind(b: &[u8], eth: Ethernet) -> Parsed {
+        Parsed { eth, body: Body::read(b, &eth) }
     }
 }
 

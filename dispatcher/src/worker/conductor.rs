@@ -280,6 +280,7 @@ fn union(a: &Filter, b: &Filter) -> Filter {
         addresses: each_once(&a.addresses, &b.addresses),
         services: each_once(&a.services, &b.services),
         backends: each_once(&a.backends, &b.backends),
+        tunnels: each_once(&a.tunnels, &b.tunnels),
         dnat: a.dnat,
     }
 }

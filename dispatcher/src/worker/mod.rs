@@ -476,6 +476,7 @@ pub fn filter(config: &Config, directory: &Directory) -> Filter {
         addresses: config.ports.iter().flat_map(|p| p.addresses.iter().map(|(ip, _)| *ip)).collect(),
         services: directory.listeners().iter().map(|l| l.addr()).collect(),
         backends: directory.backends().map(|b| b.addr).collect(),
+        tunnels: directory.backends().filter_map(|b| b.tunnel).map(|tunnel| tunnel.endpoint).collect(),
         dnat: config.address_mode == AddressMode::Dnat,
     }
 }

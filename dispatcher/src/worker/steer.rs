@@ -8,6 +8,7 @@
 //! | TCP to an address of our own (SNAT: from a backend; the answers to probes) | the worker whose local ports include the destination's ([`Returning`]) |
 //! | TCP to anything else, address mode DNAT (from a backend to its client) | by the same hash, of the destination |
 //! | an ICMP error | the owner of the packet it quotes |
+//! | through a tunnel | the owner of the packet within |
 //! | ARP replies and announcements, neighbour advertisements | all: each worker asks for itself, and believes what it asked for |
 //! | other ARP requests, neighbour solicitations, echo requests, anything else | whoever has it: answered without any state |
 //!
@@ -22,7 +23,8 @@
 use crate::engine::{AddressMode, Config, Returning};
 use crate::flow::Key;
 use crate::flow::quote::quoted_key;
-use crate::wire::packet::{Body, Headers, Parsed, protocol};
+use crate::path::tunnel::Tunnels;
+use crate::wire::packet::{Body, Ethernet, Headers, Parsed, protocol};
 use crate::wire::{Addr, Mac};
 use lb::Directory;
 use siphasher::sip::SipHasher13;
@@ -57,6 +59,7 @@ pub struct Steering {
     backends: Box<[(Addr, u16)]>,
     key: SipHasher13,
     returning: Arc<Returning>,
+    tunnels: Arc<Tunnels>,
 }
 
 impl Steering {
@@ -65,6 +68,7 @@ impl Steering {
         let mut own: Vec<Addr> =
             config.ports.iter().flat_map(|p| p.addresses.iter().map(|(ip, _)| Addr::from(*ip))).collect();
         own.sort_unstable();
+        let tunnels = Tunnels::new(config.backends().into_iter().map(|b| (b.addr, b.tunnel.as_ref())));
         Steering {
             workers: workers.max(1),
             dnat: config.address_mode == AddressMode::Dnat,
@@ -74,6 +78,7 @@ impl Steering {
             backends: sorted(config.backends().iter().map(|b| &b.addr)),
             key: SipHasher13::new_with_key(&crate::engine::derived(secret, 8)),
             returning: Arc::new(Returning::by_range(workers)),
+            tunnels: Arc::new(tunnels),
         }
     }
 
@@ -86,7 +91,8 @@ impl Steering {
     pub fn following(&self, directory: &Directory) -> Steering {
         let services: Vec<SocketAddr> = directory.listeners().iter().map(|l| l.addr()).collect();
         let backends = directory.backends().map(|b| &b.addr);
-        Steering { services: sorted(services.iter()), backends: sorted(backends), ..self.clone() }
+        let tunnels = Arc::new(Tunnels::of(directory));
+        Steering { services: sorted(services.iter()), backends: sorted(backends), tunnels, ..self.clone() }
     }
 
     /// Workers in all.
@@ -107,7 +113,12 @@ impl Steering {
         if !eth.dst.is_group() && self.macs.get(port) != Some(&eth.dst) {
             return None;
         }
-        match body.as_ref().ok()? {
+        self.of_body(eth, body.as_ref().ok()?, frame)
+    }
+
+    #[inline]
+    fn of_body(&self, eth: &Ethernet, body: &Body, frame: &[u8]) -> Option<Place> {
+        match body {
             Body::Arp => {
                 let arp = frame.get(eth.payload..eth.payload + 28)?;
                 // An announcement (RFC 5227 section 3) asks for the address that it tells.
@@ -126,7 +137,16 @@ impl Steering {
                 // It went out from us; turned round it is what arrives from the side that complains.
                 self.owner(&quoted.reversed()).map(Place::At)
             }
-            Body::Other => None,
+            Body::Other => self.within(eth, frame),
+        }
+    }
+
+    /// By the packet within, if it came through a tunnel.
+    #[cold]
+    fn within(&self, eth: &Ethernet, frame: &[u8]) -> Option<Place> {
+        match self.tunnels.peek(frame, eth)? {
+            Parsed { body: Ok(Body::Other | Body::Arp), .. } => None,
+            Parsed { eth, body } => self.of_body(&eth, body.as_ref().ok()?, frame),
         }
     }
 

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn the_server_is_dialled_with_the_clients_own_numbers_and_options() {
-    for mut b in all_worlds() {
+    for mut b in plain_worlds() {
         let syn = b.dial_with(&linux(), HTTP);
         let (t, o) = (syn.tcp(), syn.options());
         assert_eq!(t.seq, Seq(CLIENT_ISN));

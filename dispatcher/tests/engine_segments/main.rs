@@ -14,6 +14,7 @@ mod resets;
 mod step;
 mod times;
 mod translation;
+mod tunnels;
 mod uplink;
 mod waiting;
 mod window;
@@ -41,7 +42,8 @@ fn bench() -> Bench {
     Bench::new(two_armed(1, false), false)
 }
 
-fn all_worlds() -> Vec<Bench> {
+/// Both families and address modes, with one port and with two.
+fn plain_worlds() -> Vec<Bench> {
     let mut all = vec![];
     for v6 in [false, true] {
         for mode in [AddressMode::Snat, AddressMode::Dnat] {
@@ -51,6 +53,26 @@ fn all_worlds() -> Vec<Bench> {
         }
     }
     all
+}
+
+/// The same, and with the servers behind each kind of tunnel.
+fn all_worlds() -> Vec<Bench> {
+    let mut all = plain_worlds();
+    for v6 in [false, true] {
+        for address_mode in [AddressMode::Snat, AddressMode::Dnat] {
+            for kind in sim::tunnels::KINDS {
+                let config = sim::tunnels::behind(two_armed(1, v6), kind);
+                all.push(Bench::new(Config { address_mode, ..config }, v6));
+            }
+        }
+    }
+    all
+}
+
+/// The verdict of a frame from a server that is answered: in its own buffer, or through the tunnel it came by.
+fn answers(b: &Bench, verdict: Verdict) -> bool {
+    let wrapped = b.config.backends().iter().any(|backend| backend.tunnel.is_some());
+    if wrapped { verdict == Verdict::Hold } else { matches!(verdict, Verdict::Reply(_)) }
 }
 
 /// An error of the given type, code and fourth word about `frame`'s packet, from the server's router or the client's.

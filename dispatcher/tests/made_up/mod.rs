@@ -11,6 +11,7 @@ use dispatcher::explain::{Candidate, Decided, Done, Explanation};
 pub fn sessions(backend: &str) -> Sessions {
     let offered = Offered {
         kind: "psk".into(),
+        context: "direct".into(),
         backend: backend.into(),
         offered: 6,
         promised: 5,

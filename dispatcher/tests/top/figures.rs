@@ -35,6 +35,7 @@ fn backend(name: &str, n: u64, health: &str, why: Option<&str>) -> Backend {
     Backend {
         name: name.into(),
         address: format!("10.1.0.{}:443", name.len() + usize::from(name.as_bytes()[name.len() - 1])).parse().unwrap(),
+        context: "direct".into(),
         wanted: Some(wanted.clone()),
         overrides: vec![],
         in_force: Some(wanted),
@@ -121,6 +122,7 @@ fn queue(n: u64) -> Queue {
 pub fn status(n: u64) -> Status {
     let offered = Offered {
         kind: "psk".into(),
+        context: "direct".into(),
         backend: "web1".into(),
         offered: 60 + 8 * n,
         promised: 50,

@@ -10,6 +10,7 @@ use crate::liar::{self, Rows};
 use crate::links::Faults;
 use crate::rng::Rng;
 use crate::tls::{ALERT, Hello};
+use crate::tunnels::behind;
 use crate::world::{Told, World};
 use core::time::Duration;
 use dispatcher::engine::{AddressMode, Config, DropReason, End, Limits};
@@ -186,6 +187,10 @@ fn among_liars(s: &Scenario) -> Sum {
 
 fn config(s: &Scenario) -> Config {
     let base = if s.one_armed { one_armed(s.servers, s.v6) } else { two_armed(s.servers, s.v6) };
+    let base = match s.tunnel {
+        Some(kind) => behind(base, kind),
+        None => base,
+    };
     // Where frames get lost probes do too, and a pool of one server would be without any.
     let unheard = [Kind::Loss, Kind::Corruption, Kind::Stall, Kind::Leap].into_iter().any(|k| s.kinds.has(k));
     let limits = if s.kinds.has(Kind::Tables) {

@@ -3,8 +3,9 @@
 use super::{Kind, Kinds};
 use crate::links::Faults;
 use crate::rng::Rng;
+use crate::tunnels::KINDS;
 use dispatcher::engine::AddressMode;
-use lb::Algorithm;
+use lb::{Algorithm, TunnelKind};
 
 /// What is wished for, whatever the seed.
 #[derive(Clone, Debug)]
@@ -49,6 +50,8 @@ pub struct Scenario {
     pub balance: Algorithm,
     /// Servers.
     pub servers: usize,
+    /// They are behind tunnels of this kind.
+    pub tunnel: Option<TunnelKind>,
 }
 
 impl Scenario {
@@ -76,6 +79,9 @@ impl Scenario {
             })
             .collect();
         let kinds = wish.kinds.unwrap_or(kinds.and(wish.among));
+        // From numbers of its own: what a seed led to before, it still does.
+        let mut wrapped = Rng::new(seed ^ 0x0074_756e);
+        let tunnel = wrapped.per_mille(200).then(|| KINDS[wrapped.below(KINDS.len())]);
         let s = Scenario {
             seed,
             connections: wish.connections,
@@ -87,6 +93,7 @@ impl Scenario {
             proxy,
             balance,
             servers,
+            tunnel,
         };
         s.possible()
     }
@@ -104,6 +111,14 @@ impl Scenario {
             let links = [Kind::Loss, Kind::Duplication, Kind::Reordering, Kind::Corruption, Kind::Delay];
             let with_workers = links.into_iter().chain([Kind::Reconfigure, Kind::Limits]);
             self.kinds = self.kinds.and(with_workers.collect()).with(Kind::Workers);
+        }
+        // The far ends of tunnels stand before one engine, at its servers' port, and know the servers of the beginning.
+        if self.one_armed
+            || self.kinds.has(Kind::Workers)
+            || self.kinds.has(Kind::Reconfigure)
+            || self.kinds.has(Kind::Liar)
+        {
+            self.tunnel = None;
         }
         self
     }

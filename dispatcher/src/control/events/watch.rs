@@ -276,6 +276,7 @@ mod tests {
         Backend {
             name: name.into(),
             address: "10.0.0.1:443".parse().unwrap(),
+            context: "direct".into(),
             wanted: Some(wanted.clone()),
             overrides: vec![],
             in_force: Some(wanted),

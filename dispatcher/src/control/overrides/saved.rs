@@ -52,6 +52,8 @@ struct Entry {
     check: Option<Question>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     agent_check: Option<Question>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tunnel: Option<Question>,
     who: String,
     since: u64,
     until: Option<u64>,
@@ -91,11 +93,11 @@ pub fn to_json(all: &Overrides) -> Vec<u8> {
         };
         let Override { who, since, until, why, file, .. } = one.clone();
         let backend = one.what.backend().to_string();
-        let Particulars { max_connections, max_handshakes, slow_start, check, agent_check } = said;
+        let Particulars { max_connections, max_handshakes, slow_start, check, agent_check, tunnel } = said;
         let weight = number;
         #[rustfmt::skip]
         let entry = Entry {
-            what, backend, pool, address, weight, max_connections, max_handshakes, slow_start, check, agent_check, who, since, until, why, file,
+            what, backend, pool, address, weight, max_connections, max_handshakes, slow_start, check, agent_check, tunnel, who, since, until, why, file,
         };
         entry
     };
@@ -123,8 +125,8 @@ pub fn from_json(text: &[u8]) -> Result<Overrides, String> {
 
 fn read(entry: Entry) -> Result<Override, String> {
     let Entry { what, backend, pool, address, weight, who, since, until, why, file, .. } = entry;
-    let Entry { max_connections, max_handshakes, slow_start, check, agent_check, .. } = entry;
-    let said = Particulars { max_connections, max_handshakes, slow_start, check, agent_check };
+    let Entry { max_connections, max_handshakes, slow_start, check, agent_check, tunnel, .. } = entry;
+    let said = Particulars { max_connections, max_handshakes, slow_start, check, agent_check, tunnel };
     let named = |e: String| format!("backend '{}': {e}", backend.escape_debug());
     check_name(&backend).map_err(named)?;
     let missing = |key: &str| format!("backend '{backend}': no '{key}'");

@@ -101,6 +101,8 @@ pub struct Backend {
     pub name: String,
     /// Its address.
     pub address: SocketAddr,
+    /// What its packets go through: `direct`, or its tunnel.
+    pub context: String,
     /// What the file (or the flags) want of it; none: they do not have it.
     pub wanted: Option<Wanted>,
     /// What operators said of it.
@@ -319,6 +321,8 @@ pub struct Offered {
     pub kind: String,
     /// Its name.
     pub backend: String,
+    /// What its packets go through: `direct`, or its tunnel.
+    pub context: String,
     /// All of them.
     pub offered: u64,
     /// The tables had named this backend.

@@ -63,6 +63,9 @@ pub struct NewBackend {
     /// As in the configuration file: its keys, or `off`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_check: Option<Question>,
+    /// As in the configuration file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<Question>,
     /// As in [`Terms`].
     #[serde(rename = "for", default, skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
@@ -75,11 +78,11 @@ impl NewBackend {
     /// Of what a flag says.
     pub fn new(backend: &MemberSpec, time: Option<String>, why: Option<String>) -> NewBackend {
         let said = Particulars::of(backend);
-        let Particulars { max_connections, max_handshakes, slow_start, check, agent_check } = said;
+        let Particulars { max_connections, max_handshakes, slow_start, check, agent_check, tunnel } = said;
         let (name, address, weight) = (backend.name.clone(), backend.addr.to_string(), Some(backend.weight));
         #[rustfmt::skip]
         let body = NewBackend {
-            name, address, weight, max_connections, max_handshakes, slow_start, check, agent_check, time, why,
+            name, address, weight, max_connections, max_handshakes, slow_start, check, agent_check, tunnel, time, why,
         };
         body
     }
@@ -105,9 +108,9 @@ pub fn add(who: Peer, pool: &str, body: &[u8]) -> Result<Order, Problem> {
     let called = name("name", &body.name)?;
     let addr = values::socket_address(&body.address).map_err(|e| wrong(format!("address: {e}")))?;
     let weight = bounded(body.weight.unwrap_or(1))?;
-    let NewBackend { max_connections, max_handshakes, slow_start, check, agent_check, time, why, .. } = body;
+    let NewBackend { max_connections, max_handshakes, slow_start, check, agent_check, tunnel, time, why, .. } = body;
     let mut backend = MemberSpec { weight, ..MemberSpec::new(called, addr) };
-    let said = Particulars { max_connections, max_handshakes, slow_start, check, agent_check };
+    let said = Particulars { max_connections, max_handshakes, slow_start, check, agent_check, tunnel };
     said.say(&mut backend).map_err(wrong)?;
     order(who, What::Add { pool, backend: Box::new(backend) }, time, why)
 }

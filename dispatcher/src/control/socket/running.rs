@@ -285,6 +285,7 @@ impl Control for Running<'_> {
                     offered.push(Offered {
                         kind: kind.as_str().to_string(),
                         backend: spec.name.clone(),
+                        context: backends::context(spec),
                         offered: c.offered,
                         promised: c.promised,
                         accepted: c.accepted,

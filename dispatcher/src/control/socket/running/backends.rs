@@ -122,6 +122,7 @@ impl Running<'_> {
         Backend {
             name: spec.name.clone(),
             address: spec.addr,
+            context: context(spec),
             wanted: seen.wanted.get(&key).map(|one| one.1.clone()),
             overrides: live.told(live.overrides().about(&spec.name), now),
             in_force: in_force.map(|one| one.1),
@@ -161,6 +162,11 @@ impl Running<'_> {
             },
         }
     }
+}
+
+/// What a backend's packets go through: many sessions share it, and none has to pay for it.
+pub(super) fn context(backend: &lb::Backend) -> String {
+    backend.tunnel.map_or("direct".into(), |tunnel| tunnel.to_string())
 }
 
 /// What a backend's limits are, and what is used of them.

@@ -47,6 +47,7 @@ mod tests {
         Backend {
             name: "web1".into(),
             address: "10.1.0.1:443".parse().unwrap(),
+            context: "direct".into(),
             wanted: None,
             overrides: vec![],
             in_force: None,
@@ -67,6 +68,7 @@ mod tests {
     fn offered(offered: u64, promised: u64, unknown: u64) -> Vec<Offered> {
         let kind = "ticket".to_string();
         let of = |backend: &str, offered| Offered {
+            context: "direct".into(),
             kind: kind.clone(),
             backend: backend.into(),
             offered,
