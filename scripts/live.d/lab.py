@@ -21,6 +21,7 @@ FLOOD = os.environ.get("FLOOD", ROOT + "/target/release/flood")
 
 DRIVER = os.environ.get("LAB_DRIVER", "af-packet")
 OFFLOAD = os.environ.get("LAB_OFFLOAD", "off")
+PATH = os.environ.get("LAB_PATH", "direct")
 WORKERS = int(os.environ.get("LAB_WORKERS") or 1)
 # Seconds that a dispatcher may take to start: more where it has a machine of its own to boot first.
 PATIENCE = float(os.environ.get("LAB_PATIENCE", 20))
@@ -306,7 +307,10 @@ def base_args(vips=None, backends=None):
     if vips is not None:
         pairs = [p for p in pairs if p[0] != "--vip"] + [("--vip", v) for v in vips]
     if backends is not None:
-        pairs = [p for p in pairs if p[0] != "--backend"] + [("--backend", b) for b in backends]
+        # What the lab's own servers are reached through, these are, too.
+        first = next((value for flag, value in pairs if flag == "--backend"), "")
+        tunnel = first[first.index(",tunnel="):] if ",tunnel=" in first else ""
+        pairs = [p for p in pairs if p[0] != "--backend"] + [("--backend", b + tunnel) for b in backends]
     return [word for pair in pairs for word in pair]
 
 
