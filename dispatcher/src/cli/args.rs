@@ -2,6 +2,7 @@
 
 use super::ctl::CtlArgs;
 use super::top::TopArgs;
+use super::tunnel::TunnelArgs;
 use crate::control::backend::{BackendArg, backend};
 use crate::control::class::class;
 use crate::control::port::PortArg;
@@ -43,6 +44,8 @@ pub enum Command {
     /// Check a configuration file: every fault of it, with line and column.
     #[command(after_help = CHECK_HELP)]
     Check(CheckArgs),
+    /// What servers behind tunnels need.
+    Tunnel(TunnelArgs),
 }
 
 const CHECK_HELP: &str = "\

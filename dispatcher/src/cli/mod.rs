@@ -7,7 +7,7 @@
 //! * [`check_file`]: `dispatcher check`.
 //! * [`log`]: the log on standard error.
 //! * [`replay`]: `dispatcher replay`.
-//! * [`top`]: `dispatcher top`.
+//! * [`top`]: `dispatcher top`. [`tunnel`]: `dispatcher tunnel`.
 //! * [`run`]: `dispatcher run`; [`report`]: what it prints; [`signs`]: what it warns of.
 
 pub mod args;
@@ -23,6 +23,7 @@ pub mod report;
 pub mod run;
 pub mod signs;
 pub mod top;
+pub mod tunnel;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -66,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Ctl(args) => ctl::run(&args),
         Command::Top(args) => top::run(&args).unwrap_or_else(|e| refuse(&e.0)),
         Command::Check(args) => check_file::run(&args).unwrap_or_else(|e| refuse(&e.0)),
+        Command::Tunnel(args) => tunnel::run(&args).unwrap_or_else(|e| refuse(&e.0)),
         Command::Replay(args) => replay::run(&args).unwrap_or_else(|e| refuse(&e.0)),
     }
 }
@@ -78,7 +80,7 @@ fn refuse(why: &str) -> ExitCode {
 /// clap explains itself over several lines; the first paragraph is what matters.
 fn one_line(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "nothing to do: run or replay, check, ctl or top? (see dispatcher --help)".to_string();
+        return "nothing to do: run or replay, check, ctl, top or tunnel? (see dispatcher --help)".to_string();
     }
     let text = error.render().to_string();
     let words: Vec<_> = text
