@@ -22,7 +22,7 @@ pub fn flags(bytes: &[u8]) {
         Ok(Cli { command: Command::Ctl(args) }) => assert!(!args.socket.as_os_str().is_empty()),
         Ok(Cli { command: Command::Top(args) }) => assert!(!args.interval.is_zero()),
         // Files are the target `config`.
-        Ok(Cli { command: Command::Check(_) }) => {}
+        Ok(Cli { command: Command::Check(_) | Command::Tunnel(_) }) => {}
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
