@@ -58,6 +58,8 @@ drop_reasons! {
     HelloNoBuffer = "hello-no-buffer",
     /// Beyond what one flow may have held.
     HelloOverflow = "hello-overflow",
+    /// From where a PROXY header is expected, and begun with none that can be read.
+    ProxyHeader = "proxy-header",
     /// No backend could be chosen or reached.
     NoBackend = "no-backend",
     /// An answer to a check, when those who make them had no room for it.

@@ -22,6 +22,9 @@ pub struct Explanation {
     pub began: f64,
     /// The client's address and port.
     pub client: Option<SocketAddr>,
+    /// The balancer whose PROXY header names the client, where one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<SocketAddr>,
     /// What it connected to.
     pub vip: Option<SocketAddr>,
     /// The service's name; none when that has gone long ago, or is not kept.
@@ -194,6 +197,7 @@ impl Explanation {
             worker,
             began: began.duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64()),
             client: Some(trail.client()),
+            via: trail.via(),
             vip: Some(trail.vip()),
             sni: (!trail.name.is_empty()).then(|| printable(&trail.name)),
             offered: trail.offered.iter().map(offered).collect(),
@@ -251,6 +255,7 @@ impl Explanation {
         };
         let began = humantime::format_rfc3339_micros(began);
         line(Some(0.0), format!("began {began}: the client's handshake is complete, its cookie came back"));
+        self.via.iter().for_each(|via| line(None, format!("the client is named by a PROXY header of {via}")));
         let mut dialled = false;
         for (n, step) in self.steps.iter().enumerate() {
             if self.lost > 0 && n + 1 == self.steps.len() {

@@ -35,6 +35,9 @@ pub struct ConnectionLine<'a> {
     pub handshake_ms: Option<Milliseconds>,
     /// `ADDR:PORT`, IPv6 in brackets.
     pub client: SocketAddr,
+    /// The balancer whose PROXY header names the client, where one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub via: Option<SocketAddr>,
     /// As `client`.
     pub vip: SocketAddr,
     /// Where it went.
@@ -103,6 +106,7 @@ impl<'a> ConnectionLine<'a> {
             first_byte_ms: r.first_byte.map(Milliseconds),
             handshake_ms: r.handshake.map(Milliseconds),
             client: r.client,
+            via: r.via,
             vip: r.vip,
             backend: name(&r.backend),
             local: r.local,
@@ -402,6 +406,7 @@ mod tests {
             first_byte: Some(Duration::from_micros(3_100)),
             handshake: Some(Duration::from_micros(900)),
             client: "10.0.0.7:41022".parse().unwrap(),
+            via: None,
             vip: "[fd00::9]:443".parse().unwrap(),
             service: Some("shop"),
             pool: Some("api"),

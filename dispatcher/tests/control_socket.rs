@@ -64,6 +64,7 @@ impl Control for MadeUp {
             balance: "maglev".into(),
             affinity: true,
             proxy_protocol: false,
+            accept_proxy: vec![],
             backends: vec!["a".into(), "b".into()],
             overrides: overrides(),
             observed: Reached { up: 1, down: 1, flows: 5 },

@@ -5,6 +5,7 @@ use dispatcher::control::overrides::lay::{lay, put_over};
 use dispatcher::control::overrides::saved::{from_json, to_json};
 use dispatcher::control::overrides::{Order, Overrides, What};
 use lb::admission::{ClassSpec, Classes, Share};
+use lb::service::AcceptProxy;
 use lb::{
     Algorithm, BackendLimits, HashOn, MemberSpec, Policy, PoolSpec, ResumeFallback, RouteSpec, ServiceKind,
     ServiceSpec, State, Wanted,
@@ -75,6 +76,10 @@ fn policy() -> impl Strategy<Value = Policy> {
     (any::<bool>(), any::<bool>(), 1u64..3, any::<bool>(), any::<bool>()).prop_map(|(a, p, t, tls, ech)| Policy {
         affinity: a,
         proxy_protocol: p,
+        accept_proxy: AcceptProxy {
+            from: if a { vec!["10.0.0.0/8".parse().unwrap()] } else { vec![] },
+            pass: p && ech,
+        },
         hello_timeout: Duration::from_secs(t),
         kind: if tls { ServiceKind::Tls } else { ServiceKind::Auto },
         servers_have_ech: ech,

@@ -101,6 +101,7 @@ fn reading() -> Reading {
 fn totals() -> Totals {
     let mut totals = Totals::default();
     let one = ConnectionRecord {
+        via: None,
         conn: 1,
         began: Time::ZERO,
         lasted: Duration::from_millis(30),

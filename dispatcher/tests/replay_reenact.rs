@@ -580,3 +580,25 @@ fn what_is_explained_is_what_the_connections_own_line_says_step_by_step() {
     assert_eq!(words.matches(" of worker 0: ").count(), 1, "{words}");
     assert!(words.contains("the client's hello, for www.example.test") && words.contains("is chosen"), "{words}");
 }
+
+/// A PROXY line, and behind it a hello with a session ID, of which a trace had hundreds: taken for something else than TLS, until it is said that headers are accepted.
+#[test]
+fn a_hello_behind_a_proxy_header_is_followed_where_such_headers_are_accepted() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/proxy/proxy_v1_before_hello.pcap");
+    let accept = || lb::service::AcceptProxy { from: vec!["0.0.0.0/0".parse().unwrap()], pass: false };
+    for accepts in [false, true] {
+        for proxy_protocol in [false, true] {
+            let policy = |p: &mut Policy| {
+                p.proxy_protocol = proxy_protocol;
+                if accepts {
+                    p.accept_proxy = accept();
+                }
+            };
+            let told = reenact(&path, config().policy(policy));
+            assert_perfect(&told, &format!("accepts {accepts}"));
+            let (ended, _) = told.connections.values().next().unwrap();
+            assert_eq!(ended.class == dispatcher::tcp::Class::Secure, accepts);
+            assert_eq!((ended.via.is_some(), ended.offered.contains(&"session-id")), (accepts, accepts));
+        }
+    }
+}

@@ -4,7 +4,7 @@
 //! A *service* is where clients connect to, and how they are treated; a *pool* is a set of backends and how one of them
 //! is chosen; a *route* of a service sends what it matches to another pool than the service's own.
 
-use crate::admission::{Classes, SPILL_AFTER};
+use crate::admission::{Classes, Prefix, SPILL_AFTER};
 use crate::backend::{MAX_BACKENDS, MAX_WEIGHT, State};
 use crate::balance::Algorithm;
 use crate::check::{Agent, Asked, Check};
@@ -15,7 +15,7 @@ use core::fmt;
 use core::str::FromStr;
 use core::time::Duration;
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// What the one service is called that has no name of its own, and its pool: that of the command line's flags.
 pub const DEFAULT: &str = "default";
@@ -120,6 +120,22 @@ pub enum ServiceKind {
     Tls,
 }
 
+/// From whom a service takes a PROXY header that names the client, as another balancer in front of it writes one.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct AcceptProxy {
+    /// Who comes from one of these must begin with a header, and who comes from elsewhere is the client himself.
+    pub from: Vec<Prefix>,
+    /// A backend is given the header as it came, instead of one of ours. Where it is given none the header is taken out.
+    pub pass: bool,
+}
+
+impl AcceptProxy {
+    /// A header is taken from this address.
+    pub fn accepts(&self, addr: IpAddr) -> bool {
+        self.from.iter().any(|prefix| prefix.contains(addr))
+    }
+}
+
 /// How a service treats its connections.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Policy {
@@ -127,6 +143,8 @@ pub struct Policy {
     pub affinity: bool,
     /// Begin every connection to a backend with a PROXY protocol v2 header.
     pub proxy_protocol: bool,
+    /// Who may say by a PROXY header whose connection it is.
+    pub accept_proxy: AcceptProxy,
     /// How long a client may stay silent before it is taken for one that waits for the server to speak.
     pub hello_timeout: Duration,
     /// What is served.
@@ -144,6 +162,7 @@ impl Default for Policy {
         Policy {
             affinity: true,
             proxy_protocol: false,
+            accept_proxy: AcceptProxy::default(),
             hello_timeout: Duration::from_secs(3),
             kind: ServiceKind::default(),
             servers_have_ech: false,

@@ -143,6 +143,7 @@ CONTRACT = {
 ONLY_IN_REPLAY = {"verdict", "intact"}
 ONLY_WITH_A_FILE = {"service", "pool"}
 ONLY_WITH_LIMITS = {"queue_class", "waited_ms", "spilled"}
+ONLY_BEHIND_A_BALANCER = {"via"}
 REASONS = {"session-id", "ticket", "ticket-key", "psk", "psk-key", "balanced", "recorded"}
 # The dispatchers that should be running.
 RUNNING = set()
@@ -279,7 +280,7 @@ class Dispatcher:
     def check_log(self):
         for line in self.log():
             keys = set(line)
-            more = ONLY_IN_REPLAY | ONLY_WITH_LIMITS | (ONLY_WITH_A_FILE if self.has_file else set())
+            more = ONLY_IN_REPLAY | ONLY_WITH_LIMITS | ONLY_BEHIND_A_BALANCER | (ONLY_WITH_A_FILE if self.has_file else set())
             check(set(CONTRACT) <= keys and keys <= set(CONTRACT) | more, f"keys of a log line: {sorted(keys)}")
             for key, kind in CONTRACT.items():
                 check(isinstance(line[key], kind), f"log line: {key} is {line[key]!r}")

@@ -277,6 +277,11 @@ pub struct Tuning {
     #[arg(long, value_enum, value_name = "VERSION")]
     pub proxy_protocol: Option<ProxyArg>,
 
+    /// Balancers in front of us, by their addresses: a connection from there begins with a PROXY protocol header (version 1 or 2), and whom
+    /// it names counts as the client; one without is refused. Servers get the header as --proxy-protocol says, and without that not at all
+    #[arg(long, value_name = "ADDR/BITS", value_delimiter = ',')]
+    pub accept_proxy: Vec<lb::admission::Prefix>,
+
     /// Lead sessions to the server that can resume them
     #[arg(long, value_enum, default_value = "on")]
     pub affinity: OnOff,

@@ -111,7 +111,11 @@ fn wanted(service: &Service, tuning: &Tuning) -> Result<Wanted, Refusal> {
     };
     let policy = Policy {
         affinity: tuning.affinity.into(),
-        proxy_protocol: tuning.proxy_protocol.is_some_and(bool::from),
+        proxy_protocol: tuning.proxy_protocol.is_some(),
+        accept_proxy: lb::service::AcceptProxy {
+            from: tuning.accept_proxy.clone(),
+            pass: tuning.proxy_protocol.is_some_and(bool::from),
+        },
         hello_timeout: tuning.hello_timeout,
         kind: tuning.service_kind.into(),
         servers_have_ech: tuning.servers_have_ech,

@@ -65,7 +65,7 @@ pub(super) fn services(all: &[Service]) -> String {
             s.pools.join("\n"),
             s.balance.clone(),
             yes(s.affinity).to_string(),
-            (if s.proxy_protocol { "v2" } else { "off" }).to_string(),
+            proxy(s),
             s.backends.join("\n"),
             overrides(&s.overrides),
             s.observed.up.to_string(),
@@ -74,6 +74,12 @@ pub(super) fn services(all: &[Service]) -> String {
         ]);
     }
     text(&table)
+}
+
+/// What servers are told of clients, and who may tell us.
+fn proxy(s: &Service) -> String {
+    let told = if s.proxy_protocol { "v2" } else { "off" };
+    if s.accept_proxy.is_empty() { told.into() } else { format!("{told}\nfrom {}", s.accept_proxy.join("\nfrom ")) }
 }
 
 /// A line an event: number, time, kind, text; `json`: an object a line.

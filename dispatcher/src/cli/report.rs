@@ -18,9 +18,11 @@ fn services(out: &mut String, config: &Config) {
             _ = writeln!(out, "{of}backend {name} {addr} weight {weight}");
         }
     };
-    let policy = |Policy { proxy_protocol, affinity, .. }: &Policy| {
-        let proxy = if *proxy_protocol { "v2" } else { "off" };
-        format!("proxy protocol {proxy}, affinity {}", if *affinity { "on" } else { "off" })
+    let policy = |Policy { proxy_protocol, accept_proxy, affinity, .. }: &Policy| {
+        let proxy = if *proxy_protocol { if accept_proxy.pass { "pass" } else { "v2" } } else { "off" };
+        let from: Vec<_> = accept_proxy.from.iter().map(|prefix| prefix.to_string()).collect();
+        let accepted = if from.is_empty() { String::new() } else { format!(", accepted from {}", from.join(" ")) };
+        format!("proxy protocol {proxy}{accepted}, affinity {}", if *affinity { "on" } else { "off" })
     };
     if let ([service], [pool]) = (&services[..], &pools[..]) {
         service.listen.iter().for_each(|vip| _ = writeln!(out, "vip {vip}"));

@@ -162,10 +162,16 @@ fn route(route: &RouteSpec) -> String {
 
 fn policy(name: &str, from: &Policy, to: &Policy, found: &mut Found) {
     let what = |key: &str| format!("service {name}: {key}");
-    let proxy = |v2: &bool| String::from(if *v2 { "v2" } else { "off" });
+    let proxy = |policy: &Policy| match (policy.proxy_protocol, policy.accept_proxy.pass) {
+        (false, _) => "off",
+        (true, false) => "v2",
+        (true, true) => "pass",
+    };
     let kind = |kind: &ServiceKind| String::from(if *kind == ServiceKind::Tls { "tls" } else { "auto" });
     found.changed(&what("affinity"), &from.affinity, &to.affinity, on);
-    found.changed(&what("proxy-protocol"), &from.proxy_protocol, &to.proxy_protocol, proxy);
+    found.changed(&what("proxy-protocol"), &proxy(from), &proxy(to), |word| word.to_string());
+    let prefixes = |all: &Vec<lb::admission::Prefix>| if all.is_empty() { "off".into() } else { list(all) };
+    found.changed(&what("accept-proxy"), &from.accept_proxy.from, &to.accept_proxy.from, prefixes);
     found.changed(&what("hello-timeout"), &from.hello_timeout, &to.hello_timeout, duration);
     found.changed(&what("service-kind"), &from.kind, &to.kind, kind);
     found.changed(&what("servers-have-ech"), &from.servers_have_ech, &to.servers_have_ech, bool::to_string);

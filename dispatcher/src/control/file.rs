@@ -235,8 +235,10 @@ impl File<'_> {
             policy.affinity = affinity.into();
         }
         if let Some((version, _)) = section.one(reader, "proxy-protocol", word::<ProxyArg>) {
-            policy.proxy_protocol = version.into();
+            (policy.proxy_protocol, policy.accept_proxy.pass) = (true, version.into());
         }
+        let from = section.list(reader, "accept-proxy", |text| text.parse());
+        policy.accept_proxy.from = from.into_iter().map(|(prefix, _)| prefix).collect();
         if let Some((timeout, _)) = section.one(reader, "hello-timeout", duration) {
             policy.hello_timeout = timeout;
         }

@@ -176,7 +176,10 @@ fn of_service(service: &ServiceSpec) -> Lines {
     }
     let usual = Policy::default();
     if policy.proxy_protocol {
-        lines.push(("proxy-protocol", quoted("v2")));
+        lines.push(("proxy-protocol", quoted(if policy.accept_proxy.pass { "pass" } else { "v2" })));
+    }
+    if !policy.accept_proxy.from.is_empty() {
+        lines.push(("accept-proxy", list(&policy.accept_proxy.from, quoted)));
     }
     if !policy.affinity {
         lines.push(("affinity", quoted("off")));
@@ -339,7 +342,8 @@ mod tests {
             name = "shop"
             listen = ["192.0.2.10:443", "[2001:db8::10]:443"]
             pool = "a.b:1"
-            proxy-protocol = "v2"
+            proxy-protocol = "pass"
+            accept-proxy = ["10.0.0.0/8", "2001:db8::/32"]
             affinity = "off"
             hello-timeout = "5s 250ms"
             service-kind = "tls"

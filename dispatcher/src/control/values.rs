@@ -89,7 +89,9 @@ words! {
     /// `--proxy-protocol`.
     ProxyArg -> bool {
         /// Version 2, binary
-        V2 => true,
+        V2 => false,
+        /// The header that was accepted (--accept-proxy), as it came; where none was, version 2
+        Pass => true,
     }
 }
 words! {

@@ -8,9 +8,11 @@ use crate::path::GateId;
 use crate::tcp::connection::{Asks, Opening, State};
 use crate::tcp::{Class, wait};
 use crate::time::Time;
+use crate::wire::Addr;
 use lb::admission::{Answer, ClassId, Cost, Nature, Request, Slot};
 use lb::{Algorithm, BackendId, Balancer, HashOn, Hints, Lookup, Member, Millis, Pool, ResumeFallback, Service};
 use ssl_parse::ClientHello;
+use std::net::SocketAddr;
 
 /// What a choice comes to.
 #[must_use = "it may hold a slot"]
@@ -32,6 +34,24 @@ impl From<Option<BackendId>> for Chosen {
     }
 }
 
+/// Whose a connection is: by this it is led, classed and charged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asker {
+    /// The key of its client's frames.
+    pub key: Key,
+    /// The client: its sender, or whom an accepted PROXY header names.
+    pub client: Addr,
+    /// Its port.
+    pub port: u16,
+}
+
+impl Asker {
+    /// Its address and port.
+    pub fn source(&self) -> SocketAddr {
+        self.client.socket(self.port)
+    }
+}
+
 /// The class of a request, by what it will turn out to cost.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Natures {
@@ -46,8 +66,8 @@ impl Natures {
     pub const UNKNOWN: Natures = Natures { resumed: ClassId(u8::MAX), other: ClassId(u8::MAX) };
 
     /// Of a client of this service, that said `hello` or none.
-    pub fn of(service: &Service, key: &Key, hello: Option<&ClientHello<'_>>, other: Cost) -> Natures {
-        let (listener, client) = (key.destination(), key.src.ip());
+    pub fn of(service: &Service, asker: &Asker, hello: Option<&ClientHello<'_>>, other: Cost) -> Natures {
+        let (listener, client) = (asker.key.destination(), asker.client.ip());
         let class = |cost| {
             let nature = Nature { listener, client, sni: hello.and_then(|hello| hello.sni), cost };
             let alpn = hello.and_then(|hello| hello.alpn);
@@ -58,6 +78,16 @@ impl Natures {
 }
 
 impl Engine {
+    /// Whose a flow is.
+    #[inline]
+    pub(super) fn asker(&self, id: FlowId) -> Option<Asker> {
+        let key = self.flows.key(id, Side::Client)?;
+        Some(match self.record(id).named() {
+            None => Asker { key, client: key.src, port: key.sport },
+            Some(named) => Asker { key, client: Addr::from(named.client.ip()), port: named.client.port() },
+        })
+    }
+
     /// Where a flow must ask: none where no backend of its pool has a limit.
     #[inline]
     pub(super) fn gate_of(&mut self, id: FlowId) -> Option<GateId> {
@@ -80,7 +110,7 @@ impl Engine {
     }
 
     /// What it asks for, by what the tables know.
-    pub(super) fn asks(&mut self, id: FlowId, gate: GateId, key: &Key, found: &Lookup, natures: Natures) -> Asks {
+    pub(super) fn asks(&mut self, id: FlowId, gate: GateId, asker: &Asker, found: &Lookup, natures: Natures) -> Asks {
         let Engine { directory, balancers, flows, gates, health, balance, keyed, serial, .. } = self;
         let c = flows.get_mut(id);
         let class = c.record.class;
@@ -95,7 +125,7 @@ impl Engine {
         // A guess may turn out to be a full handshake.
         let (class, cost) =
             if decision.proven { (natures.resumed, Cost::Resumed) } else { (natures.other, Cost::Full) };
-        let hints = hints(pool, key, balance, || keyed.hash(&serial.to_le_bytes()));
+        let hints = hints(pool, asker, balance, || keyed.hash(&serial.to_le_bytes()));
         let admission = &gates.at(gate).admission;
         let is_member = |b: BackendId| admission.is_up(b, true) && health.is_up(b);
         let roomy = |b: BackendId| is_member(b) && admission.has_room(b, class, cost);
@@ -117,7 +147,7 @@ impl Engine {
         failed: Option<BackendId>,
         now: Time,
     ) -> Chosen {
-        let Some(key) = self.flows.key(id, Side::Client) else { return Chosen::Nobody };
+        let Some(asker) = self.asker(id) else { return Chosen::Nobody };
         let token = Token { id, generation: self.flows.generation(id) };
         let Engine { directory, balancers, flows, gates, balance, keyed, serial, pace, .. } = self;
         let (Some(pool), Some(balancer), Some(n)) =
@@ -135,7 +165,7 @@ impl Engine {
         if !admission.members().iter().any(|b| may_ask(*b)) {
             return Chosen::Nobody;
         }
-        let hints = hints(pool, &key, balance, || keyed.hash(&serial.to_le_bytes()));
+        let hints = hints(pool, &asker, balance, || keyed.hash(&serial.to_le_bytes()));
         let pick = |may: &dyn Fn(BackendId) -> bool| {
             let may = |b: BackendId| !tried.contains(&b) && may(b);
             let paced =
@@ -210,13 +240,13 @@ pub(super) fn choose_paced(
 }
 
 /// What a choice may go by, beside the tables.
-pub(super) fn hints(pool: &Pool, key: &Key, balance: &lb::StableHash, entropy: impl FnOnce() -> u64) -> Hints {
-    let address_hash = balance.client(key.src.ip());
+pub(super) fn hints(pool: &Pool, asker: &Asker, balance: &lb::StableHash, entropy: impl FnOnce() -> u64) -> Hints {
+    let address_hash = balance.client(asker.client.ip());
     Hints {
         // No secret in it, so that a restarted dispatcher leads as the one before.
         hash: match pool.hash_on() {
             HashOn::SourceIp => address_hash,
-            HashOn::Tuple => balance.tuple(key.source(), key.destination()),
+            HashOn::Tuple => balance.tuple(asker.source(), asker.key.destination()),
         },
         address_hash,
         // Drawn where somebody asks for it.

@@ -2,10 +2,10 @@
 
 use super::Engine;
 pub(super) use super::ask::millis;
-use super::ask::{Chosen, Natures, choose_paced, hints};
+use super::ask::{Asker, Chosen, Natures, choose_paced, hints};
 use super::share::client_identity;
 use super::trail::{self, What};
-use crate::flow::{FlowId, Key, Side};
+use crate::flow::{FlowId, Key};
 use crate::tcp::action::Choice;
 use crate::tcp::connection::{Opening, State};
 use crate::tcp::{Class, flight};
@@ -19,6 +19,8 @@ use ssl_parse::{ClientHello, Outcome};
 impl Engine {
     /// The first backend for a connection, or what else becomes of it.
     pub(super) fn choose(&mut self, id: FlowId, choice: Choice, now: Time) -> Chosen {
+        let record = &self.flows.get(id).record;
+        record.named().into_iter().for_each(|named| trail::named(&mut self.trails, record.number, named.client));
         match choice {
             Choice::ByHello => {
                 self.counters.secure += 1;
@@ -64,7 +66,7 @@ impl Engine {
     /// Reads what is held of a hello into the draft: where it is routed to, and of which class it is. `first`: it is counted, and its name is kept.
     fn read_hello(&mut self, id: FlowId, first: bool, now: Time) -> Option<(PoolId, Natures)> {
         let asks = !self.gates.is_empty();
-        let key = if asks { self.flows.key(id, Side::Client) } else { None };
+        let asker = if asks { self.asker(id) } else { None };
         let Engine { flows, buffers, joined, counters, config, directory, affinity, flights, trails, .. } = self;
         let connection = flows.get_mut(id);
         let State::Opening(Opening { held, .. }) = &connection.state else { return None };
@@ -79,8 +81,8 @@ impl Engine {
             if first && config.keep_names {
                 name = server_name(hello);
             }
-            let natures = match (service, &key) {
-                (Some(service), Some(key)) => Natures::of(service, key, Some(hello), Cost::Full),
+            let natures = match (service, &asker) {
+                (Some(service), Some(asker)) => Natures::of(service, asker, Some(hello), Cost::Full),
                 _ => Natures::UNKNOWN,
             };
             (service.map_or(own, |service| route(service, hello)), natures)
@@ -93,7 +95,7 @@ impl Engine {
             }
         };
         if first && read.is_some() {
-            connection.record.sni = name;
+            connection.record.keep_name(name);
         }
         read
     }
@@ -118,19 +120,19 @@ impl Engine {
 
     /// Asks the table for what stands in the draft, and chooses.
     fn choose_for_offer(&mut self, id: FlowId, natures: Natures, now: Time) -> Chosen {
-        let Some(key) = self.flows.key(id, Side::Client) else { return Chosen::Nobody };
-        let client = self.client_identity(key.src);
+        let Some(asker) = self.asker(id) else { return Chosen::Nobody };
+        let client = self.client_identity(asker.client);
         let mut found = Lookup::default();
-        self.look_up(id, &key, client, now, &mut found);
+        self.look_up(id, &asker.key, client, now, &mut found);
         if found.decision.is_none() && matches!(found.kind, Some(IdentityKind::Psk | IdentityKind::Ticket)) {
             let pool = self.directory.pool(self.flows.get(id).record.pool);
             pool.into_iter().for_each(|pool| self.noticed.strange_ticket(pool.backends()));
         }
         let chosen = match self.gate_of(id) {
             None if self.is_shut_out(id) => Chosen::Nobody,
-            None => self.pick(id, &key, &found, &[], now).into(),
+            None => self.pick(id, &asker, &found, &[], now).into(),
             Some(gate) => {
-                let asks = self.asks(id, gate, &key, &found, natures);
+                let asks = self.asks(id, gate, &asker, &found, natures);
                 self.ask_for_room(id, gate, &found, asks, None, now)
             }
         };
@@ -145,10 +147,10 @@ impl Engine {
         if c.record.class != Some(Class::Secure) || c.flight.is_some() || self.read_hello(id, false, now).is_none() {
             return;
         }
-        let Some(key) = self.flows.key(id, Side::Client) else { return };
-        let client = self.client_identity(key.src);
+        let Some(asker) = self.asker(id) else { return };
+        let client = self.client_identity(asker.client);
         let mut found = Lookup::default();
-        self.look_up(id, &key, client, now, &mut found);
+        self.look_up(id, &asker.key, client, now, &mut found);
         // What the tables have learned of its session while it waited has not decided where it goes.
         found.decision = found.decision.filter(|d| self.flows.get(id).record.spilled || d.backends.contains(backend));
         self.decided(id, client, &found, Some(backend), now);
@@ -209,20 +211,20 @@ impl Engine {
         if let Some(service) = self.directory.service(record.service) {
             record.pool = service.pool();
         }
-        let Some(key) = self.flows.key(id, Side::Client) else { return Chosen::Nobody };
+        let Some(asker) = self.asker(id) else { return Chosen::Nobody };
         match self.gate_of(id) {
             None if self.is_shut_out(id) => Chosen::Nobody,
-            None => self.pick(id, &key, &Lookup::default(), &[], now).into(),
+            None => self.pick(id, &asker, &Lookup::default(), &[], now).into(),
             Some(gate) => {
-                let natures = self.natures(id, &key);
-                let asks = self.asks(id, gate, &key, &Lookup::default(), natures);
+                let natures = self.natures(id, &asker);
+                let asks = self.asks(id, gate, &asker, &Lookup::default(), natures);
                 self.ask_for_room(id, gate, &Lookup::default(), asks, None, now)
             }
         }
     }
 
     /// Of one of which nothing was asked before: by what is held of its hello, if it has said one.
-    fn natures(&mut self, id: FlowId, key: &Key) -> Natures {
+    fn natures(&mut self, id: FlowId, asker: &Asker) -> Natures {
         let Engine { flows, directory, buffers, joined, .. } = self;
         let c = flows.get(id);
         let (State::Opening(Opening { held, .. }), Some(service)) = (&c.state, directory.service(c.record.service))
@@ -232,15 +234,15 @@ impl Engine {
         match c.record.class {
             Some(Class::Secure) => {
                 let hello = ssl_parse::client_hello_so_far(held.stream.contiguous(buffers), joined);
-                Natures::of(service, key, hello.as_ref(), Cost::Full)
+                Natures::of(service, asker, hello.as_ref(), Cost::Full)
             }
-            _ => Natures::of(service, key, None, Cost::NotTls),
+            _ => Natures::of(service, asker, None, Cost::NotTls),
         }
     }
 
     /// The backend did not take the connection: another one, if there is one that was not tried.
     pub(super) fn choose_another(&mut self, id: FlowId, now: Time) -> Chosen {
-        let Some(key) = self.flows.key(id, Side::Client) else { return Chosen::Nobody };
+        let Some(asker) = self.asker(id) else { return Chosen::Nobody };
         let Some(opening) = self.flows.get_mut(id).opening() else { return Chosen::Nobody };
         let (tried, asked) = (opening.tried.clone(), opening.asks);
         if tried.is_full() {
@@ -253,12 +255,12 @@ impl Engine {
         self.route_again(id);
         let chosen = match self.gate_of(id) {
             None if self.is_shut_out(id) => Chosen::Nobody,
-            None => self.pick(id, &key, &Lookup::default(), &tried, now).into(),
+            None => self.pick(id, &asker, &Lookup::default(), &tried, now).into(),
             Some(gate) => {
                 self.leave_backend(id);
                 let asks = asked.unwrap_or_else(|| {
-                    let natures = self.natures(id, &key);
-                    self.asks(id, gate, &key, &Lookup::default(), natures)
+                    let natures = self.natures(id, &asker);
+                    self.asks(id, gate, &asker, &Lookup::default(), natures)
                 });
                 self.ask_for_room(id, gate, &Lookup::default(), asks, tried.last().copied(), now)
             }
@@ -283,17 +285,24 @@ impl Engine {
     /// A backend of the client's family that is up, none of `except`; where there is none, one that was added and has not been heard yet. Those
     /// held to be down are not tried, not even as the last resort: the probes that said so go on, and find out that one is back sooner than a
     /// client would who waits for it.
-    fn pick(&mut self, id: FlowId, key: &Key, found: &Lookup, except: &[BackendId], now: Time) -> Option<BackendId> {
+    fn pick(
+        &mut self,
+        id: FlowId,
+        asker: &Asker,
+        found: &Lookup,
+        except: &[BackendId],
+        now: Time,
+    ) -> Option<BackendId> {
         let Engine { routes, health, directory, balancers, flows, balance, keyed, serial, pace, .. } = self;
         let pool: PoolId = flows.get(id).record.pool;
         let (pool, balancer) = (directory.pool(pool)?, balancers.of(pool)?);
-        let of_family = routes.revision.of_family(key.family());
+        let of_family = routes.revision.of_family(asker.key.family());
         let fits = |b: BackendId| of_family.contains(b) && !except.contains(&b);
         let only = lb::the_only_one(pool, found, |b| fits(b) && health.is_up(b));
         if only.is_some() {
             return only;
         }
-        let hints = hints(pool, key, balance, || keyed.hash(&serial.to_le_bytes()));
+        let hints = hints(pool, asker, balance, || keyed.hash(&serial.to_le_bytes()));
         if pace.is_on() {
             let may = |b: BackendId| fits(b) && health.is_up(b);
             let paced = choose_paced(pace, balancer, pool, found, hints, *serial, now, may);

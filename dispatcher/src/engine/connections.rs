@@ -30,7 +30,7 @@ pub struct Meant {
 pub struct Shown {
     /// Its running number, as in what is told at its end.
     pub number: u64,
-    /// The client's address and port.
+    /// The client's address and port: those of its connection, or what a PROXY header that was accepted says.
     pub client: SocketAddr,
     /// What it connected to.
     pub vip: SocketAddr,
@@ -105,11 +105,11 @@ impl Engine {
     }
 
     fn is_meant(&self, id: FlowId, meant: &Meant) -> bool {
-        let Some(client) = self.flows.key(id, Side::Client) else { return false };
-        if meant.client.is_some_and(|prefix| !prefix.contains(client.src.ip())) {
+        let Some(key) = self.flows.key(id, Side::Client) else { return false };
+        let (state, record) = (self.state(id), self.record(id));
+        if meant.client.is_some_and(|prefix| !prefix.contains(record.client(&key).ip())) {
             return false;
         }
-        let (state, record) = (self.state(id), self.record(id));
         meant.state.is_none_or(|word| word == state)
             && meant.backend.as_ref().is_none_or(|set| record.backend.is_some_and(|id| set.contains(id)))
             && meant.service.is_none_or(|service| record.service == service)
@@ -135,7 +135,7 @@ pub(super) fn shown(
     let last_seen = hot.last_seen;
     Shown {
         number: record.number,
-        client: client.source(),
+        client: record.client(client),
         vip: client.destination(),
         service: record.service,
         pool: record.pool,

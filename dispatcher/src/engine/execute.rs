@@ -8,13 +8,14 @@ use crate::config::AddressMode;
 use crate::counters::DropReason;
 use crate::flow::{Endpoints, FlowId, Key, PortUse, Rest, Side};
 use crate::tcp::action::{Choice, Failed, Over};
-use crate::tcp::connection::{Opening, Stage, State};
+use crate::tcp::connection::{Opening, Proxy, Stage, State};
 use crate::tcp::{
     Action, Arrived, Connection, End, Settled, close, cut, dial, farewell, flight, handshake, hello, timer, unacked,
 };
 use crate::time::Time;
 use crate::wire::build::Segment;
 use crate::wire::packet::set_urgent_pointer;
+use crate::wire::proxy::{self, Named};
 use crate::wire::{Family, Frame, Seq};
 use lb::BackendId;
 use lb::admission::Slot;
@@ -92,7 +93,12 @@ impl Engine {
             }
             Action::Resend => self.resend(id, now, fx),
             Action::Cut(end) => self.cut(id, end, now, fx),
-            Action::TurnAway(end) => self.turn_away(id, end, now, fx),
+            Action::TurnAway(end) => {
+                if end == End::ProxyHeader {
+                    self.count_refusal(DropReason::ProxyHeader);
+                }
+                self.turn_away(id, end, now, fx);
+            }
             Action::SayFarewell => self.say_farewell(id, now, fx),
             Action::HandshakeOver => self.handshake_over(id),
             Action::Abandon(end) => self.abandon(id, end, now, fx),
@@ -300,10 +306,18 @@ impl Engine {
         let Some(key) = self.key_towards(&client, backend, now) else { return Dialled::NoWay };
         let Engine { flows, buffers, .. } = self;
         let c = flows.get_mut(id);
-        let header = if c.proxy_protocol { dial::proxy_header_len(client.family()) } else { 0 };
-        if header > 0 && !dial::write_proxy_header(c, buffers, &client, header) {
-            return Dialled::NoBuffer;
-        }
+        let header = match c.proxy {
+            Proxy::No => 0,
+            Proxy::AsAccepted if c.accepted > 0 => c.accepted,
+            Proxy::Ours | Proxy::AsAccepted => {
+                let own = || Named { client: client.source(), to: client.destination() };
+                let named = c.record.named().copied().unwrap_or_else(own);
+                if !dial::write_proxy_header(c, buffers, &named) {
+                    return Dialled::NoBuffer;
+                }
+                proxy::len_for(&named)
+            }
+        };
         // Nobody has the key: two flows on one would mix their bytes.
         if !flows.bind_free(id, key) {
             return Dialled::NoWay;

@@ -259,7 +259,7 @@ impl Engine {
     fn first_window(&self, service: ServiceId, family: Family) -> u16 {
         let room = u16::try_from(self.config.limits.hello_bytes).unwrap_or(u16::MAX);
         let proxy = self.directory.service(service).is_some_and(|s| s.policy().proxy_protocol);
-        let header = if proxy { u16::from(dial::proxy_header_len(family)) } else { 0 };
+        let header = if proxy { dial::proxy_header_len(family) } else { 0 };
         room.min(self.health.offer(family).window - header)
     }
 

@@ -105,8 +105,7 @@ impl Engine {
     /// A place to put the hello together; none when there is none, and the flow is not followed. `hello`: it is known to be one.
     fn place_for_late(&mut self, id: FlowId, hello: bool, unclear: bool, now: Time) -> Option<u8> {
         let start = self.flows.get(id).isn + 1;
-        let key = self.flows.key(id, Side::Client)?;
-        let client = host_tag(self.client_identity(key.src));
+        let client = host_tag(self.client_identity(self.asker(id)?.client));
         // Those who come in time need the buffers more.
         let spare = |buffers: &BufferPool, hellos| buffers.available() > hellos / 2;
         let hellos = self.config.limits.hellos;
@@ -155,8 +154,8 @@ impl Engine {
         let c = flows.get_mut(id);
         c.record.class = end(&mut c.late, class, lates, buffers, counters).or(c.record.class);
         let Some((offer, name)) = hello else { return };
-        let Some(key) = self.flows.key(id, Side::Client) else { return };
-        let client = self.client_identity(key.src);
+        let Some(asker) = self.asker(id) else { return };
+        let client = self.client_identity(asker.client);
         let service = self.directory.service(self.flows.get(id).record.service);
         let id_known = service.is_some_and(|s| s.policy().affinity) && {
             let found = self.affinity.lookup_of(Some(client), offer.identities(), choose::millis(now), |_| true);
@@ -164,7 +163,7 @@ impl Engine {
         };
         let c = self.flows.get_mut(id);
         let start = c.cookie + 1;
-        c.record.sni = name;
+        c.record.keep_name(name);
         c.record.id_decided = id_known;
         c.record.offered = offer.kinds(id_known, None, None).into();
         let behind = c.isn + 1 + offer.wire_len() as u32;

@@ -9,6 +9,7 @@ use super::connections::Shown;
 use crate::flow::{FlowId, Key, Side};
 use crate::tcp::End;
 use crate::time::Time;
+use crate::wire::Addr;
 use arrayvec::ArrayVec;
 use core::time::Duration;
 use lb::admission::ClassId;
@@ -99,6 +100,8 @@ pub struct Trail {
     /// Its running number, as in what is told at its end.
     pub number: u64,
     key: Key,
+    /// Whom a PROXY header that was accepted names.
+    named: Option<(Addr, u16)>,
     /// When it began.
     pub began: Time,
     /// What its hello offered, as far as it is kept: PSK identities, the ticket, the session ID.
@@ -118,9 +121,14 @@ pub struct Trail {
 }
 
 impl Trail {
-    /// The client's address and port.
+    /// The client's address and port: those of its connection, or what a PROXY header that was accepted says.
     pub fn client(&self) -> SocketAddr {
-        self.key.source()
+        self.named.map_or_else(|| self.key.source(), |(client, port)| client.socket(port))
+    }
+
+    /// Who wrote that header.
+    pub fn via(&self) -> Option<SocketAddr> {
+        self.named.map(|_| self.key.source())
     }
 
     /// What it connected to.
@@ -193,10 +201,12 @@ impl Trails {
                 trail.name.clear();
                 trail.steps.clear();
                 (trail.unsaid, trail.lost, trail.row, trail.ended) = (0, 0, None, None);
+                trail.named = None;
             }
             None => self.ring.push(Trail {
                 number,
                 key,
+                named: None,
                 began: now,
                 offered: ArrayVec::new(),
                 unsaid: 0,
@@ -222,6 +232,13 @@ impl Trails {
     pub fn of(&mut self, number: u64) -> Option<&mut Trail> {
         let nth = number.checked_sub(self.first)? / self.step;
         self.ring.get_mut(nth as usize % TRAILS).filter(|trail| trail.number == number)
+    }
+}
+
+/// Notes whom a PROXY header names.
+pub(super) fn named(trails: &mut Trails, number: u64, client: SocketAddr) {
+    if let Some(trail) = trails.of(number) {
+        trail.named = Some((Addr::from(client.ip()), client.port()));
     }
 }
 

@@ -392,6 +392,25 @@ impl Assembler {
         pool.bytes_mut(id).copy_within(reserve + n..reserve + n + self.extent as usize, reserve);
     }
 
+    /// The first `n` bytes of [`Assembler::contiguous`] become a header in front of the stream, which begins behind them from now on. They stay where they are: the
+    /// last of the reserve, which is so much larger.
+    ///
+    /// # Panics
+    /// When fewer are held.
+    pub fn set_apart(&mut self, pool: &mut BufferPool, n: usize) {
+        assert!(n <= self.in_order as usize, "{n} bytes of {}", self.in_order);
+        let shift = n as u32;
+        self.base += shift;
+        self.in_order -= shift;
+        self.extent -= shift;
+        self.reserve += shift;
+        let Some(id) = &self.buffer else { return };
+        let (lot, number) = pool.lot_mut(id);
+        for range in &mut lot.ranges[number] {
+            *range = (range.0 - shift, range.1 - shift);
+        }
+    }
+
     /// The stream as it is, to be held elsewhere from now on; nothing is held here any more.
     pub fn hand_over(&mut self) -> Assembler {
         let rest = Assembler { buffer: self.buffer.take(), ..*self };

@@ -27,6 +27,7 @@ pub fn write_connection(mut out: &mut dyn Write, record: &RecordedConnection) ->
         first_byte_ms: None,
         handshake_ms: None,
         client: connection.client,
+        via: None,
         vip: connection.server,
         backend: Some(&server),
         local: None,

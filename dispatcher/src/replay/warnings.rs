@@ -69,6 +69,7 @@ pub fn refusal(ended: &Ended, conversation: &Conversation<'_>, intact: bool) -> 
         End::QueueTimeout => Some(by(DropReason::QueueTimeout)),
         End::QueueFull => Some(by(DropReason::QueueFull)),
         End::NoBackend | End::PortInUse | End::NoBuffer => Some(rule.unwrap_or(by(DropReason::NoBackend))),
+        End::ProxyHeader => Some(by(DropReason::ProxyHeader)),
         End::Idle => Some(("idle", "No frames for --flow-idle-timeout, and no answer when asked.")),
         End::BackendLost => Some(("backend-lost", "The backend acknowledged nothing of what was ours to deliver.")),
         End::Fin

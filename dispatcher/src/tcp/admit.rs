@@ -1,6 +1,6 @@
 //! The client's handshake: a SYN, which leaves no state, and the acknowledgement in which our cookie comes back.
 
-use super::connection::{Agreed, Connection, Held, Opening, Stage, State, Waiting};
+use super::connection::{Agreed, Connection, Held, Opening, Proxy, Stage, State, Waiting};
 use super::control::{ControlSegment, syn_options};
 use super::hot::{ClientLink, Hot};
 use super::record::Record;
@@ -116,6 +116,7 @@ pub fn open(
         complete_until: now + policy.hello_timeout.max(COMPLETE_WITHIN),
         ack_at: None,
         unacked: 0,
+        header_due: policy.accept_proxy.accepts(seg.ip.src.ip()),
         since: now,
         walk: Default::default(),
     };
@@ -125,7 +126,12 @@ pub fn open(
         isn,
         cookie,
         client_window: u32::from(seg.tcp.window) << got.wscale.unwrap_or(0),
-        proxy_protocol: policy.proxy_protocol,
+        accepted: 0,
+        proxy: match (policy.proxy_protocol, policy.accept_proxy.pass) {
+            (false, _) => Proxy::No,
+            (true, false) => Proxy::Ours,
+            (true, true) => Proxy::AsAccepted,
+        },
         record: Record::new(number, now, service.id(), service.pool()),
     };
     let opening = Opening {

@@ -45,6 +45,8 @@ pub struct Waiting {
     pub unacked: u8,
     /// When its cookie came back.
     pub since: Time,
+    /// A PROXY header is to come first.
+    pub header_due: bool,
     /// How far the hello has been followed.
     pub walk: HelloWalk,
 }
@@ -81,7 +83,7 @@ pub struct Queued {
 #[derive(Debug)]
 pub struct Dialing {
     /// Bytes of the PROXY header in front of the client's stream.
-    pub header: u8,
+    pub header: u16,
     /// The backend's next hop.
     pub hop: NextHop,
     /// SYNs sent to this backend, from the present port.
@@ -124,7 +126,7 @@ pub struct Unacked {
     /// Where they are kept.
     pub stream: Assembler,
     /// Bytes of the PROXY header in front.
-    pub header: u8,
+    pub header: u16,
     /// First byte not acknowledged by the backend.
     pub una: Seq,
     /// Behind the last byte that is ours.
@@ -278,6 +280,17 @@ impl Asked {
     }
 }
 
+/// What its backend is told of the client by a PROXY header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Proxy {
+    /// Nothing.
+    No,
+    /// By a header of ours.
+    Ours,
+    /// By the header that was accepted, as it came; where none was, by one of ours.
+    AsAccepted,
+}
+
 /// One connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -285,8 +298,10 @@ pub struct Connection {
     pub state: State,
     /// Agreed with the client.
     pub agreed: Agreed,
-    /// The client's initial sequence number.
+    /// The client's initial sequence number; with a PROXY header that was accepted, the number of the header's last byte.
     pub isn: Seq,
+    /// Bytes of such a header.
+    pub accepted: u16,
     /// Ours: the cookie.
     pub cookie: Seq,
     /// The client's latest window before the splice, bytes.
@@ -306,7 +321,7 @@ pub struct Connection {
     /// Whether a hello may still come, after the backend was chosen.
     pub late: Late,
     /// Its backend is told the client's address by a PROXY header.
-    pub proxy_protocol: bool,
+    pub proxy: Proxy,
     /// What will be told.
     pub record: Record,
 }
@@ -331,6 +346,11 @@ impl Connection {
                 | if_set(Marks::ASKED, self.asked.any())
                 | if_set(Marks::ODD, self.odd[0].any() | self.odd[1].any()),
         )
+    }
+
+    /// The number with which the client's handshake began.
+    pub fn began_at(&self) -> Seq {
+        self.isn - u32::from(self.accepted)
     }
 
     /// The next hop of the backend that is dialled, or was.

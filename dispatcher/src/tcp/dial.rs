@@ -11,11 +11,12 @@ use super::hot::{Hot, Marks, NO_LIMIT, Through};
 use super::{Arrived, HEADER_ROOM};
 use crate::backends::{Health, OUR_WSCALE, mss_said};
 use crate::counters::DropReason;
-use crate::flow::{Assembler, BufferPool, Clock, Key, Oddities, Rescale, Side, Splice, Window};
+use crate::flow::{Assembler, BufferPool, Clock, Oddities, Rescale, Side, Splice, Window};
 use crate::path::NextHop;
 use crate::time::Time;
 use crate::wire::options::{SynOptions, Timestamps};
 use crate::wire::packet::Flags;
+use crate::wire::proxy::{self, Named};
 use crate::wire::{Family, Frame, Seq};
 use core::time::Duration;
 use lb::BackendId;
@@ -47,16 +48,15 @@ pub fn chosen(c: &mut Connection, backend: BackendId) {
 }
 
 /// The backend chosen last is dialled, by this next hop, with a PROXY header of so many bytes.
-pub fn begin(c: &mut Connection, header: u8, hop: NextHop, now: Time) {
+pub fn begin(c: &mut Connection, header: u16, hop: NextHop, now: Time) {
     if let Some(opening) = c.opening() {
         let dialing = Dialing { header, hop, syns: 0, challenges: 0, since: now, retry_at: now };
         opening.stage = Stage::Dialing(dialing);
     }
 }
 
-/// Puts the PROXY protocol's header (version 2, section 2.2 of its specification) before the client's first byte. False when there is no buffer
-/// to put it into.
-pub fn write_proxy_header(c: &mut Connection, buffers: &mut BufferPool, client: &Key, len: u8) -> bool {
+/// Puts the PROXY protocol's header that names these ends before the client's first byte. False when there is no buffer to put it into.
+pub fn write_proxy_header(c: &mut Connection, buffers: &mut BufferPool, named: &Named) -> bool {
     let Some(Opening { held, .. }) = c.opening() else { return false };
     let stream = &mut held.stream;
     if !stream.has_buffer() {
@@ -67,20 +67,8 @@ pub fn write_proxy_header(c: &mut Connection, buffers: &mut BufferPool, client: 
         }
         *stream = with_buffer;
     }
-    let Some(to) = stream.header_mut(buffers, usize::from(len)) else { return false };
-    to[..12].copy_from_slice(b"\r\n\r\n\0\r\nQUIT\n");
-    let (family, addresses) = match client.family() {
-        Family::V4 => (0x11, 4),
-        Family::V6 => (0x21, 16),
-    };
-    to[12] = 0x21;
-    to[13] = family;
-    to[14..16].copy_from_slice(&(u16::from(len) - 16).to_be_bytes());
-    to[16..16 + addresses].copy_from_slice(client.src.octets());
-    to[16 + addresses..16 + 2 * addresses].copy_from_slice(client.dst.octets());
-    let ports = 16 + 2 * addresses;
-    to[ports..ports + 2].copy_from_slice(&client.sport.to_be_bytes());
-    to[ports + 2..ports + 4].copy_from_slice(&client.dport.to_be_bytes());
+    let Some(to) = stream.header_mut(buffers, usize::from(proxy::len_for(named))) else { return false };
+    proxy::write(named, to);
     true
 }
 
@@ -273,8 +261,8 @@ fn offered_to_backend(hot: &Hot, c: &Connection, mss: u16) -> SynOptions {
     }
 }
 
-/// Bytes of a PROXY header.
-pub const fn proxy_header_len(family: Family) -> u8 {
+/// Bytes of a PROXY header of ours to a backend of this family, where nobody is named that is of another.
+pub const fn proxy_header_len(family: Family) -> u16 {
     match family {
         Family::V4 => 16 + 12,
         Family::V6 => 16 + 36,

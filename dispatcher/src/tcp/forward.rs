@@ -111,6 +111,17 @@ pub fn segment(
     let Some(through) = &mut hot.through else { return Action::Drop(DropReason::NoFlow) };
     let (seq, ack) = through.splice.client_view(side, tcp.seq, tcp.ack);
     let len = tcp.payload_len() as u32;
+    if side == Side::Client
+        && len > 0
+        && c.accepted > 0
+        && seq.is_before(c.isn + 1)
+        && matches!(&c.state, State::Spliced(Some(unacked)) if unacked.header > 0)
+    {
+        // The header that was accepted, said again. The server would take its end for a part of the header in its place, which it does not have yet.
+        let (sent, received) = (through.window(Side::Client), through.window(Side::Server));
+        let window = c.window_for_client(sent.allowed() as usize);
+        return Action::Reply(ControlSegment::ack(received.acked, sent.acked, window, c.clock_for_client(hot)));
+    }
     if c.odd[side as usize].any() && through.direction(&mut c.odd, side).is_in_doubt() && frame.tcp_is_intact(&seg.ip) {
         // The receiver of this side's bytes claims to have more of them than were seen. If this segment, of their sender, says the same, and
         // knows where the other direction is, we were out of step. Who forges both must hit the windows of both directions.

@@ -17,9 +17,9 @@ use crate::backends::OUR_WSCALE;
 use crate::counters::DropReason;
 use crate::flow::{BufferPool, FlowId, Side};
 use crate::time::Time;
-use crate::wire::Frame;
 use crate::wire::options::SegmentOptions;
 use crate::wire::packet::{Flags, urgent_pointer};
+use crate::wire::{Frame, proxy};
 use core::time::Duration;
 use ssl_parse::Outcome;
 
@@ -145,8 +145,18 @@ pub fn take(
     if let Err(reason) = hold(&mut opening.held, id, seg, frame, buffers, eviction) {
         return Action::Drop(reason);
     }
-    let Opening { held, stage: Stage::AwaitHello(waiting), .. } = opening else { return Action::Hold };
-    if let Some(choice) = read(held, waiting, buffers, room) {
+    let Stage::AwaitHello(waiting) = &opening.stage else { return Action::Hold };
+    if waiting.header_due
+        && let Some(action) = accept_header(c, buffers, room)
+    {
+        return action;
+    }
+    let accepted = usize::from(c.accepted);
+    let Some(Opening { held, stage: Stage::AwaitHello(waiting), .. }) = c.opening() else { return Action::Hold };
+    let left = Room { hello_bytes: room.hello_bytes.saturating_sub(accepted), ..room };
+    if !waiting.header_due
+        && let Some(choice) = read(held, waiting, buffers, left)
+    {
         return Action::Choose(choice);
     }
     // If the client has sent as much as a first window may hold it is acknowledged now, else in a moment.
@@ -199,6 +209,24 @@ fn hold(
     Ok(())
 }
 
+/// Reads the PROXY header in front of all else, if it is complete: from then on the connection is as if it had begun behind it. What is to be done instead when there is
+/// none.
+fn accept_header(c: &mut Connection, buffers: &mut BufferPool, room: Room) -> Option<Action> {
+    let Some(Opening { held, stage: Stage::AwaitHello(waiting), .. }) = c.opening() else { return None };
+    let (len, named) = match proxy::read(held.stream.contiguous(buffers)) {
+        proxy::Read::Header { len, named } => (len, named),
+        proxy::Read::More if !held.stream.at_fin() && held.stream.contiguous_len() < room.hello_bytes => return None,
+        proxy::Read::More | proxy::Read::Not => return Some(Action::TurnAway(End::ProxyHeader)),
+    };
+    waiting.header_due = false;
+    held.stream.set_apart(buffers, len);
+    held.acked = held.acked.later_of(held.stream.base());
+    c.isn += len as u32;
+    c.accepted = len as u16;
+    named.into_iter().for_each(|named| c.record.keep_ends(named));
+    None
+}
+
 /// Whether there is enough to choose a backend by, or all that will come.
 fn read(held: &Held, waiting: &mut Waiting, buffers: &BufferPool, room: Room) -> Option<Choice> {
     let stream = &held.stream;
@@ -244,7 +272,9 @@ pub(super) fn acknowledge_all(hot: &Hot, c: &mut Connection, hello_bytes: usize)
 pub(super) fn acknowledgement(hot: &Hot, c: &Connection, upto: crate::wire::Seq, hello_bytes: usize) -> ControlSegment {
     let (room, len) = match &c.state {
         State::Opening(Opening { held, .. }) => {
-            (if held.stream.is_small() { SMALL_HELLO } else { hello_bytes }, held.stream.contiguous_len())
+            // The header that was accepted stays in front.
+            let len = held.stream.contiguous_len() + usize::from(c.accepted);
+            (if held.stream.is_small() { SMALL_HELLO } else { hello_bytes }, len)
         }
         _ => (hello_bytes, 0),
     };
@@ -262,6 +292,9 @@ pub fn due(hot: &Hot, c: &mut Connection, now: Time, hello_bytes: usize) -> Opti
     if now < patience(held, waiting) {
         return None;
     }
+    if waiting.header_due {
+        return Some(Action::TurnAway(End::ProxyHeader));
+    }
     // How long half a hello may be waited for, and what becomes of it, is the server's to say. If it is none, perhaps the server is to speak
     // first, or to answer the few bytes that have come.
     Some(Action::Choose(if waiting.walk.is_hello() { Choice::ByHello } else { Choice::Silent }))
@@ -269,7 +302,8 @@ pub fn due(hot: &Hot, c: &mut Connection, now: Time, hello_bytes: usize) -> Opti
 
 /// Until when the hello may take.
 pub fn patience(held: &Held, waiting: &Waiting) -> Time {
-    let begun = waiting.walk.is_hello() || held.stream.has_gap();
+    let half_a_header = waiting.header_due && held.stream.contiguous_len() > 0;
+    let begun = waiting.walk.is_hello() || held.stream.has_gap() || half_a_header;
     if begun { waiting.complete_until } else { waiting.silent_until }
 }
 

@@ -4,6 +4,7 @@ use super::Times;
 use crate::flow::Key as FlowKey;
 use crate::time::Time;
 pub use crate::tls::Class;
+use crate::wire::proxy::Named;
 use arrayvec::ArrayVec;
 use core::num::NonZeroU16;
 use core::time::Duration;
@@ -35,6 +36,8 @@ pub enum End {
     Idle,
     /// No backend could be reached.
     NoBackend,
+    /// It came from where a PROXY header is expected, and began with none that can be read.
+    ProxyHeader,
     /// The backends that were asked still hold an older connection from the client's own address and port (`dnat`).
     PortInUse,
     /// It had kept half a hello for long when another client needed the buffer.
@@ -60,6 +63,7 @@ impl End {
             End::BackendLost => "backend-lost",
             End::Idle => "idle",
             End::NoBackend => "no-backend",
+            End::ProxyHeader => "proxy-header",
             End::PortInUse => "port-in-use",
             End::NoBuffer => "no-buffer",
             End::Replaced => "replaced",
@@ -85,8 +89,10 @@ pub struct Told<N, T, I, O> {
     pub first_byte: Option<Duration>,
     /// From the moment in which the server was given the client's hello to the server's hello; none when that was not seen.
     pub handshake: Option<Duration>,
-    /// The client's address and port.
+    /// The client's address and port: those of its connection, or what a PROXY header that was accepted says.
     pub client: SocketAddr,
+    /// With such a header, who wrote it: the balancer in front of us.
+    pub via: Option<SocketAddr>,
     /// What it connected to.
     pub vip: SocketAddr,
     /// The service it connected to; none when that has gone long ago.
@@ -135,6 +141,11 @@ pub struct Told<N, T, I, O> {
 pub type ConnectionRecord<'a> = Told<&'a str, &'a str, &'a [u8], &'a [&'static str]>;
 
 impl<N, T, I, O> Told<N, T, I, O> {
+    /// Where its client's frames came from: the client, or who has named it.
+    pub fn sender(&self) -> SocketAddr {
+        self.via.unwrap_or(self.client)
+    }
+
     /// `session-id`, `ticket`, `ticket-key`, `psk`, `psk-key`, `balanced`.
     pub fn reason_word(&self) -> &'static str {
         self.reason.map_or(BALANCED, Reason::as_str)
@@ -157,6 +168,7 @@ impl<'a> ConnectionRecord<'a> {
             first_byte: self.first_byte,
             handshake: self.handshake,
             client: self.client,
+            via: self.via,
             vip: self.vip,
             service: self.service.map(&name),
             pool: self.pool.map(&name),
@@ -199,6 +211,15 @@ impl From<ArrayVec<IdentityKind, 3>> for Kinds {
     }
 }
 
+/// What a client has said of itself.
+#[derive(Debug, Default)]
+struct Said {
+    /// Server name, kept only when somebody will be told.
+    sni: Option<Box<str>>,
+    /// Whose connection it is, where a PROXY header has said that.
+    named: Option<Named>,
+}
+
 /// The same while the connection lives, with numbers where names will stand.
 #[derive(Debug)]
 pub struct Record {
@@ -228,8 +249,8 @@ pub struct Record {
     pub version: Option<NonZeroU16>,
     /// What the server's answer showed.
     pub resumed: Option<bool>,
-    /// Server name, kept only when somebody will be told.
-    pub sni: Option<Box<str>>,
+    /// What its client has said that is to be kept: of most there is nothing.
+    said: Option<Box<Said>>,
     /// Backends dialled.
     pub attempts: u8,
     /// What it has of its backend's limits, if it was asked.
@@ -261,7 +282,7 @@ impl Record {
             id_decided: false,
             version: None,
             resumed: None,
-            sni: None,
+            said: None,
             attempts: 0,
             slot: None,
             queue_class: None,
@@ -269,6 +290,28 @@ impl Record {
             spilled: false,
             told: false,
         }
+    }
+
+    /// This is the server name in its hello.
+    pub fn keep_name(&mut self, sni: Option<Box<str>>) {
+        if sni.is_some() || self.said.is_some() {
+            self.said.get_or_insert_default().sni = sni;
+        }
+    }
+
+    /// A PROXY header has named its ends.
+    pub fn keep_ends(&mut self, named: Named) {
+        self.said.get_or_insert_default().named = Some(named);
+    }
+
+    /// What such a header has named.
+    pub fn named(&self) -> Option<&Named> {
+        self.said.as_ref()?.named.as_ref()
+    }
+
+    /// Whose connection it is; `key` is that of its client's frames.
+    pub fn client(&self, key: &FlowKey) -> SocketAddr {
+        self.named().map_or_else(|| key.source(), |named| named.client)
     }
 
     /// The connection has ended: `tell` hears of it. `keys` are those of the client's frames and, with a backend, of the backend's; `bytes` those from the client and
@@ -290,7 +333,8 @@ impl Record {
             lasted: now.since(self.times.began()),
             first_byte: self.times.first_byte(),
             handshake: self.times.handshake(),
-            client: client.source(),
+            client: self.client(client),
+            via: self.named().map(|_| client.source()),
             vip: client.destination(),
             service: directory.service_name(self.service),
             pool: directory.pool_name(self.pool),
@@ -303,7 +347,7 @@ impl Record {
             identity: self.key.as_ref().map_or(&[], |k| k.as_bytes()),
             offered: &offered,
             tls_version: self.version.map(NonZeroU16::get),
-            sni: self.sni.as_deref(),
+            sni: self.said.as_ref().and_then(|said| said.sni.as_deref()),
             resumed: self.resumed,
             bytes_to_server: bytes[0],
             bytes_to_client: bytes[1],

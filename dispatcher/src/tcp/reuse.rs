@@ -57,11 +57,11 @@ pub fn begins(c: &mut Connection, seg: &Arrived, anew: Anew<'_>) -> Option<Reuse
     // Its service may have gone since: nothing begins there any more.
     let Some(service) = service else { return seg.tcp.is_bare_syn().then_some(Reuse::Unserved) };
     if seg.tcp.is_bare_syn() {
-        if seg.tcp.seq == c.isn && matches!(c.state, State::Opening(_)) {
+        if seg.tcp.seq == c.began_at() && matches!(c.state, State::Opening(_)) {
             return None;
         }
         // The flow's own SYN, or that of one before, come again, begins nothing.
-        if seg.tcp.seq != c.isn && !c.former.contains(&Some(seg.tcp.seq)) {
+        if seg.tcp.seq != c.began_at() && !c.former.contains(&Some(seg.tcp.seq)) {
             c.renewed = Some(seg.tcp.seq);
         }
         return Some(Reuse::Syn(service));
@@ -77,11 +77,11 @@ pub fn begins(c: &mut Connection, seg: &Arrived, anew: Anew<'_>) -> Option<Reuse
         }
         _ => false,
     };
-    let unseen = silent && isn.is_after(c.isn) && !c.former.contains(&Some(isn));
+    let unseen = silent && isn.is_after(c.began_at()) && !c.former.contains(&Some(isn));
     if !plain_ack || seg.tcp.ack == c.cookie + 1 || !(over || unseen || c.renewed == Some(isn)) {
         return None;
     }
-    let (renewed, former) = (c.renewed.filter(|of| *of != isn), [Some(c.isn), c.former[0]]);
+    let (renewed, former) = (c.renewed.filter(|of| *of != isn), [Some(c.began_at()), c.former[0]]);
     let proof = cookies.verify(&seg.key(), isn, seg.tcp.ack - 1, seg.now)?;
     Some(Reuse::Cookie(Begun { service, proof, renewed, former }))
 }

@@ -1,7 +1,7 @@
 //! A connection that is spliced, and of which nothing more is known than what was agreed at its beginning and will be told at its end: nearly all, nearly
 //! always. It takes a third of the memory.
 
-use super::connection::{Agreed, Asked, Connection, State};
+use super::connection::{Agreed, Asked, Connection, Proxy, State};
 use super::record::Record;
 use crate::flow::Oddities;
 use crate::tls::Late;
@@ -14,7 +14,8 @@ pub struct Settled {
     pub(super) isn: Seq,
     pub(super) cookie: Seq,
     pub(super) client_window: u32,
-    pub(super) proxy_protocol: bool,
+    pub(super) accepted: u16,
+    pub(super) proxy: Proxy,
     /// What will be told.
     pub record: Record,
 }
@@ -44,7 +45,8 @@ impl From<Connection> for Settled {
             isn,
             cookie,
             client_window,
-            proxy_protocol,
+            accepted,
+            proxy,
             record,
             // Of each of these it has what a settled one has.
             state: _,
@@ -56,19 +58,20 @@ impl From<Connection> for Settled {
             handshake: _,
             late: _,
         } = c;
-        Settled { agreed, isn, cookie, client_window, proxy_protocol, record }
+        Settled { agreed, isn, cookie, client_window, accepted, proxy, record }
     }
 }
 
 impl From<Settled> for Connection {
     fn from(c: Settled) -> Connection {
-        let Settled { agreed, isn, cookie, client_window, proxy_protocol, record } = c;
+        let Settled { agreed, isn, cookie, client_window, accepted, proxy, record } = c;
         Connection {
             state: State::Spliced(None),
             agreed,
             isn,
             cookie,
             client_window,
+            accepted,
             renewed: None,
             former: [None; 2],
             odd: [Oddities::default(); 2],
@@ -76,7 +79,7 @@ impl From<Settled> for Connection {
             flight: None,
             handshake: None,
             late: Late::No,
-            proxy_protocol,
+            proxy,
             record,
         }
     }

@@ -6,6 +6,7 @@ pub mod checksum;
 mod frame;
 pub mod options;
 pub mod packet;
+pub mod proxy;
 mod seq;
 
 pub use addr::{Addr, Family};

@@ -1,5 +1,6 @@
 //! The engine, segment by segment: what arrives, and what leaves because of it.
 
+mod accept;
 mod addresses;
 mod alive;
 mod backends;

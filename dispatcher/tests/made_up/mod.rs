@@ -76,6 +76,7 @@ pub fn explanations() -> Explanations {
         backend: backend.map(str::to_string),
     };
     let known = Explanation {
+        via: None,
         conn: 17,
         worker: 1,
         began: 1.5e9,

@@ -101,6 +101,7 @@ fn service() -> Service {
         balance: "maglev".into(),
         affinity: true,
         proxy_protocol: false,
+        accept_proxy: vec![],
         backends: ["web10", "web1", "web2"].map(String::from).to_vec(),
         overrides: vec![Override { what, who, since: 3, left: Some(60), why }],
         observed: Reached { up: 2, down: 1, flows: 12 },

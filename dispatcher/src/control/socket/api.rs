@@ -75,6 +75,8 @@ pub struct Service {
     pub affinity: bool,
     /// Whether backends are told the client by a PROXY v2 header.
     pub proxy_protocol: bool,
+    /// Where connections come from that begin with a PROXY header, whose client counts as the client.
+    pub accept_proxy: Vec<String>,
     /// The names of its backends.
     pub backends: Vec<String>,
     /// What operators said of these.

@@ -242,6 +242,7 @@ impl Control for Running<'_> {
                 balance: directory.pool(service.pool()).map(|p| p.balance().to_string()).unwrap_or_default(),
                 affinity: service.policy().affinity,
                 proxy_protocol: service.policy().proxy_protocol,
+                accept_proxy: service.policy().accept_proxy.from.iter().map(|prefix| prefix.to_string()).collect(),
                 overrides: live.told(overrides, now),
                 observed: Reached {
                     up: mine().filter(|b| health(b.id, &workers) == "up").count(),

@@ -154,6 +154,7 @@ impl Ended {
             first_byte: None,
             handshake: None,
             client,
+            via: None,
             vip,
             service: None,
             pool: None,

@@ -25,6 +25,7 @@ use crate::wire::build::{Arp, Link, MAX_HEADERS, Ndp, arp_op, ndp_type};
 use crate::wire::packet::{Ethernet, Ip, Packet, Tcp, ethertype, protocol};
 use crate::wire::{Addr, Family, Frame, Mac, Seq};
 use core::time::Duration;
+use lb::service::AcceptProxy;
 use lb::{Directory, Wanted};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
@@ -91,8 +92,8 @@ pub struct World<'c> {
     /// What a backend says that is asked without a client.
     usual: Syn<'c>,
     mtu: [u16; 2],
-    /// VIPs whose backends are told the client by a PROXY header.
-    proxied: HashSet<SocketAddr>,
+    /// VIPs whose backends are told the client by a PROXY header, unless it begins with one itself.
+    proxied: HashMap<SocketAddr, AcceptProxy>,
     patience: Duration,
     /// By index in the recording; none before its beginning and when all is said.
     conversations: Vec<Option<Box<Conversation<'c>>>>,
@@ -171,6 +172,7 @@ impl<'c> World<'c> {
         let usual = usual.unwrap_or(Syn { isn: Seq(0), flags: 0x12, window: u16::MAX, options: USUAL });
         // A trace of a host that speaks to itself is as good as any.
         config.loopback_sources = true;
+        pass_on(&mut config.wanted);
         let vips = config.vips();
         let proxied = proxied(&config.wanted);
         let patience = config.hello_patience() + PATIENCE;
@@ -247,6 +249,9 @@ impl<'c> World<'c> {
 
     /// Services, pools and backends are `next` from now on, as [`Engine::apply`] has it; or in one line why they cannot be.
     pub fn change(&mut self, next: &Wanted) -> Result<(), ConfigError> {
+        let mut next = next.clone();
+        pass_on(&mut next);
+        let next = &next;
         let before = self.engine.directory().clone();
         let directory = Directory::next(Some(&before), next, |_| false)
             .map_err(|faults| ConfigError(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
@@ -390,9 +395,9 @@ impl<'c> World<'c> {
             .ended
             .iter()
             .skip(before.ended)
-            .find(|e| matches!(e.end, End::NoBackend | End::PortInUse | End::NoBuffer));
+            .find(|e| matches!(e.end, End::NoBackend | End::PortInUse | End::NoBuffer | End::ProxyHeader));
         let index = match (ended, flight) {
-            (Some(ended), _) => self.lines.get(&(ended.client, ended.vip)).and_then(|line| {
+            (Some(ended), _) => self.lines.get(&(ended.sender(), ended.vip)).and_then(|line| {
                 let untold = |i: &&usize| self.conversations[**i].as_ref().is_some_and(|c| c.told.is_none());
                 line.begun.iter().find(untold).copied()
             }),
@@ -524,8 +529,9 @@ impl<'c> World<'c> {
             return Ok(());
         };
         self.dialled.insert((from, to), index);
-        let vip = self.vip_of(&self.recording.connections[index]);
-        let header = match (self.proxied.contains(&vip), seg.ip.family) {
+        let recorded = &self.recording.connections[index];
+        let vip = self.vip_of(recorded);
+        let header = match (expects_header(&self.proxied, recorded.client, vip), seg.ip.family) {
             (false, _) => 0,
             (true, Family::V4) => 28,
             (true, Family::V6) => 52,
@@ -594,7 +600,7 @@ impl<'c> World<'c> {
             witness.progress(self.over);
             let c = self.conversations[i].as_mut().expect("it was there a moment ago");
             let key = (c.recorded.client, vip_for(c.recorded.server, &self.vips).unwrap_or(c.recorded.server));
-            if self.proxied.contains(&key.1) {
+            if expects_header(&self.proxied, key.0, key.1) {
                 c.header_fits = header_fits(&c.ends[SERVER].header, key.0, key.1);
             }
             if let Some(next) = self.lines.get_mut(&key).and_then(|l| l.waiting.pop_front()) {
@@ -611,7 +617,7 @@ impl<'c> World<'c> {
             if ended.conn <= self.earlier {
                 continue;
             }
-            let Some(line) = self.lines.get(&(ended.client, ended.vip)) else { continue };
+            let Some(line) = self.lines.get(&(ended.sender(), ended.vip)) else { continue };
             let untold = |i: &&usize| self.conversations[**i].as_ref().is_some_and(|c| c.told.is_none());
             let Some(&i) = line.begun.iter().find(untold) else { continue };
             if let Some(c) = self.conversations[i].as_mut() {
@@ -685,9 +691,21 @@ fn settle_in(wanted: &Wanted, backends: &mut HashMap<Addr, Mac>) {
 }
 
 /// The VIPs whose backends expect a PROXY header.
-fn proxied(wanted: &Wanted) -> HashSet<SocketAddr> {
+fn proxied(wanted: &Wanted) -> HashMap<SocketAddr, AcceptProxy> {
     let services = wanted.services.iter().filter(|s| s.policy.proxy_protocol);
-    services.flat_map(|s| s.listen.iter().copied()).collect()
+    services.flat_map(|s| s.listen.iter().map(|listen| (*listen, s.policy.accept_proxy.clone()))).collect()
+}
+
+/// Headers that are accepted are passed on as they were recorded: so the server's stream is the recorded one, byte for byte, whatever becomes of headers otherwise.
+fn pass_on(wanted: &mut Wanted) {
+    for policy in wanted.services.iter_mut().map(|s| &mut s.policy).filter(|p| !p.accept_proxy.from.is_empty()) {
+        (policy.proxy_protocol, policy.accept_proxy.pass) = (true, true);
+    }
+}
+
+/// The backend of this connection is given a header of ours.
+fn expects_header(proxied: &HashMap<SocketAddr, AcceptProxy>, client: SocketAddr, vip: SocketAddr) -> bool {
+    proxied.get(&vip).is_some_and(|accept| !accept.accepts(client.ip()))
 }
 
 /// What the engine had counted and told before a step.
