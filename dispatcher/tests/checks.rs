@@ -11,7 +11,10 @@ use dispatcher::checks::{Checks, KeyState, Report};
 use dispatcher::engine::{Config, PortSpec, Revision};
 use dispatcher::time::Time;
 use dispatcher::wire::Mac;
-use lb::{Agent, Check, CheckKind, Directory, MemberSpec, Policy, PoolSpec, RouteSpec, ServiceKind, Wanted};
+use lb::{
+    Agent, Check, CheckKind, Directory, MemberSpec, Policy, PoolSpec, RouteSpec, ServiceKind, Tunnel, TunnelKind,
+    Wanted,
+};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -694,5 +697,32 @@ fn hostile_packets_do_no_harm() {
             packet.truncate(packet.len() - (random >> 60) as usize % packet.len().min(8));
             world.checks.receive(&packet, world.now);
         }
+    }
+}
+
+#[test]
+fn a_check_through_a_tunnel_says_a_segment_size_that_leaves_room_for_what_stands_in_front() {
+    let udp = |port| SocketAddr::new("10.2.0.99".parse().unwrap(), port);
+    let vxlan = TunnelKind::Vxlan { vni: 7, mac: [2, 0, 0, 0, 0, 9] };
+    let of = |kind, port| Some(Tunnel { kind, endpoint: udp(port) });
+    for (tunnel, mss) in
+        [(None, 1460), (of(TunnelKind::Ipip, 0), 1440), (of(TunnelKind::Gue, 6080), 1428), (of(vxlan, 4789), 1410)]
+    {
+        let check = Some(Check::new(CheckKind::Tcp)).into();
+        let backend = MemberSpec { check, tunnel, ..MemberSpec::new("web1", address(0, false)) };
+        let pool = PoolSpec { backends: vec![backend], ..PoolSpec::default() };
+        let wanted = Wanted::single(vec!["10.1.0.9:443".parse().unwrap()], Policy::default(), pool);
+        let config = Config { ports: vec![port(false)], wanted: wanted.clone(), ..Config::default() };
+        let directory = Arc::new(Directory::next(None, &wanted, |_| true).unwrap());
+        let mut checks = Checks::new(1500, false, 7);
+        checks.follow(&Arc::new(Revision::new(&config, directory).unwrap()), Time::ZERO);
+        let mut said = vec![];
+        for ms in 0..3000 {
+            let now = Time::ZERO + Duration::from_millis(ms);
+            // Of each SYN what stands behind both headers, the first option.
+            checks.poll(now, &mut |leaving| said.extend(leaving.packet.get(40..44).map(<[u8]>::to_vec)));
+        }
+        let option = [&[2, 4][..], &u16::to_be_bytes(mss)].concat();
+        assert!(!said.is_empty() && said.iter().all(|option_of| *option_of == option), "{tunnel:?}: {said:?}");
     }
 }

@@ -280,7 +280,10 @@ impl Checks {
         let Some(from) = self.free_port(id, to) else { return self.forsake(id, purpose, now) };
         let Some(target) = self.target(id) else { return };
         let proxy = target.proxy && purpose != Purpose::Agent;
-        let ends = Ends { from, to, mtu: self.mtu, seed };
+        // Through a tunnel it is less than by a port.
+        let way = self.revision.as_ref().and_then(|revision| revision.way(id));
+        let mtu = way.map_or(self.mtu, |way| self.mtu.min(way.mtu));
+        let ends = Ends { from, to, mtu, seed };
         match Run::begin(ends, talk, proxy, patience, now) {
             Some(run) => self.runs.push((id, purpose, run)),
             None => self.forsake(id, purpose, now),

@@ -74,7 +74,9 @@ fn word(text: &str) -> Result<Word, String> {
 
 /// `203.0.113.5`, `203.0.113.5:6080`, `2001:db8::5` or `[2001:db8::5]:6080`.
 fn endpoint(text: &str) -> Result<(IpAddr, Option<u16>), String> {
-    let (ip, port) = match (text.parse::<IpAddr>(), text.parse::<SocketAddr>()) {
+    // IPv6 in brackets, as everywhere; without a port also without them.
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).filter(|ip| ip.contains(':'));
+    let (ip, port) = match (bare.unwrap_or(text).parse::<IpAddr>(), text.parse::<SocketAddr>()) {
         (Ok(ip), _) => (ip, None),
         (_, Ok(addr)) if addr.port() > 0 => (addr.ip(), Some(addr.port())),
         _ => return Err("expected an address, with or without a port".into()),
@@ -152,8 +154,12 @@ mod tests {
             let told: Vec<_> = told.iter().map(|(key, value)| format!("{key}={value}")).collect();
             assert_eq!(told.join(","), text);
         }
+        let brackets = read("kind=ipip,endpoint=[2001:db8::5]");
+        assert_eq!(brackets, read("kind=ipip,endpoint=2001:db8::5"));
         for (wrong, why) in [
             ("", "no 'kind'"),
+            ("kind=ipip,endpoint=[10.0.0.1]", "expected an address"),
+            ("kind=ipip,endpoint=[2001:db8::5", "expected an address"),
             ("kind=gre", "expected ipip, gue or vxlan"),
             ("kind=ipip", "no 'endpoint'"),
             ("kind=ipip,endpoint=web1", "expected an address"),
