@@ -39,13 +39,13 @@ fn be(bytes: &[u8]) -> usize {
     bytes.iter().fold(0, |n, byte| n << 8 | usize::from(*byte))
 }
 
-/// Bytes of the link header.
-fn link(frame: &[u8]) -> usize {
+/// The packet in a frame, and where it begins; none for a frame that has no IP packet.
+fn packet_of(frame: &[u8]) -> Option<(usize, &[u8])> {
     let mut at = 12;
-    while matches!(be(&frame[at..at + 2]), 0x8100 | 0x88a8 | 0x9100) {
+    while matches!(be(frame.get(at..at + 2)?), 0x8100 | 0x88a8 | 0x9100) {
         at += 4;
     }
-    at + 2
+    matches!(be(&frame[at..at + 2]), 0x0800 | 0x86dd).then(|| (at + 2, &frame[at + 2..]))
 }
 
 /// Source and destination of the IP packet that begins here.
@@ -83,11 +83,7 @@ impl FarEnds {
     /// # Panics
     /// When the frame is none that such a server would take.
     pub fn unwrapped(&self, frame: &[u8]) -> Option<Vec<u8>> {
-        let at = link(frame);
-        if !matches!(be(&frame[at - 2..at]), 0x0800 | 0x86dd) {
-            return None;
-        }
-        let packet = &frame[at..];
+        let (at, packet) = packet_of(frame)?;
         let (src, dst) = ends(packet)?;
         let tunnel = self.tunnels.get(&dst)?;
         let v6 = packet[0] >> 4 == 6;
@@ -137,14 +133,7 @@ impl FarEnds {
 
     /// What comes of a frame of a server behind a tunnel; none for one that is of nobody behind one.
     pub fn wrapped(&self, frame: &[u8]) -> Option<Vec<u8>> {
-        if frame.len() < 14 {
-            return None;
-        }
-        let at = link(frame);
-        if !matches!(be(&frame[at - 2..at]), 0x0800 | 0x86dd) {
-            return None;
-        }
-        let packet = &frame[at..];
+        let (at, packet) = packet_of(frame)?;
         let (src, _) = ends(packet)?;
         let tunnel = self.tunnels.get(&src)?;
         let v6 = packet[0] >> 4 == 6;
