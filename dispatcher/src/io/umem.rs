@@ -484,12 +484,16 @@ mod tests {
         }
         assert!(umem.frame(&mut whole).bytes() == frame);
         let mut rest = umem.copy_in(&[0; 1500]).unwrap();
-        assert!(!umem.append(&mut whole, &mut rest), "64 bytes of headroom, and 5000: 1080 are left");
+        assert!(!umem.append(&mut whole, &mut rest), "headroom, and 5000: less than 1500 are left");
         umem.release(rest);
         assert_eq!(umem.parts_of(&whole), 3);
         let parts: Vec<_> = umem.to_send(1, whole).collect();
         let first = 3 * 2048;
-        let expected = [(first + 64, 1984, true), (first + 2048, 2048, true), (first + 4096, 968, false)];
+        let expected = [
+            (first + HEADROOM as u64, 2048 - HEADROOM as u32, true),
+            (first + 2048, 2048, true),
+            (first + 4096, 5000 - 4096 + HEADROOM as u32, false),
+        ];
         assert_eq!(parts, expected.map(|(address, len, goes_on)| Part { address, len, goes_on }));
         assert!(umem.copy_in(&frame).is_none(), "it is under way");
         // In whatever order they come back.
