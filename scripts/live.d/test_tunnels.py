@@ -324,7 +324,7 @@ class Watch:
         for name, what in filters.items():
             path = f"{lab.WORK}/wire.{name}.pcap"
             process = subprocess.Popen(
-                ["ip", "netns", "exec", PREFIX + "-servers", "tcpdump", "-i", "s0", "-p", "-n", "-s", "64", "-U", "-w", path, "-Z", "root", what],
+                ["ip", "netns", "exec", PREFIX + "-servers", "tcpdump", "-i", "s0", "-p", "-n", "-s", "64", "--immediate-mode", "-U", "-w", path, "-Z", "root", what],
                 stderr=subprocess.PIPE, text=True)
             self.found[name] = (process, path)
         for process, _ in self.found.values():
@@ -333,6 +333,7 @@ class Watch:
                 check(process.poll() is None, "tcpdump did not start")
 
     def counts(self):
+        # In immediate mode the kernel hands over each packet as it passes; by blocks it may sit on the last for a second.
         time.sleep(0.2)
         counts = {}
         for name, (process, path) in self.found.items():
