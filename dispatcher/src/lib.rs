@@ -19,6 +19,7 @@
 //! * [`worker`]: the poll loop, counters.
 //! * [`io`]: one trait, one file per driver.
 //! * [`replay`]: captures, and the engine driven by them.
+//! * [`state`]: what outlives the process: the affinity tables, in a file.
 //! * [`journal`]: ended connections as JSON lines.
 //! * [`control`]: what is wanted of the dispatcher, as it was written; the control socket, and what can be asked there.
 //! * [`metrics`]: what can be measured, for Prometheus.
@@ -42,6 +43,7 @@ pub mod path;
 mod prefetch;
 pub mod replay;
 pub mod sessions;
+pub mod state;
 mod strange;
 pub mod tcp;
 pub mod time;

@@ -165,6 +165,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub overrides: Option<PathBuf>,
 
+    /// Keep in FILE which server has which session, so that a restart knows it: 64 bytes for each of --session-capacity. What is damaged, or of
+    /// another machine, is set aside, and said
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+
     /// Learn which ticket keys servers have that are seen to speak TLS, by handshakes of our own: two or three a minute. So the first client
     /// that comes back with a TLS 1.3 session meets its server
     #[arg(long, value_enum, default_value = "on")]

@@ -66,6 +66,7 @@ pub fn configuration(args: &RunArgs) -> Result<Configuration, Refusal> {
             connections_log: args.connections_log.clone(),
             control: args.control.clone(),
             overrides: args.overrides.clone(),
+            state: args.state.clone(),
             metrics: args.metrics,
             stats_interval: args.stats_interval,
             log_format: args.log_format.into(),

@@ -4,7 +4,7 @@ use super::args::RunArgs;
 use super::signs::Signs;
 use super::{REFUSED, Refusal, check, check_file, listing, log, report};
 use crate::checks::Checks;
-use crate::control::configuration::Configuration;
+use crate::control::configuration::{Configuration, Process};
 use crate::control::events::watch::Watch;
 use crate::control::live::{Live, Source};
 use crate::control::overrides::saved::Saved;
@@ -17,10 +17,11 @@ use crate::io::kernel;
 use crate::io::{OpenError, dpdk};
 use crate::journal;
 use crate::metrics;
+use crate::state::{self, Note, State};
 use crate::time::Time;
 use crate::worker::poll::Clock;
 use crate::worker::prober::{self, Prober};
-use crate::worker::{self, Conductor, Exchange, Idle, Plan, SharedDevices, Steering, Worker, changes, post};
+use crate::worker::{self, Conductor, Exchange, Plan, SharedDevices, Steering, Worker, changes, post};
 use lb::affinity::Reader;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
@@ -28,7 +29,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How often the waiting thread looks whether there is something to do.
 const LOOK: Duration = Duration::from_millis(20);
@@ -106,16 +107,15 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     let metrics = metrics.map_err(Refusal::new)?;
     let started = start(
         checked,
-        process.learn_keys,
+        process,
         secret,
-        process.idle,
         clock,
         journal,
         #[cfg(feature = "dpdk")]
         &mut dpdk,
     )
     .map_err(Refusal::new)?;
-    let Started { workers, cores, conductor, rows, prober } = started;
+    let Started { workers, cores, conductor, rows, prober, mut state } = started;
     let ports = workers.first().map_or(&[][..], |w| &w.ports);
     say(&report::start(&config, ports, port_memory, large_units, process.idle, &cores, writer.is_some()));
 
@@ -166,6 +166,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
             let kernel = kernel::addresses().ok();
             let lines = signs.look(&all, kernel.as_deref(), kernel::takes());
             lines.iter().for_each(|line| tracing::warn!("{line}"));
+            let news = state.as_mut().and_then(|state| state.beat(clock.now(), wall_millis()));
+            news.iter().for_each(|line| tracing::warn!("{line}"));
             running.tick().iter().for_each(|line| tracing::info!("{line}"));
             let directory = running.conductor.directory();
             if std::mem::replace(&mut version, directory.version()) != directory.version() {
@@ -198,6 +200,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         }
         queue.serve(&mut running, LOOK);
     }
+    // The last one.
+    state.iter_mut().for_each(|state| _ = state.beat(clock.now(), wall_millis()));
     drop((server, metrics, queue));
     let directory = running.conductor.directory().clone();
     let (last, died): (Vec<_>, Vec<_>) = workers.into_iter().map(Worker::join).unzip();
@@ -277,14 +281,14 @@ struct Started {
     conductor: Conductor,
     rows: Reader,
     prober: Prober,
+    state: Option<State>,
 }
 
 /// Starts all workers; or none, and says why.
 fn start(
     checked: check::Checked,
-    learn_keys: bool,
+    process: &Process,
     secret: [u8; 32],
-    idle: Idle,
     clock: Clock,
     journal: Option<journal::Journal>,
     #[cfg(feature = "dpdk")] dpdk: &mut Option<dpdk::Dpdk>,
@@ -295,7 +299,17 @@ fn start(
     #[cfg(not(feature = "dpdk"))]
     let returning = Returning::by_range(cores.len());
     let returning = Arc::new(returning);
-    let shares = Share::divide(&config, &secret, cores.len()).map_err(|e| e.to_string())?;
+    let mut shares = Share::divide(&config, &secret, cores.len()).map_err(|e| e.to_string())?;
+    let (state, notes) = match process.state.as_deref() {
+        Some(path) => state::open(path, &mut shares, clock.now(), wall_millis()),
+        None => (None, Vec::new()),
+    };
+    for note in &notes {
+        match note {
+            Note::Said(text) => tracing::info!("{text}"),
+            Note::Trouble(text) => tracing::warn!("{text}"),
+        }
+    }
     let Some(any) = shares.first() else { return Err("no worker to start".into()) };
     let (first, released, rows) = (any.revision().clone(), any.released().clone(), any.rows());
     let (clerk, windows) = post::between(cores.len(), ports.iter().map(|p| p.mtu).max().unwrap_or(1500))
@@ -329,7 +343,7 @@ fn start(
             clock,
             secret,
             ports: ports.clone(),
-            idle,
+            idle: process.idle,
             core: *core,
             #[cfg(feature = "dpdk")]
             seat: dpdk.as_mut().and_then(|dpdk| dpdk.seat(number)),
@@ -348,7 +362,7 @@ fn start(
     }
     let mtu = ports.iter().map(|p| p.mtu).min().unwrap_or(1500);
     let seed = u64::from_le_bytes(secret[..8].try_into().expect("8 of 32 bytes"));
-    let checks = Checks::new(mtu, learn_keys, seed ^ 0x6368_6563_6b73);
+    let checks = Checks::new(mtu, process.learn_keys, seed ^ 0x6368_6563_6b73);
     let prober = match prober::start(checks, clerk, revision, changes_of_checks, clock) {
         Ok(prober) => prober,
         Err(why) => {
@@ -357,7 +371,12 @@ fn start(
             return Err(why);
         }
     };
-    Ok(Started { workers: started, cores, conductor, rows, prober })
+    Ok(Started { workers: started, cores, conductor, rows, prober, state })
+}
+
+/// Milliseconds since 1970.
+fn wall_millis() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// A reader that has gone away is no reason to stop forwarding.

@@ -101,6 +101,8 @@ pub struct Process {
     pub control: Option<PathBuf>,
     /// What keeps overrides over a restart, if it does not lie beside the control socket.
     pub overrides: Option<PathBuf>,
+    /// What keeps the affinity tables over a restart, if anything.
+    pub state: Option<PathBuf>,
     /// Where metrics are asked for, if anywhere.
     pub metrics: Option<SocketAddr>,
     /// How often rates are printed.
@@ -129,6 +131,7 @@ impl Default for Process {
             connections_log: None,
             control: None,
             overrides: None,
+            state: None,
             metrics: None,
             stats_interval: None,
             log_format: LogFormat::Text,

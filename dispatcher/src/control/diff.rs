@@ -344,6 +344,7 @@ fn processes(from: &Process, to: &Process, found: &mut Found) {
     is("connections-log", &|p| maybe(&p.connections_log, path));
     is("control", &|p| maybe(&p.control, path));
     is("overrides", &|p| maybe(&p.overrides, path));
+    is("state", &|p| maybe(&p.state, path));
     is("learn-keys", &|p| on(&p.learn_keys));
     is("metrics", &|p| maybe(&p.metrics, SocketAddr::to_string));
     is("stats-interval", &|p| maybe(&p.stats_interval, duration));

@@ -163,6 +163,7 @@ impl File<'_> {
         process.connections_log = section.one(reader, "connections-log", path).map(|(path, _)| path);
         process.control = section.one(reader, "control", path).map(|(path, _)| path);
         process.overrides = section.one(reader, "overrides", path).map(|(path, _)| path);
+        process.state = section.one(reader, "state", path).map(|(path, _)| path);
         process.metrics = section.one(reader, "metrics", socket_address).map(|(at, _)| at);
         process.stats_interval = section.one(reader, "stats-interval", duration).map(|(every, _)| every);
         if let Some((format, _)) = section.one(reader, "log-format", word::<LogFormatArg>) {

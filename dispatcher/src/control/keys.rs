@@ -112,6 +112,7 @@ pub const KEYS: &[Key] = &[
     key(Dispatcher, "connections-log", "\"/var/log/dispatcher/connections.jsonl\"", "", "A JSON line for each connection that ends"),
     key(Dispatcher, "control", "\"/run/dispatcher/control.sock\"", "", "Where the control socket is made"),
     key(Dispatcher, "overrides", "\"/var/lib/dispatcher/overrides.json\"", "beside `control`", "What keeps over a restart what operators said by `dispatcher ctl`"),
+    key(Dispatcher, "state", "\"/var/lib/dispatcher/state\"", "", "What keeps over a restart which server has which session"),
     key(Dispatcher, "learn-keys", "\"off\"", "on", "Learn which ticket keys servers have that are seen to speak TLS, by handshakes of our own: two or three a minute"),
     key(Dispatcher, "metrics", "\"127.0.0.1:9127\"", "", "Answer Prometheus and browsers (a status page) at this address, without asking who it is"),
     key(Dispatcher, "stats-interval", "\"10s\"", "", "Print rates, flows and drops this often"),
@@ -192,5 +193,4 @@ pub const KEYS: &[Key] = &[
 ];
 
 /// Keys that a version to come will have: refused, with a sentence that says so.
-pub const LATER: &[(Table, &str, &str)] =
-    &[(Dispatcher, "state", "tables in a file"), (Route, "host", "routes by the Host of plain HTTP")];
+pub const LATER: &[(Table, &str, &str)] = &[(Route, "host", "routes by the Host of plain HTTP")];

@@ -119,6 +119,7 @@ fn of_process(process: &Process) -> Lines {
     lines.extend(process.connections_log.as_deref().map(|file| ("connections-log", path(file))));
     lines.extend(process.control.as_deref().map(|file| ("control", path(file))));
     lines.extend(process.overrides.as_deref().map(|file| ("overrides", path(file))));
+    lines.extend(process.state.as_deref().map(|file| ("state", path(file))));
     if !process.learn_keys {
         lines.push(("learn-keys", quoted("off")));
     }
@@ -316,6 +317,7 @@ mod tests {
             connections-log = "/var/log/a \"b\"\\c\u0007\u007f.jsonl"
             control = "/run/d.sock"
             overrides = "/var/lib/o.json"
+            state = "/var/lib/o.state"
             metrics = "[::1]:9127"
             stats-interval = "10s"
             log-format = "json"

@@ -121,6 +121,7 @@ impl Engine {
         unfinished.rowless.remove(id);
         let of = |key: &TicketKey| key.backend() == backend.name;
         let unknown = |key: &TicketKey| of(key) && matches!(key, TicketKey::Unknown { .. });
+        affinity.call(id, lb::affinity::called(&backend.name));
         affinity.admit(id, backend.generation, !config.ticket_keys.iter().any(unknown));
         self.tell_names(backend);
         self.noticed.forget(id);

@@ -7,7 +7,7 @@ use crate::time::Time;
 use crate::wire::Frame;
 use crate::wire::build::Link;
 use crate::wire::packet::ethertype;
-use lb::{BackendId, KeyName, Millis};
+use lb::{BackendId, KeyName};
 
 impl Engine {
     /// Sends an IP packet to a backend, as a connection's would be sent. False when it cannot be, and is lost: its sender repeats it.
@@ -58,7 +58,7 @@ impl Engine {
     /// A check was given tickets with this key name by a backend.
     pub fn key_shown(&mut self, backend: BackendId, generation: u32, name: &KeyName, now: Time) {
         if self.holds(backend, generation) {
-            self.affinity.shown(backend, name, Millis(now.as_millis()));
+            self.affinity.shown(backend, name, super::share::session_time(now));
         }
     }
 

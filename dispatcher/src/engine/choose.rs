@@ -4,6 +4,7 @@ use super::Engine;
 pub(super) use super::ask::millis;
 use super::ask::{Asker, Chosen, Natures, choose_paced, hints};
 use super::share::client_identity;
+use super::share::session_time;
 use super::trail::{self, What};
 use crate::flow::{FlowId, Key};
 use crate::tcp::action::Choice;
@@ -74,7 +75,7 @@ impl Engine {
         let stream = held.stream.contiguous(buffers);
         let (mut name, number) = (None, connection.record.number);
         let mut read = |hello: &ClientHello<'_>| {
-            flights.draft_mut().read_at_head_of(stream, hello, |offered| affinity.identify(offered, millis(now)));
+            flights.draft_mut().read_at_head_of(stream, hello, |offered| affinity.identify(offered, session_time(now)));
             if first {
                 trail::name(trails, number, hello.sni);
             }
@@ -110,7 +111,7 @@ impl Engine {
             let of_family = self.routes.revision.of_family(key.family());
             let may_resume = |b: BackendId| pool.may_resume(b) && of_family.contains(b) && self.health.is_up(b);
             let offer = self.flights.draft();
-            self.affinity.lookup_into(Some(client), offer.identities(), millis(now), may_resume, found);
+            self.affinity.lookup_into(Some(client), offer.identities(), session_time(now), may_resume, found);
             if found.decision.is_none() && !offer.is_unknown(found) {
                 // Nothing is asked for: a session ID that nobody knows, of a client that would send a random one.
                 found.clear();

@@ -124,7 +124,7 @@ impl Engine {
         let passes = !seg.tcp.flags.intersects(Flags::SYN.with(Flags::RST));
         let (is_read, renewed, counts) = (c.flight.is_some(), c.renewed.is_some(), c.handshake.is_some());
         let seen = c.record.backend.filter(|_| side == Side::Server && is_read && says);
-        let seen = seen.map(|backend| (backend, super::choose::millis(seg.now)));
+        let seen = seen.map(|backend| (backend, super::share::session_time(seg.now)));
         if side == Side::Client && says && passes {
             if is_read {
                 let Engine { flows, flights, .. } = self;

@@ -1,7 +1,7 @@
 //! Hellos that come after their backend was chosen, read in passing: see [`tls::late`](crate::tls::late).
 
+use super::Engine;
 use super::trail::What;
-use super::{Engine, choose};
 use crate::flow::{BufferPool, FlowId, Side};
 use crate::tcp::connection::State;
 use crate::tcp::{Arrived, Class};
@@ -158,7 +158,8 @@ impl Engine {
         let client = self.client_identity(asker.client);
         let service = self.directory.service(self.flows.get(id).record.service);
         let id_known = service.is_some_and(|s| s.policy().affinity) && {
-            let found = self.affinity.lookup_of(Some(client), offer.identities(), choose::millis(now), |_| true);
+            let found =
+                self.affinity.lookup_of(Some(client), offer.identities(), super::share::session_time(now), |_| true);
             found.decision.is_some_and(|d| d.reason.kind() == IdentityKind::SessionId)
         };
         let c = self.flows.get_mut(id);

@@ -59,8 +59,8 @@ pub use crate::path::{MAX_WORKERS, Returning, worker_of_port};
 pub use crate::tcp::{BALANCED, Class, ConnectionRecord, End, STATES, Told};
 pub use admission::QueueState;
 pub use conflicts::{Conflict, Conflicts};
-pub use share::Share;
 pub(crate) use share::derived;
+pub use share::{Share, session_time};
 pub use sizes::TableSize;
 
 use crate::backends::{Health, Noticed, Passive};
@@ -372,7 +372,7 @@ impl Engine {
 
     /// What the affinity tables counted and hold. Walks them: not for every frame.
     pub fn sessions(&self, now: Time) -> Sessions {
-        Sessions { metrics: self.affinity.metrics(), census: self.affinity.census(choose::millis(now)) }
+        Sessions { metrics: self.affinity.metrics(), census: self.affinity.census(session_time(now)) }
     }
 
     /// The backends that answer, as far as is known here.

@@ -9,8 +9,10 @@
 use super::pace::Observed;
 use super::{Config, ConfigError, Returning, TicketKey};
 use crate::path::{MAX_WORKERS, Revision};
+use crate::time::Time;
 use crate::wire::{Addr, Family};
-use lb::{Affinity, Directory, Released};
+use lb::affinity::{Memory, Restored, Saved};
+use lb::{Affinity, BackendId, Directory, Millis, Released};
 use siphasher::sip::{SipHasher13, SipHasher24};
 use std::sync::Arc;
 
@@ -95,10 +97,40 @@ impl Share {
         self.affinity.reader()
     }
 
+    /// Rows of memory that outlives the process that [`Share::keep`] wants for all of these.
+    pub fn kept_rows(all: &[Share]) -> usize {
+        lb::affinity::kept_rows(all.iter().map(|share| &share.affinity))
+    }
+
+    /// What the affinity tables learn from now on is kept in this memory, too, under the backends' names. `all` are all shares, in
+    /// order. The clock of what is kept is `ahead` milliseconds ahead of [`session_time`].
+    pub fn keep(all: &mut [Share], memory: &Memory, ahead: u64) {
+        let Some(any) = all.first() else { return };
+        let called = any.directory().backends().map(|b| (b.id, lb::affinity::called(&b.name)));
+        let called: Vec<_> = called.collect();
+        Affinity::keep(&mut Share::tables(all), memory, &called, ahead);
+    }
+
+    /// Takes in a row that was kept, `age` milliseconds after its last use.
+    pub fn restore(all: &mut [Share], saved: &Saved, backend: BackendId, now: Time, age: u64) -> Restored {
+        Affinity::restore(&mut Share::tables(all), saved, backend, session_time(now), age)
+    }
+
+    fn tables(all: &mut [Share]) -> Vec<&mut Affinity> {
+        all.iter_mut().map(|share| &mut share.affinity).collect()
+    }
+
     /// Which worker's it is.
     pub fn worker(&self) -> usize {
         self.worker
     }
+}
+
+/// Points in time as the affinity tables have them. They know of times before the beginning: those of rows that an earlier process has kept, 199
+/// days before it at most.
+pub const fn session_time(now: Time) -> Millis {
+    const BEGINNING: u64 = 1 << 34;
+    Millis(now.as_millis().saturating_add(BEGINNING))
 }
 
 /// 16 bytes for one purpose out of the secret, telling nothing about those for others.

@@ -28,7 +28,7 @@ impl Engine {
         }
         if now.since(self.swept) >= SWEEP_EVERY {
             self.swept = now;
-            self.affinity.tick(super::choose::millis(now));
+            self.affinity.tick(super::share::session_time(now));
             for _ in 0..BATCH {
                 let Some(flow) = self.flights.overdue(now) else { break };
                 self.counters.unwatched += 1;

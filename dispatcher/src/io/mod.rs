@@ -26,6 +26,7 @@ pub mod doorbell;
 pub mod dpdk;
 pub mod fault;
 pub mod kernel;
+pub mod lasting;
 mod link_watch;
 pub mod mem;
 mod offload;

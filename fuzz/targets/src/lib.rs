@@ -14,6 +14,7 @@
 //! | [`flags`] | a command line | refused in one line, or understood |
 //! | [`config`] | a configuration file | refused with faults that lie in it, or understood |
 //! | [`control`] | a request at the control socket | one answer that programs can read; what is refused is not done |
+//! | [`state`] | a state file, or rows of one | no row but those that were written; each of them told once |
 
 mod capture;
 mod config;
@@ -25,6 +26,7 @@ mod flags;
 mod hello;
 mod messages;
 mod oracle;
+mod state;
 
 pub use capture::capture;
 pub use config::config;
@@ -34,12 +36,13 @@ pub use engine::engine;
 pub use flags::flags;
 pub use hello::{client_hello, follower, server_hello};
 pub use messages::messages;
+pub use state::state;
 
 /// A target: a name, and what it does.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("client_hello", client_hello),
     ("server_hello", server_hello),
     ("follower", follower),
@@ -50,4 +53,5 @@ pub const TARGETS: [Target; 10] = [
     ("flags", flags),
     ("config", config),
     ("control", control),
+    ("state", state),
 ];

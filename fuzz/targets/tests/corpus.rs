@@ -94,4 +94,5 @@ targets! {
     flags: 20,
     config: 100,
     control: 40,
+    state: 100,
 }

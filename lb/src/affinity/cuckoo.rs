@@ -245,6 +245,8 @@ pub struct Room {
     pub how: Inserted,
     /// What that is worth, if it is evicted.
     pub worth: u64,
+    /// Where the row went that was there.
+    pub moved: Option<usize>,
     tag: u8,
 }
 
@@ -314,7 +316,7 @@ impl<const W: usize> Writer<W> {
     ) -> Room {
         let (one, tag) = self.table.home(hash);
         let two = self.table.other(one, tag);
-        let room = |at, how, worth| Room { at, how, worth, tag };
+        let room = |at, how, worth| Room { at, how, worth, moved: None, tag };
         let (free, other) = (self.free(one), self.free(two));
         let emptier = if other.0 > free.0 { other } else { free };
         if emptier.0 > 0 {
@@ -329,7 +331,7 @@ impl<const W: usize> Writer<W> {
             let other = self.table.other(at / WAYS, self.tag(at));
             if let (1.., to) = self.free(other) {
                 self.shift(at, to);
-                return room(at, Inserted::Free, 0);
+                return Room { moved: Some(to), ..room(at, Inserted::Free, 0) };
             }
         }
         let least = places().map(|at| (worth(&self.get(at)), at)).min();

@@ -7,6 +7,7 @@ use super::cuckoo::{Cuckoo, Writer};
 use super::fair::Held;
 use super::key::Key;
 use super::metrics::TableCounters;
+use super::saved::{About, Mirror};
 use super::table::Inserted;
 use crate::backend::{BackendId, BackendSet, MAX_BACKENDS};
 use crate::sync::Arc;
@@ -145,6 +146,8 @@ pub(crate) struct ExactShard {
     /// The latest time that was told.
     latest: u64,
     cursor: usize,
+    /// Where rows are kept besides, each at its place.
+    kept: Option<Mirror>,
 }
 
 /// What somebody learned of a key.
@@ -166,6 +169,7 @@ impl ExactShard {
             ttl,
             latest: 0,
             cursor: 0,
+            kept: None,
         }
     }
 
@@ -175,6 +179,27 @@ impl ExactShard {
 
     pub fn table(&self) -> ExactTable {
         ExactTable { table: self.writer.table(), clock: self.clock }
+    }
+
+    /// From now on each row is kept at its place in `mirror`, too.
+    pub fn keep(&mut self, mirror: Mirror) {
+        self.kept = Some(mirror);
+    }
+
+    #[inline]
+    fn keep_row(&self, at: usize) {
+        if let Some(mirror) = &self.kept {
+            self.keep_row_in(mirror, at);
+        }
+    }
+
+    #[cold]
+    fn keep_row_in(&self, mirror: &Mirror, at: usize) {
+        let [a, b, c, d, rest] = self.writer.get(at);
+        if let Some(key) = Key::from_words(kind(rest), [a, b, c, d]) {
+            let about = About::Exact { key, refused: rest & REFUSED != 0 };
+            mirror.put(at, backend(rest), maker(rest), self.clock.used(rest, self.latest), about);
+        }
     }
 
     fn position(&self, key: &Key, hash: u64) -> Option<usize> {
@@ -208,20 +233,28 @@ impl ExactShard {
             } else if backend(rest) == id || maker(rest) == client {
                 // Refusals have to be forgotten, or the row moves.
                 self.writer.replace(at, &[a, b, c, d, again]);
+            } else {
+                return;
             }
+            self.keep_row(at);
             return;
         }
         let ExactShard { writer, held, clock, .. } = self;
         let gone = |row: &Words| !clock.is_live(row[REST], now) || dead(backend(row[REST]));
         let room = writer.make_room(hash, gone, |row| held.rank(maker(row[REST]), clock.rank(row[REST], now)));
+        if let (Some(mirror), Some(to)) = (&self.kept, room.moved) {
+            self.keep_row_in(mirror, to);
+        }
+        let held = &mut self.held;
         if room.how == Inserted::Evicted && held.rank(client, u64::MAX) < room.worth {
             return counters.count(Inserted::Refused);
         }
         if room.how != Inserted::Free {
-            held.less(maker(writer.get(room.at)[REST]));
+            held.less(maker(self.writer.get(room.at)[REST]));
         }
         held.more(client);
-        writer.put(&room, &[a, b, c, d, fresh]);
+        self.writer.put(&room, &[a, b, c, d, fresh]);
+        self.keep_row(room.at);
         counters.count(room.how);
     }
 
@@ -239,12 +272,16 @@ impl ExactShard {
         } else {
             words[REST] |= REFUSED;
             self.writer.replace(at, &words);
+            self.keep_row(at);
         }
     }
 
     fn remove(&mut self, at: usize) {
         self.held.less(maker(self.writer.get(at)[REST]));
         self.writer.remove(at);
+        if let Some(mirror) = &self.kept {
+            mirror.clear(at);
+        }
     }
 
     /// Empties the rows in `places` (cut to the table) that `drop` names, by their last word; returns how many.
@@ -276,6 +313,11 @@ impl ExactShard {
         if self.cursor >= self.writer.capacity() {
             self.cursor = 0;
         }
+    }
+
+    /// Milliseconds.
+    pub fn ttl(&self) -> u64 {
+        self.ttl
     }
 
     pub fn capacity(&self) -> usize {

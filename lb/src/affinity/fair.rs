@@ -10,6 +10,7 @@
 //!
 //! Two hosts in 65536 are one maker by chance: they then share what is a fair part.
 
+use super::saved::Mirror;
 use super::table::{Inserted, META, STAMP, Table, WAYS, Writer};
 use crate::sync::Arc;
 use core::ops::Range;
@@ -65,12 +66,27 @@ impl Held {
 pub(crate) struct FairWriter<const W: usize> {
     writer: Writer<W>,
     held: Held,
+    kept: Option<Kept<W>>,
 }
+
+/// Where rows are kept besides, and how.
+type Kept<const W: usize> = (Mirror, fn(&Mirror, usize, &[u64; W]));
 
 impl<const W: usize> FairWriter<W> {
     /// Of `words` of the `W` words.
     pub fn new(capacity: usize, words: usize) -> FairWriter<W> {
-        FairWriter { writer: Table::with_words(capacity, WAYS, words), held: Held::new() }
+        FairWriter { writer: Table::with_words(capacity, WAYS, words), held: Held::new(), kept: None }
+    }
+
+    /// From now on each row is kept at its place in `mirror`, too, by `put`.
+    pub fn keep(&mut self, mirror: Mirror, put: fn(&Mirror, usize, &[u64; W])) {
+        self.kept = Some((mirror, put));
+    }
+
+    fn keep_row(&self, at: usize, words: &[u64; W]) {
+        if let Some((mirror, put)) = &self.kept {
+            put(mirror, at, words);
+        }
     }
 
     pub const fn bytes_for(capacity: usize, words: usize) -> usize {
@@ -122,7 +138,7 @@ impl<const W: usize> FairWriter<W> {
         worth: impl Fn(&[u64; W]) -> u64,
     ) -> (Inserted, Option<[u64; W]>) {
         words[META] = made_by(words[META], maker_);
-        let FairWriter { writer, held } = self;
+        let FairWriter { writer, held, .. } = self;
         let place = writer.place(words[super::table::HASH], expired_before, |row| match worth(row) {
             u64::MAX => u64::MAX,
             worth => held.rank(maker(row[META]), worth),
@@ -137,6 +153,7 @@ impl<const W: usize> FairWriter<W> {
         }
         held.more(maker_);
         writer.put(&place, &words);
+        self.keep_row(place.at, &words);
         (place.how, gone)
     }
 
@@ -145,8 +162,10 @@ impl<const W: usize> FairWriter<W> {
         let mut words = *words;
         words[META] = made_by(words[META], maker(self.writer.get(at)[META]));
         self.writer.replace(at, &words);
+        self.keep_row(at, &words);
     }
 
+    /// What is kept elsewhere has the time of the last publication: nothing that is kept is touched.
     pub fn touch(&mut self, at: usize, now: u64) {
         self.writer.touch(at, now);
     }
@@ -156,6 +175,9 @@ impl<const W: usize> FairWriter<W> {
         if row[META] != 0 {
             self.held.less(maker(row[META]));
             self.writer.remove(at);
+            if let Some((mirror, _)) = &self.kept {
+                mirror.clear(at);
+            }
         }
     }
 

@@ -15,6 +15,11 @@ impl Holders {
         Holders(vec![0; slots].into_boxed_slice())
     }
 
+    /// How many there are.
+    pub fn slots(&self) -> usize {
+        self.0.len()
+    }
+
     /// Of whoever has the slot now.
     #[inline]
     pub fn generation(&self, backend: BackendId) -> Option<u32> {

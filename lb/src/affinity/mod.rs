@@ -26,6 +26,12 @@
 //! to [`Affinity::apply`] there. With one worker the same code runs and the outbox stays empty. An update that finds a
 //! queue full is lost and counted; a lost row costs one full handshake.
 //!
+//! # What outlives the process
+//!
+//! A worker that is told to ([`Affinity::keep`]) writes each row that changes to memory that outlives the process, too, of which the caller knows what it is: for every row
+//! of the exact table and of the candidates there is a place in it, and one for each backend of each key name. A process to come reads these places in any order and
+//! gives what it wants to keep to [`Affinity::restore`]. Refusals are not kept: they are made by clients, and hold nothing that must not be lost.
+//!
 //! # Backends that come and go
 //!
 //! Rows name backends by slot, and a slot may be given to another backend. So each worker is told who has it: [`Affinity::admit`],
@@ -42,7 +48,9 @@ mod holders;
 mod key;
 mod metrics;
 mod names;
+mod restore;
 mod rows;
+mod saved;
 pub mod table;
 
 pub use config::Config;
@@ -50,7 +58,9 @@ pub use forget::Forgetting;
 pub use key::{Identity, IdentityKind, Key, KeyKind, KeyName, Offered, Reason, TicketDigest, key_name};
 pub use metrics::{Census, KindCounters, Metrics, TableCounters};
 pub use names::VOTES;
+pub use restore::{Restored, kept_rows};
 pub use rows::{Reader, Row, RowClass};
+pub use saved::{About, Damaged, Memory, SAVED_WORDS, Saved, called};
 
 use crate::backend::{BackendId, BackendSet};
 use crate::sync::Arc;
@@ -200,9 +210,9 @@ impl Shared {
         ((hash & 0xffff_ffff) as usize * self.shards.len()) >> 32
     }
 
-    /// As candidates know it; [`names::UNKNOWN`] when it was not digested.
+    /// As candidates know it, a part of its digest; [`names::UNKNOWN`] when it was not digested.
     fn hash_identity(&self, identity: &Identity) -> u64 {
-        if identity.is_whole() { self.folded.of(identity.key()).max(1) } else { names::UNKNOWN }
+        if identity.is_whole() { identity.key().to_words().1[0].max(1) } else { names::UNKNOWN }
     }
 
     /// Of a proved key name: whether this backend opens it, and whether it is in doubt.
@@ -241,6 +251,8 @@ pub struct Affinity {
     explained: BackendSet,
     /// Raised by lookups, which take `&self`.
     busy: Cell<u64>,
+    /// What backends are called in rows that are kept, if any are.
+    called: Option<std::sync::Arc<[std::sync::atomic::AtomicU64]>>,
 }
 
 impl Affinity {
@@ -280,6 +292,7 @@ impl Affinity {
                 no_key_names: config.no_key_names,
                 explained: BackendSet::EMPTY,
                 busy: Cell::new(0),
+                called: None,
             })
             .collect();
         for (backend, name) in &config.ticket_keys {

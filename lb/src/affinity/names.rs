@@ -48,6 +48,7 @@ use super::folded::Folded;
 use super::host_tag;
 use super::key::KeyName;
 use super::metrics::Metrics;
+use super::saved::{About, Mirror};
 use super::table::{Inserted, META, STAMP, Table, WAYS};
 use crate::backend::{BackendId, BackendSet, SET_WORDS};
 use crate::sync::{Arc, AtomicU64, Ordering::Relaxed};
@@ -302,6 +303,8 @@ pub(crate) fn decode<const W: usize>(words: &[u64; W]) -> NameRow {
 struct Opener {
     /// Last sealed or opened.
     used: u64,
+    /// First seen to be.
+    since: u64,
     /// Told in advance: stays.
     told: bool,
     /// Whose connection showed it.
@@ -313,6 +316,18 @@ struct Opener {
     misses: u8,
     /// Networks among the misses since then.
     missed: u64,
+    /// Where it is kept besides, if it is.
+    place: u32,
+}
+
+/// [`Opener::place`]: nowhere.
+const NOWHERE: u32 = u32::MAX;
+
+/// Where openers are kept besides.
+struct KeptOpeners {
+    mirror: Mirror,
+    /// Places that none has.
+    free: Vec<u32>,
 }
 
 impl Opener {
@@ -346,6 +361,8 @@ impl Opener {
 #[derive(Clone, Copy)]
 struct Seen {
     now: u64,
+    /// For how long, if that is known.
+    since: u64,
     told: bool,
     maker: u16,
 }
@@ -365,7 +382,7 @@ pub(crate) struct NameEvent {
 
 impl NameEvent {
     fn seen(&self, now: u64) -> Seen {
-        Seen { now, told: false, maker: host_tag(self.client) }
+        Seen { now, since: now, told: false, maker: host_tag(self.client) }
     }
 }
 
@@ -385,6 +402,7 @@ pub(crate) struct NameShard {
     one_refusal_counts: bool,
     ttl: Lifetimes,
     cursor: usize,
+    kept: Option<KeptOpeners>,
 }
 
 impl NameShard {
@@ -403,7 +421,64 @@ impl NameShard {
             one_refusal_counts: config.one_refusal_counts,
             ttl: Lifetimes::of(config),
             cursor: 0,
+            kept: None,
         }
+    }
+
+    /// Rows that are kept besides.
+    pub fn kept_rows(&self) -> usize {
+        self.opener_bound + self.candidates.capacity()
+    }
+
+    /// From now on key names and candidates are kept in memory that begins where `mirror` says, too, each backend of a name as a row of its own.
+    /// Those told in advance are not: who told them tells them again.
+    pub fn keep(&mut self, mirror: impl Fn(usize) -> Mirror) {
+        let free = (0..self.opener_bound as u32).rev().collect();
+        self.kept = Some(KeptOpeners { mirror: mirror(0), free });
+        self.candidates.keep(mirror(self.opener_bound), |mirror, at, words| {
+            let Candidate { name, backend, identity, used } = candidate(words);
+            mirror.put(at, backend, super::fair::maker(words[META]), used, About::Candidate { name, identity });
+        });
+    }
+
+    /// Keeps what is known of a backend and a name, and what is known of the name.
+    fn keep_opener(&mut self, name: &KeyName, backend: BackendId, doubted: bool) {
+        let Some(kept) = &mut self.kept else { return };
+        let Some(opener) = self.openers.get_mut(&(*name, backend)).filter(|opener| !opener.told) else { return };
+        if opener.place == NOWHERE {
+            // There are as many places as there may be openers.
+            let Some(place) = kept.free.pop() else { return };
+            opener.place = place;
+        }
+        let about = About::Name { name: *name, since: opener.since, doubted };
+        kept.mirror.put(opener.place as usize, backend, opener.maker, opener.used, about);
+    }
+
+    /// A backend opened tickets with this name when it was last known.
+    pub fn restore_opener(&mut self, event: &NameEvent, since: u64, doubted: bool, metrics: &mut Metrics) {
+        let NameEvent { name, hash, backend, .. } = event;
+        self.add(name, *hash, *backend, Seen { since, ..event.seen(event.now) }, metrics);
+        let Some(at) = self.name_at(name, *hash).filter(|_| doubted) else { return };
+        let mut words = self.names.get(at);
+        if words[META] & (DOUBTED | TOLD) == 0 {
+            words[META] |= DOUBTED;
+            self.names.replace(at, &words);
+            self.keep_openers_at(at);
+        }
+    }
+
+    /// A prefix was seen once when this was last known.
+    pub fn restore_candidate(&mut self, event: &NameEvent, metrics: &mut Metrics) {
+        if self.name_at(&event.name, event.hash).is_none() {
+            self.nominate(event, metrics);
+        }
+    }
+
+    /// Keeps all of a name.
+    fn keep_openers_at(&mut self, at: usize) {
+        let words = self.names.get(at);
+        let (name, doubted) = (name_of(&words), words[META] & DOUBTED != 0);
+        set_of(&words).iter().for_each(|backend| self.keep_opener(&name, backend, doubted));
     }
 
     /// See [`Affinity::let_one_refusal_count`](super::Affinity::let_one_refusal_count).
@@ -438,7 +513,7 @@ impl NameShard {
 
     /// A key name told in advance.
     pub fn tell(&mut self, name: &KeyName, hash: u64, backend: BackendId, metrics: &mut Metrics) {
-        self.add(name, hash, backend, Seen { now: 0, told: true, maker: 0 }, metrics);
+        self.add(name, hash, backend, Seen { now: 0, since: 0, told: true, maker: 0 }, metrics);
     }
 
     /// The backend sealed or opened a ticket or identity with this prefix.
@@ -511,7 +586,7 @@ impl NameShard {
 
     /// Puts a backend into a key name's set, or notes that it used the name again.
     fn add(&mut self, name: &KeyName, hash: u64, backend: BackendId, seen: Seen, metrics: &mut Metrics) {
-        let Seen { now, told, maker } = seen;
+        let Seen { now, since, told, maker } = seen;
         let flag = if told { TOLD } else { 0 };
         let key = (*name, backend);
         if let Some(opener) = self.openers.get_mut(&key) {
@@ -526,9 +601,11 @@ impl NameShard {
             }
             metrics.names.inserted += 1;
             self.shown.more(maker);
-            self.openers.insert(key, Opener { used: now, told, maker, votes: 0, hits: 1, misses: 0, missed: 0 });
+            let opener =
+                Opener { used: now, since, told, maker, votes: 0, hits: 1, misses: 0, missed: 0, place: NOWHERE };
+            self.openers.insert(key, opener);
             if let Some(began) = self.began.get(backend.index()).filter(|_| !told) {
-                began.store(now.max(began.load(Relaxed)), Relaxed);
+                began.store(since.max(began.load(Relaxed)), Relaxed);
             }
         }
         // Only now: making room may have removed this very name.
@@ -547,7 +624,7 @@ impl NameShard {
             }
             metrics.names.expired += u64::from(done == Inserted::Expired);
             metrics.names.evicted += u64::from(done == Inserted::Evicted);
-            return;
+            return self.keep_opener(name, backend, false);
         };
         let [_, stamp, meta] = self.names.first(at);
         let there = self.names.any_word(at, SET + backend.index() / 64) >> (backend.0 % 64) & 1 == 1;
@@ -562,6 +639,7 @@ impl NameShard {
         } else if stamp < now {
             self.names.touch(at, now);
         }
+        self.keep_opener(name, backend, meta & DOUBTED != 0);
     }
 
     /// Makes room for one that `maker` shows, as in a full bucket: the longest unused of the heaviest maker goes. False when that is
@@ -581,6 +659,10 @@ impl NameShard {
     fn remove_opener(&mut self, name: &KeyName, backend: BackendId) {
         if let Some(opener) = self.openers.remove(&(*name, backend)) {
             self.shown.less(opener.maker);
+            if let Some(kept) = self.kept.as_mut().filter(|_| opener.place != NOWHERE) {
+                kept.mirror.clear(opener.place as usize);
+                kept.free.push(opener.place);
+            }
         }
     }
 
@@ -637,6 +719,7 @@ impl NameShard {
             if doubtful && words[META] & (DOUBTED | TOLD) == 0 && set_of(&words).single().is_none() {
                 words[META] |= DOUBTED;
                 self.names.replace(at, &words);
+                self.keep_openers_at(at);
             }
             return;
         }

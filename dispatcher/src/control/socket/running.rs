@@ -23,7 +23,7 @@ use crate::control::live::{DataPlane, Done, Live};
 use crate::control::overrides::{Order, Overrides};
 use crate::control::own;
 use crate::control::port::PortArg;
-use crate::engine::{DropReason, QueueState};
+use crate::engine::{DropReason, QueueState, session_time};
 use crate::io::{Loss, Traffic};
 use crate::journal::JournalWriter;
 use crate::metrics::{Figures, Port};
@@ -33,8 +33,8 @@ use crate::worker::poll::Clock;
 use crate::worker::prober::Prober;
 use crate::worker::{self, Conductor, InForce, Snapshot};
 use backends::health;
+use lb::Directory;
 use lb::affinity::Reader;
-use lb::{Directory, Millis};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -263,8 +263,8 @@ impl Control for Running<'_> {
         self.workers.iter().for_each(worker::Worker::ask_for_session_metrics);
         self.conductor.rouse();
         let until = Instant::now() + PATIENCE;
-        let now = Millis(self.clock.now().as_nanos() / 1_000_000);
         // The workers answer meanwhile.
+        let now = session_time(self.clock.now());
         let census = self.rows.census(now);
         let mut all = self.workers.iter().filter_map(|w| w.session_metrics(until));
         let metrics = all.next().map(|first| {
