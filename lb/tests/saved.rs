@@ -342,3 +342,23 @@ fn with_less_room_what_fits_is_known_and_the_rest_is_counted() {
         assert!(named(&found).is_none_or(|(b, _)| b == n % SERVERS));
     }
 }
+
+#[test]
+fn a_ticket_that_names_no_key_leads_to_the_server_whose_tickets_name_none_from_the_first_one_after_a_restart() {
+    let config = config(64, 1 << 40);
+    let mut house = House::new(config.clone(), 2);
+    let (nameless, client) = (SERVERS - 1, 7);
+    for server in (0..SERVERS).filter(|server| *server != nameless) {
+        // As checks are told it, and tell each worker.
+        house.at(0).shown(BackendId(server), &[server as u8 + 1; 16], Millis(START));
+        house.workers.iter_mut().for_each(|worker| worker.explain(BackendId(server), true));
+    }
+    house.deliver();
+    let (next, _) = house.restored(config, 2, START, Some);
+    for worker in &next.workers {
+        let strange = identity(IdentityKind::Psk, &[0x5a; 48]);
+        let found = worker.lookup_of(Some(client), &[strange], Millis(START + 1), |_| true);
+        assert!(found.decision.is_none());
+        assert_eq!(found.avoid.iter().map(|b| b.0).collect::<Vec<_>>(), (0..nameless).collect::<Vec<_>>());
+    }
+}

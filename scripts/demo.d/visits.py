@@ -1,9 +1,10 @@
-"""Clients that connect and come back. Usage: visits.py MODE VIP CLIENTS RETURNS ROUNDS KINDS
+"""Clients that connect and come back. Usage: visits.py MODE VIP CLIENTS RETURNS ROUNDS KINDS restart|no
 
 A line for each connection: round, client, visit, outcome (resumed, new, failed), the server whose session it offered, the
 server that answered, the client's address and port, by which the connection is found in the log. One after the other. A
 client keeps the session it got last, as a browser does, and comes from its second address on every other visit. With each
-round all clients forget everything.
+round all clients forget everything. With "restart" a line that says so follows, and once a line was read, all come back RETURNS times more, with the
+sessions of the last round.
 """
 
 import random
@@ -52,10 +53,12 @@ def connect(ctx, address, session):
 
 in_a_row = 0
 shuffled = random.Random(1)
-for round_ in range(1, ROUNDS + 1):
-    contexts = [context() for _ in range(CLIENTS)]
-    held = [(None, "-")] * CLIENTS
-    for visit in range(1 + RETURNS):
+
+
+def come(round_, visits, contexts, held):
+    """Each client once for each visit."""
+    global in_a_row
+    for visit in visits:
         # In another order each time, or it alone would lead clients back to their servers by counting connections.
         for i in shuffled.sample(range(CLIENTS), CLIENTS):
             ctx = contexts[i]
@@ -73,3 +76,12 @@ for round_ in range(1, ROUNDS + 1):
                 if in_a_row == 5:
                     sys.exit("visits: five failed in a row; giving up")
             print(round_, i + 1, visit, outcome, sealed, server, end, flush=True)
+
+
+for round_ in range(1, ROUNDS + 1):
+    contexts, held = [context() for _ in range(CLIENTS)], [(None, "-")] * CLIENTS
+    come(round_, range(1 + RETURNS), contexts, held)
+if sys.argv[7] == "restart":
+    print("restart", flush=True)
+    if sys.stdin.readline():
+        come(ROUNDS + 1, range(RETURNS + 1, 2 * RETURNS + 1), contexts, held)

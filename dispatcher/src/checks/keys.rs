@@ -87,6 +87,12 @@ impl Keys {
         Some(Box::new(handshake))
     }
 
+    /// The names are known; `None` before a first look has come to anything.
+    pub fn are_named(&self) -> Option<bool> {
+        let new = self.until == Time::ZERO && self.failed.is_none();
+        (!new).then_some(self.state == KeyState::Named)
+    }
+
     /// A look is under way.
     pub fn is_looking(&self) -> bool {
         self.stage.is_some()

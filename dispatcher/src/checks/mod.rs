@@ -54,8 +54,8 @@ pub struct Seen {
     pub generation: u32,
     /// What its checks say.
     pub checked: Checked,
-    /// The names of its ticket keys are known.
-    pub named: bool,
+    /// The names of its ticket keys are known; `None` before that was looked at for the first time.
+    pub named: Option<bool>,
 }
 
 /// A packet to a backend.

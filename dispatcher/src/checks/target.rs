@@ -4,7 +4,7 @@ use super::Seen;
 use super::agent::Says;
 use super::doubt::{self, Doubt, News};
 use super::http::Http;
-use super::keys::{AT_MOST_EVERY, EVERY, KeyState, Keys, Next};
+use super::keys::{AT_MOST_EVERY, EVERY, Keys, Next};
 use super::report::{AgentReport, KeyReport, Report};
 use super::run::{Outcome, Talk};
 use super::tls::Tls;
@@ -396,7 +396,7 @@ impl Target {
             backend: self.id,
             generation: self.generation,
             checked: if self.doubt.is_down() { Checked::Down } else { self.verdict.state },
-            named: self.keys.state == KeyState::Named,
+            named: if self.learns { self.keys.are_named() } else { Some(false) },
         }
     }
 

@@ -59,7 +59,7 @@ pub fn glance(o: &Overview) -> String {
 /// What is started, and the memory it takes.
 ///
 /// `ports` as they were opened, and `port_memory`, the bytes that they took with all workers; `large_units`: some of them take these. `cores`: of each worker, if it has
-/// one of its own.
+/// one of its own. `more`: what else takes memory.
 pub fn start(
     config: &Config,
     ports: &[String],
@@ -67,7 +67,7 @@ pub fn start(
     large_units: bool,
     idle: Idle,
     cores: &[Option<usize>],
-    journal: bool,
+    more: impl IntoIterator<Item = TableSize>,
 ) -> String {
     let mut out = String::new();
     let workers = cores.len();
@@ -95,13 +95,7 @@ pub fn start(
         let bytes = exchange::bytes_for(workers, mtu, large_units);
         tables.push(TableSize { name: "inboxes, frames", entries: workers * exchange::FRAMES, bytes });
     }
-    if journal {
-        tables.push(TableSize {
-            name: "connections log queue",
-            entries: journal::QUEUE_ENTRIES,
-            bytes: journal::QUEUE_BYTES,
-        });
-    }
+    tables.extend(more);
     _ = writeln!(out, "memory:");
     for TableSize { name, entries, bytes } in &tables {
         _ = writeln!(out, "  {name:<22} {entries:>10} {bytes:>14} bytes");
@@ -109,6 +103,11 @@ pub fn start(
     let total: usize = tables.iter().map(|t| t.bytes).sum();
     _ = writeln!(out, "  {:<22} {:>10} {total:>14} bytes ({})", "total", "", binary(total as u64));
     out
+}
+
+/// What waits to be written to the connections log.
+pub fn journal_queue() -> TableSize {
+    TableSize { name: "connections log queue", entries: journal::QUEUE_ENTRIES, bytes: journal::QUEUE_BYTES }
 }
 
 fn binary(bytes: u64) -> String {
@@ -403,7 +402,7 @@ mod tests {
     #[test]
     fn the_start_tells_the_memory_of_every_table() {
         for (cores, said) in [(&[Some(1)][..], "1 worker on core 1,"), (&[None, None], "2 workers on any core,")] {
-            let text = start(&Config::default(), &[], 0, false, Idle::Sleep, cores, true);
+            let text = start(&Config::default(), &[], 0, false, Idle::Sleep, cores, [journal_queue()]);
             assert!(text.contains(said), "{text}");
             the_total_is_the_sum(&text);
         }

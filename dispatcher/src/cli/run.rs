@@ -117,7 +117,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     .map_err(Refusal::new)?;
     let Started { workers, cores, conductor, rows, prober, mut state } = started;
     let ports = workers.first().map_or(&[][..], |w| &w.ports);
-    say(&report::start(&config, ports, port_memory, large_units, process.idle, &cores, writer.is_some()));
+    let more = writer.is_some().then(report::journal_queue).into_iter().chain(state.as_ref().map(State::size));
+    say(&report::start(&config, ports, port_memory, large_units, process.idle, &cores, more));
 
     let mut manager = Manager::from_environment();
     manager.ready(&format!("{} workers run", workers.len()));
@@ -304,6 +305,9 @@ fn start(
         Some(path) => state::open(path, &mut shares, clock.now(), wall_millis()),
         None => (None, Vec::new()),
     };
+    if !process.learn_keys {
+        Share::explain_nobody(&mut shares);
+    }
     for note in &notes {
         match note {
             Note::Said(text) => tracing::info!("{text}"),

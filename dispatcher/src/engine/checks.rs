@@ -47,11 +47,12 @@ impl Engine {
         }
     }
 
-    /// What the checks of a backend have come to, and whether the names of its ticket keys are known.
-    pub fn observe(&mut self, backend: BackendId, generation: u32, checked: Checked, named: bool) {
+    /// What the checks of a backend have come to, and whether the names of its ticket keys are known; `None` as long as nobody has looked: then what
+    /// an earlier process knew holds.
+    pub fn observe(&mut self, backend: BackendId, generation: u32, checked: Checked, named: Option<bool>) {
         if self.holds(backend, generation) {
             self.health.checked(backend, checked);
-            self.affinity.explain(backend, named);
+            named.into_iter().for_each(|named| self.affinity.explain(backend, named));
         }
     }
 

@@ -2,10 +2,10 @@
 
 use super::header::{Beat, Header, PAGE, file_bytes, machine};
 use super::rows;
-use crate::engine::{Share, session_time};
+use crate::engine::{Share, TableSize, session_time};
 use crate::io::lasting;
 use crate::time::Time;
-use lb::affinity::Memory;
+use lb::affinity::{Memory, SAVED_WORDS};
 use memmap2::MmapRaw;
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, BufReader, ErrorKind, Read};
@@ -162,6 +162,12 @@ fn try_open(path: &Path, shares: &mut [Share], now: Time, wall: u64, notes: &mut
 }
 
 impl State {
+    /// Of the mapping: pages of the file, which the system may write out and take back.
+    pub fn size(&self) -> TableSize {
+        let words = (*self.words).as_ref().len();
+        TableSize { name: "state file, rows", entries: (words - PAGE) / SAVED_WORDS, bytes: words * 8 }
+    }
+
     /// Notes what time it is. Once a second or so. What should be known stands in the line.
     pub fn beat(&mut self, now: Time, wall: u64) -> Option<String> {
         let clock = session_time(now).0.wrapping_add(self.ahead).max(self.beat.clock);

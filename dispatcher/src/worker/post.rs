@@ -158,7 +158,12 @@ fn encoded(seen: &Seen) -> u64 {
         Checked::Up => 2,
         Checked::Down => 3,
     };
-    u64::from(seen.generation) << 32 | u64::from(seen.named) << 2 | checked
+    let named = match seen.named {
+        None => 0,
+        Some(false) => 1,
+        Some(true) => 2,
+    };
+    u64::from(seen.generation) << 32 | named << 2 | checked
 }
 
 fn decoded(backend: BackendId, word: u64) -> Option<Seen> {
@@ -168,7 +173,13 @@ fn decoded(backend: BackendId, word: u64) -> Option<Seen> {
         3 => Checked::Down,
         _ => return None,
     };
-    Some(Seen { backend, generation: (word >> 32) as u32, checked, named: word & 4 != 0 })
+    let named = match word >> 2 & 3 {
+        0 => None,
+        1 => Some(false),
+        2 => Some(true),
+        _ => return None,
+    };
+    Some(Seen { backend, generation: (word >> 32) as u32, checked, named })
 }
 
 impl Clerk {
@@ -328,7 +339,12 @@ mod tests {
     use crate::backends::Noticed;
 
     fn seen(slot: u16, generation: u32, checked: Checked) -> Seen {
-        Seen { backend: BackendId(slot), generation, checked, named: slot % 2 == 1 }
+        Seen {
+            backend: BackendId(slot),
+            generation,
+            checked,
+            named: [None, Some(false), Some(true)][usize::from(slot % 3)],
+        }
     }
 
     #[test]

@@ -41,6 +41,7 @@ impl Affinity {
     pub fn admit(&mut self, backend: BackendId, generation: u32, names: bool) {
         if self.holders.put(backend, generation.min(NOBODY - 1)) {
             self.metrics.clear(backend);
+            self.explained.remove(backend);
         }
         if names {
             self.no_key_names.remove(backend);

@@ -3,7 +3,7 @@
 use super::exact::Learned;
 use super::names::NameEvent;
 use super::saved::{About, Memory, Mirror, Saved};
-use super::{Affinity, Metrics, hash_name, names};
+use super::{Affinity, CHECKS, Metrics, hash_name, host_tag, names};
 use crate::backend::BackendId;
 use crate::time::Millis;
 use std::sync::Arc;
@@ -57,7 +57,8 @@ impl Affinity {
     }
 
     /// Takes a row in that an earlier process kept, about the backend of this number: of this age, milliseconds since its last use. `workers` are
-    /// all that share the tables, before they begin.
+    /// all that share the tables, before they begin. A backend one of whose key names the checks had shown is taken for
+    /// [explained](Affinity::explain) until they say what it is now: else its clients' unknown tickets would be tried there first.
     pub fn restore(
         workers: &mut [&mut Affinity],
         saved: &Saved,
@@ -95,6 +96,9 @@ impl Affinity {
                 let since = used.saturating_sub(saved.used.saturating_sub(*since));
                 let event = NameEvent { name: *name, hash, identity: names::UNKNOWN, backend, client, now: used };
                 worker.names.restore_opener(&event, since, *doubted, &mut metrics);
+                if maker == host_tag(CHECKS) {
+                    workers.iter_mut().for_each(|worker| worker.explain(backend, true));
+                }
             }
             About::Candidate { name, identity } => {
                 let event = NameEvent { name: *name, hash, identity: *identity, backend, client, now: used };
