@@ -88,13 +88,22 @@ class Visitors:
             thread.join(10)
 
 
-@test
-def restarts_by_kill(t):
-    """Killed at any instant under load and started anew, it knows every session of the file that --state names"""
+def begin(t):
+    """The servers. Where the state is kept, and the flags for that."""
     t.servers.want(SERVERS)
     path = f"{lab.WORK}/state.{os.getpid()}"
     t.undo.append(lambda: [os.remove(name) for name in glob.glob(path + "*")])
-    flags = ("--balance", "round-robin", "--session-capacity", "4096", "--state", path)
+    return path, flags_for(path)
+
+
+def flags_for(path, rows=4096):
+    return "--balance", "round-robin", "--session-capacity", str(rows), "--state", path
+
+
+@test
+def restarts_by_kill(t):
+    """Killed at any instant under load and started anew, it knows every session of the file that --state names"""
+    path, flags = begin(t)
     d = t.dispatcher(*flags)
     visitors = Visitors()
     t.undo.append(visitors.end)
@@ -113,8 +122,7 @@ def restarts_by_kill(t):
         visitors.pause()
         visitors.forget_last(at)
         # Another number of rows each time.
-        flags = (*flags[:3], str(4096 + 512 * (n % 3)), *flags[4:])
-        d = t.dispatcher(*flags)
+        d = t.dispatcher(*flags_for(path, 4096 + 512 * (n % 3)))
         said = [line for line in d.err if "state " in line]
         lab.wait_until(lambda: any("rows are known again" in line for line in d.err), 5, lambda: f"what is known again: {d.err}")
         check(not any("set aside" in line for line in d.err), f"{said}")
@@ -134,10 +142,7 @@ def restarts_by_kill(t):
 @test
 def state_cut_off(t):
     """A state file that is cut off while it is written kills nobody; one that is damaged, or in use, is said to be"""
-    t.servers.want(SERVERS)
-    path = f"{lab.WORK}/state.{os.getpid()}"
-    t.undo.append(lambda: [os.remove(name) for name in glob.glob(path + "*")])
-    flags = ("--balance", "round-robin", "--session-capacity", "4096", "--state", path)
+    path, flags = begin(t)
     said = lambda d, what: lab.wait_until(lambda: any(what in line for line in d.err), 10, lambda: f"'{what}' in {d.err}")
     d = t.dispatcher(*flags)
     said(d, "it begins")
