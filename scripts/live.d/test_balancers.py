@@ -1,6 +1,7 @@
 """Behind another balancer: real HAProxy in front that writes PROXY headers, real servers behind that read them or not."""
 
 import json
+import os
 import subprocess
 
 import clients
@@ -8,6 +9,7 @@ import lab
 from lab import VIP, WORK, check
 from registry import test
 from test_peers import access, forget_access
+from test_tunnels import KINDS, by, nothing_too_long
 
 # Among the clients: where HAProxy listens, and where it comes from.
 BALANCER, FROM = "10.77.0.198", "10.77.0.199"
@@ -82,6 +84,29 @@ def behind_haproxy(t):
             t.undo.pop()()
             seen.append(f"{behind} {version} {resumed} of 24 resumed")
     return "; ".join(seen)
+
+
+@test
+def behind_haproxy_over_tunnels(t):
+    """HAProxy in front and servers behind tunnels of each kind: the header replaced and passed on, a megabyte arrives, nothing is too long"""
+    t.servers.want("nginx,nginx", proxy=True)
+    seen = []
+    in_front(t, "send-proxy-v2", 9002)
+    for path in KINDS:
+        by(t, path)
+        for flag in ("v2", "pass"):
+            forget_access()
+            with nothing_too_long(path):
+                d = t.dispatcher("--accept-proxy", f"{FROM}/32", "--balance", "round-robin", "--proxy-protocol", flag)
+                for i in range(6):
+                    body, _ = clients.fetch(clients.address(i), vip=BALANCER, port=9002, request=clients.GET.replace(b"GET /", b"GET /1M", 1))
+                    check(len(body) == os.path.getsize(lab.STATE + "/1M"), f"{path}, {flag}: {len(body)} bytes")
+                lab.wait_until(lambda: len(access()) >= 6, 5, "nginx's log")
+                check({named for _, named in access()} == {clients.address(i) for i in range(6)}, f"{path}, {flag}: nginx saw {set(access())}")
+                check({peer for peer, _ in access()} == {"10.78.0.1"}, f"{path}, {flag}: peers {access()}")
+                d.stop()
+        seen.append(path)
+    return f"6 clients by each of {', '.join(seen)}, replaced and passed on"
 
 
 @test

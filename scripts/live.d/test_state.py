@@ -3,6 +3,7 @@
 import glob
 import os
 import random
+import subprocess
 import threading
 import time
 
@@ -160,3 +161,47 @@ def state_cut_off(t):
     clients.fetch(clients.address(1), ctx)
     d.stop()
     return "cut off while it ran: said, and served; then set aside"
+
+
+@test
+def state_full_disk(t):
+    """On a disk that is full what the file knows is known again, it is said that nothing more is kept, and the file is left for when there is room"""
+    t.servers.want(SERVERS)
+    disk = f"{lab.WORK}/disk.{os.getpid()}"
+    os.mkdir(disk)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "dispatcher-test", disk], check=True)
+    t.undo.append(lambda: (subprocess.run(["umount", disk], check=True), os.rmdir(disk)))
+    path = disk + "/state"
+    said = lambda d, what: lab.wait_until(lambda: any(what in line for line in d.err), 10, lambda: f"'{what}' in {d.err}")
+
+    def returns(d):
+        for n in range(6):
+            _, (_, reused, _) = clients.fetch(clients.address(n), ctx, session=session)
+            check(reused, f"a session of the file is known: {d.err}")
+
+    d = t.dispatcher(*flags_for(path, 256))
+    said(d, "it begins")
+    ctx = clients.context("1.2", tickets=False)
+    _, (session, _, _) = clients.fetch(clients.address(1), ctx)
+    d.stop()
+    with open(disk + "/full", "wb") as f:
+        try:
+            while f.write(bytes(4096)):
+                f.flush()
+        except OSError:
+            pass
+    # Another number of rows, and the same.
+    for rows in (4096, 256):
+        d = t.dispatcher(*flags_for(path, rows))
+        said(d, "rows are known again")
+        said(d, "no room for")
+        returns(d)
+        d.stop()
+        check(sorted(os.listdir(disk)) == ["full", "state"], f"left: {os.listdir(disk)}")
+    os.remove(disk + "/full")
+    d = t.dispatcher(*flags_for(path, 256))
+    said(d, "rows are known again")
+    check(not any("no room" in line for line in d.err), f"{d.err}")
+    returns(d)
+    d.stop()
+    return "known again twice without room, and once with it"

@@ -422,6 +422,8 @@ pub struct Server {
     pub issues_tickets: bool,
     /// Connections begin with a PROXY header.
     pub expects_proxy_header: bool,
+    /// And that may be of either version, with more behind the addresses, and name nobody.
+    pub header_of_others: bool,
     /// First bytes of its tickets.
     pub ticket_key: [u8; 16],
     sessions: HashSet<Vec<u8>>,
@@ -452,6 +454,7 @@ impl Server {
             tls13: false,
             issues_tickets: false,
             expects_proxy_header: false,
+            header_of_others: false,
             ticket_key: rng.bytes(16).try_into().unwrap(),
             sessions: HashSet::new(),
             rng,
@@ -628,11 +631,33 @@ impl ServerConn {
         active
     }
 
+    /// Behind a header.
+    fn begins(&mut self, server: &Server) {
+        self.talk = if matches!(server.manner, Manner::Greets(_)) { Talk::Echo } else { Talk::Begins };
+    }
+
     /// Understands what was received, as far as it goes.
     fn talk(&mut self, server: &mut Server, now: Time) {
+        if self.talk == Talk::ProxyHeader && server.header_of_others && self.received.first() == Some(&b'P') {
+            let Some(end) = self.received.windows(2).position(|two| two == b"\r\n") else { return };
+            let line = core::str::from_utf8(&self.received[..end]).expect("a line of PROXY version 1");
+            if let ["PROXY", "TCP4" | "TCP6", client, to, port, to_port] = line.split(' ').collect::<Vec<_>>()[..] {
+                let end = |ip: &str, port: &str| SocketAddr::new(ip.parse().unwrap(), port.parse().unwrap());
+                server.proxied.push((end(client, port), end(to, to_port)));
+            } else {
+                assert_eq!(line, "PROXY UNKNOWN");
+            }
+            self.received.drain(..end + 2);
+            self.begins(server);
+        }
         if self.talk == Talk::ProxyHeader && self.received.len() >= 16 {
             let h = &self.received;
-            assert_eq!(h[..13], *b"\r\n\r\n\0\r\nQUIT\n\x21", "the signature of PROXY version 2");
+            let of_others = server.header_of_others;
+            let local = of_others && h[12] == 0x20;
+            assert!(
+                h[..12] == *b"\r\n\r\n\0\r\nQUIT\n" && (h[12] == 0x21 || local),
+                "the signature of PROXY version 2"
+            );
             let n = 16 + usize::from(u16::from_be_bytes([h[14], h[15]]));
             if h.len() < n {
                 return;
@@ -642,14 +667,16 @@ impl ServerConn {
                 0x21 => (16, |b| <[u8; 16]>::try_from(b).unwrap().into()),
                 x => panic!("PROXY family {x:#x}"),
             };
-            assert_eq!(n, 16 + 2 * size + 4);
+            assert!(n == 16 + 2 * size + 4 || of_others && n > 16 + 2 * size + 4);
             let port = |at: usize| u16::from_be_bytes([h[at], h[at + 1]]);
             let ports = 16 + 2 * size;
             let client = SocketAddr::new(addr(&h[16..16 + size]), port(ports));
             let to = SocketAddr::new(addr(&h[16 + size..ports]), port(ports + 2));
-            server.proxied.push((client, to));
+            if !local {
+                server.proxied.push((client, to));
+            }
             self.received.drain(..n);
-            self.talk = if matches!(server.manner, Manner::Greets(_)) { Talk::Echo } else { Talk::Begins };
+            self.begins(server);
         }
         if self.talk == Talk::Begins {
             match self.received.first() {

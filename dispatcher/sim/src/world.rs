@@ -138,7 +138,7 @@ impl Effects for Collect<'_> {
 
     fn connection_ended(&mut self, r: &ConnectionRecord<'_>) {
         self.told.push(Told {
-            client: r.client,
+            client: r.sender(),
             service: r.service.map(str::to_owned),
             pool: r.pool.map(str::to_owned),
             backend: r.backend.map(str::to_owned),

@@ -6,7 +6,9 @@ use dispatcher::engine::{AddressMode, Config};
 use dispatcher::wire::Seq;
 use dispatcher::wire::options::SynOptions;
 use dispatcher::wire::packet::Flags;
+use dispatcher::wire::proxy::SIGNATURE;
 use lb::admission::{ClassCounters, ClassSpec, Classes, Cost, Limits, Share, Used};
+use lb::service::AcceptProxy;
 use lb::{Algorithm, MaxHandshakes, Policy, State, Wanted};
 use sim::config::{client_ip, one_armed, two_armed};
 use sim::script::*;
@@ -45,7 +47,13 @@ fn play(bytes: &[u8]) -> ClassCounters {
         config.address_mode = AddressMode::Dnat;
     }
     config.probe = kind & 16 != 0;
-    let mut config = small(config).policy(|policy| policy.proxy_protocol = kind & 8 != 0);
+    let mut config = small(config).policy(|policy| {
+        policy.proxy_protocol = kind & 8 != 0;
+        if kind & FRONTED != 0 {
+            let everywhere = ["0.0.0.0/0", "::/0"].map(|prefix| prefix.parse().expect("a prefix"));
+            policy.accept_proxy = AcceptProxy { from: everywhere.to_vec(), pass: kind & 128 != 0 };
+        }
+    });
     if kind & LIMITED != 0 {
         // Where bytes end, as they are.
         let _ = limits(&mut config.wanted, &mut u);
@@ -68,6 +76,8 @@ fn play(bytes: &[u8]) -> ClassCounters {
 
 /// Backends have limits.
 const LIMITED: u8 = 32;
+/// Clients are named by PROXY headers.
+const FRONTED: u8 = 64;
 
 /// Servers that hardly may do anything, and clients in two classes that wait at few places, not for long.
 fn limits(wanted: &mut Wanted, u: &mut Unstructured<'_>) -> Result<()> {
@@ -200,6 +210,30 @@ fn hello(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
     })
 }
 
+fn fronted(b: &Bench) -> bool {
+    b.config.wanted.services.first().is_some_and(|service| !service.policy.accept_proxy.from.is_empty())
+}
+
+/// A PROXY header, most often; its lengths, addresses and ends may be anything.
+fn proxy_header(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+    Ok(match u.int_in_range(0..=7u8)? {
+        0 => vec![],
+        1 => b"PROXY UNKNOWN\r\n".to_vec(),
+        2 => format!("PROXY TCP4 203.0.113.{} 198.51.100.1 {} 443\r\n", u.arbitrary::<u8>()?, u.arbitrary::<u16>()?)
+            .into(),
+        3 => {
+            format!("PROXY TCP6 2001:db8::{:x} fd00::1 {} 443\r\n", u.arbitrary::<u16>()?, u.arbitrary::<u16>()?).into()
+        }
+        4 => [b"PROXY ", raw(u, 120)?].concat(),
+        5 => [&SIGNATURE[..], raw(u, 60)?].concat(),
+        _ => {
+            let (what, family) = ([0x20, 0x21][u.choose_index(2)?], [0, 0x11, 0x21, 0x31][u.choose_index(4)?]);
+            let body = raw(u, 100)?;
+            [&SIGNATURE[..], &[what, family], &(body.len() as u16).to_be_bytes(), body].concat()
+        }
+    })
+}
+
 /// An operator wants something else. What cannot be, for want of slots, changes nothing.
 fn reconfigure(b: &mut Bench, u: &mut Unstructured<'_>) -> Result<()> {
     let mut wanted = b.config.wanted.clone();
@@ -245,7 +279,7 @@ fn frame(
         1 => (0, b.client_frame(&seg(ACK, k.sent, k.received, &[]))),
         // As a client goes on that means well.
         2 => {
-            let bytes = hello(u)?;
+            let bytes = if fronted(b) { [proxy_header(u)?, hello(u)?].concat() } else { hello(u)? };
             let stamp = if u.ratio(1, 3u8)? { b.stamp(9000).to_vec() } else { vec![] };
             let part = if u.ratio(1, 3u8)? { u.choose_index(bytes.len() + 1)? } else { bytes.len() };
             let frame =

@@ -51,8 +51,8 @@ pub fn hold(limits: Limits, before: Used, used: Used) -> bool {
 
 /// What is remembered from one step of the world to the next.
 pub struct Watch {
-    /// By backend: what it had of its limits.
-    before: Vec<Used>,
+    /// By backend: what it had of its limits, and what these were.
+    before: Vec<(Used, Limits)>,
     /// Nothing keeps servers from knowing what we know, so they can be asked themselves.
     servers_know: bool,
     /// Nobody is unreachable, and no worker stands still.
@@ -62,7 +62,7 @@ pub struct Watch {
 impl Watch {
     /// Of a world with so many slots for backends. Nothing has been seen yet.
     pub fn new(slots: usize, servers_know: bool, prompt: bool) -> Watch {
-        Watch { before: vec![Used::default(); slots], servers_know, prompt }
+        Watch { before: vec![(Used::default(), Limits::NONE); slots], servers_know, prompt }
     }
 
     /// Panics when a server has more than its limits, though what it has may stay when a limit is lowered; or when somebody waits although all
@@ -73,8 +73,11 @@ impl Watch {
         for (n, before) in self.before.iter_mut().enumerate() {
             let id = BackendId(n as u16);
             let (used, limits) = (slots.used(id), slots.limits(id));
-            assert!(hold(limits, *before, used), "backend {n}: {used:?} after {before:?}, {limits:?}");
-            *before = used;
+            // A slow start that begins and `auto` lower them after something was taken, within one step.
+            let (was, under) = *before;
+            let held = hold(limits, was, used) || hold(under, was, used);
+            assert!(held, "backend {n}: {used:?} after {before:?}, {limits:?}");
+            *before = (used, limits);
         }
         if self.servers_know {
             for b in directory.backends() {

@@ -1,5 +1,6 @@
 //! Living through a storm.
 
+use super::fronted;
 use super::limited::{self, Watch};
 use super::reconfigure::{Door, NAME, Operator};
 use super::{Kind, Kinds, Scenario};
@@ -98,6 +99,8 @@ struct Guest {
     local: SocketAddr,
     /// By which it came.
     door: Door,
+    /// What a PROXY header in front of its bytes calls it.
+    named: Option<SocketAddr>,
     /// The session it offers.
     offered: Option<Session>,
     /// Nothing has happened to that session's server in the configuration: so it is called, and it resumes.
@@ -208,7 +211,12 @@ fn config(s: &Scenario) -> Config {
         limits,
         ..base
     }
-    .policy(|p| p.proxy_protocol = s.proxy)
+    .policy(|p| {
+        p.proxy_protocol = s.proxy;
+        if s.fronted {
+            fronted::accept(p, s.pass);
+        }
+    })
     .pool(|p| p.balance = s.balance)
 }
 
@@ -267,6 +275,7 @@ impl Storm<'_> {
         let servers = w.servers();
         for h in &servers {
             w.server_mut(*h).expects_proxy_header = s.proxy;
+            w.server_mut(*h).header_of_others = s.pass;
         }
         if has(Kind::EvilServer) {
             let h = *servers.last().expect("servers");
@@ -365,7 +374,8 @@ impl Storm<'_> {
     fn connect(&mut self) {
         let mut door =
             if self.s.kinds.has(Kind::Reconfigure) { self.operator.door(&mut self.w.rng) } else { Door::default() };
-        let (plan, cut, offered) = self.plan(door);
+        let (mut plan, cut, offered) = self.plan(door);
+        let named = if self.s.fronted { fronted::name(&mut self.w.rng, &mut plan) } else { None };
         let host = self.w.rng.below(CLIENTS);
         let old = self.s.kinds.has(Kind::Reuse).then(|| self.closed_on(host)).flatten();
         let id = match old {
@@ -383,7 +393,7 @@ impl Storm<'_> {
         let since = self.operator.changes();
         let promised = offered.as_ref().filter(|s| self.operator.resumes(s.issuer, door, s.since));
         let promised = promised.map(|s| self.operator.name(s.issuer));
-        self.guests.push(Guest { id, local, door, offered, promised, since, cut, excused: false, noted: false });
+        self.guests.push(Guest { id, local, door, named, offered, promised, since, cut, excused: false, noted: false });
         if let Some(evil) = self.evil_client
             && self.w.rng.per_mille(400)
         {
@@ -648,6 +658,10 @@ impl Storm<'_> {
             c.outcome,
             told.iter().map(|t| (t.end, t.backend.clone())).collect::<Vec<_>>()
         );
+        if let Some(client) = g.named.filter(|_| self.s.proxy && !has(Kind::EvilServer)) {
+            let told = |h: &usize| self.w.server(*h).proxied.iter().any(|(named, _)| *named == client);
+            assert!(self.w.servers().iter().any(told), "{}: no server was told that it is {client}", g.local);
+        }
         // smoltcp 0.14 does not always repeat a FIN that was lost (see `Stack::careful`); then nothing is said any more until the world
         // ends it, or a clock that leaps.
         let ends: Vec<_> = told.iter().map(|t| t.end).collect();

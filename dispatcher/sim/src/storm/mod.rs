@@ -12,6 +12,7 @@
 //! * Memory stays within its bounds, and every frame has one fate ([`crate::check`]).
 //! * Nobody is stuck: every connection ends, in order unless there is an excuse ([`Kind`] says which), and in the end nothing is left.
 
+mod fronted;
 mod kind;
 pub mod limited;
 mod live;

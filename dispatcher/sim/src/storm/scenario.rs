@@ -52,6 +52,10 @@ pub struct Scenario {
     pub servers: usize,
     /// They are behind tunnels of this kind.
     pub tunnel: Option<TunnelKind>,
+    /// Clients are behind another balancer, which names them by PROXY headers; `proxy` says whether servers are told.
+    pub fronted: bool,
+    /// By the very header, then.
+    pub pass: bool,
 }
 
 impl Scenario {
@@ -82,6 +86,8 @@ impl Scenario {
         // From numbers of its own: what a seed led to before, it still does.
         let mut wrapped = Rng::new(seed ^ 0x0074_756e);
         let tunnel = wrapped.per_mille(200).then(|| KINDS[wrapped.below(KINDS.len())]);
+        let mut fronted = Rng::new(seed ^ 0x6672_6f6e);
+        let (fronted, pass) = (fronted.per_mille(150), fronted.per_mille(500));
         let s = Scenario {
             seed,
             connections: wish.connections,
@@ -94,6 +100,8 @@ impl Scenario {
             balance,
             servers,
             tunnel,
+            fronted,
+            pass: fronted && proxy && pass,
         };
         s.possible()
     }
