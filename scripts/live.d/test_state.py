@@ -1,5 +1,6 @@
 """What outlives the dispatcher: sessions in the file of `--state`."""
 
+import contextlib
 import glob
 import os
 import random
@@ -184,12 +185,9 @@ def state_full_disk(t):
     ctx = clients.context("1.2", tickets=False)
     _, (session, _, _) = clients.fetch(clients.address(1), ctx)
     d.stop()
-    with open(disk + "/full", "wb") as f:
-        try:
-            while f.write(bytes(4096)):
-                f.flush()
-        except OSError:
-            pass
+    with open(disk + "/full", "wb", buffering=0) as f, contextlib.suppress(OSError):
+        while True:
+            f.write(bytes(4096))
     # Another number of rows, and the same.
     for rows in (4096, 256):
         d = t.dispatcher(*flags_for(path, rows))
