@@ -21,6 +21,9 @@ need_packages() {
     [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
 }
 
+# Jetty, whose libraries no command tells of.
+need_jetty() { [ -e /usr/share/java/jetty9-server.jar ] && [ -e /usr/share/java/servlet-api.jar ] || install_packages libjetty9-java; }
+
 # need_lab [COMMAND:PACKAGE...]: what scripts/lab is made with, and what else is to be in it.
 need_lab() { need_packages ip:iproute2 sysctl:procps ethtool:ethtool "$@"; }
 

@@ -139,11 +139,12 @@ pub struct Config {
 /// Who has sent part of a hello gets this long for the rest, and where all is TLS for the whole of it. Then a backend gets what there is.
 pub(crate) const COMPLETE_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long a client of a service may say nothing.
+/// How long a client of a service may say nothing. Where all is TLS, or sessions are followed by a cookie, it is the client who speaks first: browsers connect in
+/// advance, and are led by what they say when they have something to ask.
 pub fn hello_patience(policy: &Policy) -> Duration {
     match policy.kind {
-        ServiceKind::Auto => policy.hello_timeout,
-        ServiceKind::Tls => policy.hello_timeout.max(COMPLETE_WITHIN),
+        ServiceKind::Auto if policy.cookie.is_none() => policy.hello_timeout,
+        ServiceKind::Auto | ServiceKind::Tls => policy.hello_timeout.max(COMPLETE_WITHIN),
     }
 }
 

@@ -80,9 +80,9 @@ pub struct Explanation {
 /// An identity in a hello.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Offered {
-    /// `session-id`, `ticket` or `psk`.
+    /// `session-id`, `ticket`, `psk` or `cookie`.
     pub kind: String,
-    /// The session ID, or the SHA-256 of the ticket or PSK identity, in hex; none where its key name was enough.
+    /// The session ID, or the SHA-256 of the ticket, PSK identity or cookie, in hex; none where its key name was enough.
     pub key: Option<String>,
     /// The name of the ticket key, in hex; none where there can be none.
     pub key_name: Option<String>,
@@ -91,7 +91,7 @@ pub struct Offered {
 /// The row that decided.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Decided {
-    /// What of the hello it was found by: `session-id`, `ticket`, `ticket-key`, `psk` or `psk-key`.
+    /// What of the hello or request it was found by: `session-id`, `ticket`, `ticket-key`, `psk`, `psk-key` or `cookie`.
     pub reason: String,
     /// Its key, in hex.
     pub key: String,
@@ -108,7 +108,7 @@ pub struct Decided {
 pub struct Done {
     /// Milliseconds since its beginning.
     pub after_ms: f64,
-    /// `hello`, `not-tls`, `silent`, `late-hello`, `waits`, `goes`, `dials`, `no-way`, `refuses`, `silence`, `answers`, `nobody`, `no-place` or `ends`.
+    /// `hello`, `request`, `not-tls`, `silent`, `late-hello`, `waits`, `goes`, `dials`, `no-way`, `refuses`, `silence`, `answers`, `nobody`, `no-place` or `ends`.
     pub what: String,
     /// The backend that it is about.
     pub backend: Option<String>,
@@ -148,6 +148,7 @@ fn decided(row: &Row) -> Decided {
 fn word(what: &What) -> (&'static str, Option<Holder>) {
     match *what {
         What::Hello => ("hello", None),
+        What::Request => ("request", None),
         What::NotTls => ("not-tls", None),
         What::Silent => ("silent", None),
         What::LateHello => ("late-hello", None),
@@ -263,7 +264,7 @@ impl Explanation {
             }
             line(Some(step.after_ms), self.step(step, &mut dialled));
             match step.what.as_str() {
-                "hello" | "late-hello" => self.hello().into_iter().for_each(|text| line(None, text)),
+                "hello" | "request" | "late-hello" => self.hello().into_iter().for_each(|text| line(None, text)),
                 "answers" => self.answer().into_iter().for_each(|text| line(None, text)),
                 _ => {}
             }
@@ -325,6 +326,10 @@ impl Explanation {
             "hello" => match &self.sni {
                 Some(name) => format!("the client's hello, for {name}"),
                 None => "the client's hello, without a server name".to_string(),
+            },
+            "request" => match &self.sni {
+                Some(name) => format!("the client's request, for {name}"),
+                None => "the client's request, for no host by name".to_string(),
             },
             "not-tls" => "the client says something else than TLS: it is balanced".to_string(),
             "silent" => {

@@ -13,6 +13,7 @@
 //! * [`path`]: how a backend is reached.
 //! * [`backends`]: whether backends answer, and what TCP options they speak.
 //! * [`tls`]: what clients offer to resume, and what servers make of it.
+//! * [`http`]: plain HTTP/1: which session a request belongs to, and which begin with a response.
 //! * [`tcp`]: one connection.
 //! * [`engine`]: what happens to one frame: the ladder, and all tables together.
 //! * [`checks`]: what is asked of backends by connections of our own: whether they serve, and which ticket keys they have.
@@ -36,6 +37,7 @@ pub mod engine;
 pub mod explain;
 pub mod flow;
 pub mod html;
+pub mod http;
 pub mod io;
 pub mod journal;
 pub mod metrics;

@@ -17,7 +17,7 @@ pub struct Sessions {
 }
 
 /// Kinds of identities, in the order in which they are told.
-pub const KINDS: [IdentityKind; 3] = [IdentityKind::SessionId, IdentityKind::Ticket, IdentityKind::Psk];
+pub const KINDS: [IdentityKind; 4] = IdentityKind::ALL;
 
 /// What the columns of the table by backend and kind are.
 pub const HEADS: [&str; 8] =
@@ -30,6 +30,8 @@ pub struct Rows {
     pub session_ids: usize,
     /// Tickets without a key name.
     pub tickets: usize,
+    /// Cookies.
+    pub cookies: usize,
     /// Names of ticket keys.
     pub key_names: usize,
     /// Of those: opened by several backends.
@@ -42,8 +44,8 @@ pub struct Rows {
 
 impl From<Census> for Rows {
     fn from(census: Census) -> Rows {
-        let Census { session_ids, tickets, key_names, shared_key_names, candidates, refusals } = census;
-        Rows { session_ids, tickets, key_names, shared_key_names, candidates, refusals }
+        let Census { session_ids, tickets, cookies, key_names, shared_key_names, candidates, refusals } = census;
+        Rows { session_ids, tickets, cookies, key_names, shared_key_names, candidates, refusals }
     }
 }
 
@@ -51,8 +53,14 @@ impl fmt::Display for Rows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "affinity table: {} session ids, {} tickets, {} key names ({} shared), {} prefixes seen once, {} refused keys",
-            self.session_ids, self.tickets, self.key_names, self.shared_key_names, self.candidates, self.refusals
+            "affinity table: {} session ids, {} tickets, {} cookies, {} key names ({} shared), {} prefixes seen once, {} refused keys",
+            self.session_ids,
+            self.tickets,
+            self.cookies,
+            self.key_names,
+            self.shared_key_names,
+            self.candidates,
+            self.refusals
         )
     }
 }

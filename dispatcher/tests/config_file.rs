@@ -5,7 +5,7 @@ use dispatcher::cli::args::Cli;
 use dispatcher::control::configuration::Configuration;
 use dispatcher::control::fault::MAX_FAULTS;
 use dispatcher::control::file::{MAX_FILE, read};
-use dispatcher::control::keys::{KEYS, LATER, Table};
+use dispatcher::control::keys::{INSTEAD, KEYS, Table};
 use lb::State;
 use std::fmt::Write as _;
 use std::process::Command;
@@ -98,7 +98,7 @@ fn a_mistake_is_told_with_its_place_and_what_was_meant() {
             "sni = [\"api.example.com\"",
             "host = [\"a\"], sni = [\"api.example.com\"",
             "host = ",
-            "this version does not have routes by the Host of plain HTTP yet",
+            "unknown key 'host' in a route",
         ),
         (
             "cores = \"2,3\"",
@@ -196,8 +196,8 @@ fn every_flag_has_its_key() {
         };
         assert!(KEYS.iter().any(|k| k.name == key), "--{flag} has no key");
     }
-    for (table, later, _) in LATER {
-        assert!(!table.keys().any(|k| k.name == *later), "{later}");
+    for (table, sought, _) in INSTEAD {
+        assert!(!table.keys().any(|k| k.name == *sought), "{sought}");
     }
 }
 
@@ -251,6 +251,9 @@ fn every_key_takes_the_value_that_the_document_shows() {
                 let port = if name == "port" { "" } else { "port = 1, " };
                 let agent = format!("agent-check = {{ {port}{name} = {value} }}, name = \"api7\"");
                 SHOP.replace("name = \"api7\"", &agent)
+            }
+            Table::Affinity => {
+                SHOP.replace("name = \"mail\"\n", &format!("name = \"mail\"\naffinity = {{ {name} = {value} }}\n"))
             }
             Table::Route | Table::Root => continue,
         };

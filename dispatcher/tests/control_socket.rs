@@ -63,6 +63,7 @@ impl Control for MadeUp {
             pools: vec!["default".into()],
             balance: "maglev".into(),
             affinity: true,
+            cookie: Some("SID".into()),
             proxy_protocol: false,
             accept_proxy: vec![],
             backends: vec!["a".into(), "b".into()],

@@ -75,6 +75,7 @@ fn classes(n: u16) -> Classes {
 fn policy() -> impl Strategy<Value = Policy> {
     (any::<bool>(), any::<bool>(), 1u64..3, any::<bool>(), any::<bool>()).prop_map(|(a, p, t, tls, ech)| Policy {
         affinity: a,
+        cookie: (a && tls).then(|| "SID".parse().unwrap()),
         proxy_protocol: p,
         accept_proxy: AcceptProxy {
             from: if a { vec!["10.0.0.0/8".parse().unwrap()] } else { vec![] },

@@ -142,7 +142,7 @@ fn a_server_in_two_pools_resumes_by_either() {
 }
 
 #[test]
-fn protocols_route_where_no_name_does_and_what_says_no_hello_goes_to_the_services_own_pool() {
+fn protocols_route_where_no_name_does_plain_http_by_its_host_and_what_names_nothing_goes_to_the_services_own_pool() {
     let mut config = three_pools();
     config.wanted.services[0].routes.push(route(&[], &["h2"], "shops"));
     let mut w = World::new("alpn", config, 14, CLIENTS, 9, false);
@@ -153,10 +153,16 @@ fn protocols_route_where_no_name_does_and_what_says_no_hello_goes_to_the_service
     assert_eq!(pool_of(&w), "api");
     go(&mut w, 2, &Hello { sni: None, alpn: vec!["http/1.1"], ..Hello::default() }, 2);
     assert_eq!(pool_of(&w), "default");
-    // Plain text, whatever name stands in it.
-    w.connect(3, Plan::echo(b"GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n"));
-    w.run_until_done(LONG);
-    assert_eq!(pool_of(&w), "default");
+    for (client, text, pool) in [
+        (3, &b"XGET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n"[..], "api"),
+        (0, b"XGET / HTTP/1.1\r\nHost: other.example.com\r\n\r\n", "default"),
+        (1, b"XGET / HTTP/1.1\r\n\r\n", "default"),
+        (2, b"hello, this is for api.example.com\r\n\r\n", "default"),
+    ] {
+        w.connect(client, Plan::echo(text));
+        w.run_until_done(LONG);
+        assert_eq!(pool_of(&w), pool, "{}", text.escape_ascii());
+    }
     w.assert_quiescent();
 }
 

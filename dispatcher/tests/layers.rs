@@ -12,7 +12,7 @@ const ROOMS: [&[&str]; 9] = [
     &["wire"],
     &["config", "counters"],
     &["flow"],
-    &["backends", "tls"],
+    &["backends", "tls", "http"],
     &["path"],
     &["tcp"],
     &["engine"],

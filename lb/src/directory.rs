@@ -24,7 +24,7 @@ use crate::live::Live;
 use crate::pool::Pool;
 use crate::routes::Routes;
 use crate::service::{
-    Fault, FaultKind, MAX_LISTENERS, MAX_POOLS, MAX_SERVICES, Place, Policy, ServiceSpec, Wanted, plain,
+    CookieName, Fault, FaultKind, MAX_LISTENERS, MAX_POOLS, MAX_SERVICES, Place, Policy, ServiceSpec, Wanted, plain,
 };
 use crate::tunnel::Tunnel;
 use std::collections::{BTreeMap, HashMap};
@@ -152,6 +152,16 @@ impl Service {
     /// The pool of a hello; see [`Directory::pool_for`].
     pub fn pool_for<'a>(&self, sni: Option<&[u8]>, alpn: impl Iterator<Item = &'a [u8]>) -> PoolId {
         self.routes.pool_for(sni, alpn)
+    }
+
+    /// The cookie by which its sessions of plain HTTP/1 are followed, if they are.
+    pub fn cookie(&self) -> Option<&CookieName> {
+        self.policy.cookie.as_ref().filter(|_| self.policy.affinity)
+    }
+
+    /// Where a connection of plain HTTP/1 goes depends on its first request: on a cookie in it, or on whom it is for.
+    pub fn reads_requests(&self) -> bool {
+        self.cookie().is_some() || self.routes.go_by_name()
     }
 
     /// The exact server names, in lower case, by which a client is led to this pool.

@@ -81,6 +81,11 @@ impl Routes {
         by_name.or_else(|| self.any.iter().find(|t| fits(t)).map(|t| t.pool)).unwrap_or(self.fallback)
     }
 
+    /// Some route goes by a name.
+    pub fn go_by_name(&self) -> bool {
+        !self.exact.is_empty() || !self.wildcard.is_empty()
+    }
+
     /// The exact server names, in lower case and order, of which some route leads to this pool.
     pub fn names_to(&self, pool: PoolId) -> impl Iterator<Item = &str> {
         let to = self.exact.iter().filter(move |(_, target)| target.pool == pool);

@@ -60,7 +60,7 @@ pub struct ServiceSpec {
 /// Which hellos go to another pool. Of each list any entry may match; where both lists are given, both must.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RouteSpec {
-    /// Server names.
+    /// Server names: of a hello, or the `Host` of a plain HTTP/1 request.
     pub sni: Vec<SniPattern>,
     /// Protocols of application-layer protocol negotiation (RFC 7301), as bytes.
     pub alpn: Vec<Vec<u8>>,
@@ -136,11 +136,46 @@ impl AcceptProxy {
     }
 }
 
+/// The name of a cookie (RFC 6265 section 4.1.1: a token).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CookieName(Box<str>);
+
+impl CookieName {
+    /// Bytes of the longest.
+    pub const LONGEST: usize = 64;
+
+    /// As it stands in headers.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for CookieName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<CookieName, String> {
+        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        if (1..=CookieName::LONGEST).contains(&text.len()) && text.bytes().all(token) {
+            return Ok(CookieName(text.into()));
+        }
+        let longest = CookieName::LONGEST;
+        Err(format!("{text:?} is no cookie's name: 1 to {longest} letters, digits and !#$%&'*+-.^_`|~"))
+    }
+}
+
+impl fmt::Display for CookieName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// How a service treats its connections.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Policy {
     /// Follow identities at all.
     pub affinity: bool,
+    /// The cookie by which sessions of plain HTTP/1 are followed; none: these are not. Of meaning with [`Policy::affinity`].
+    pub cookie: Option<CookieName>,
     /// Begin every connection to a backend with a PROXY protocol v2 header.
     pub proxy_protocol: bool,
     /// Who may say by a PROXY header whose connection it is.
@@ -161,6 +196,7 @@ impl Default for Policy {
     fn default() -> Policy {
         Policy {
             affinity: true,
+            cookie: None,
             proxy_protocol: false,
             accept_proxy: AcceptProxy::default(),
             hello_timeout: Duration::from_secs(3),

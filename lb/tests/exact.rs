@@ -245,3 +245,38 @@ fn an_affinity_moves_to_its_worker() {
     send::<Affinity>();
     send::<lb::Update>();
 }
+
+/// The client has the cookie before the worker that owns its row has been told, and comes back by any of them.
+#[test]
+fn a_cookie_that_is_on_its_way_to_its_owner_leads_at_every_worker_already() {
+    let cookies: Vec<lb::Identity> = (0..100u8).map(|n| lb::Identity::cookie(b"SID", &[n; 16])).collect();
+    let mut workers = Affinity::for_workers(Config::new(3), 3);
+    let leads = |workers: &[Affinity], one: &lb::Identity, now| {
+        let all = workers.iter().map(|w| named(&w.lookup(&[*one], Millis(now), |_| true))).collect::<Vec<_>>();
+        assert!(all.iter().all(|found| *found == all[0]), "{all:?}");
+        all[0]
+    };
+    for (n, one) in cookies.iter().enumerate() {
+        workers[n % 3].issued(one, Sighting { backend: BackendId(n as u16 % 3), client: n as u64, now: Millis(5000) });
+        assert_eq!(leads(&workers, one, 5000), Some((n as u16 % 3, Reason::Cookie)));
+    }
+    let mut updates: Vec<_> = workers.iter_mut().flat_map(|w| std::iter::from_fn(move || w.next_update())).collect();
+    assert!(updates.len() > 40 && updates.len() < 90, "{}", updates.len());
+    // One that never arrives is forgotten in a second, and so is one that its server deletes at once.
+    let lost = updates.split_off(updates.len() / 2);
+    updates.into_iter().for_each(|update| workers[update.owner()].apply(update));
+    let known = |workers: &[Affinity], now| cookies.iter().filter(|one| leads(workers, one, now).is_some()).count();
+    assert_eq!((known(&workers, 6000), known(&workers, 6001)), (100, 100 - lost.len()));
+    let one = lb::Identity::cookie(b"SID", b"short");
+    let seen = Sighting { backend: BackendId(1), client: 1, now: Millis(7000) };
+    for worker in 0..3 {
+        workers[worker].issued(&one, seen);
+        workers[worker].deleted(&one, seen);
+        assert_eq!(leads(&workers, &one, 7000), None, "{worker}");
+        // And with those that were on their way.
+        while let Some(update) = workers[worker].next_update() {
+            workers[update.owner()].apply(update);
+        }
+        assert_eq!(leads(&workers, &one, 7000), None, "{worker}");
+    }
+}

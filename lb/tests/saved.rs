@@ -93,6 +93,10 @@ fn identity(kind: IdentityKind, bytes: &[u8]) -> Identity {
     Identity::new(&Offered { kind, bytes }).unwrap()
 }
 
+fn cookie(n: u8) -> Identity {
+    Identity::cookie(b"SID", &[n; 20])
+}
+
 /// A ticket: one of a few key names, then its number.
 fn sealed(name: u8, number: u8) -> Vec<u8> {
     let mut bytes = vec![name; 16];
@@ -108,6 +112,10 @@ fn named(found: &Lookup) -> Option<(u16, Reason)> {
 enum Op {
     Id(u8, u16, u8),
     Ticket(u8, u8, u16),
+    /// A cookie, of which server, for which client, for so long (0: as long as others).
+    Cookie(u8, u16, u8, u64),
+    CookieUsed(u8, u16, u8),
+    CookieOver(u8, u16, u8),
     Psk(u8, u8, u16),
     RefusedId(u8, u16, u8),
     RefusedPsk(u8, u8, u16, u8),
@@ -122,6 +130,10 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         8 => (any::<u8>(), server.clone(), client.clone()).prop_map(|(i, b, c)| Op::Id(i, b, c)),
         4 => (0u8..40, 0u8..4, server.clone()).prop_map(|(n, t, b)| Op::Ticket(n, t, b)),
+        6 => (any::<u8>(), server.clone(), client.clone(), prop_oneof![Just(0), 1u64..40_000])
+            .prop_map(|(i, b, c, life)| Op::Cookie(i, b, c, life)),
+        2 => (any::<u8>(), server.clone(), client.clone()).prop_map(|(i, b, c)| Op::CookieUsed(i, b, c)),
+        2 => (any::<u8>(), server.clone(), client.clone()).prop_map(|(i, b, c)| Op::CookieOver(i, b, c)),
         4 => (0u8..40, 0u8..4, server.clone()).prop_map(|(n, t, b)| Op::Psk(n, t, b)),
         3 => (any::<u8>(), server.clone(), client.clone()).prop_map(|(i, b, c)| Op::RefusedId(i, b, c)),
         5 => (0u8..40, 0u8..4, server.clone(), client).prop_map(|(n, t, b, c)| Op::RefusedPsk(n, t, b, c)),
@@ -143,6 +155,10 @@ fn apply(house: &mut House, op: &Op, now: &mut u64, turn: usize) {
     match *op {
         Op::Id(i, b, c) => me.issued(&identity(IdentityKind::SessionId, &[i; 32]), seen(b, c, *now)),
         Op::Ticket(n, t, b) => me.issued(&identity(IdentityKind::Ticket, &sealed(n, t)), seen(b, n, *now)),
+        Op::Cookie(i, b, c, 0) => me.issued(&cookie(i), seen(b, c, *now)),
+        Op::Cookie(i, b, c, life) => me.issued_for(&cookie(i), life, seen(b, c, *now)),
+        Op::CookieUsed(i, b, c) => me.accepted(&cookie(i), seen(b, c, *now)),
+        Op::CookieOver(i, b, c) => me.deleted(&cookie(i), seen(b, c, *now)),
         Op::Psk(n, t, b) => me.accepted(&identity(IdentityKind::Psk, &sealed(n, t)), seen(b, n, *now)),
         Op::RefusedId(i, b, c) => me.refused(&identity(IdentityKind::SessionId, &[i; 32]), seen(b, c, *now)),
         Op::RefusedPsk(n, t, b, c) => me.refused(&identity(IdentityKind::Psk, &sealed(n, t)), seen(b, c, *now)),
@@ -180,7 +196,8 @@ fn in_memory(house: &House, now: u64, ttl: u64, old: bool) -> Said {
     let live = |saved: &Saved| (now + AHEAD).saturating_sub(saved.used) <= ttl;
     let rows = house.saved();
     let said = |saved: &Saved| match saved.about {
-        About::Exact { key, .. } => live(saved).then_some((1, key)),
+        About::Cookie { key, end, .. } if end > 0 => (now + AHEAD <= end).then_some((1, key)),
+        About::Exact { key, .. } | About::Cookie { key, .. } => live(saved).then_some((1, key)),
         About::Name { name, .. } => (old || live(saved)).then_some((2, Key::name(&name))),
         About::Candidate { name, .. } => live(saved).then_some((3, Key::name(&name))),
     };
@@ -219,7 +236,9 @@ proptest! {
         now += downtime;
         house.workers.iter_mut().for_each(|w| (0..20).for_each(|_| w.tick(Millis(now))));
         let mirrored = |b: u16| SERVERS - 1 - b;
-        let (next, _) = house.restored(config(1000 + larger, ttl), after, now, |b| Some(mirrored(b)));
+        // Prefixes have a place in one bucket alone: with so many, for all.
+        let roomy = Config { backends: 400, ..config(1000 + larger, ttl) };
+        let (next, _) = house.restored(roomy, after, now, |b| Some(mirrored(b)));
         let told: Said = in_tables(&house, now).into_iter().map(|(class, key, b)| (class, key, mirrored(b))).collect();
         let known = in_tables(&next, now);
         prop_assert_eq!(&known, &told);
@@ -230,13 +249,14 @@ proptest! {
 
     /// Any flipped bit, any torn row: it is no row. What is left is never another row.
     #[test]
-    fn a_damaged_row_is_none(id in any::<[u8; 32]>(), backend in any::<u64>(), used in any::<u64>(), since in any::<u64>(), kind in 0..3,
+    fn a_damaged_row_is_none(id in any::<[u8; 32]>(), backend in any::<u64>(), used in any::<u64>(), since in any::<u64>(), kind in 0..4,
         flag in any::<bool>(), maker in any::<u16>(), other in any::<[u8; 32]>(), torn in 1usize..SAVED_WORDS) {
         let row = |id: [u8; 32], used| {
             let name = id[..16].try_into().unwrap();
             let about = match kind {
                 0 => About::Exact { key: Key::session_id(&id).unwrap(), refused: flag },
                 1 => About::Name { name, since, doubted: flag },
+                2 => About::Cookie { key: Key::cookie(&[&id]), end: since, refused: flag },
                 _ => About::Candidate { name, identity: since },
             };
             Saved { about, backend, maker, used }
@@ -292,6 +312,34 @@ fn each_kind_leads_to_its_server_after_a_restart_and_to_nobody_once_that_is_gone
     assert_eq!(find(&next, &psk(3), now), Some((0, Reason::PskKey)));
     assert_eq!(find(&next, &id, now), None);
     let (_, said) = house.restored(config(50, 60_000), 1, START + 60_001, Some);
+    assert_eq!(said, [Restored::Expired; 3]);
+}
+
+#[test]
+fn a_cookie_leads_to_its_server_after_a_restart_until_the_end_that_it_has_itself() {
+    const DAY: u64 = 86_400_000;
+    let mut house = House::new(config(1000, 60_000), 2);
+    let (session, short, long) = (cookie(1), cookie(2), cookie(3));
+    house.at(0).issued(&session, seen(0, 1, START));
+    house.at(1).issued_for(&short, 5_000, seen(1, 1, START));
+    house.at(0).issued_for(&long, 7 * DAY, seen(2, 1, START));
+    house.deliver();
+    let find = |house: &House, one: &Identity, at| named(&house.workers[0].lookup(&[*one], Millis(at), |_| true));
+    let now = START + 4_000;
+    let (next, said) = house.restored(config(50, 60_000), 3, now, Some);
+    assert_eq!(said, [Restored::Known; 3]);
+    for (one, server, end) in [(session, 0, 60_000), (short, 1, 5_000), (long, 2, 7 * DAY)] {
+        assert_eq!(find(&next, &one, now), Some((server, Reason::Cookie)));
+        assert_eq!(find(&next, &one, START + end), Some((server, Reason::Cookie)));
+        assert_eq!(find(&next, &one, START + end + 1), None);
+    }
+    // What was used long ago lives on, where it has an end of its own, and nothing else; and so over one more restart.
+    let (next, said) = house.restored(config(50, 60_000), 1, START + 6 * DAY, Some);
+    assert_eq!(said.iter().filter(|r| **r == Restored::Known).count(), 1);
+    let (next, _) = next.restored(config(50, 60_000), 2, START + 6 * DAY + 9, Some);
+    assert_eq!(find(&next, &long, START + 7 * DAY), Some((2, Reason::Cookie)));
+    assert_eq!(find(&next, &long, START + 7 * DAY + 1), None);
+    let (_, said) = house.restored(config(50, 60_000), 1, START + 7 * DAY + 1, Some);
     assert_eq!(said, [Restored::Expired; 3]);
 }
 

@@ -1,10 +1,11 @@
-"""Clients that connect and come back. Usage: visits.py MODE VIP CLIENTS RETURNS ROUNDS KINDS restart|no
+"""Clients that connect and come back. Usage: visits.py MODE VIP[:PORT] CLIENTS RETURNS ROUNDS KINDS restart|no
 
 A line for each connection: round, client, visit, outcome (resumed, new, failed), the server whose session it offered, the
 server that answered, the client's address and port, by which the connection is found in the log. One after the other. A
 client keeps the session it got last, as a browser does, and comes from its second address on every other visit. With each
 round all clients forget everything. With "restart" a line that says so follows, and once a line was read, all come back RETURNS times more, with the
-sessions of the last round.
+sessions of the last round. MODE cookie is plain HTTP: the session is a cookie's, and the page says whether the server knew it. Past 127.0.0.1 the clients'
+addresses are 127.1.0.N.
 """
 
 import random
@@ -17,6 +18,10 @@ MODE, VIP = sys.argv[1:3]
 CLIENTS, RETURNS, ROUNDS = map(int, sys.argv[3:6])
 KINDS = sys.argv[6].split(",")
 PATIENCE = 10
+PORT = 80 if MODE == "cookie" else 443
+if ":" in VIP:
+    VIP, PORT = VIP.split(":")
+HOME = "127.1.0" if VIP.startswith("127.") else "10.77.0"
 
 
 def context():
@@ -35,8 +40,10 @@ def context():
 
 def connect(ctx, address, session):
     """One connection and one request. Returns the session, whether it was resumed, who answered, and our own end."""
-    with socket.create_connection((VIP, 443), PATIENCE, (address, 0)) as plain:
+    with socket.create_connection((VIP, int(PORT)), PATIENCE, (address, 0)) as plain:
         end = "{}:{}".format(*plain.getsockname())
+        if MODE == "cookie":
+            return *ask(plain, session), end
         with ctx.wrap_socket(plain, server_hostname="lab.example.test", session=session) as s:
             s.sendall(b"GET / HTTP/1.0\r\nHost: lab.example.test\r\n\r\n")
             answer = b""
@@ -51,6 +58,20 @@ def connect(ctx, address, session):
             return s.session, s.session_reused, "web" + number, end
 
 
+def ask(plain, cookie):
+    """A request with the cookie of the session, if there is one. Returns that of the session, whether it was known, and who answered."""
+    fields = f"Cookie: lang=en; SID={cookie}\r\n" if cookie else ""
+    plain.sendall(f"GET / HTTP/1.1\r\nHost: lab.example.test\r\nConnection: close\r\n{fields}\r\n".encode())
+    answer = b""
+    while more := plain.recv(65536):
+        answer += more
+    page = re.search(rb"\r\n\r\n(web\d) \w+ (new|known) ", answer)
+    if not page:
+        raise ValueError(f"an answer that is none: {answer[:80]!r}")
+    new = re.search(rb"(?i)\r\nset-cookie: *SID=([^;\r]+)", answer)
+    return new[1].decode() if new else cookie, page[2] == b"known", page[1].decode()
+
+
 in_a_row = 0
 shuffled = random.Random(1)
 
@@ -63,7 +84,7 @@ def come(round_, visits, contexts, held):
         for i in shuffled.sample(range(CLIENTS), CLIENTS):
             ctx = contexts[i]
             session, sealed = held[i]
-            address = f"10.77.0.{101 + i + visit % 2 * CLIENTS}"
+            address = f"{HOME}.{101 + i + visit % 2 * CLIENTS}"
             try:
                 session, resumed, server, end = connect(ctx, address, session)
                 outcome = "resumed" if resumed else "new"

@@ -144,7 +144,7 @@ ONLY_IN_REPLAY = {"verdict", "intact"}
 ONLY_WITH_A_FILE = {"service", "pool"}
 ONLY_WITH_LIMITS = {"queue_class", "waited_ms", "spilled"}
 ONLY_BEHIND_A_BALANCER = {"via"}
-REASONS = {"session-id", "ticket", "ticket-key", "psk", "psk-key", "balanced", "recorded"}
+REASONS = {"session-id", "ticket", "ticket-key", "psk", "psk-key", "cookie", "balanced", "recorded"}
 # The dispatchers that should be running.
 RUNNING = set()
 # Beyond what it printed: program, stacks, allocator.

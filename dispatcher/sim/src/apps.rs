@@ -62,6 +62,13 @@ pub enum Expect {
         /// What comes behind the flight.
         then: Vec<u8>,
     },
+    /// A response to this request, and these bytes as its body.
+    Http {
+        /// The head of the request that was sent.
+        head: Vec<u8>,
+        /// What comes behind the response's head.
+        then: Vec<u8>,
+    },
     /// Nothing in particular.
     Anything,
 }
@@ -127,6 +134,17 @@ impl Plan {
     /// A TLS client: the hello, and when the flight has come, bytes that come back.
     pub fn tls(hello: &Hello, body: &[u8]) -> Plan {
         Plan::tls_bytes(hello.bytes(), body)
+    }
+
+    /// A client of plain HTTP: a request of this host, with a cookie or without, whose body comes back in the response; the server closes.
+    pub fn http(host: &str, cookie: Option<&[u8]>, pad: usize, body: &[u8]) -> Plan {
+        let cookie = cookie.map_or(String::new(), |id| format!("Cookie: a=b; {COOKIE}={}\r\n", hex(id)));
+        let pad = "x".repeat(pad);
+        let n = body.len();
+        let head = format!("POST / HTTP/1.1\r\nHost: {host}\r\nX-Pad: {pad}\r\n{cookie}Content-Length: {n}\r\n\r\n");
+        let head = head.into_bytes();
+        let writes = vec![Write::now([&head[..], body].concat())];
+        Plan { writes, expect: Expect::Http { head, then: body.to_vec() }, closing: Closing::ClientFirst }
     }
 
     /// As [`Plan::tls`], the hello given as bytes.
@@ -219,7 +237,7 @@ impl ClientConn {
     pub fn complete(&self) -> bool {
         match &self.plan.expect {
             Expect::Exactly(bytes) => self.received.len() >= bytes.len(),
-            Expect::Tls { then, .. } => match self.flight() {
+            Expect::Tls { then, .. } | Expect::Http { then, .. } => match self.flight() {
                 Some(f) => self.received.len() >= f.len + then.len(),
                 None => false,
             },
@@ -250,6 +268,11 @@ impl ClientConn {
                     prefix(&self.received[f.len..], then);
                 }
             }
+            Expect::Http { head, then } => {
+                let Some(f) = self.flight() else { return };
+                assert_eq!(f.hello_digest, digest(head), "{}: the server read another request", self.local);
+                prefix(&self.received[f.len..], then);
+            }
             Expect::Anything => {}
         }
     }
@@ -267,14 +290,14 @@ impl ClientConn {
                 self.checked = to;
             }
             // The flight as a whole, once it is there; what is behind it, piece by piece.
-            Expect::Tls { then, .. } if self.checked > 0 => {
+            Expect::Tls { then, .. } | Expect::Http { then, .. } if self.checked > 0 => {
                 let (from, to) = (self.checked, self.received.len());
                 let begin = self.flight_len;
                 let wanted = then.get(from - begin..to - begin);
                 assert!(wanted == Some(&self.received[from..]), "{}: other bytes at {from}..{to}", self.local);
                 self.checked = to;
             }
-            Expect::Tls { .. } => {
+            Expect::Tls { .. } | Expect::Http { .. } => {
                 if let Some(flight) = self.flight().filter(|f| self.received.len() >= f.len) {
                     self.check();
                     (self.flight_len, self.checked) = (flight.len, self.received.len());
@@ -284,8 +307,11 @@ impl ClientConn {
         }
     }
 
-    /// What the server's hello says.
+    /// What the server's hello says, or the head of its response, which is told as if it were one: its cookie as the session's ID.
     pub fn flight(&self) -> Option<FlightSeen> {
+        if matches!(self.plan.expect, Expect::Http { .. }) {
+            return response_seen(&self.received);
+        }
         let mut scratch = vec![0; 20000];
         let Outcome::Complete(hello) = ssl_parse::server_hello(&self.received, &mut scratch) else { return None };
         let r = hello.random;
@@ -399,6 +425,51 @@ fn ticket_in(mut stream: &[u8]) -> Option<Vec<u8>> {
         stream = &stream[n..];
     }
     None
+}
+
+/// The name of the cookie by which servers of plain HTTP know their sessions.
+pub const COOKIE: &str = "SID";
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn of_hex(text: &str) -> Vec<u8> {
+    (0..text.len() / 2).filter_map(|i| u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok()).collect()
+}
+
+/// Where the head ends that the stream begins with.
+fn head_len(stream: &[u8]) -> Option<usize> {
+    stream.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4)
+}
+
+/// The value of a field of a head; of several of its name the last.
+fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).next_back()
+}
+
+/// What the first final response says.
+fn response_seen(received: &[u8]) -> Option<FlightSeen> {
+    let mut at = 0;
+    loop {
+        let len = head_len(&received[at..])?;
+        let head = core::str::from_utf8(&received[at..at + len]).ok()?;
+        at += len;
+        if head.starts_with("HTTP/1.1 100 ") {
+            continue;
+        }
+        let set =
+            field(head, "Set-Cookie").and_then(|set| set.strip_prefix(COOKIE)?.strip_prefix('=')?.split(';').next());
+        return Some(FlightSeen {
+            server: field(head, "X-Server")?.parse().ok()?,
+            resumed: field(head, "X-Known")? == "1",
+            session_id: set.map(of_hex).unwrap_or_default(),
+            hello_digest: of_hex(field(head, "X-Digest")?).try_into().ok()?,
+            len: at,
+            rest_digest: [0; 8],
+            ticket: None,
+        });
+    }
 }
 
 /// How a server begins.
@@ -523,6 +594,32 @@ impl Server {
         flight.random[16..20].copy_from_slice(&(plain.len() as u32).to_le_bytes());
         flight.random[20..28].copy_from_slice(&digest(&plain[first..]));
         Some(flight.bytes())
+    }
+}
+
+impl Server {
+    /// The response to a request whose head this is, with this body: sometimes behind an interim one, its cookie among others.
+    fn respond(&mut self, head: &[u8], body: &[u8]) -> Vec<u8> {
+        let text = core::str::from_utf8(head).expect("it was read");
+        let cookie = field(text, "Cookie").and_then(|all| all.split("; ").find_map(|one| one.strip_prefix(COOKIE)));
+        let offered = cookie.and_then(|value| value.strip_prefix('=')).map(of_hex);
+        let known = offered.as_ref().is_some_and(|id| self.sessions.contains(id));
+        if offered.is_some() {
+            if known { self.resumed += 1 } else { self.refused += 1 }
+        }
+        let mut out = String::new();
+        if self.rng.per_mille(200) {
+            out += "HTTP/1.1 100 Continue\r\n\r\n";
+        }
+        out += &format!("HTTP/1.1 200 OK\r\nX-Server: {}\r\nX-Known: {}\r\n", self.index, u8::from(known));
+        out += &format!("X-Digest: {}\r\n", hex(&digest(head)));
+        if !known {
+            let id = self.rng.bytes(32);
+            out += &format!("Set-Cookie: lang=en\r\nSet-Cookie: {COOKIE}={}; Path=/\r\n", hex(&id));
+            self.sessions.insert(id);
+        }
+        out += &format!("Content-Length: {}\r\n\r\n", body.len());
+        [out.as_bytes(), body].concat()
     }
 }
 
@@ -680,6 +777,22 @@ impl ServerConn {
         }
         if self.talk == Talk::Begins {
             match self.received.first() {
+                Some(b'P') => {
+                    let Some(n) = head_len(&self.received) else { return };
+                    let text = core::str::from_utf8(&self.received[..n]).ok();
+                    let length = text.and_then(|text| field(text, "Content-Length")?.parse().ok());
+                    // One who means well asks for no more.
+                    let Some(body) = length.filter(|n: &usize| *n < 1 << 20) else {
+                        self.talk = Talk::Resets;
+                        return;
+                    };
+                    if self.received.len() < n + body {
+                        return;
+                    }
+                    self.out.extend(server.respond(&self.received[..n], &self.received[n..n + body]));
+                    self.received.drain(..n + body);
+                    self.talk = Talk::Echo;
+                }
                 Some(b'G' | b'R') if self.received.len() >= 5 => {
                     let n = u32::from_be_bytes(self.received[1..5].try_into().unwrap()) as usize;
                     // A client that means well asks for less.

@@ -7,8 +7,9 @@ use crate::control::backend::{BackendArg, backend};
 use crate::control::class::class;
 use crate::control::port::PortArg;
 use crate::control::values::{
-    AddressModeArg, BalanceArg, Cores, HashOnArg, IdleArg, LogFormatArg, LogLevelArg, OnOff, ProxyArg, ServiceKindArg,
-    SpillAfter, capacity, duration, resume_fallback, socket_address, spill_after, ticket_key, workers,
+    AddressModeArg, AffinityArg, BalanceArg, Cores, HashOnArg, IdleArg, LogFormatArg, LogLevelArg, OnOff, ProxyArg,
+    ServiceKindArg, SpillAfter, affinity, capacity, duration, resume_fallback, socket_address, spill_after, ticket_key,
+    workers,
 };
 use crate::engine::TicketKey;
 use clap::{Args, Parser, Subcommand};
@@ -287,9 +288,10 @@ pub struct Tuning {
     #[arg(long, value_name = "ADDR/BITS", value_delimiter = ',')]
     pub accept_proxy: Vec<lb::admission::Prefix>,
 
-    /// Lead sessions to the server that can resume them
-    #[arg(long, value_enum, default_value = "on")]
-    pub affinity: OnOff,
+    /// Lead sessions to the server that can resume them: on, off, or cookie=NAME: on, and sessions of plain HTTP/1 by the cookie of this name, as
+    /// servers set it
+    #[arg(long, value_name = "HOW", default_value = "on", value_parser = affinity)]
+    pub affinity: AffinityArg,
 
     /// Where a client goes that offers a session which no row knows: where its address leads (source-ip), so that it may
     /// meet the server it met before, or like a new one (balance)

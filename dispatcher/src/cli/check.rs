@@ -111,7 +111,8 @@ fn wanted(service: &Service, tuning: &Tuning) -> Result<Wanted, Refusal> {
         Classes::new(tuning.classes.clone()).map_err(|faults| Refusal::new(format!("--class: {}", faults[0])))?
     };
     let policy = Policy {
-        affinity: tuning.affinity.into(),
+        affinity: tuning.affinity.on,
+        cookie: tuning.affinity.cookie.clone(),
         proxy_protocol: tuning.proxy_protocol.is_some(),
         accept_proxy: lb::service::AcceptProxy {
             from: tuning.accept_proxy.clone(),

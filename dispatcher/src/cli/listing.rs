@@ -64,7 +64,7 @@ pub(super) fn services(all: &[Service]) -> String {
             listen.join("\n"),
             s.pools.join("\n"),
             s.balance.clone(),
-            yes(s.affinity).to_string(),
+            s.cookie.as_ref().map_or_else(|| yes(s.affinity).to_string(), |name| format!("on\ncookie {name}")),
             proxy(s),
             s.backends.join("\n"),
             overrides(&s.overrides),

@@ -18,11 +18,13 @@ fn services(out: &mut String, config: &Config) {
             _ = writeln!(out, "{of}backend {name} {addr} weight {weight}");
         }
     };
-    let policy = |Policy { proxy_protocol, accept_proxy, affinity, .. }: &Policy| {
+    let policy = |Policy { proxy_protocol, accept_proxy, affinity, cookie, .. }: &Policy| {
         let proxy = if *proxy_protocol { if accept_proxy.pass { "pass" } else { "v2" } } else { "off" };
         let from: Vec<_> = accept_proxy.from.iter().map(|prefix| prefix.to_string()).collect();
         let accepted = if from.is_empty() { String::new() } else { format!(", accepted from {}", from.join(" ")) };
-        format!("proxy protocol {proxy}{accepted}, affinity {}", if *affinity { "on" } else { "off" })
+        let cookie =
+            cookie.as_ref().filter(|_| *affinity).map_or_else(String::new, |name| format!(" with cookie {name}"));
+        format!("proxy protocol {proxy}{accepted}, affinity {}{cookie}", if *affinity { "on" } else { "off" })
     };
     if let ([service], [pool]) = (&services[..], &pools[..]) {
         service.listen.iter().for_each(|vip| _ = writeln!(out, "vip {vip}"));
@@ -89,6 +91,9 @@ pub fn start(
     }
     services(&mut out, config);
     let mut tables = config.limits.tables(config.backends().len(), workers);
+    if config.wanted.services.iter().any(|s| s.policy.affinity && s.policy.cookie.is_some()) {
+        tables.push(config.limits.readings(workers));
+    }
     tables.push(TableSize { name: "receive rings", entries: config.ports.len() * workers, bytes: port_memory });
     if workers > 1 {
         let mtu = config.ports.iter().map(|p| p.mtu).max().unwrap_or(1500);

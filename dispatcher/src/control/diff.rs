@@ -168,7 +168,11 @@ fn policy(name: &str, from: &Policy, to: &Policy, found: &mut Found) {
         (true, true) => "pass",
     };
     let kind = |kind: &ServiceKind| String::from(if *kind == ServiceKind::Tls { "tls" } else { "auto" });
-    found.changed(&what("affinity"), &from.affinity, &to.affinity, on);
+    let affinity = |policy: &Policy| match &policy.cookie {
+        Some(cookie) if policy.affinity => format!("cookie {cookie}"),
+        _ => on(&policy.affinity),
+    };
+    found.changed(&what("affinity"), &affinity(from), &affinity(to), String::clone);
     found.changed(&what("proxy-protocol"), &proxy(from), &proxy(to), |word| word.to_string());
     let prefixes = |all: &Vec<lb::admission::Prefix>| if all.is_empty() { "off".into() } else { list(all) };
     found.changed(&what("accept-proxy"), &from.accept_proxy.from, &to.accept_proxy.from, prefixes);

@@ -232,8 +232,14 @@ impl File<'_> {
         let listen = section.list(reader, "listen", socket_address);
         let pool = section.must(reader, "pool", checked_name);
         let mut policy = Policy::default();
-        if let Some((affinity, _)) = section.one(reader, "affinity", word::<OnOff>) {
-            policy.affinity = affinity.into();
+        let in_words = |table: &DeValue<'_>| !matches!(table, DeValue::Table(_));
+        if section.get("affinity").is_none_or(|value| in_words(value.get_ref())) {
+            if let Some((affinity, _)) = section.one(reader, "affinity", word::<OnOff>) {
+                policy.affinity = affinity.into();
+            }
+        } else if let Some((span, table)) = section.table(reader, "affinity") {
+            let section = Section::new(reader, Table::Affinity, "an affinity".into(), span, table);
+            policy.cookie = section.must(reader, "cookie", |text| text.parse()).map(|(name, _)| name);
         }
         if let Some((version, _)) = section.one(reader, "proxy-protocol", word::<ProxyArg>) {
             (policy.proxy_protocol, policy.accept_proxy.pass) = (true, version.into());

@@ -26,6 +26,8 @@ pub enum Table {
     Port,
     /// `[[service]]`.
     Service,
+    /// The `affinity` of a service, where it is more than a word.
+    Affinity,
     /// An entry of a service's `route`.
     Route,
     /// An entry of a service's `class`.
@@ -44,11 +46,12 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Table; 11] = [
+    pub const ALL: [Table; 12] = [
         Table::Root,
         Table::Dispatcher,
         Table::Port,
         Table::Service,
+        Table::Affinity,
         Table::Route,
         Table::Class,
         Table::Pool,
@@ -65,6 +68,7 @@ impl Table {
             Table::Dispatcher => "[dispatcher]",
             Table::Port => "[[port]]",
             Table::Service => "[[service]]",
+            Table::Affinity => "an affinity",
             Table::Route => "a route",
             Table::Class => "a class",
             Table::Pool => "[pool.NAME]",
@@ -91,7 +95,7 @@ const fn key(
     Key { table, name, value, default, meaning }
 }
 
-use Table::{Agent, Backend, Check, Class, Dispatcher, Pool, Port, Root, Route, Service, Tunnel};
+use Table::{Affinity, Agent, Backend, Check, Class, Dispatcher, Pool, Port, Root, Route, Service, Tunnel};
 
 /// All of them, in the order of the document.
 #[rustfmt::skip]
@@ -136,13 +140,14 @@ pub const KEYS: &[Key] = &[
     key(Service, "route", "[{ sni = [\"api.example.com\"], pool = \"api\" }]", "", "What goes to other pools; exact names before wildcards, then the first that matches"),
     key(Service, "proxy-protocol", "\"v2\"", "", "Begin each connection to a server with a PROXY protocol header that names the client: `v2`, or `pass`, the one that was accepted as it came"),
     key(Service, "accept-proxy", "[\"10.0.0.0/8\"]", "", "Balancers in front of us: a connection from there begins with a PROXY header (v1 or v2), whose client counts as the client; servers get it as `proxy-protocol` says, and without that not at all"),
-    key(Service, "affinity", "\"off\"", "on", "Lead sessions to the server that can resume them"),
+    key(Service, "affinity", "{ cookie = \"JSESSIONID\" }", "on", "Lead sessions to the server that can resume them: `on`, `off`, or on with a cookie"),
     key(Service, "hello-timeout", "\"5s\"", "3s", "How long a client may stay silent before it is taken for one that waits for the server"),
     key(Service, "service-kind", "\"tls\"", "auto", "TLS or anything else (`auto`), or TLS alone (`tls`)"),
     key(Service, "servers-have-ech", "true", "false", "The servers hold keys for Encrypted Client Hello"),
     key(Service, "class", "[{ name = \"resumes\", kind = \"resumes\", weight = 8 }, { name = \"rest\" }]", "resumes, non-tls, full with weights 8, 1, 1", "Which request goes first where servers have limits: 8 classes at most, the first that matches; what none matches is of the last"),
     key(Service, "spill-after", "\"never\"", "50ms", "How long a client waits for a server that can resume its session and has no room, before it takes any; or `never`"),
-    key(Route, "sni", "[\"api.example.com\", \"*.api.example.com\"]", "", "Server names; a wildcard stands for one label"),
+    key(Affinity, "cookie", "\"JSESSIONID\"", "", "Sessions of plain HTTP/1 are followed by this cookie, too, as servers set it: it leads the first request of a connection; must be there"),
+    key(Route, "sni", "[\"api.example.com\", \"*.api.example.com\"]", "", "Server names, of hellos or as the `Host` of plain HTTP/1; a wildcard stands for one label"),
     key(Route, "alpn", "[\"h2\"]", "", "ALPN protocols. Of each list any may match; of two lists both must"),
     key(Route, "pool", "\"api\"", "", "Where they go; must be there"),
     key(Class, "name", "\"mobile\"", "", "Its name in reports; must be there"),
@@ -192,5 +197,6 @@ pub const KEYS: &[Key] = &[
     key(Tunnel, "mac", "\"02:00:00:00:00:0a\"", "", "vxlan: the server's Ethernet address within that network; must be there"),
 ];
 
-/// Keys that a version to come will have: refused, with a sentence that says so.
-pub const LATER: &[(Table, &str, &str)] = &[(Route, "host", "routes by the Host of plain HTTP")];
+/// Keys that somebody may look for here, which there are none of, and what will do instead.
+pub const INSTEAD: &[(Table, &str, &str)] =
+    &[(Route, "host", "names in 'sni' are those of hellos, and the Host of plain HTTP/1")];

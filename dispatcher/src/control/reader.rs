@@ -1,7 +1,7 @@
 //! Tables of a TOML file, key by key, with every fault put down and none the last.
 
 use super::fault::{Fault, Faults, MAX_FAULTS, Source, meant};
-use super::keys::{LATER, Table};
+use super::keys::{INSTEAD, Table};
 use clap::ValueEnum;
 use core::ops::Range;
 use std::collections::HashSet;
@@ -91,8 +91,8 @@ impl<'t> Section<'t> {
                 continue;
             }
             let shown: String = name.chars().take(64).collect::<String>().escape_debug().to_string();
-            if let Some((_, _, what)) = LATER.iter().find(|(t, later, _)| *t == table && *later == name) {
-                reader.fault(&at, format!("'{shown}' in {title}: this version does not have {what} yet"), None);
+            if let Some((_, _, what)) = INSTEAD.iter().find(|(t, sought, _)| *t == table && *sought == name) {
+                reader.fault(&at, format!("unknown key '{shown}' in {title}"), Some((*what).to_string()));
                 continue;
             }
             let elsewhere = Table::ALL.into_iter().find(|t| *t != Table::Root && t.keys().any(|k| k.name == name));

@@ -184,6 +184,8 @@ fn of_service(service: &ServiceSpec) -> Lines {
     }
     if !policy.affinity {
         lines.push(("affinity", quoted("off")));
+    } else if let Some(cookie) = &policy.cookie {
+        lines.push(("affinity", inline(vec![("cookie", quoted(cookie.as_str()))])));
     }
     if policy.hello_timeout != usual.hello_timeout {
         lines.push(("hello-timeout", duration(policy.hello_timeout)));
@@ -357,6 +359,12 @@ mod tests {
               { name = "rest" },
             ]
             route = [{ sni = ["api.example.com", "*.example.com"], alpn = ["h2"], pool = "api" }, { alpn = ["a\"b"], pool = "api" }]
+
+            [[service]]
+            name = "plain"
+            listen = "192.0.2.10:80"
+            pool = "api"
+            affinity = { cookie = "JSESSION-ID" }
 
             [pool."a.b:1"]
             balance = "least-conn"

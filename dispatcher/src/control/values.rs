@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use core::fmt::Display;
 use core::str::FromStr;
 use core::time::Duration;
+use lb::service::CookieName;
 use lb::{Algorithm, HashOn, ServiceKind};
 use std::net::SocketAddr;
 
@@ -103,6 +104,24 @@ words! {
         Off => false,
     }
 }
+/// `--affinity`: a word, or a cookie's name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AffinityArg {
+    /// Follow sessions.
+    pub on: bool,
+    /// Those of plain HTTP/1, too, by this cookie.
+    pub cookie: Option<CookieName>,
+}
+
+/// `on`, `off` or `cookie=NAME`.
+pub fn affinity(text: &str) -> Result<AffinityArg, String> {
+    match (text, text.strip_prefix("cookie=")) {
+        (_, Some(name)) => Ok(AffinityArg { on: true, cookie: Some(name.parse()?) }),
+        ("on" | "off", None) => Ok(AffinityArg { on: text == "on", cookie: None }),
+        _ => Err("expected on, off or cookie=NAME".into()),
+    }
+}
+
 words! {
     /// `--service-kind`.
     ServiceKindArg -> ServiceKind {

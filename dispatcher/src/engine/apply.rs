@@ -37,6 +37,7 @@ impl Engine {
     pub fn apply(&mut self, next: &Arc<Revision>, now: Time) {
         let before = core::mem::replace(&mut self.routes.revision, next.clone());
         self.directory = next.directory().clone();
+        self.provide_readings();
         let slots = before.directory().slots().max(next.directory().slots());
         for id in (0..slots as u16).map(BackendId) {
             match (before.directory().backend(id), next.directory().backend(id)) {

@@ -10,7 +10,9 @@ use crate::tcp::{Class, wait};
 use crate::time::Time;
 use crate::wire::Addr;
 use lb::admission::{Answer, ClassId, Cost, Nature, Request, Slot};
-use lb::{Algorithm, BackendId, Balancer, HashOn, Hints, Lookup, Member, Millis, Pool, ResumeFallback, Service};
+use lb::{
+    Algorithm, BackendId, Balancer, HashOn, Hints, Lookup, Member, Millis, Pool, Reason, ResumeFallback, Service,
+};
 use ssl_parse::ClientHello;
 use std::net::SocketAddr;
 
@@ -67,11 +69,26 @@ impl Natures {
 
     /// Of a client of this service, that said `hello` or none.
     pub fn of(service: &Service, asker: &Asker, hello: Option<&ClientHello<'_>>, other: Cost) -> Natures {
+        let alpn = hello.and_then(|hello| hello.alpn);
+        Natures::classed(service, asker, hello.and_then(|hello| hello.sni), alpn.into_iter().flatten(), other)
+    }
+
+    /// The same of one that does not speak TLS, and said perhaps for whom its request is.
+    pub fn of_name(service: &Service, asker: &Asker, host: Option<&[u8]>, other: Cost) -> Natures {
+        Natures::classed(service, asker, host, core::iter::empty(), other)
+    }
+
+    fn classed<'a>(
+        service: &Service,
+        asker: &Asker,
+        sni: Option<&'a [u8]>,
+        alpn: impl Iterator<Item = &'a [u8]> + Clone,
+        other: Cost,
+    ) -> Natures {
         let (listener, client) = (asker.key.destination(), asker.client.ip());
         let class = |cost| {
-            let nature = Nature { listener, client, sni: hello.and_then(|hello| hello.sni), cost };
-            let alpn = hello.and_then(|hello| hello.alpn);
-            service.policy().classes.class_of(&nature, alpn.into_iter().flatten())
+            let nature = Nature { listener, client, sni, cost };
+            service.policy().classes.class_of(&nature, alpn.clone())
         };
         Natures { resumed: class(Cost::Resumed), other: class(other) }
     }
@@ -123,8 +140,12 @@ impl Engine {
             return other;
         };
         // A guess may turn out to be a full handshake.
-        let (class, cost) =
-            if decision.proven { (natures.resumed, Cost::Resumed) } else { (natures.other, Cost::Full) };
+        let (class, cost) = match decision.reason {
+            // There is no handshake.
+            Reason::Cookie => (natures.other, full),
+            _ if decision.proven => (natures.resumed, Cost::Resumed),
+            _ => (natures.other, Cost::Full),
+        };
         let hints = hints(pool, asker, balance, || keyed.hash(&serial.to_le_bytes()));
         let admission = &gates.at(gate).admission;
         let is_member = |b: BackendId| admission.is_up(b, true) && health.is_up(b);

@@ -7,6 +7,7 @@ use super::share::client_identity;
 use super::share::session_time;
 use super::trail::{self, What};
 use crate::flow::{FlowId, Key};
+use crate::http::Request;
 use crate::tcp::action::Choice;
 use crate::tcp::connection::{Opening, State};
 use crate::tcp::{Class, flight};
@@ -29,6 +30,12 @@ impl Engine {
                 self.note(id, What::Hello, now);
                 return self.choose_by_hello(id, true, now);
             }
+            Choice::ByRequest => {
+                self.flows.get_mut(id).record.class = Some(Class::NonSecure);
+                self.counters.non_secure += 1;
+                self.note(id, What::Request, now);
+                return self.choose_by_request(id, true, now);
+            }
             Choice::NotTls => {
                 self.flows.get_mut(id).record.class = Some(Class::NonSecure);
                 self.counters.non_secure += 1;
@@ -48,8 +55,37 @@ impl Engine {
     pub(super) fn choose_anew(&mut self, id: FlowId, now: Time) -> Chosen {
         match self.flows.get(id).record.class {
             Some(Class::Secure) => self.choose_by_hello(id, false, now),
-            _ => self.choose_by_algorithm(id, now),
+            _ => self.choose_by_request(id, false, now),
         }
+    }
+
+    /// Chooses by the request of plain HTTP/1, or as much of it as there is; one in which nothing can be read is balanced. `first`: it was not read before.
+    fn choose_by_request(&mut self, id: FlowId, first: bool, now: Time) -> Chosen {
+        let Some((pool, natures)) = self.read_request(id, first) else { return self.choose_by_algorithm(id, now) };
+        self.flows.get_mut(id).record.pool = pool;
+        let Some(asker) = self.asker(id) else { return Chosen::Nobody };
+        let client = self.client_identity(asker.client);
+        let mut found = Lookup::default();
+        self.look_up_cookies(id, client, now, &mut found);
+        let chosen = self.choose_found(id, &asker, &found, natures, now);
+        let backend = if let Chosen::Backend(backend, _) = &chosen { Some(*backend) } else { None };
+        self.note_decision(id, &found, backend);
+        self.request_decided(id, client, &found, backend, now);
+        chosen
+    }
+
+    /// One of plain HTTP/1 that waited goes to `backend`.
+    fn request_goes_to(&mut self, id: FlowId, backend: BackendId, now: Time) {
+        if self.flows.get(id).http.is_some() || self.read_request(id, false).is_none() {
+            return;
+        }
+        let Some(asker) = self.asker(id) else { return };
+        let client = self.client_identity(asker.client);
+        let mut found = Lookup::default();
+        self.look_up_cookies(id, client, now, &mut found);
+        found.decision = found.decision.filter(|d| self.flows.get(id).record.spilled || d.backends.contains(backend));
+        self.note_decision(id, &found, Some(backend));
+        self.request_decided(id, client, &found, Some(backend), now);
     }
 
     /// Chooses by the hello, or as much of it as there is. One that cannot be read is balanced: only bounds refuse.
@@ -129,22 +165,31 @@ impl Engine {
             let pool = self.directory.pool(self.flows.get(id).record.pool);
             pool.into_iter().for_each(|pool| self.noticed.strange_ticket(pool.backends()));
         }
-        let chosen = match self.gate_of(id) {
-            None if self.is_shut_out(id) => Chosen::Nobody,
-            None => self.pick(id, &asker, &found, &[], now).into(),
-            Some(gate) => {
-                let asks = self.asks(id, gate, &asker, &found, natures);
-                self.ask_for_room(id, gate, &found, asks, None, now)
-            }
-        };
+        let chosen = self.choose_found(id, &asker, &found, natures, now);
         let backend = if let Chosen::Backend(backend, _) = &chosen { Some(*backend) } else { None };
         self.decided(id, client, &found, backend, now);
         chosen
     }
 
+    /// Chooses by what the tables have said.
+    #[inline]
+    fn choose_found(&mut self, id: FlowId, asker: &Asker, found: &Lookup, natures: Natures, now: Time) -> Chosen {
+        match self.gate_of(id) {
+            None if self.is_shut_out(id) => Chosen::Nobody,
+            None => self.pick(id, asker, found, &[], now).into(),
+            Some(gate) => {
+                let asks = self.asks(id, gate, asker, found, natures);
+                self.ask_for_room(id, gate, found, asks, None, now)
+            }
+        }
+    }
+
     /// One that waited goes to `backend`: what is offered is read along from now on, as if it had been chosen at once.
     pub(super) fn goes_to(&mut self, id: FlowId, backend: BackendId, now: Time) {
         let c = self.flows.get(id);
+        if c.record.class == Some(Class::NonSecure) {
+            return self.request_goes_to(id, backend, now);
+        }
         if c.record.class != Some(Class::Secure) || c.flight.is_some() || self.read_hello(id, false, now).is_none() {
             return;
         }
@@ -160,9 +205,23 @@ impl Engine {
     /// Notes what the tables say of the draft, and reads along what its server will answer.
     #[inline]
     fn decided(&mut self, id: FlowId, client: u64, found: &Lookup, chosen: Option<BackendId>, now: Time) {
+        self.note_decision(id, found, chosen);
         let connection = self.flows.get_mut(id);
         let cookie = connection.cookie;
         let record = &mut connection.record;
+        let id_known = record.id_decided;
+        record.offered = self.flights.draft().kinds(id_known, None, None).into();
+        let number = record.number;
+        trail::note_offer(&mut self.trails, number, self.flights.draft().identities(), found, chosen);
+        let Some(backend) = chosen else { return };
+        self.affinity.chosen(found, backend);
+        self.open_flight(id, client, id_known, cookie + 1, now);
+    }
+
+    /// Notes whom the tables have named.
+    #[inline]
+    fn note_decision(&mut self, id: FlowId, found: &Lookup, chosen: Option<BackendId>) {
+        let record = &mut self.flows.get_mut(id).record;
         if let Some(decision) = &found.decision {
             record.reason = Some(decision.reason);
             record.key = Some(decision.key);
@@ -172,13 +231,6 @@ impl Engine {
             decided.into_iter().for_each(|b| self.unfinished.refer(b));
             before.into_iter().for_each(|b| self.unfinished.unrefer(b));
         }
-        let id_known = record.id_decided;
-        record.offered = self.flights.draft().kinds(id_known, None, None).into();
-        let number = record.number;
-        self.note_offer(number, found, chosen);
-        let Some(backend) = chosen else { return };
-        self.affinity.chosen(found, backend);
-        self.open_flight(id, client, id_known, cookie + 1, now);
     }
 
     /// Reads along what the server is going to answer to `client` (see [`lb::Sighting::client`]), whose offer is the draft, from `start` on.
@@ -237,7 +289,10 @@ impl Engine {
                 let hello = ssl_parse::client_hello_so_far(held.stream.contiguous(buffers), joined);
                 Natures::of(service, asker, hello.as_ref(), Cost::Full)
             }
-            _ => Natures::of(service, asker, None, Cost::NotTls),
+            _ => {
+                let request = Request::read(held.stream.contiguous(buffers)).filter(|_| service.reads_requests());
+                Natures::of_name(service, asker, request.and_then(|request| request.host()), Cost::NotTls)
+            }
         }
     }
 
@@ -279,8 +334,14 @@ impl Engine {
             return;
         }
         let Some(service) = directory.service(c.record.service) else { return };
-        let hello = ssl_parse::client_hello_so_far(held.stream.contiguous(buffers), joined);
-        c.record.pool = hello.map_or(service.pool(), |hello| route(service, &hello));
+        let held = held.stream.contiguous(buffers);
+        let hello = ssl_parse::client_hello_so_far(held, joined);
+        let request = || Request::read(held).filter(|_| service.reads_requests());
+        c.record.pool = match (hello, c.record.class) {
+            (Some(hello), _) => route(service, &hello),
+            (None, Some(Class::NonSecure)) => request().map_or(service.pool(), |r| super::request::route(service, &r)),
+            (None, _) => service.pool(),
+        };
     }
 
     /// A backend of the client's family that is up, none of `except`; where there is none, one that was added and has not been heard yet. Those

@@ -10,7 +10,8 @@ use crate::flow::{Endpoints, FlowId, Key, PortUse, Rest, Side};
 use crate::tcp::action::{Choice, Failed, Over};
 use crate::tcp::connection::{Opening, Proxy, Stage, State};
 use crate::tcp::{
-    Action, Arrived, Connection, End, Settled, close, cut, dial, farewell, flight, handshake, hello, timer, unacked,
+    Action, Arrived, Connection, End, Settled, close, cut, dial, farewell, flight, handshake, hello, http, timer,
+    unacked,
 };
 use crate::time::Time;
 use crate::wire::build::Segment;
@@ -408,10 +409,11 @@ impl Engine {
     fn splice(&mut self, id: FlowId, seg: &Arrived, frame: &Frame<'_>, fx: &mut dyn Effects) {
         let now = seg.now;
         let mss = self.mss_for_backend(id);
-        let Engine { flows, health, buffers, flights, .. } = self;
+        let Engine { flows, health, buffers, flights, readings, .. } = self;
         let (hot, c) = flows.both(id);
         let Some(takes) = dial::splice(hot, c, seg, frame, mss, health) else { return };
         flight::released(c, buffers, flights, now);
+        http::released(c, buffers, readings, now);
         let mut at = now + self.config.flow_idle_timeout;
         if c.record.slot.as_ref().is_some_and(|slot| slot.units() > 0) {
             at = at.min(handshake::begins(c, now));

@@ -5,7 +5,7 @@ use super::share::client_identity;
 use super::{Effects, Engine};
 use crate::flow::{FlowId, Side};
 use crate::path::GateId;
-use crate::tcp::{Class, End, flight};
+use crate::tcp::{Class, End, flight, http};
 use crate::time::Time;
 use crate::tls::over;
 use lb::admission::Slot;
@@ -29,13 +29,14 @@ impl Engine {
         } else if !gates.is_empty() || gates.large > 0 {
             self.unqueue(id);
         }
-        let Engine { flows, lates, flights, buffers, counters, directory, noticed, keyed, trails, .. } = self;
+        let Engine { flows, lates, flights, readings, buffers, counters, directory, noticed, keyed, trails, .. } = self;
         let Some(client) = flows.key(id, Side::Client) else { return };
         let server = flows.key(id, Side::Server);
         let (hot, c) = flows.both(id);
         let class = over(&mut c.late, lates, buffers, counters);
         c.record.class = class.or(c.record.class);
         flight::close(c, flights, buffers);
+        http::close(c, readings, buffers);
         c.record.told = true;
         counters.flows_closed += 1;
         let bytes = hot.through.map_or([0; 2], |through| through.windows.map(|window| window.bytes()));
@@ -58,9 +59,10 @@ impl Engine {
 
     /// Gives back what a flow holds of the pools.
     pub(super) fn drop_held(&mut self, id: FlowId) {
-        let Engine { flows, flights, buffers, .. } = self;
+        let Engine { flows, flights, readings, buffers, .. } = self;
         let c = flows.get_mut(id);
         flight::close(c, flights, buffers);
+        http::close(c, readings, buffers);
         if let Some(stream) = c.stream() {
             stream.release(buffers);
         }

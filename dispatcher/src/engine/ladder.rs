@@ -13,7 +13,8 @@ use crate::tcp::forward::Noted;
 use crate::tcp::hello::{Holding, Room};
 use crate::tcp::reuse::{Anew, Begun, Reuse};
 use crate::tcp::{
-    Action, Arrived, ClientLink, End, admit, close, cut, dial, farewell, flight, forward, handshake, hello, reuse, wait,
+    Action, Arrived, ClientLink, End, admit, close, cut, dial, farewell, flight, forward, handshake, hello, http,
+    reuse, wait,
 };
 use crate::time::Time;
 use crate::wire::packet::Flags;
@@ -123,21 +124,26 @@ impl Engine {
         let says = seg.tcp.payload_len() > 0 || seg.tcp.flags.contains(Flags::URG);
         let passes = !seg.tcp.flags.intersects(Flags::SYN.with(Flags::RST));
         let (is_read, renewed, counts) = (c.flight.is_some(), c.renewed.is_some(), c.handshake.is_some());
-        let seen = c.record.backend.filter(|_| side == Side::Server && is_read && says);
+        let is_http = c.http.is_some();
+        let seen = c.record.backend.filter(|_| side == Side::Server && (is_read || is_http) && says);
         let seen = seen.map(|backend| (backend, super::share::session_time(seg.now)));
         if side == Side::Client && says && passes {
             if is_read {
                 let Engine { flows, flights, .. } = self;
                 let (hot, c) = flows.both(id);
                 hot.through.iter().for_each(|through| flight::client_sends(through, c, seg, frame, flights));
+            } else if is_http {
+                let Engine { flows, readings, .. } = self;
+                let (hot, c) = flows.both(id);
+                hot.through.iter().for_each(|through| http::client_sends(through, c, seg, frame, readings));
             } else {
                 self.read_late(id, seg, frame);
             }
         }
         let service = if renewed { self.routes.service_at(seg.ip.dst, seg.tcp.dst_port) } else { None };
-        let Engine { flows, buffers, flights, lates, affinity, counters, cookies, noticed, .. } = self;
+        let Engine { flows, buffers, flights, readings, lates, affinity, counters, cookies, noticed, .. } = self;
         let (hot, c) = flows.both(id);
-        let passers = Passers { buffers, flights, lates, affinity, noticed, seen, counters };
+        let passers = Passers { buffers, flights, readings, lates, affinity, noticed, seen, counters };
         let action = forward::segment(hot, c, side, seg, frame, Anew { service, cookies }, passers);
         if counts && passes {
             self.follow_handshake(id, side, seg, frame);

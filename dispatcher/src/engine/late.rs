@@ -1,7 +1,7 @@
 //! Hellos that come after their backend was chosen, read in passing: see [`tls::late`](crate::tls::late).
 
 use super::Engine;
-use super::trail::What;
+use super::trail::{self, What};
 use crate::flow::{BufferPool, FlowId, Side};
 use crate::tcp::connection::State;
 use crate::tcp::{Arrived, Class};
@@ -172,7 +172,7 @@ impl Engine {
         let number = c.record.number;
         *self.flights.draft_mut() = offer;
         self.note(id, What::LateHello, now);
-        self.note_offer(number, &Lookup::default(), None);
+        trail::note_offer(&mut self.trails, number, self.flights.draft().identities(), &Lookup::default(), None);
         self.open_flight(id, client, id_known, start, now);
         let Engine { flows, flights, .. } = self;
         let Some(reading) = flows.get(id).flight.and_then(|flight| flights.get_mut(flight)) else { return };

@@ -40,6 +40,7 @@ mod ladder;
 mod late;
 mod local;
 mod pace;
+mod request;
 mod send;
 mod share;
 mod sizes;
@@ -65,6 +66,7 @@ pub use sizes::TableSize;
 
 use crate::backends::{Health, Noticed, Passive};
 use crate::flow::{BufferPool, CookieJar, FlowId, FlowTable, Key, LocalPorts, Side, Wheel};
+use crate::http::Readings;
 use crate::path::{FIRST_PORT, Neighbours, Routes};
 use crate::sessions::Sessions;
 use crate::tcp::{Connection, Eviction, HEADER_ROOM, Hot, Limiter, ResetGrace, SMALL_HELLO, Settled};
@@ -130,6 +132,8 @@ pub struct Engine {
     cookies: CookieJar,
     buffers: BufferPool,
     flights: ServerFlights,
+    /// Requests and responses that are read in passing; places for none while no service follows a cookie.
+    readings: Readings,
     /// Hellos that came too late to be asked for.
     lates: Lates,
     local_ports: LocalPorts,
@@ -234,6 +238,7 @@ impl Engine {
             buffers: BufferPool::new(limits.hellos, HEADER_ROOM + limits.hello_bytes)
                 .with_small(limits.waiting, HEADER_ROOM + SMALL_HELLO),
             flights: ServerFlights::new(limits.watches),
+            readings: Readings::new(0),
             lates: Lates::new(),
             local_ports: LocalPorts::new(first_port, last_port, slots, derive(6)),
             returning,
@@ -268,6 +273,7 @@ impl Engine {
             config,
         };
         engine.follow_limits(now);
+        engine.provide_readings();
         engine.gates.follow_health(&engine.directory, &engine.health);
         Ok(engine)
     }
@@ -367,7 +373,7 @@ impl Engine {
 
     /// Server answers now being read.
     pub fn watched(&self) -> usize {
-        self.flights.in_use()
+        self.flights.in_use() + self.readings.in_use()
     }
 
     /// What the affinity tables counted and hold. Walks them: not for every frame.

@@ -2,6 +2,7 @@
 
 use crate::config::Limits;
 use crate::flow::{BufferPool, LocalPorts, Wheel};
+use crate::http::Readings;
 use crate::tcp::{Eviction, HEADER_ROOM, SMALL_HELLO};
 use crate::tls::ServerFlights;
 use lb::Affinity;
@@ -32,6 +33,12 @@ impl Limits {
         });
         let affinity = Affinity::bytes(&self.affinity(backends), workers);
         all.chain([TableSize { name: "affinity rows", entries: self.sessions, bytes: affinity }]).collect()
+    }
+
+    /// What the engines of `workers` workers take together once a service follows a cookie.
+    pub fn readings(&self, workers: usize) -> TableSize {
+        let part = self.divided(workers).watches;
+        TableSize { name: "requests read along", entries: part * workers, bytes: Readings::bytes_for(part) * workers }
     }
 
     fn tables_of_one(&self, backends: usize) -> Vec<TableSize> {

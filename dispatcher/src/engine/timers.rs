@@ -2,7 +2,7 @@
 
 use super::{Effects, Engine};
 use crate::flow::FlowId;
-use crate::tcp::{flight, timer};
+use crate::tcp::{flight, http, timer};
 use crate::time::Time;
 use core::time::Duration;
 
@@ -34,6 +34,13 @@ impl Engine {
                 self.counters.unwatched += 1;
                 let Engine { flows, flights, buffers, .. } = self;
                 flight::close(flows.get_mut(flow), flights, buffers);
+                self.refresh(flow);
+            }
+            for _ in 0..BATCH {
+                // It is idle, or has lasted for long: nothing is lost by that.
+                let Some(flow) = self.readings.overdue(now) else { break };
+                let Engine { flows, readings, buffers, .. } = self;
+                http::close(flows.get_mut(flow), readings, buffers);
                 self.refresh(flow);
             }
         }

@@ -35,6 +35,8 @@ pub type Holder = (BackendId, u32);
 pub enum What {
     /// The client's hello was complete.
     Hello,
+    /// The client's request of plain HTTP/1 had come, or as much of it as there will be.
+    Request,
     /// The client said something else than TLS.
     NotTls,
     /// The client said nothing for as long as is waited for a hello, or too little to tell.
@@ -242,7 +244,28 @@ pub(super) fn named(trails: &mut Trails, number: u64, client: SocketAddr) {
     }
 }
 
-/// Notes the server name of a hello.
+/// Notes what is offered, and what the tables said of it; `chosen` is where it goes.
+pub(super) fn note_offer(
+    trails: &mut Trails,
+    number: u64,
+    offered: &[Identity],
+    found: &Lookup,
+    chosen: Option<BackendId>,
+) {
+    let Some(trail) = trails.of(number) else { return };
+    trail.offered.clear();
+    trail.offered.extend(offered.iter().take(OFFERED).cloned());
+    trail.unsaid = offered.len().saturating_sub(OFFERED) as u8;
+    trail.row = found.decision.as_ref().map(|decision| Row {
+        reason: decision.reason,
+        key: decision.key,
+        proven: decision.proven,
+        named: decision.backends.len() as u16,
+        followed: chosen.is_some_and(|backend| decision.backends.contains(backend)),
+    });
+}
+
+/// Notes the server name of a hello, or the host of a request.
 pub(super) fn name(trails: &mut Trails, number: u64, name: Option<&[u8]>) {
     if let (Some(trail), Some(name)) = (trails.of(number), name) {
         trail.name.clear();
@@ -266,22 +289,6 @@ impl Engine {
     /// A backend as it is named in a step.
     pub(super) fn holder(&self, backend: BackendId) -> Holder {
         (backend, self.directory.backend(backend).map_or(0, |b| b.generation))
-    }
-
-    /// Notes what the draft offers, and what the tables said of it; `chosen` is where it goes.
-    pub(super) fn note_offer(&mut self, number: u64, found: &Lookup, chosen: Option<BackendId>) {
-        let Some(trail) = self.trails.of(number) else { return };
-        let offered = self.flights.draft().identities();
-        trail.offered.clear();
-        trail.offered.extend(offered.iter().take(OFFERED).cloned());
-        trail.unsaid = offered.len().saturating_sub(OFFERED) as u8;
-        trail.row = found.decision.as_ref().map(|decision| Row {
-            reason: decision.reason,
-            key: decision.key,
-            proven: decision.proven,
-            named: decision.backends.len() as u16,
-            followed: chosen.is_some_and(|backend| decision.backends.contains(backend)),
-        });
     }
 
     /// Tells `each` of the trails that are meant among `places` places from `from` on, the latest first, until it says that it has enough; with the

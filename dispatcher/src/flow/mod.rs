@@ -9,6 +9,7 @@
 //! * [`Window`], [`Direction`]: which segments of a direction can be meant seriously.
 //! * [`Splice`]: two connections made into one.
 //! * [`LocalPorts`]: which address and port of ours to dial from next.
+//! * [`Watches`](watches::Watches): a bounded pool of what is read along with flows.
 //! * [`Rss`]: which queue a card brings a frame to.
 //!
 //! Everything is allocated at construction, and nothing grows afterwards; each type's `bytes_for` says what that costs.
@@ -26,6 +27,7 @@ mod rss;
 pub mod splice;
 mod table;
 mod track;
+pub mod watches;
 mod wheel;
 
 pub use assembler::{Assembler, BufferId, BufferPool, Inserted, MAX_RANGES};

@@ -102,6 +102,6 @@ catalogue! {
     HANDSHAKE = histogram "dispatcher_handshake_seconds" ["service", "resumed"] "Of ended connections, how long servers took from the client's hello to their own; resumed: yes or no";
     CONNECTION = histogram "dispatcher_connection_seconds" ["service"] "How long ended connections lasted";
     RESUMPTIONS = counter "dispatcher_resumptions_total" ["backend", "kind", "outcome"] "Connections that offered to resume a session, by whether the backend did: accepted, refused; broken: refused although the tables had promised it; unknown: no row knew the session";
-    SESSION_ROWS = gauge "dispatcher_session_rows" ["kind"] "Rows of the session tables: session-id, ticket, key-name, candidate";
+    SESSION_ROWS = gauge "dispatcher_session_rows" ["kind"] "Rows of the session tables: session-id, ticket, cookie, key-name, candidate";
     SHARED_KEY_NAMES = gauge "dispatcher_shared_key_names" [] "Names of ticket keys that several backends open";
 }

@@ -214,6 +214,7 @@ fn series(metric: &Metric, r: &Reading) -> Vec<Series> {
             let kinds = [
                 ("session-id", rows.session_ids),
                 ("ticket", rows.tickets),
+                ("cookie", rows.cookies),
                 ("key-name", rows.key_names),
                 ("candidate", rows.candidates),
             ];

@@ -209,9 +209,10 @@ pub fn write_report(out: &mut dyn Write, totals: &Totals, census: &Census) -> io
     }
     writeln!(
         out,
-        "\nThe table holds {} session ids, {} tickets, {} key names ({} shared), {} prefixes seen once, {} refused keys.",
+        "\nThe table holds {} session ids, {} tickets, {} cookies, {} key names ({} shared), {} prefixes seen once, {} refused keys.",
         census.session_ids,
         census.tickets,
+        census.cookies,
         census.key_names,
         census.shared_key_names,
         census.candidates,

@@ -38,7 +38,9 @@ pub enum Over {
 pub enum Choice {
     /// By the hello, or what there is of it.
     ByHello,
-    /// By the algorithm: it is not TLS.
+    /// By the request of plain HTTP/1, or what there is of it.
+    ByRequest,
+    /// By the algorithm: it is neither.
     NotTls,
     /// By the algorithm: nothing has come, or too little to tell. A hello may still come.
     Silent,

@@ -119,6 +119,7 @@ pub fn open(
         header_due: policy.accept_proxy.accepts(seg.ip.src.ip()),
         since: now,
         walk: Default::default(),
+        request: service.reads_requests().then(Default::default),
     };
     // Beside what was agreed nothing is known of it yet.
     let settled = Settled {

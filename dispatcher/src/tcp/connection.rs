@@ -6,7 +6,9 @@ use super::control::{Options, timestamps};
 use super::hot::{Hot, Marks};
 use super::record::Record;
 use crate::backends::OUR_WSCALE;
+use crate::flow::watches::WatchId;
 use crate::flow::{Assembler, Oddities, Side};
+use crate::http::RequestWalk;
 use crate::path::NextHop;
 use crate::time::Time;
 use crate::tls::{FlightId, Late};
@@ -49,6 +51,8 @@ pub struct Waiting {
     pub header_due: bool,
     /// How far the hello has been followed.
     pub walk: HelloWalk,
+    /// The same of a request of plain HTTP/1, where it matters what is asked.
+    pub request: Option<RequestWalk>,
 }
 
 /// What it asked admission for: see [`lb::admission::Request`].
@@ -316,6 +320,8 @@ pub struct Connection {
     pub asked: Asked,
     /// What the server's first flight is read into, while it is.
     pub flight: Option<FlightId>,
+    /// The same of requests and responses of plain HTTP/1.
+    pub http: Option<WatchId>,
     /// Its handshake holds units of its backend's limit.
     pub handshake: Option<Handshake>,
     /// Whether a hello may still come, after the backend was chosen.
@@ -339,7 +345,7 @@ impl Connection {
         Marks(
             stands
                 | if_set(Marks::MUTE, spliced && self.record.times.first_byte().is_none())
-                | if_set(Marks::FLIGHT, self.flight.is_some())
+                | if_set(Marks::FLIGHT, self.flight.is_some() || self.http.is_some())
                 | if_set(Marks::HANDSHAKE, self.handshake.is_some())
                 | if_set(Marks::LATE, self.late != Late::No)
                 | if_set(Marks::RENEWED, self.renewed.is_some())

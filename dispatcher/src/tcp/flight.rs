@@ -6,6 +6,7 @@ use super::hot::Through;
 use crate::backends::Noticed;
 use crate::counters::Counters;
 use crate::flow::{BufferPool, Side};
+use crate::http::Readings;
 use crate::time::Time;
 use crate::tls::{Lates, ServerFlights};
 use crate::wire::packet::Flags;
@@ -19,6 +20,8 @@ pub struct Passers<'a> {
     pub buffers: &'a mut BufferPool,
     /// Servers' answers being read.
     pub flights: &'a mut ServerFlights,
+    /// Requests and responses being read.
+    pub readings: &'a mut Readings,
     /// Hellos that came late.
     pub lates: &'a mut Lates,
     /// What is learned,

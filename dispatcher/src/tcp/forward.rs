@@ -10,7 +10,7 @@ use super::control::ControlSegment;
 use super::flight::{self, Passers};
 use super::hot::{ClientLink, Hot, Marks};
 use super::reuse::{self, Anew};
-use super::{keepalive, unacked};
+use super::{http, keepalive, unacked};
 use crate::counters::DropReason;
 use crate::flow::Side;
 use crate::time::Time;
@@ -165,6 +165,8 @@ pub fn segment(
             if len > 0 && c.flight.is_some() {
                 let payload = &frame.bytes()[tcp.payload..tcp.end];
                 flight::server_sends(c, seq, payload, seg.now, &mut passers);
+            } else if len > 0 && c.http.is_some() {
+                http::server_sends(c, seq, seg, frame, &mut passers);
             } else if len > 0 {
                 // A server that speaks first speaks no TLS.
                 let Passers { buffers, lates, counters, .. } = &mut passers;

@@ -16,6 +16,7 @@ use super::record::End;
 use crate::backends::OUR_WSCALE;
 use crate::counters::DropReason;
 use crate::flow::{BufferPool, FlowId, Side};
+use crate::http::Walked;
 use crate::time::Time;
 use crate::wire::options::SegmentOptions;
 use crate::wire::packet::{Flags, urgent_pointer};
@@ -232,7 +233,7 @@ fn read(held: &Held, waiting: &mut Waiting, buffers: &BufferPool, room: Room) ->
     let stream = &held.stream;
     match waiting.walk.advance(stream.contiguous(buffers)) {
         Outcome::Complete(_) => return Some(Choice::ByHello),
-        Outcome::NotTls => return Some(Choice::NotTls),
+        Outcome::NotTls => return read_request(held, waiting, buffers, room),
         // It is not ours to judge: what can be read of it may decide, and the server says what is wrong.
         Outcome::Malformed(_) => return Some(Choice::ByHello),
         Outcome::NeedMore => {}
@@ -247,6 +248,20 @@ fn read(held: &Held, waiting: &mut Waiting, buffers: &BufferPool, room: Room) ->
         false if stream.at_fin() || left == 0 => Some(Choice::NotTls),
         _ => None,
     }
+}
+
+/// The same of what is not TLS: of a request where it matters what is asked.
+fn read_request(held: &Held, waiting: &mut Waiting, buffers: &BufferPool, room: Room) -> Option<Choice> {
+    let Some(walk) = &mut waiting.request else { return Some(Choice::NotTls) };
+    let stream = &held.stream;
+    match walk.advance(stream.contiguous(buffers)) {
+        Walked::Not => return Some(Choice::NotTls),
+        Walked::Whole => return Some(Choice::ByRequest),
+        Walked::More => {}
+    }
+    // As with a hello: what there is of it may decide.
+    let left = room.hello_bytes - stream.contiguous_len();
+    (stream.at_fin() || left < usize::from(room.segment)).then_some(Choice::ByRequest)
 }
 
 /// Acknowledges what is in order: from now on it is ours to deliver.
@@ -297,13 +312,19 @@ pub fn due(hot: &Hot, c: &mut Connection, now: Time, hello_bytes: usize) -> Opti
     }
     // How long half a hello may be waited for, and what becomes of it, is the server's to say. If it is none, perhaps the server is to speak
     // first, or to answer the few bytes that have come.
-    Some(Action::Choose(if waiting.walk.is_hello() { Choice::ByHello } else { Choice::Silent }))
+    let request = waiting.request.is_some_and(|walk| walk.has_begun());
+    Some(Action::Choose(match waiting.walk.is_hello() {
+        true => Choice::ByHello,
+        false if request => Choice::ByRequest,
+        false => Choice::Silent,
+    }))
 }
 
 /// Until when the hello may take.
 pub fn patience(held: &Held, waiting: &Waiting) -> Time {
     let half_a_header = waiting.header_due && held.stream.contiguous_len() > 0;
-    let begun = waiting.walk.is_hello() || held.stream.has_gap() || half_a_header;
+    let request = waiting.request.is_some_and(|walk| walk.has_begun());
+    let begun = waiting.walk.is_hello() || request || held.stream.has_gap() || half_a_header;
     if begun { waiting.complete_until } else { waiting.silent_until }
 }
 

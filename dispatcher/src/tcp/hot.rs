@@ -24,7 +24,7 @@ impl Marks {
     pub const OPEN: Marks = Marks(1);
     /// Bytes are ours to deliver.
     pub const UNACKED: Marks = Marks(2);
-    /// The server's first flight is being read.
+    /// The server's first flight is being read, or its responses are.
     pub const FLIGHT: Marks = Marks(4);
     /// A hello may still come.
     pub const LATE: Marks = Marks(8);

@@ -31,6 +31,7 @@ impl Connection {
             && self.former == [None; 2]
             && self.renewed.is_none()
             && self.flight.is_none()
+            && self.http.is_none()
             && self.handshake.is_none()
             && self.late == Late::No
             && self.asked == Asked::default()
@@ -55,6 +56,7 @@ impl From<Connection> for Settled {
             odd: _,
             asked: _,
             flight: _,
+            http: _,
             handshake: _,
             late: _,
         } = c;
@@ -77,6 +79,7 @@ impl From<Settled> for Connection {
             odd: [Oddities::default(); 2],
             asked: Asked::default(),
             flight: None,
+            http: None,
             handshake: None,
             late: Late::No,
             proxy,

@@ -1,31 +1,25 @@
 //! A bounded pool of [`ServerFlight`]s: server answers that are being read in passing.
 //!
 //! A peer that falls silent in the middle of a handshake keeps its place for `QUIET` only, and no handshake keeps one for longer
-//! than [`LONGEST`]. **And when full?** A place of the client that holds most gives way, and of these the oldest: whoever stalls
-//! thousands of handshakes stops learning from his own, not from those of others.
+//! than [`LONGEST`]. When it is full one gives way as [`Watches`] says: whoever stalls thousands of handshakes stops learning from his own, not from those of others.
 
 use super::{OfferedSessions, ServerFlight};
+use crate::flow::watches::{Patience, WatchId, Watches};
 use crate::flow::{Assembler, BufferPool, FlowId};
 use crate::time::Time;
 use crate::wire::Seq;
 use arrayvec::ArrayVec;
 use core::time::Duration;
-use lb::affinity::host_tag;
 
 /// A handshake in which the server has said nothing for so long is not followed any further.
 pub const QUIET: Duration = Duration::from_secs(10);
 /// Nor is one that takes so long in all.
 pub const LONGEST: Duration = Duration::from_secs(30);
-/// Places that [`ServerFlights::overdue`] looks at in one call.
-const LOOKS: usize = 256;
-/// Places that [`ServerFlights::next_to_yield`] looks at.
-const GIVERS: usize = 64;
 /// Bytes of a client's stream that are remembered to know them again: a hello with post-quantum shares and a ticket, as a rule.
 const REMEMBERED: usize = 2048;
 
 /// A place in the pool.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FlightId(u32);
+pub type FlightId = WatchId;
 
 /// One server's answer: the reader, and its stream put in order.
 #[derive(Debug)]
@@ -124,41 +118,10 @@ impl FlightReading {
     }
 }
 
-/// Who has a place, and since when. Apart from the readers, which are large: it is walked.
-#[derive(Clone, Copy, Debug)]
-struct Holder {
-    flow: FlowId,
-    /// Who the client is, see [`lb::Sighting::client`].
-    client: u64,
-    opened: Time,
-    /// When the server last said something.
-    heard: Time,
-}
-
-impl Holder {
-    /// By what places are counted.
-    fn tag(&self) -> usize {
-        usize::from(host_tag(self.client))
-    }
-
-    fn is_overdue(&self, now: Time) -> bool {
-        now.since(self.heard) >= QUIET || now.since(self.opened) >= LONGEST
-    }
-}
-
 /// All places.
 #[derive(Debug)]
 pub struct ServerFlights {
-    /// A reading is large: it is made when its place is first used, and begun anew where it lies. Of meaning while the place has a holder.
-    places: Box<[Option<FlightReading>]>,
-    holders: Box<[Option<Holder>]>,
-    free: Vec<u32>,
-    /// Places held, by client.
-    held: Box<[u32]>,
-    /// The place to be looked at next for one that is overdue.
-    hand: usize,
-    /// The first place to be looked at when one must give way.
-    giver: usize,
+    places: Watches<FlightReading>,
     /// What the client offers whose server's answer will be read next.
     draft: OfferedSessions,
 }
@@ -166,39 +129,18 @@ pub struct ServerFlights {
 impl ServerFlights {
     /// `count` places, all memory taken now.
     pub fn new(count: usize) -> ServerFlights {
-        let count = count.min(u32::MAX as usize) as u32;
-        ServerFlights {
-            places: (0..count).map(|_| None).collect(),
-            holders: vec![None; count as usize].into_boxed_slice(),
-            free: (0..count).rev().collect(),
-            held: vec![0; 1 << 16].into_boxed_slice(),
-            hand: 0,
-            giver: 0,
-            draft: OfferedSessions::default(),
-        }
+        let patience = Patience { quiet: QUIET, longest: LONGEST };
+        ServerFlights { places: Watches::new(count, patience), draft: OfferedSessions::default() }
     }
 
     /// Bytes that `count` places take.
     pub const fn bytes_for(count: usize) -> usize {
-        let place = size_of::<Option<FlightReading>>() + size_of::<Option<Holder>>() + size_of::<u32>();
-        count * place + (1 << 16) * size_of::<u32>()
+        Watches::<FlightReading>::bytes_for(count)
     }
 
-    /// Whose reading has to be closed before [`ServerFlights::open`] has a place: of `GIVERS` places the oldest of the client that holds most, and
-    /// one that is overdue before any other. `None` while there is room.
-    ///
-    /// Some are looked at, not all: a new connection must not cost a walk over thousands. They are spread evenly over all, other ones each
-    /// time, so that whoever holds many is among them.
+    /// See [`Watches::next_to_yield`].
     pub fn next_to_yield(&mut self, now: Time) -> Option<FlowId> {
-        if !self.free.is_empty() || self.holders.is_empty() {
-            return None;
-        }
-        let (first, n) = (self.giver, self.holders.len());
-        self.giver = (first + 1) % n;
-        let apart = (n / GIVERS).max(1);
-        let rank = |h: &&Holder| (!h.is_overdue(now), core::cmp::Reverse(self.held[h.tag()]), h.opened);
-        let looked_at = (0..GIVERS.min(n)).filter_map(|i| self.holders[(first + i * apart) % n].as_ref());
-        looked_at.min_by_key(rank).map(|h| h.flow)
+        self.places.next_to_yield(now)
     }
 
     /// What the client offers for which a place is opened next. It is read here, asked for here, and copied once.
@@ -221,60 +163,42 @@ impl ServerFlights {
         start: Seq,
         now: Time,
     ) -> Option<(FlightId, &mut FlightReading)> {
-        let i = self.free.pop()?;
-        let reading = self.places[i as usize].get_or_insert_with(FlightReading::new);
+        let (id, place) = self.places.open(flow, client, now)?;
+        let reading = place.get_or_insert_with(FlightReading::new);
         reading.flight.restart(&self.draft, id_known);
         reading.stream = Assembler::lazy(start, 0);
         (reading.hello_end, reading.read_to) = (Seq(0), Seq(0));
         (reading.given_at, reading.took) = (now, None);
         reading.given.1.clear();
-        let holder = Holder { flow, client, opened: now, heard: now };
-        self.held[holder.tag()] += 1;
-        self.holders[i as usize] = Some(holder);
-        Some((FlightId(i), reading))
+        Some((id, reading))
     }
 
     /// One that is open, whose server has said something; and who its client is.
     pub fn heard(&mut self, id: FlightId, now: Time) -> Option<(&mut FlightReading, u64)> {
-        let holder = self.holders[id.0 as usize].as_mut()?;
-        holder.heard = now;
-        Some((self.places[id.0 as usize].as_mut()?, holder.client))
+        self.places.heard(id, now)
     }
 
     /// One that is open.
     pub fn get_mut(&mut self, id: FlightId) -> Option<&mut FlightReading> {
-        self.holders[id.0 as usize]?;
-        self.places[id.0 as usize].as_mut()
+        self.places.get_mut(id)
     }
 
     /// Done: `note` hears what it has shown, and the place is free again.
     pub fn close(&mut self, id: FlightId, buffers: &mut BufferPool, note: impl FnOnce(&FlightReading)) {
-        let Some(holder) = self.holders[id.0 as usize].take() else { return };
-        self.held[holder.tag()] -= 1;
-        self.free.push(id.0);
-        if let Some(reading) = &mut self.places[id.0 as usize] {
+        if let Some(reading) = self.places.close(id) {
             reading.stream.release(buffers);
             note(reading);
         }
     }
 
-    /// The next flow whose reading is overdue, among some of the places: all of them in turn, call by call.
+    /// See [`Watches::overdue`].
     pub fn overdue(&mut self, now: Time) -> Option<FlowId> {
-        for _ in 0..LOOKS.min(self.holders.len()) {
-            let holder = self.holders[self.hand];
-            self.hand = (self.hand + 1) % self.holders.len();
-            if let Some(holder) = holder
-                && holder.is_overdue(now)
-            {
-                return Some(holder.flow);
-            }
-        }
-        None
+        self.places.overdue(now)
     }
 
     /// Places in use.
     pub fn in_use(&self) -> usize {
-        self.places.len() - self.free.len()
+        self.places.in_use()
     }
 }
 

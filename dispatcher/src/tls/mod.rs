@@ -12,7 +12,7 @@ mod server_flight;
 
 pub use flights::{FlightId, ServerFlights};
 pub use late::{Late, Lates, over};
-pub use offered::{MAX_PSKS, OfferedSessions, read_offered, server_name};
+pub use offered::{MAX_PSKS, OfferedSessions, name_text, read_offered, server_name};
 pub use server_flight::{MESSAGE_BYTES, SECOND_HELLO_BYTES, ServerFlight};
 
 /// How the client's stream began.

@@ -178,6 +178,10 @@ pub fn read_offered(stream: &[u8], hello: &ClientHello<'_>, keep_name: bool) -> 
 
 /// A hello's server name, to be told.
 pub fn server_name(hello: &ClientHello<'_>) -> Option<Box<str>> {
-    let name = hello.sni?;
-    Some(String::from_utf8_lossy(&name[..name.len().min(255)]).into_owned().into_boxed_str())
+    hello.sni.map(name_text)
+}
+
+/// A name that a client has said, to be told.
+pub fn name_text(name: &[u8]) -> Box<str> {
+    String::from_utf8_lossy(&name[..name.len().min(255)]).into_owned().into_boxed_str()
 }

@@ -5,6 +5,7 @@ mod addresses;
 mod alive;
 mod backends;
 mod binding;
+mod cookies;
 mod ending;
 mod handshake;
 mod icmp;

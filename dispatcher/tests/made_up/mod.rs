@@ -20,7 +20,8 @@ pub fn sessions(backend: &str) -> Sessions {
         broken: 1,
         unknown: 1,
     };
-    let rows = Rows { session_ids: 1, tickets: 2, key_names: 3, shared_key_names: 1, candidates: 4, refusals: 5 };
+    let rows =
+        Rows { session_ids: 1, tickets: 2, cookies: 6, key_names: 3, shared_key_names: 1, candidates: 4, refusals: 5 };
     Sessions { offered: vec![offered], rows, notes: vec!["rows are made up".into()] }
 }
 

@@ -100,6 +100,7 @@ fn service() -> Service {
         pools: vec!["shop".into()],
         balance: "maglev".into(),
         affinity: true,
+        cookie: None,
         proxy_protocol: false,
         accept_proxy: vec![],
         backends: ["web10", "web1", "web2"].map(String::from).to_vec(),

@@ -57,7 +57,15 @@ impl Control for Willing {
         Vec::new()
     }
     fn sessions(&mut self, _: &[Backend]) -> Sessions {
-        let rows = Rows { session_ids: 0, tickets: 0, key_names: 0, shared_key_names: 0, candidates: 0, refusals: 0 };
+        let rows = Rows {
+            session_ids: 0,
+            tickets: 0,
+            cookies: 0,
+            key_names: 0,
+            shared_key_names: 0,
+            candidates: 0,
+            refusals: 0,
+        };
         Sessions { offered: Vec::new(), rows, notes: Vec::new() }
     }
     fn look_for(&mut self, asked: &Asked) -> Result<Walking, Problem> {

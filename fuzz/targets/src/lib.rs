@@ -14,6 +14,7 @@
 //! | [`flags`] | a command line | refused in one line, or understood |
 //! | [`config`] | a configuration file | refused with faults that lie in it, or understood |
 //! | [`control`] | a request at the control socket | one answer that programs can read; what is refused is not done |
+//! | [`http`] | requests and responses of plain HTTP/1 | the same in any slicing; no cookie learned but those of heads that `httparse` finds |
 //! | [`state`] | a state file, or rows of one | no row but those that were written; each of them told once |
 
 mod capture;
@@ -24,6 +25,7 @@ mod dtls;
 mod engine;
 mod flags;
 mod hello;
+mod http;
 mod messages;
 mod oracle;
 mod state;
@@ -35,6 +37,7 @@ pub use dtls::dtls;
 pub use engine::engine;
 pub use flags::flags;
 pub use hello::{client_hello, follower, server_hello};
+pub use http::http;
 pub use messages::messages;
 pub use state::state;
 
@@ -42,7 +45,7 @@ pub use state::state;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("client_hello", client_hello),
     ("server_hello", server_hello),
     ("follower", follower),
@@ -54,4 +57,5 @@ pub const TARGETS: [Target; 11] = [
     ("config", config),
     ("control", control),
     ("state", state),
+    ("http", http),
 ];

@@ -27,9 +27,14 @@ fn row(bytes: &[u8; 40]) -> Option<Saved> {
     let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
     let key = &bytes[8..40];
     let name = key[..16].try_into().unwrap();
-    let about = match bytes[0] % 4 {
+    let about = match bytes[0] % 5 {
         0 => About::Exact { key: Key::session_id(&key[..usize::from(bytes[1]) % 33])?, refused: bytes[2] & 1 != 0 },
         1 => About::Exact { key: Key::ticket(key), refused: bytes[2] & 1 != 0 },
+        4 => About::Cookie {
+            key: Key::cookie(&[key]),
+            end: if bytes[2] & 2 == 0 { 0 } else { word(24) },
+            refused: bytes[2] & 1 != 0,
+        },
         2 => About::Name { name, since: word(24), doubted: bytes[2] & 1 != 0 },
         _ => About::Candidate { name, identity: word(24) },
     };

@@ -95,4 +95,5 @@ targets! {
     config: 100,
     control: 40,
     state: 100,
+    http: 100,
 }

@@ -1,11 +1,11 @@
-//! Exact rows: one for a session ID or ticket, naming the backend that issued it or resumed it.
+//! Exact rows: one for a session ID, ticket or cookie, naming the backend that issued it or resumed it.
 //!
 //! Bounded by `--session-capacity`; when both buckets of a row are full and none of their rows can be moved, the client that holds most gives
 //! way, see [`fair`](super::fair).
 
 use super::cuckoo::{Cuckoo, Writer};
 use super::fair::Held;
-use super::key::Key;
+use super::key::{Key, cookie_end};
 use super::metrics::TableCounters;
 use super::saved::{About, Mirror};
 use super::table::Inserted;
@@ -97,6 +97,14 @@ impl Clock {
     }
 }
 
+/// A row is worth something still: so long after its last use, or to the end that it has itself, as some cookies have.
+fn is_live(clock: Clock, row: &Words, now: u64) -> bool {
+    match cookie_end(kind(row[REST]), row[REST - 1]) {
+        None | Some(0) => clock.is_live(row[REST], now),
+        Some(end) => now <= end,
+    }
+}
+
 /// What readers of a shard need.
 #[derive(Clone)]
 pub(crate) struct ExactTable {
@@ -121,6 +129,13 @@ impl ExactTable {
         self.clock.is_live(rest, now).then(|| backend(rest))
     }
 
+    /// The same of a cookie, whose row has its end beside the key.
+    #[inline]
+    pub fn find_cookie(&self, key: &(u64, [u64; 4]), hash: u64, now: u64, busy: &mut u64) -> Option<BackendId> {
+        let row = self.table.find(hash, busy, |row: &Words| is_cookie(row, key).then_some(*row))?;
+        is_live(self.clock, &row, now).then(|| backend(row[REST]))
+    }
+
     /// Where it lies.
     pub fn memory(&self) -> [core::ops::Range<*const u8>; 2] {
         self.table.memory()
@@ -128,12 +143,16 @@ impl ExactTable {
 
     /// All live rows: for tools.
     pub fn rows(&self, now: u64) -> impl Iterator<Item = ExactRow> + '_ {
-        self.table.snapshots().filter(move |row| self.clock.is_live(row[REST], now)).filter_map(move |row| {
+        self.table.snapshots().filter(move |row| is_live(self.clock, row, now)).filter_map(move |row| {
             let [a, b, c, d, rest] = row;
             let key = Key::from_words(kind(rest), [a, b, c, d])?;
             Some(ExactRow { key, backend: backend(rest), used: self.clock.used(rest, now) })
         })
     }
+}
+
+fn is_cookie(row: &Words, (mine, words): &(u64, [u64; 4])) -> bool {
+    row[..REST - 1] == words[..REST - 1] && kind(row[REST]) == *mine && cookie_end(*mine, row[REST - 1]).is_some()
 }
 
 /// One shard's writer.
@@ -158,7 +177,12 @@ pub(crate) struct Learned<'a> {
     pub backend: BackendId,
     /// Whose connection showed it.
     pub client: u16,
+    /// When it ends by itself, as a cookie may: 0 for what is forgotten so long after its last use.
+    pub end: u64,
 }
+
+/// A cookie that is said to last for longer lasts so long, milliseconds: times of rows are known for twice that.
+pub(crate) const LONGEST_COOKIE: u64 = 30 * 86_400_000;
 
 impl ExactShard {
     pub fn new(capacity: usize, ttl: u64) -> ExactShard {
@@ -197,13 +221,20 @@ impl ExactShard {
     fn keep_row_in(&self, mirror: &Mirror, at: usize) {
         let [a, b, c, d, rest] = self.writer.get(at);
         if let Some(key) = Key::from_words(kind(rest), [a, b, c, d]) {
-            let about = About::Exact { key, refused: rest & REFUSED != 0 };
+            let refused = rest & REFUSED != 0;
+            let about = match cookie_end(kind(rest), d) {
+                Some(end) => About::Cookie { key, end, refused },
+                None => About::Exact { key, refused },
+            };
             mirror.put(at, backend(rest), maker(rest), self.clock.used(rest, self.latest), about);
         }
     }
 
     fn position(&self, key: &Key, hash: u64) -> Option<usize> {
-        let (mine, words) = key.to_words();
+        let key @ (mine, words) = key.to_words();
+        if cookie_end(mine, words[REST - 1]).is_some() {
+            return self.writer.position(hash, |row| is_cookie(row, &key));
+        }
         self.writer.position(hash, |row| row[..REST] == words && kind(row[REST]) == mine)
     }
 
@@ -220,15 +251,17 @@ impl ExactShard {
         counters: &mut TableCounters,
     ) {
         self.notice(now, counters);
-        let Learned { key, hash, backend: id, client } = *learned;
+        let Learned { key, hash, backend: id, client, end } = *learned;
         let (kind, [a, b, c, d]) = key.to_words();
+        // What lies beside a cookie's key, and is nothing of others'.
+        let d = d | end;
         let time = self.clock.time(now);
         let fresh = kind | u64::from(id.0) << BACKEND | u64::from(client) << MAKER | time;
         if let Some(at) = self.position(key, hash) {
-            let rest = self.writer.get(at)[REST];
+            let [.., before, rest] = self.writer.get(at);
             // Its maker stays.
             let again = says(fresh) | u64::from(maker(rest)) << MAKER | time;
-            if says(rest) == says(fresh) {
+            if says(rest) == says(fresh) && before == d {
                 self.writer.touch(at, again);
             } else if backend(rest) == id || maker(rest) == client {
                 // Refusals have to be forgotten, or the row moves.
@@ -240,7 +273,7 @@ impl ExactShard {
             return;
         }
         let ExactShard { writer, held, clock, .. } = self;
-        let gone = |row: &Words| !clock.is_live(row[REST], now) || dead(backend(row[REST]));
+        let gone = |row: &Words| !is_live(*clock, row, now) || dead(backend(row[REST]));
         let room = writer.make_room(hash, gone, |row| held.rank(maker(row[REST]), clock.rank(row[REST], now)));
         if let (Some(mirror), Some(to)) = (&self.kept, room.moved) {
             self.keep_row_in(mirror, to);
@@ -256,6 +289,34 @@ impl ExactShard {
         self.writer.put(&room, &[a, b, c, d, fresh]);
         self.keep_row(room.at);
         counters.count(room.how);
+    }
+
+    /// The backend was offered this session, and nothing speaks against its having it: a row that says so is used. It makes none.
+    pub fn used(&mut self, learned: &Learned<'_>, now: u64, counters: &mut TableCounters) {
+        self.notice(now, counters);
+        let Some(at) = self.position(learned.key, learned.hash) else { return };
+        let mut words = self.writer.get(at);
+        let rest = words[REST];
+        if backend(rest) != learned.backend || !is_live(self.clock, &words, now) {
+            return;
+        }
+        words[REST] = says(rest) & !REFUSED | u64::from(maker(rest)) << MAKER | self.clock.time(now);
+        if rest & REFUSED == 0 {
+            self.writer.touch(at, words[REST]);
+        } else {
+            self.writer.replace(at, &words);
+        }
+        self.keep_row(at);
+    }
+
+    /// The backend has ended this session, and told its client, if that made the row.
+    pub fn ended(&mut self, learned: &Learned<'_>, counters: &mut TableCounters) {
+        let Some(at) = self.position(learned.key, learned.hash) else { return };
+        let rest = self.writer.get(at)[REST];
+        if backend(rest) == learned.backend && maker(rest) == learned.client {
+            self.remove(at);
+            counters.retired += 1;
+        }
     }
 
     /// The backend was offered this session and did not resume it.
@@ -284,22 +345,23 @@ impl ExactShard {
         }
     }
 
-    /// Empties the rows in `places` (cut to the table) that `drop` names, by their last word; returns how many.
-    fn clear(&mut self, places: Range<usize>, drop: impl Fn(u64) -> bool) -> u64 {
+    /// Empties the rows in `places` (cut to the table) that `drop` names; returns how many.
+    fn clear(&mut self, places: Range<usize>, drop: impl Fn(&Words) -> bool) -> u64 {
         let before = self.writer.used();
         for at in places.start..places.end.min(self.capacity()) {
-            if self.writer.is_used(at) && drop(self.writer.get(at)[REST]) {
+            if self.writer.is_used(at) && drop(&self.writer.get(at)) {
                 self.remove(at);
             }
         }
         (before - self.writer.used()) as u64
     }
 
-    /// What time it is. When nothing was said for a whole time-to-live, all rows have expired: they go at once, before anybody takes what is
-    /// very old for new.
+    /// What time it is. When nothing was said for a whole time-to-live, all rows have expired but those with an end of their own: they go at once,
+    /// before anybody takes what is very old for new.
     fn notice(&mut self, now: u64, counters: &mut TableCounters) {
         if now.saturating_sub(self.latest) > self.ttl && self.writer.used() > 0 {
-            counters.expired += self.clear(0..usize::MAX, |_| true);
+            let own_end = |row: &Words| cookie_end(kind(row[REST]), row[REST - 1]).is_some_and(|end| now <= end);
+            counters.expired += self.clear(0..usize::MAX, |row| !own_end(row));
         }
         self.latest = self.latest.max(now);
     }
@@ -308,7 +370,7 @@ impl ExactShard {
     pub fn sweep(&mut self, now: u64, rows: usize, counters: &mut TableCounters) {
         self.notice(now, counters);
         let clock = self.clock;
-        counters.expired += self.clear(self.cursor..self.cursor + rows, |rest| !clock.is_live(rest, now));
+        counters.expired += self.clear(self.cursor..self.cursor + rows, |row| !is_live(clock, row, now));
         self.cursor += rows;
         if self.cursor >= self.writer.capacity() {
             self.cursor = 0;
@@ -326,7 +388,7 @@ impl ExactShard {
 
     /// Clears the rows of backends among those in `places`.
     pub fn forget(&mut self, backends: &BackendSet, places: Range<usize>) {
-        self.clear(places, |rest| backends.contains(backend(rest)));
+        self.clear(places, |row| backends.contains(backend(row[REST])));
     }
 }
 
@@ -357,7 +419,7 @@ mod tests {
     fn after_a_silence_of_a_hundred_years_nothing_is_taken_for_new() {
         let (mut shard, mut counters) = (ExactShard::new(64, 1000), TableCounters::default());
         let key = Key::session_id(b"abc").unwrap();
-        let learned = Learned { key: &key, hash: 5, backend: BackendId(1), client: 1 };
+        let learned = Learned { key: &key, hash: 5, backend: BackendId(1), client: 1, end: 0 };
         shard.has(&learned, 77, |_| false, &mut counters);
         let much_later = 77 + (1 << 33);
         // By the word alone it would be of this very moment.

@@ -27,8 +27,9 @@ impl Affinity {
     /// Clears what is about the backends among the next `rows` rows of this worker's shard, what was told in advance included. True when
     /// none is left: for good, of those that were [dismissed](Affinity::dismiss) before the beginning. Each worker has to.
     pub fn forget_some(&mut self, forgetting: &mut Forgetting, rows: usize) -> bool {
-        let Affinity { exact, names, .. } = self;
+        let Affinity { exact, recent, names, .. } = self;
         let backends = forgetting.backends;
+        recent.iter_mut().for_each(|recent| recent.forget(&backends, 0..usize::MAX));
         let all = forgetting.at..forgetting.at.saturating_add(rows);
         forgetting.at = all.end;
         // Names last: candidates become names while this goes on, and never the other way round.

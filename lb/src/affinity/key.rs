@@ -15,18 +15,22 @@ pub enum IdentityKind {
     Ticket = 1,
     /// PSK identity of TLS 1.3 (RFC 8446, 4.2.11).
     Psk = 2,
+    /// Cookie of plain HTTP/1 (RFC 6265), one that the service's affinity names.
+    Cookie = 3,
 }
 
 impl IdentityKind {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [IdentityKind; 3] = [IdentityKind::SessionId, IdentityKind::Ticket, IdentityKind::Psk];
+    pub const ALL: [IdentityKind; 4] =
+        [IdentityKind::SessionId, IdentityKind::Ticket, IdentityKind::Psk, IdentityKind::Cookie];
 
-    /// `session-id`, `ticket` or `psk`.
+    /// `session-id`, `ticket`, `psk` or `cookie`.
     pub const fn as_str(self) -> &'static str {
         match self {
             IdentityKind::SessionId => "session-id",
             IdentityKind::Ticket => "ticket",
             IdentityKind::Psk => "psk",
+            IdentityKind::Cookie => "cookie",
         }
     }
 }
@@ -45,7 +49,7 @@ impl fmt::Display for IdentityKind {
 pub struct Offered<'a> {
     /// Which field it came in.
     pub kind: IdentityKind,
-    /// Its bytes.
+    /// Its bytes; of a cookie its name, `=` and its value.
     pub bytes: &'a [u8],
 }
 
@@ -70,14 +74,21 @@ impl Identity {
             IdentityKind::SessionId => (Key::session_id(bytes)?, None),
             IdentityKind::Ticket => (Key::ticket(bytes), key_name(bytes)),
             IdentityKind::Psk => (Key::psk(bytes), key_name(bytes)),
+            IdentityKind::Cookie => (Key::cookie(&[bytes]), None),
         };
         Some(Identity { kind, key, name })
+    }
+
+    /// A cookie: as [`Identity::new`] of its name, `=` and its value.
+    pub fn cookie(name: &[u8], value: &[u8]) -> Identity {
+        Identity { kind: IdentityKind::Cookie, key: Key::cookie(&[name, b"=", value]), name: None }
     }
 
     /// A ticket or PSK identity that is known by its key name alone, and not digested. `None` when it is too short to begin with one, and for a
     /// session ID.
     pub(super) fn by_name(offered: &Offered<'_>) -> Option<Identity> {
-        let name = key_name(offered.bytes).filter(|_| offered.kind != IdentityKind::SessionId)?;
+        let sealed = matches!(offered.kind, IdentityKind::Ticket | IdentityKind::Psk);
+        let name = key_name(offered.bytes).filter(|_| sealed)?;
         Some(Identity { kind: offered.kind, key: Key::name(&name), name: Some(name) })
     }
 
@@ -141,11 +152,14 @@ pub enum Reason {
     Psk,
     /// It opens PSK identities with this key name.
     PskKey,
+    /// It set this cookie.
+    Cookie,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Reason; 5] = [Reason::SessionId, Reason::Ticket, Reason::TicketKey, Reason::Psk, Reason::PskKey];
+    pub const ALL: [Reason; 6] =
+        [Reason::SessionId, Reason::Ticket, Reason::TicketKey, Reason::Psk, Reason::PskKey, Reason::Cookie];
 
     /// The word for reports.
     pub const fn as_str(self) -> &'static str {
@@ -155,6 +169,7 @@ impl Reason {
             Reason::TicketKey => "ticket-key",
             Reason::Psk => "psk",
             Reason::PskKey => "psk-key",
+            Reason::Cookie => "cookie",
         }
     }
 
@@ -164,6 +179,7 @@ impl Reason {
             Reason::SessionId => IdentityKind::SessionId,
             Reason::Ticket | Reason::TicketKey => IdentityKind::Ticket,
             Reason::Psk | Reason::PskKey => IdentityKind::Psk,
+            Reason::Cookie => IdentityKind::Cookie,
         }
     }
 }
@@ -185,6 +201,19 @@ pub enum KeyKind {
     Psk = 3,
     /// A key name.
     KeyName = 4,
+    /// SHA-256 of a cookie's name, `=` and value: its first 24 bytes, which leave room in a row for when the cookie ends.
+    Cookie = 5,
+}
+
+/// Bytes of a cookie's key.
+const COOKIE_BYTES: usize = 24;
+/// In the last byte of a key's words, where session IDs shorter than 32 bytes have their length: a cookie, and when it ends.
+const COOKIE: u64 = 0x40 << 56;
+const KIND_OF_SHORT: u64 = 2;
+
+/// When a cookie ends, as a row's last word of the key has it: no end is 0.
+pub(crate) fn cookie_end(kind: u64, last: u64) -> Option<u64> {
+    (kind == KIND_OF_SHORT && last & 0xff << 56 == COOKIE).then_some(last & !(0xff << 56))
 }
 
 /// The key of a row: a kind and at most 32 bytes. Displays as lower-case hex.
@@ -214,6 +243,22 @@ impl Key {
         Key::of(KeyKind::Psk, &Sha256::digest(identity))
     }
 
+    /// Of a cookie, given in pieces: its name, `=` and its value.
+    pub fn cookie(pieces: &[&[u8]]) -> Key {
+        let mut hash = Sha256::new();
+        pieces.iter().for_each(|piece| hash.update(piece));
+        Key::of(KeyKind::Cookie, &hash.finalize()[..COOKIE_BYTES])
+    }
+
+    /// Of a cookie, of the words that [`Key::to_words`] has of it.
+    pub(crate) fn cookie_from_words(words: [u64; COOKIE_BYTES / 8]) -> Key {
+        let mut bytes = [0; COOKIE_BYTES];
+        for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
+            chunk.copy_from_slice(&word.to_le_bytes());
+        }
+        Key::of(KeyKind::Cookie, &bytes)
+    }
+
     /// Of a key name.
     pub fn name(name: &KeyName) -> Key {
         Key::of(KeyKind::KeyName, name)
@@ -235,15 +280,20 @@ impl Key {
         &self.bytes[..usize::from(self.len)]
     }
 
-    /// The bytes in four words, and what they are in two bits: 1 for a session ID of 32 bytes, 2 for a shorter one (the last byte is its length),
-    /// 3 for a ticket. 0, which no row has, for what has no exact rows.
+    /// The bytes in four words, and what they are in two bits: 1 for a session ID of 32 bytes, 2 for a shorter one (the last byte is its length)
+    /// or a cookie (it is longer than any, and the rest of its word is for the cookie's end), 3 for a ticket. 0, which no row has, for what has
+    /// no exact rows.
     pub(crate) fn to_words(self) -> (u64, [u64; 4]) {
         let mut bytes = self.bytes;
         let kind = match self.kind {
             KeyKind::SessionId if self.len == 32 => 1,
             KeyKind::SessionId => {
                 bytes[31] = self.len;
-                2
+                KIND_OF_SHORT
+            }
+            KeyKind::Cookie => {
+                bytes[31] = (COOKIE >> 56) as u8;
+                KIND_OF_SHORT
             }
             KeyKind::Ticket => 3,
             KeyKind::Psk | KeyKind::KeyName => 0,
@@ -260,7 +310,8 @@ impl Key {
         }
         match kind {
             1 => Key::session_id(&bytes),
-            2 => bytes.get(..usize::from(bytes[31])).filter(|id| id.len() < 32).and_then(Key::session_id),
+            _ if cookie_end(kind, words[3]).is_some() => Some(Key::of(KeyKind::Cookie, &bytes[..COOKIE_BYTES])),
+            KIND_OF_SHORT => bytes.get(..usize::from(bytes[31])).filter(|id| id.len() < 32).and_then(Key::session_id),
             3 => Some(Key::of(KeyKind::Ticket, &bytes)),
             _ => None,
         }

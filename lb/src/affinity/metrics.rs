@@ -71,8 +71,8 @@ impl AddAssign for TableCounters {
 /// One worker's counters. Sum them over workers with [`Metrics::merge`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Metrics {
-    by_backend: Vec<[KindCounters; 3]>,
-    /// Session IDs and exact tickets of this worker's shard.
+    by_backend: Vec<[KindCounters; IdentityKind::ALL.len()]>,
+    /// Session IDs, exact tickets and cookies of this worker's shard.
     pub exact: TableCounters,
     /// Key names (each with each backend that opens it) of this worker's shard.
     pub names: TableCounters,
@@ -147,6 +147,8 @@ pub struct Census {
     pub session_ids: usize,
     /// Exact tickets.
     pub tickets: usize,
+    /// Cookies.
+    pub cookies: usize,
     /// Key names.
     pub key_names: usize,
     /// Key names that several backends open: these share their ticket keys.
@@ -160,6 +162,6 @@ pub struct Census {
 impl Census {
     /// Rows that promise something: everything but the refusals.
     pub fn rows(&self) -> usize {
-        self.session_ids + self.tickets + self.key_names + self.candidates
+        self.session_ids + self.tickets + self.cookies + self.key_names + self.candidates
     }
 }

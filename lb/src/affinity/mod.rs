@@ -6,13 +6,15 @@
 //!    ([`Affinity::identify`]).
 //! 3. The session ID.
 //!
+//! Cookies of plain HTTP come alone: the first of those offered that has a row decides.
+//!
 //! **Learning**, at the server's answer: the `session_*`, `ticket_*` and `psk_*` calls. A client can never make a row
 //! by what it claims: every row is made by a server that issued or resumed something, except those of the small table
-//! of refused unknown key names, which holds nothing that must not be lost.
+//! of refused unknown key names, which holds nothing that must not be lost. A cookie's row is made by the server that sets it, and by nothing else.
 //!
 //! | table | a row is | bound |
 //! |---|---|---|
-//! | [exact](Census::session_ids) | a session ID or ticket -> backend | `session_capacity` |
+//! | [exact](Census::session_ids) | a session ID, ticket or cookie -> backend | `session_capacity` |
 //! | [key names](Census::key_names) | 16-byte key name -> backends that open it | about 16 for each backend |
 //! | [candidates](Census::candidates) | a prefix that was seen once | about 16 for each backend |
 //! | [refusals](Census::refusals) | an unknown key name -> backends that refused it | about 16 for each backend |
@@ -25,6 +27,10 @@
 //! [`Affinity::next_update`], carries it to the worker [`Update::owner`] names through a bounded queue, and gives it
 //! to [`Affinity::apply`] there. With one worker the same code runs and the outbox stays empty. An update that finds a
 //! queue full is lost and counted; a lost row costs one full handshake.
+//!
+//! **On the way.** A client of plain HTTP comes back at once, and perhaps to a third worker, before the row of the cookie that it was just set is in its table. So cookies that
+//! are on their way to their owner stand for a second in a small table of the worker that learned them, too ([`RECENT`] rows), where every worker looks that does
+//! not find them with their owner.
 //!
 //! # What outlives the process
 //!
@@ -66,7 +72,7 @@ use crate::backend::{BackendId, BackendSet};
 use crate::sync::Arc;
 use crate::time::{Millis, millis};
 use core::cell::Cell;
-use exact::{ExactShard, ExactTable, Learned};
+use exact::{ExactShard, ExactTable, LONGEST_COOKIE, Learned};
 use folded::Folded;
 use holders::Holders;
 use names::{Lifetimes, NameEvent, NameShard, NameTables};
@@ -77,6 +83,13 @@ use std::collections::VecDeque;
 /// few updates, so a caller that drains the outbox after each burst never fills it. When full, updates are lost and
 /// counted.
 pub const OUTBOX: usize = 1024;
+
+/// Cookies that each of several workers keeps while they are on their way to their owners. When full, one gives way as in any table, and leads once it has
+/// arrived.
+pub const RECENT: usize = 512;
+
+/// How long, milliseconds: far more than an update is under way.
+const RECENT_TTL: u64 = 1000;
 
 /// Rows of each table that [`Affinity::tick`] looks at.
 pub const SWEEP: usize = 256;
@@ -155,7 +168,9 @@ impl Lookup {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Change {
-    ExactHas { key: Key, hash: u64, backend: BackendId, client: u16, now: u64 },
+    ExactHas { key: Key, hash: u64, backend: BackendId, client: u16, end: u64, now: u64 },
+    ExactUsed { key: Key, hash: u64, backend: BackendId, now: u64 },
+    ExactEnded { key: Key, hash: u64, backend: BackendId, client: u16 },
     ExactRefused { key: Key, hash: u64, backend: BackendId, client: u16 },
     NameOpens(NameEvent),
     NameShown(NameEvent),
@@ -166,7 +181,10 @@ impl Change {
     /// Whom it is about.
     fn backend(&self) -> BackendId {
         match self {
-            Change::ExactHas { backend, .. } | Change::ExactRefused { backend, .. } => *backend,
+            Change::ExactHas { backend, .. }
+            | Change::ExactUsed { backend, .. }
+            | Change::ExactEnded { backend, .. }
+            | Change::ExactRefused { backend, .. } => *backend,
             Change::NameOpens(event) | Change::NameShown(event) | Change::NameRefused(event) => event.backend,
         }
     }
@@ -190,6 +208,8 @@ impl Update {
 
 struct ShardTables {
     exact: ExactTable,
+    /// Cookies that this worker has learned for others, of the last second; none where there are no others.
+    recent: Option<ExactTable>,
     names: NameTables,
 }
 
@@ -227,6 +247,15 @@ impl Shared {
         let hash = self.folded.of_words(&words);
         self.shards[self.shard(hash)].exact.find(&words, hash, now, busy)
     }
+
+    fn cookie(&self, key: &Key, now: u64, busy: &mut u64) -> Option<BackendId> {
+        let words = key.to_words();
+        let hash = self.folded.of_words(&words);
+        self.shards[self.shard(hash)].exact.find_cookie(&words, hash, now, busy).or_else(|| {
+            let mut recent = self.shards.iter().filter_map(|shard| shard.recent.as_ref());
+            recent.find_map(|recent| recent.find_cookie(&words, hash, now, busy))
+        })
+    }
 }
 
 fn hash_name(hasher: &SipHasher13, name: &KeyName) -> u64 {
@@ -240,6 +269,7 @@ pub struct Affinity {
     shared: Arc<Shared>,
     me: u16,
     exact: ExactShard,
+    recent: Option<ExactShard>,
     names: NameShard,
     outbox: VecDeque<Update>,
     metrics: Metrics,
@@ -265,13 +295,18 @@ impl Affinity {
     pub fn for_workers(config: Config, workers: usize) -> Vec<Affinity> {
         let workers = workers.clamp(1, usize::from(u16::MAX));
         let session_ttl = millis(config.session_ttl);
-        let writers: Vec<(ExactShard, NameShard)> = (0..workers)
-            .map(|_| (ExactShard::new(config.exact_rows(workers), session_ttl), NameShard::new(&config, workers)))
-            .collect();
+        let recent = || (workers > 1).then(|| ExactShard::new(RECENT, RECENT_TTL));
+        let exact = || ExactShard::new(config.exact_rows(workers), session_ttl);
+        let writers: Vec<(ExactShard, Option<ExactShard>, NameShard)> =
+            (0..workers).map(|_| (exact(), recent(), NameShard::new(&config, workers))).collect();
         let shared = Arc::new(Shared {
             shards: writers
                 .iter()
-                .map(|(exact, names)| ShardTables { exact: exact.table(), names: names.tables() })
+                .map(|(exact, recent, names)| ShardTables {
+                    exact: exact.table(),
+                    recent: recent.as_ref().map(ExactShard::table),
+                    names: names.tables(),
+                })
                 .collect(),
             backends: config.backends.min(crate::MAX_BACKENDS) as u16,
             ttl: Lifetimes::of(&config),
@@ -281,10 +316,11 @@ impl Affinity {
         let mut all: Vec<Affinity> = writers
             .into_iter()
             .enumerate()
-            .map(|(me, (exact, names))| Affinity {
+            .map(|(me, (exact, recent, names))| Affinity {
                 shared: shared.clone(),
                 me: me as u16,
                 exact,
+                recent,
                 names,
                 outbox: VecDeque::with_capacity(if workers > 1 { OUTBOX } else { 0 }),
                 metrics: Metrics::new(config.backends),
@@ -358,7 +394,7 @@ impl Affinity {
         busy: &mut u64,
     ) {
         let present = offered.iter().fold(0, |all, identity| all | 1u8 << identity.kind() as u8);
-        for &kind in &[IdentityKind::Psk, IdentityKind::Ticket, IdentityKind::SessionId] {
+        for &kind in &[IdentityKind::Psk, IdentityKind::Ticket, IdentityKind::SessionId, IdentityKind::Cookie] {
             if present >> kind as u8 & 1 == 0 {
                 continue;
             }
@@ -373,6 +409,7 @@ impl Affinity {
                     IdentityKind::SessionId => {
                         self.exact(identity.key(), Reason::SessionId, now, eligible, found, busy)
                     }
+                    IdentityKind::Cookie => self.cookie(identity.key(), now, eligible, found, busy),
                     _ => self.sealed(client, identity, now, eligible, found, busy),
                 };
                 if decided {
@@ -399,6 +436,21 @@ impl Affinity {
         let Some(backend) = self.shared.exact(key, now, busy).filter(|&b| eligible(b)) else { return false };
         // Written where it stays: sets can be large, and are not copied for nothing.
         found.decision = Some(Decision { backends: BackendSet::one(backend), reason, key: *key, proven: true });
+        true
+    }
+
+    /// The row of a cookie decides, or does not.
+    fn cookie(
+        &self,
+        key: &Key,
+        now: u64,
+        eligible: &impl Fn(BackendId) -> bool,
+        found: &mut Lookup,
+        busy: &mut u64,
+    ) -> bool {
+        let Some(backend) = self.shared.cookie(key, now, busy).filter(|&b| eligible(b)) else { return false };
+        let backends = BackendSet::one(backend);
+        found.decision = Some(Decision { backends, reason: Reason::Cookie, key: *key, proven: true });
         true
     }
 
@@ -512,12 +564,30 @@ impl Affinity {
     }
 
     /// The server has made a session: a ServerHello of TLS <= 1.2 with a session ID that is not the client's, or a
-    /// NewSessionTicket of TLS <= 1.2, in clear. Of PSK identities nothing is seen when they are issued.
+    /// NewSessionTicket of TLS <= 1.2, in clear. Of PSK identities nothing is seen when they are issued. Or a `Set-Cookie` that says no end: see
+    /// [`Affinity::issued_for`].
     pub fn issued(&mut self, identity: &Identity, seen: Sighting) {
         match identity.kind() {
-            IdentityKind::SessionId => self.exact_has(*identity.key(), seen),
+            IdentityKind::SessionId | IdentityKind::Cookie => self.exact_has(*identity.key(), 0, seen),
             IdentityKind::Ticket => self.ticket_seen(identity, seen),
             IdentityKind::Psk => {}
+        }
+    }
+
+    /// The server has set this cookie for so long from now on, milliseconds: its row ends then, used or not, and in thirty days at the latest.
+    pub fn issued_for(&mut self, cookie: &Identity, life: u64, seen: Sighting) {
+        if cookie.kind() == IdentityKind::Cookie {
+            self.exact_has(*cookie.key(), seen.now.0.saturating_add(life.min(LONGEST_COOKIE)).max(1), seen);
+        }
+    }
+
+    /// The server has told its client to forget this cookie: its row goes, if it is this server's and was made by this client.
+    pub fn deleted(&mut self, cookie: &Identity, seen: Sighting) {
+        let key = *cookie.key();
+        if cookie.kind() == IdentityKind::Cookie {
+            let hash = self.shared.folded.of(&key);
+            let client = host_tag(seen.client);
+            self.learn(hash, Change::ExactEnded { key, hash, backend: seen.backend, client });
         }
     }
 
@@ -527,12 +597,17 @@ impl Affinity {
     /// * ticket: it was offered without an ID and the flight is abbreviated; or the ID beside it, which the server repeats, cannot
     ///   be a session of its own. Else see [`Affinity::resumed_unclear`].
     /// * PSK: the ServerHello selected it, in answer to a hello that was read: after a HelloRetryRequest, the second.
+    /// * cookie: the response sets no other. That is what servers say that know nothing of cookies, too: it keeps a row, and makes none.
     pub fn accepted(&mut self, identity: &Identity, seen: Sighting) {
         self.count_accepted(identity.kind(), seen.backend);
         match identity.kind() {
-            IdentityKind::SessionId => self.exact_has(*identity.key(), seen),
+            IdentityKind::SessionId => self.exact_has(*identity.key(), 0, seen),
             IdentityKind::Ticket => self.ticket_seen(identity, seen),
             IdentityKind::Psk => _ = self.name_opens(identity, seen),
+            IdentityKind::Cookie => {
+                let (key, hash) = (*identity.key(), self.shared.folded.of(identity.key()));
+                self.learn(hash, Change::ExactUsed { key, hash, backend: seen.backend, now: seen.now.0 });
+            }
         }
     }
 
@@ -547,10 +622,14 @@ impl Affinity {
     /// * ticket: the same, when there was one.
     /// * PSK: a ServerHello of TLS 1.3 without `pre_shared_key`. A server that chose less was not asked, and a
     ///   HelloRetryRequest says nothing yet.
+    /// * cookie: the response sets another.
     pub fn refused(&mut self, identity: &Identity, seen: Sighting) {
         let kind = identity.kind();
-        let exact =
-            kind != IdentityKind::Psk && self.shared.exact(identity.key(), seen.now.0, &mut 0) == Some(seen.backend);
+        let exact = match kind {
+            IdentityKind::Psk => false,
+            IdentityKind::Cookie => self.shared.cookie(identity.key(), seen.now.0, &mut 0) == Some(seen.backend),
+            _ => self.shared.exact(identity.key(), seen.now.0, &mut 0) == Some(seen.backend),
+        };
         let promised = exact || self.name_promises(identity, seen);
         self.count_refused(kind, seen.backend, promised);
         if kind != IdentityKind::Psk && identity.is_whole() {
@@ -563,7 +642,7 @@ impl Affinity {
         let named = self.name_opens(ticket, seen);
         // Without its digest its key name was known a moment ago: a row less.
         if !named && ticket.is_whole() {
-            self.exact_has(*ticket.key(), seen);
+            self.exact_has(*ticket.key(), 0, seen);
         }
     }
 
@@ -580,10 +659,10 @@ impl Affinity {
         }
     }
 
-    fn exact_has(&mut self, key: Key, seen: Sighting) {
+    fn exact_has(&mut self, key: Key, end: u64, seen: Sighting) {
         let hash = self.shared.folded.of(&key);
         let client = host_tag(seen.client);
-        self.learn(hash, Change::ExactHas { key, hash, backend: seen.backend, client, now: seen.now.0 });
+        self.learn(hash, Change::ExactHas { key, hash, backend: seen.backend, client, end, now: seen.now.0 });
     }
 
     fn exact_refused(&mut self, key: Key, seen: Sighting) {
@@ -641,11 +720,30 @@ impl Affinity {
         let Some(generation) = self.holders.generation(change.backend()) else { return };
         let update = Update { owner, generation, change };
         if owner == self.me {
-            self.apply(update);
-        } else if self.outbox.len() < OUTBOX {
+            return self.apply(update);
+        }
+        self.keep_recent(&change);
+        if self.outbox.len() < OUTBOX {
             self.outbox.push_back(update);
         } else {
             self.metrics.updates_lost += 1;
+        }
+    }
+
+    /// A cookie that is on its way to its owner can be seen by all at once.
+    fn keep_recent(&mut self, change: &Change) {
+        let Affinity { recent: Some(recent), holders, .. } = self else { return };
+        // What is counted is counted by the owner.
+        let mut uncounted = TableCounters::default();
+        match *change {
+            Change::ExactHas { key, hash, backend, client, now, .. } if key.kind() == KeyKind::Cookie => {
+                let dead = |backend| holders.generation(backend).is_none();
+                recent.has(&Learned { key: &key, hash, backend, client, end: 0 }, now, dead, &mut uncounted);
+            }
+            Change::ExactEnded { key, hash, backend, client } => {
+                recent.ended(&Learned { key: &key, hash, backend, client, end: 0 }, &mut uncounted);
+            }
+            _ => {}
         }
     }
 
@@ -664,13 +762,20 @@ impl Affinity {
             return;
         }
         match update.change {
-            Change::ExactHas { key, hash, backend, client, now } => {
+            Change::ExactHas { key, hash, backend, client, end, now } => {
                 let Affinity { exact, holders, metrics, .. } = self;
                 let dead = |backend| holders.generation(backend).is_none();
-                exact.has(&Learned { key: &key, hash, backend, client }, now, dead, &mut metrics.exact);
+                exact.has(&Learned { key: &key, hash, backend, client, end }, now, dead, &mut metrics.exact);
+            }
+            Change::ExactUsed { key, hash, backend, now } => {
+                let learned = Learned { key: &key, hash, backend, client: 0, end: 0 };
+                self.exact.used(&learned, now, &mut self.metrics.exact);
+            }
+            Change::ExactEnded { key, hash, backend, client } => {
+                self.exact.ended(&Learned { key: &key, hash, backend, client, end: 0 }, &mut self.metrics.exact);
             }
             Change::ExactRefused { key, hash, backend, client } => {
-                self.exact.refused(&Learned { key: &key, hash, backend, client }, &mut self.metrics.exact);
+                self.exact.refused(&Learned { key: &key, hash, backend, client, end: 0 }, &mut self.metrics.exact);
             }
             Change::NameOpens(event) => self.names.opens(&event, &mut self.metrics),
             Change::NameShown(event) => self.names.shown(&event, &mut self.metrics),
@@ -700,7 +805,8 @@ impl Affinity {
     /// Bytes all workers' tables take together. None of them ever grows.
     pub fn bytes(config: &Config, workers: usize) -> usize {
         let workers = workers.max(1);
-        workers * (ExactShard::bytes_for(config.exact_rows(workers)) + NameShard::bytes_for(config, workers))
+        let recent = if workers > 1 { ExactShard::bytes_for(RECENT) } else { 0 };
+        workers * (ExactShard::bytes_for(config.exact_rows(workers)) + recent + NameShard::bytes_for(config, workers))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Rows kept in memory that outlives the process, and taken in again from what an earlier one kept.
 
-use super::exact::Learned;
+use super::exact::{LONGEST_COOKIE, Learned};
 use super::names::NameEvent;
 use super::saved::{About, Memory, Mirror, Saved};
 use super::{Affinity, CHECKS, Metrics, hash_name, host_tag, names};
@@ -68,12 +68,17 @@ impl Affinity {
     ) -> Restored {
         let Some(shared) = workers.first().map(|any| any.shared.clone()) else { return Restored::Refused };
         let hash = match &saved.about {
-            About::Exact { key, .. } => shared.folded.of(key),
+            About::Exact { key, .. } | About::Cookie { key, .. } => shared.folded.of(key),
             About::Name { name, .. } | About::Candidate { name, .. } => hash_name(&shared.hasher, name),
         };
         let Some(worker) = workers.get_mut(shared.shard(hash)) else { return Restored::Refused };
         let (ttl, sealed) = match &saved.about {
-            About::Exact { .. } => (worker.exact.ttl(), false),
+            // One with an end of its own has come to it, or not.
+            About::Cookie { end, .. } if *end > 0 => {
+                let clock = saved.used.saturating_add(age);
+                (if clock <= *end { LONGEST_COOKIE } else { 0 }, false)
+            }
+            About::Exact { .. } | About::Cookie { .. } => (worker.exact.ttl(), false),
             About::Name { .. } => (shared.ttl.key, true),
             About::Candidate { .. } => (shared.ttl.candidate, true),
         };
@@ -85,8 +90,12 @@ impl Affinity {
         // It was counted when it was learned.
         let mut metrics = Metrics::new(0);
         match &saved.about {
-            About::Exact { key, refused } => {
-                let learned = Learned { key, hash, backend, client: maker };
+            About::Exact { key, refused } | About::Cookie { key, refused, .. } => {
+                let end = match &saved.about {
+                    About::Cookie { end, .. } if *end > 0 => used + end.saturating_sub(saved.used).min(LONGEST_COOKIE),
+                    _ => 0,
+                };
+                let learned = Learned { key, hash, backend, client: maker, end };
                 worker.exact.has(&learned, used, |_| false, &mut metrics.exact);
                 if *refused {
                     worker.exact.refused(&learned, &mut metrics.exact);

@@ -8,7 +8,7 @@ use crate::time::Millis;
 /// A row as tools print it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Row {
-    /// Session ID, SHA-256 of a ticket, or key name.
+    /// Session ID, SHA-256 of a ticket, that of a cookie, or key name.
     pub key: Key,
     /// Who it leads to, or for `Refused` away from.
     pub backends: BackendSet,
@@ -21,7 +21,7 @@ pub struct Row {
 /// Which table a [`Row`] is in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RowClass {
-    /// A session or ticket.
+    /// A session, ticket or cookie.
     Exact,
     /// A proved key name.
     Name,
@@ -60,6 +60,7 @@ impl Reader {
         let mut census = Census::default();
         self.for_each_row(now, |row| match (row.class, row.key.kind()) {
             (RowClass::Exact, KeyKind::SessionId) => census.session_ids += 1,
+            (RowClass::Exact, KeyKind::Cookie) => census.cookies += 1,
             (RowClass::Exact, _) => census.tickets += 1,
             (RowClass::Name | RowClass::Told, _) => {
                 census.key_names += 1;

@@ -7,7 +7,7 @@
 //! | 2 | the backend's name, hashed ([`called`]) | the same | the same |
 //! | 3 | last used | the same | last seen |
 //! | 4, 5 | key | key name | key name |
-//! | 6, 7 | key | first used, 0 | identity, 0 |
+//! | 6, 7 | key; of a cookie key, end | first used, 0 | identity, 0 |
 //!
 //! A row says all that is to be known of it: where it lies, and what lies beside it, means nothing. So one that was torn while it was written is
 //! that one row, and tables of other sizes take in what they have room for. Backends are meant by name: numbers are given anew at each start. Times
@@ -28,6 +28,7 @@ const KEY: &[u8; 16] = b"rows of affinity";
 
 const OPENER: u64 = 4;
 const CANDIDATE: u64 = 5;
+const COOKIE: u64 = 6;
 const FLAG: u64 = 1 << 8;
 const MAKER: u32 = 16;
 /// Bits of the second word that mean something.
@@ -47,6 +48,15 @@ pub enum About {
     Exact {
         /// Which.
         key: Key,
+        /// By the backend, to the client that made it.
+        refused: bool,
+    },
+    /// A cookie that was set; and whether it was refused once.
+    Cookie {
+        /// Which.
+        key: Key,
+        /// When it ends by itself; 0: so long after its last use.
+        end: u64,
         /// By the backend, to the client that made it.
         refused: bool,
     },
@@ -97,6 +107,10 @@ impl Saved {
                 let (kind, words) = key.to_words();
                 (kind, *refused, words)
             }
+            About::Cookie { key, end, refused } => {
+                let (_, [a, b, c, _]) = key.to_words();
+                (COOKIE, *refused, [a, b, c, *end])
+            }
             About::Name { name: of, since, doubted } => {
                 let [low, high] = name(of);
                 (OPENER, *doubted, [low, high, *since, 0])
@@ -127,6 +141,7 @@ impl Saved {
         let about = match kind {
             OPENER if d == 0 => About::Name { name, since: c, doubted: flag },
             CANDIDATE if d == 0 && !flag => About::Candidate { name, identity: c },
+            COOKIE => About::Cookie { key: Key::cookie_from_words([a, b, c]), end: d, refused: flag },
             _ => About::Exact { key: Key::from_words(kind, [a, b, c, d]).ok_or(Damaged)?, refused: flag },
         };
         Ok(Some(Saved { about, backend, maker: (head >> MAKER) as u16, used }))
@@ -174,6 +189,9 @@ impl Mirror {
         let about = match about {
             About::Name { name, since, doubted } => {
                 About::Name { name, since: since.wrapping_add(self.ahead), doubted }
+            }
+            About::Cookie { key, end, refused } if end > 0 => {
+                About::Cookie { key, end: end.wrapping_add(self.ahead), refused }
             }
             other => other,
         };

@@ -446,6 +446,8 @@ impl Liar {
                     draft.tickets = vec![own.bytes];
                 }
             }
+            // Nobody here speaks plain HTTP.
+            IdentityKind::Cookie => return,
         }
         Liar::say(stage, from, &draft);
         self.leave(stage, from, &draft, 300);

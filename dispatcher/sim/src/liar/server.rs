@@ -149,6 +149,7 @@ impl Site {
             IdentityKind::Psk => self.tls13 && self.opens(TLS13, &session.bytes),
             IdentityKind::Ticket => self.tickets && self.opens(TLS12, &session.bytes),
             IdentityKind::SessionId => self.cached(&session.bytes),
+            IdentityKind::Cookie => false,
         }
     }
 }

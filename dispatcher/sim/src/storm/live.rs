@@ -4,7 +4,7 @@ use super::fronted;
 use super::limited::{self, Watch};
 use super::reconfigure::{Door, NAME, Operator};
 use super::{Kind, Kinds, Scenario};
-use crate::apps::{Closing, Ended, Expect, Plan, Write, get_and_reset, pattern};
+use crate::apps::{COOKIE, Closing, Ended, Expect, Plan, Write, get_and_reset, pattern};
 use crate::config::{one_armed, server_ip, server_name, two_armed, vip};
 use crate::host::Stack;
 use crate::liar::{self, Rows};
@@ -118,6 +118,8 @@ struct Guest {
 #[derive(Clone)]
 struct Session {
     id: Vec<u8>,
+    /// It is a cookie.
+    cookie: bool,
     issuer: usize,
     /// Changes of the configuration before the connection in which it was.
     since: u64,
@@ -215,6 +217,9 @@ fn config(s: &Scenario) -> Config {
         p.proxy_protocol = s.proxy;
         if s.fronted {
             fronted::accept(p, s.pass);
+        }
+        if s.cookies {
+            p.cookie = Some(COOKIE.parse().expect("a token"));
         }
     })
     .pool(|p| p.balance = s.balance)
@@ -344,6 +349,19 @@ impl Storm<'_> {
                 };
                 (plan, true, None)
             }
+            kind if self.s.cookies && kind % 2 == 0 => {
+                let offered = self.session_to_offer(true);
+                let w = &mut self.w;
+                let pad = [0, 0, 0, 900, 1700, 6000][w.rng.below(6)];
+                let body = w.rng.bytes(n);
+                let host = if door.named { NAME } else { "other.example" };
+                let mut plan = Plan::http(host, offered.as_ref().map(|s| &s.id[..]), pad, &body).closing(closing);
+                if pad == 0 && n < 700 && w.rng.per_mille(400) {
+                    let (size, window) = [(10, 200), (20, 200), (300, 3000)][w.rng.below(3)];
+                    plan = plan.dripping(size, Duration::from_micros(w.rng.below(4000) as u64), window);
+                }
+                (plan, false, offered)
+            }
             kind => {
                 let sizes = [0, 0, 500, 1700, 1800, 6000, 16_000];
                 let mut hello = Hello { at_least: sizes[w.rng.below(sizes.len())], ..Hello::default() };
@@ -351,12 +369,9 @@ impl Storm<'_> {
                 if door.named {
                     hello.sni = Some(NAME);
                 }
-                let mut offered = None;
-                if !self.sessions.is_empty() && w.rng.per_mille(600) {
-                    let session = self.sessions[w.rng.below(self.sessions.len())].clone();
-                    hello.session_id.clone_from(&session.id);
-                    offered = Some(session);
-                }
+                let offered = self.session_to_offer(false);
+                offered.iter().for_each(|session| hello.session_id.clone_from(&session.id));
+                let w = &mut self.w;
                 let bytes = if w.rng.per_mille(200) { hello.in_records(w.rng.between(40, 900)) } else { hello.bytes() };
                 let small = bytes.len() < 700;
                 let body = w.rng.bytes(n);
@@ -369,6 +384,15 @@ impl Storm<'_> {
                 (plan, false, offered)
             }
         }
+    }
+
+    /// One that a client offers, perhaps: a cookie or a session of TLS.
+    fn session_to_offer(&mut self, cookie: bool) -> Option<Session> {
+        let fitting: Vec<&Session> = self.sessions.iter().filter(|s| s.cookie == cookie).collect();
+        if fitting.is_empty() || !self.w.rng.per_mille(600) {
+            return None;
+        }
+        Some(fitting[self.w.rng.below(fitting.len())].clone())
     }
 
     fn connect(&mut self) {
@@ -530,7 +554,8 @@ impl Storm<'_> {
             g.noted = true;
             let astray = self.w.astray(g.local);
             if let Some(f) = c.flight().filter(|f| !astray && !f.resumed && f.session_id.len() == 32) {
-                self.sessions.push(Session { id: f.session_id, issuer: f.server, since: g.since });
+                let cookie = matches!(c.plan.expect, Expect::Http { .. });
+                self.sessions.push(Session { id: f.session_id, cookie, issuer: f.server, since: g.since });
             }
         }
     }
@@ -601,10 +626,10 @@ impl Storm<'_> {
                 }
             }
             if !has(Kind::Ports)
-                && told.iter().any(|t| t.reason == "session-id" && !t.spilled)
+                && told.iter().any(|t| matches!(t.reason, "session-id" | "cookie") && !t.spilled)
                 && let Some(f) = c.flight()
             {
-                assert!(f.server == *issuer && f.resumed, "{}: led by its session ID, and not resumed", g.local);
+                assert!(f.server == *issuer && f.resumed, "{}: led by its session, and not resumed", g.local);
             }
         }
         // With the client's own port kept, one port cannot lead from two doors to one server at once.

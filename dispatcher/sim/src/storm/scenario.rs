@@ -56,6 +56,8 @@ pub struct Scenario {
     pub fronted: bool,
     /// By the very header, then.
     pub pass: bool,
+    /// Some clients speak plain HTTP, whose sessions are followed by a cookie.
+    pub cookies: bool,
 }
 
 impl Scenario {
@@ -88,6 +90,7 @@ impl Scenario {
         let tunnel = wrapped.per_mille(200).then(|| KINDS[wrapped.below(KINDS.len())]);
         let mut fronted = Rng::new(seed ^ 0x6672_6f6e);
         let (fronted, pass) = (fronted.per_mille(150), fronted.per_mille(500));
+        let cookies = Rng::new(seed ^ 0x636f_6f6b).per_mille(250);
         let s = Scenario {
             seed,
             connections: wish.connections,
@@ -102,6 +105,7 @@ impl Scenario {
             tunnel,
             fronted,
             pass: fronted && proxy && pass,
+            cookies,
         };
         s.possible()
     }

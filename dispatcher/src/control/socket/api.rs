@@ -73,6 +73,8 @@ pub struct Service {
     pub balance: String,
     /// Whether sessions are led to the backend that can resume them.
     pub affinity: bool,
+    /// The cookie by which sessions of plain HTTP/1 are led, too, if they are.
+    pub cookie: Option<String>,
     /// Whether backends are told the client by a PROXY v2 header.
     pub proxy_protocol: bool,
     /// Where connections come from that begin with a PROXY header, whose client counts as the client.
@@ -319,7 +321,7 @@ pub struct Sessions {
 /// Connections that offered one kind of identity and went to one backend.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Offered {
-    /// `session-id`, `ticket` or `psk`.
+    /// `session-id`, `ticket`, `psk` or `cookie`.
     pub kind: String,
     /// Its name.
     pub backend: String,
@@ -434,7 +436,7 @@ pub struct Connection {
     pub class: Option<String>,
     /// Why it went to its backend: what of a session named it, or `balanced`; none while none is chosen.
     pub reason: Option<String>,
-    /// What its hello offered to resume: `session-id`, `ticket`, `psk`.
+    /// What its hello or request offered to resume: `session-id`, `ticket`, `psk`, `cookie`.
     pub offered: Vec<String>,
     /// The version that the server chose, such as `1.3`; none while unknown.
     pub tls_version: Option<String>,

@@ -241,6 +241,7 @@ impl Control for Running<'_> {
                 pools: pools.collect(),
                 balance: directory.pool(service.pool()).map(|p| p.balance().to_string()).unwrap_or_default(),
                 affinity: service.policy().affinity,
+                cookie: service.cookie().map(|name| name.to_string()),
                 proxy_protocol: service.policy().proxy_protocol,
                 accept_proxy: service.policy().accept_proxy.from.iter().map(|prefix| prefix.to_string()).collect(),
                 overrides: live.told(overrides, now),

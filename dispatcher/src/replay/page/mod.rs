@@ -16,15 +16,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// How connections are told apart by what they offered to resume. In the order of [`IdentityKind::ALL`], and then what offered nothing.
-pub const KINDS: [(&str, u8); 5] =
-    [("session ID", 0), ("ticket", 1), ("PSK", 2), ("TLS, no session offered", 5), ("not TLS", 3)];
+pub const KINDS: [(&str, u8); 6] =
+    [("session ID", 0), ("ticket", 1), ("PSK", 2), ("cookie", 4), ("TLS, no session offered", 5), ("not TLS", 3)];
 
 /// The place of a connection among [`KINDS`].
 pub fn kind(secure: bool, offered: Option<&str>) -> usize {
     match IdentityKind::ALL.iter().position(|kind| Some(kind.as_str()) == offered) {
         Some(place) => place,
-        None if secure => 3,
-        None => 4,
+        None if secure => 4,
+        None => 5,
     }
 }
 
@@ -42,7 +42,7 @@ const WORDS: &[Word] = &[
     ("Backend", "A server that connections are led to."),
     (
         "Identity",
-        "How a client names the session it wants to continue: session ID and ticket (up to TLS 1.2), or PSK (TLS 1.3).",
+        "How a client names the session it wants to continue: session ID and ticket (up to TLS 1.2), PSK (TLS 1.3), or a cookie (plain HTTP).",
     ),
     ("Right", "The table named the server that was recorded, and it resumed the session."),
     ("Wrong", "The table named another server, and the recorded one resumed the session."),
@@ -171,11 +171,11 @@ mod tests {
     #[test]
     fn kinds_are_named_in_the_order_of_identities() {
         let places: Vec<usize> = IdentityKind::ALL.iter().map(|k| kind(true, Some(k.as_str()))).collect();
-        assert_eq!(places, [0, 1, 2]);
+        assert_eq!(places, [0, 1, 2, 3]);
         let plain = |name: &str| name.to_lowercase().replace([' ', '-'], "");
         for (known, (name, _)) in IdentityKind::ALL.iter().zip(KINDS) {
             assert_eq!(plain(known.as_str()), plain(name));
         }
-        assert_eq!([kind(true, None), kind(false, None)], [3, 4]);
+        assert_eq!([kind(true, None), kind(false, None)], [4, 5]);
     }
 }

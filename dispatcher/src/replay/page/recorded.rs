@@ -15,7 +15,7 @@ use std::path::PathBuf;
 /// How it went over time.
 #[derive(Clone, Debug, Default)]
 pub struct Course {
-    kinds: OverTime<5>,
+    kinds: OverTime<6>,
     verdicts: OverTime<6>,
 }
 
@@ -87,6 +87,7 @@ pub fn html(files: &[PathBuf], totals: &Totals, census: &Census, course: &Course
     let held = [
         ("session IDs", census.session_ids),
         ("tickets", census.tickets),
+        ("cookies", census.cookies),
         ("names of ticket keys", census.key_names),
         ("of these, shared by several backends", census.shared_key_names),
         ("prefixes seen once, which may be names of keys", census.candidates),

@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What named the backend: by the names of the JSON, the last one for whatever else.
-const CHOSEN: [(&str, u8); 6] =
-    [("session-id", 0), ("ticket", 1), ("ticket-key", 4), ("psk", 2), ("psk-key", 3), ("balanced", 5)];
+const CHOSEN: [(&str, u8); 7] =
+    [("session-id", 0), ("ticket", 1), ("ticket-key", 4), ("psk", 2), ("psk-key", 3), ("cookie", 6), ("balanced", 5)];
 
 /// What became of those that asked for room at backends with limits.
 const ROOM: [(&str, u8); 5] =
@@ -23,8 +23,8 @@ const ROOM: [(&str, u8); 5] =
 /// How it went over time.
 #[derive(Clone, Debug, Default)]
 pub struct Course {
-    kinds: OverTime<5>,
-    chosen: OverTime<6>,
+    kinds: OverTime<6>,
+    chosen: OverTime<7>,
     room: OverTime<5>,
 }
 

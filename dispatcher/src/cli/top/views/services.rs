@@ -32,7 +32,7 @@ pub(super) fn row(s: &Service) -> Row {
         ("flows", s.observed.flows.to_string()),
         ("pools", s.pools.join(" ")),
         ("balance", s.balance.clone()),
-        ("affinity", yes(s.affinity).into()),
+        ("affinity", s.cookie.as_ref().map_or_else(|| yes(s.affinity).into(), |name| format!("on, cookie {name}"))),
         ("PROXY protocol", (if s.proxy_protocol { "v2" } else { "off" }).into()),
     ];
     details.extend(s.overrides.iter().map(|o| ("override", said(o))));
