@@ -19,6 +19,7 @@ mod over_dpdk;
 mod parse;
 mod peers;
 mod region;
+mod seal;
 mod svg;
 mod syn;
 mod table;
@@ -74,6 +75,12 @@ enum What {
     Syn {
         /// Batches of 512 SYNs.
         #[arg(long, default_value_t = 500)]
+        rounds: usize,
+    },
+    /// A packet through a tunnel whose packets are sealed, beside sealing alone.
+    Seal {
+        /// Batches of 256 packets each way.
+        #[arg(long, default_value_t = 300)]
         rounds: usize,
     },
     /// From a hello to what it offers, beside tls-parser and rustls.
@@ -172,6 +179,7 @@ fn main() -> Result<()> {
         What::Forward { flows, rounds } => forward::run(&small(&flows, &report), report.rounds(rounds), &mut report)?,
         What::Connect { rounds } => connect::run(report.rounds(rounds), &mut report)?,
         What::Syn { rounds } => syn::run(report.rounds(rounds), &mut report)?,
+        What::Seal { rounds } => seal::run(report.rounds(rounds), &mut report)?,
         What::Parse { rounds } => parse::run(report.rounds(rounds), &mut report)?,
         What::Table { rows, rounds } => table::run(&small(&rows, &report), report.rounds(rounds), &mut report)?,
         What::Balance { rounds } => balance::run(report.rounds(rounds), &mut report)?,
@@ -215,10 +223,11 @@ fn all(report: &mut Report) -> Result<()> {
     let rounds = |n| if quick { n / 10 } else { n };
     let (hundreds, thousand) = (rounds(300), rounds(1000));
     type Part<'a> = &'a dyn Fn(&mut Report) -> Result<()>;
-    let parts: [Part<'_>; 12] = [
+    let parts: [Part<'_>; 13] = [
         &|r| forward::run(&flows, thousand, r),
         &|r| connect::run(hundreds, r),
         &|r| syn::run(hundreds, r),
+        &|r| seal::run(hundreds, r),
         &|r| parse::run(hundreds, r),
         &|r| table::run(&rows, rounds(50), r),
         &|r| balance::run(hundreds, r),

@@ -3,8 +3,12 @@
 //! Frames are written outside of what is measured; the engine answers into buffers that were there before.
 
 use crate::region::Draw;
+use crate::seal::Through;
 use anyhow::{Context, Result, ensure};
-use dispatcher::engine::{Config, ConnectionRecord, Effects, Engine, PortId, Share, Verdict};
+use dispatcher::engine::{
+    Config, ConnectionRecord, DropReason, Effects, Engine, PortId, Sealed, Share, Unsealed, Verdict,
+};
+use dispatcher::path::tunnel::End;
 use dispatcher::time::Time;
 use dispatcher::wire::build::{Arp, Link, Segment, arp_op};
 use dispatcher::wire::options::SynOptions;
@@ -36,15 +40,31 @@ pub enum From {
 struct Sent {
     frames: Vec<(usize, Box<[u8; BUFFER]>)>,
     used: usize,
+    /// Where the servers are behind a tunnel whose packets are sealed.
+    through: Option<Box<Through>>,
 }
 
 impl Effects for Sent {
     fn transmit(&mut self, _: PortId, frame: &[u8]) -> bool {
         let Some((len, buffer)) = self.frames.get_mut(self.used) else { return false };
+        let opened = self.through.as_mut().and_then(|through| through.opened(frame));
+        let frame = opened.as_deref().unwrap_or(frame);
         buffer[..frame.len()].copy_from_slice(frame);
         *len = frame.len();
         self.used += 1;
         true
+    }
+    fn seal(&mut self, end: End, packet: &[u8], out: &mut [u8]) -> Sealed {
+        match &mut self.through {
+            Some(through) => through.edge.seal(end, packet, out),
+            None => Sealed::Lost(DropReason::TunnelNotUp),
+        }
+    }
+    fn unseal(&mut self, end: End, message: &[u8], out: &mut [u8]) -> Unsealed {
+        match &mut self.through {
+            Some(through) => through.edge.unseal(end, message, out),
+            None => Unsealed::Lost(DropReason::TunnelUnknown),
+        }
     }
     fn connection_ended(&mut self, _: &ConnectionRecord<'_>) {}
 }
@@ -276,7 +296,8 @@ impl World {
         // As a worker does.
         engine.memory().iter().for_each(dispatcher::io::ask_for_large_pages);
         engine.affinity().memory().iter().for_each(dispatcher::io::move_into_large_pages);
-        let sent = Sent { frames: (0..8 * BURST).map(|_| (0, Box::new([0; BUFFER]))).collect(), used: 0 };
+        let sent =
+            Sent { frames: (0..8 * BURST).map(|_| (0, Box::new([0; BUFFER]))).collect(), used: 0, through: None };
         let mut world = World { engine, now, sent, backends };
         // Next hops are asked for in portions.
         (0..=backends / 64).for_each(|_| world.pass(core::time::Duration::ZERO));
@@ -289,6 +310,16 @@ impl World {
         self.sent.used = 0;
         let World { engine, now, sent, .. } = self;
         burst.each(|port, frame| engine.handle(port, frame, *now, sent));
+    }
+
+    /// From now on what goes to servers is sealed, and so must be what comes from them.
+    pub fn behind(&mut self, through: Through) {
+        self.sent.through = Some(Box::new(through));
+    }
+
+    /// That.
+    pub fn through(&mut self) -> Option<&mut Through> {
+        self.sent.through.as_deref_mut()
     }
 
     /// What each conversation learns from what left for its ends: the cookie from our SYN-ACK, and the server from our SYN.

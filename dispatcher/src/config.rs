@@ -130,6 +130,8 @@ pub struct Config {
     pub probe: bool,
     /// Take segments that come from loopback addresses. No wire carries them, but recorded traces do.
     pub loopback_sources: bool,
+    /// How many workers have a key for tunnels whose packets are sealed: all, or none where there is no key.
+    pub sealers: usize,
     /// Keep the server name of each connection for its [`ConnectionRecord`](crate::tcp::ConnectionRecord).
     pub keep_names: bool,
     /// Table sizes.
@@ -189,6 +191,7 @@ impl Default for Config {
             session_ttl: Duration::from_secs(3600),
             probe: true,
             loopback_sources: false,
+            sealers: 0,
             keep_names: false,
             limits: Limits::default(),
         }

@@ -42,6 +42,14 @@ drop_reasons! {
     TunnelMalformed = "tunnel-malformed",
     /// Out of a tunnel, and not from a backend behind it.
     TunnelForeign = "tunnel-foreign",
+    /// From where a tunnel ends, and not sealed by its keys: not by those that hold now, or by nobody who has any.
+    TunnelUnopened = "tunnel-unopened",
+    /// Sealed by a tunnel's keys, and come before: repeated on its way, or by an attacker; or a handshake older than the last.
+    TunnelReplayed = "tunnel-replayed",
+    /// A handshake of a tunnel beyond the rate at which they are answered: its sender is asked to show that it is where it says.
+    TunnelFlooded = "tunnel-flooded",
+    /// For a backend behind a tunnel that is not up, with as many packets waiting for that as may.
+    TunnelNotUp = "tunnel-not-up",
     /// It met congestion on its way through a tunnel, and its sender does not take that for an answer (RFC 6040).
     TunnelCongested = "tunnel-congested",
     /// A checksum that does not fit, where we looked.
@@ -100,6 +108,39 @@ impl From<WireError> for DropReason {
     }
 }
 
+/// A number for each [`DropReason`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByReason([u64; DropReason::ALL.len()]);
+
+impl Default for ByReason {
+    fn default() -> ByReason {
+        ByReason([0; DropReason::ALL.len()])
+    }
+}
+
+impl IntoIterator for ByReason {
+    type Item = u64;
+    type IntoIter = core::array::IntoIter<u64, { DropReason::ALL.len() }>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl core::ops::Deref for ByReason {
+    type Target = [u64; DropReason::ALL.len()];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl core::ops::DerefMut for ByReason {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
 /// Counters of one worker. Plain numbers: one writer, folded by whoever reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -138,9 +179,9 @@ pub struct Counters {
     /// Server answers not followed because no watch was free or too much was out of order.
     pub unwatched: u64,
     /// Segments answered by a reset, by what was wrong with them.
-    pub refused: [u64; DropReason::ALL.len()],
+    pub refused: ByReason,
     /// Frames dropped, by [`DropReason`].
-    pub drops: [u64; DropReason::ALL.len()],
+    pub drops: ByReason,
 }
 
 impl Counters {

@@ -50,5 +50,6 @@ mod strange;
 pub mod tcp;
 pub mod time;
 pub mod tls;
+pub mod tunnel;
 pub mod wire;
 pub mod worker;

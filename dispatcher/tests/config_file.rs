@@ -234,12 +234,21 @@ fn every_key_takes_the_value_that_the_document_shows() {
                 &format!("name = \"mail\"\nclass = [{{ name = \"c\", {name} = {value} }}]\n"),
             ),
             Table::Tunnel => {
-                let all = Table::Tunnel.keys().filter(|k| k.name != "kind" && k.name != name);
+                // Of the kind that has the key.
+                let (kind, others) = match name {
+                    "public-key" | "address" => ("wireguard", ["vni", "mac"]),
+                    _ => ("vxlan", ["public-key", "address"]),
+                };
+                let all =
+                    Table::Tunnel.keys().filter(|k| k.name != "kind" && k.name != name && !others.contains(&k.name));
                 let rest: Vec<_> = all.map(|k| format!(", {} = {}", k.name, k.value)).collect();
-                // Of the kind that has all keys.
-                let said = if name == "kind" { "kind = \"vxlan\"".into() } else { format!("kind = \"vxlan\", {line}") };
+                let kind = format!("kind = \"{kind}\"");
+                let said = if name == "kind" { kind } else { format!("{kind}, {line}") };
                 let tunnel = format!("tunnel = {{ {}{} }}, name = \"api7\"", said.trim(), rest.concat());
-                SHOP.replace("name = \"api7\"", &tunnel)
+                // The one at an address of the tunnel's family.
+                let tunnel = if others == ["vni", "mac"] { tunnel.replace("api7", "api1") } else { tunnel };
+                let text = SHOP.replace(tunnel.rsplit(", ").next().expect("its name"), &tunnel);
+                text.replace("[dispatcher]\n", "[dispatcher]\ntunnel-key = \"/etc/dispatcher/tunnel.key\"\n")
             }
             Table::Check if name == "kind" => continue,
             Table::Check => {

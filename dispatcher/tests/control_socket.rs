@@ -164,6 +164,9 @@ impl Control for MadeUp {
     fn queues(&mut self) -> Vec<Queue> {
         vec![made_up::queue()]
     }
+    fn tunnels(&mut self) -> Vec<Tunnel> {
+        vec![made_up::tunnel(0, "up"), made_up::tunnel(1, "down")]
+    }
     fn look_for(&mut self, asked: &Asked) -> Result<Walking, Problem> {
         // Of no worker: they have done at once.
         asked.begin(&shop(), &[])

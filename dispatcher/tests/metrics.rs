@@ -11,7 +11,7 @@ use dispatcher::metrics::exporter::text;
 use dispatcher::metrics::{Figures, Port, Reading};
 use dispatcher::time::Time;
 use dispatcher::worker::Totals;
-use made_up::{queue, sessions, worker};
+use made_up::{queue, sessions, tunnel, worker};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Two backends and two workers, of which everything can be said.
@@ -87,6 +87,7 @@ fn reading() -> Reading {
             Drop { reason: "malformed".into(), frames: 0, answered: 0 },
         ],
         queues: vec![queue()],
+        tunnels: vec![tunnel(0, "up"), tunnel(1, "down")],
         figures: Figures {
             generation: 12,
             started: 1.7e9,
@@ -178,6 +179,12 @@ fn numbers_stand_under_their_labels() {
         ("dispatcher_workers", 2.0),
         ("dispatcher_config_generation", 12.0),
         ("dispatcher_flows{worker=\"1\"}", 5.0),
+        ("dispatcher_tunnel_up{endpoint=\"203.0.113.5:51820\",worker=\"0\"}", 1.0),
+        ("dispatcher_tunnel_up{endpoint=\"203.0.113.5:51820\",worker=\"1\"}", 0.0),
+        ("dispatcher_tunnel_handshake_age_seconds{endpoint=\"203.0.113.5:51820\",worker=\"0\"}", 61.5),
+        ("dispatcher_tunnel_handshakes_total{endpoint=\"203.0.113.5:51820\",worker=\"1\",outcome=\"initiated\"}", 5.0),
+        ("dispatcher_tunnel_bytes_total{endpoint=\"203.0.113.5:51820\",worker=\"0\",way=\"received\"}", 1_500_000.0),
+        ("dispatcher_tunnel_refused_messages_total{endpoint=\"203.0.113.5:51820\",worker=\"0\",why=\"flooded\"}", 9.0),
         ("dispatcher_dials_total", 77.0),
         ("dispatcher_bytes_received_total{worker=\"0\",port=\"wan\"}", 1000.0),
         ("dispatcher_link_downs_total{port=\"wan\"}", 2.0),

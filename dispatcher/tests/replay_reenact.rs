@@ -142,7 +142,12 @@ fn real_handshakes_with_odd_hellos_arrive_whole_and_count_as_secure() {
                 "{what}"
             );
             assert_eq!((t.forced, t.faults), (0, Faults::default()), "{what}");
-            assert_eq!(t.counters.drops.iter().chain(&t.counters.refused).sum::<u64>(), 0, "{what}: {:?}", t.counters);
+            assert_eq!(
+                t.counters.drops.iter().chain(t.counters.refused.iter()).sum::<u64>(),
+                0,
+                "{what}: {:?}",
+                t.counters
+            );
         }
     }
 }

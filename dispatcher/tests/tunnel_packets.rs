@@ -1,7 +1,7 @@
 //! What is written in front of packets that go through tunnels, and what is found in those that come: for any packet, kind and pair of families, and
 //! as far ends read it that share no code with it (`sim::tunnels`).
 
-use dispatcher::path::tunnel::{MAX_OVERHEAD, Tunnels, Wrap};
+use dispatcher::path::tunnel::{Found, MAX_OVERHEAD, Opened, Peeked, Tunnels, Wrap};
 use dispatcher::wire::packet::Ethernet;
 use dispatcher::wire::{Addr, Mac};
 use lb::{Tunnel, TunnelKind};
@@ -60,6 +60,13 @@ fn tunnels(tunnel: &Tunnel, inner: SocketAddr) -> Tunnels {
     Tunnels::new([(inner, Some(tunnel))].into_iter())
 }
 
+fn plain(found: Found) -> Opened {
+    match found {
+        Found::Packet(opened) => opened,
+        Found::Sealed(message) => panic!("nothing is sealed here: {message:?}"),
+    }
+}
+
 fn inner_source(packet: &[u8]) -> SocketAddr {
     let addr = if packet[0] >> 4 == 6 {
         IpAddr::from(<[u8; 16]>::try_from(&packet[8..24]).unwrap())
@@ -87,7 +94,7 @@ proptest! {
         let from = inner_source(&inner);
         let known = tunnels(&tunnel, from);
         let eth = Ethernet::parse(&frame).unwrap();
-        let opened = known.open(&frame, &eth).expect("a packet of a known end").expect("a packet within");
+        let opened = plain(known.open(&frame, &eth).expect("a packet of a known end").expect("a packet within"));
         prop_assert_eq!(&frame[opened.at..], &inner[..]);
         prop_assert!(known.check(&opened, Addr::from(from.ip())).is_ok());
         let other = Addr::from(sim::config::ip("192.0.2.77"));
@@ -108,11 +115,11 @@ proptest! {
         frame.truncate(cut.index(frame.len() + 1));
         let known = tunnels(&tunnel, inner_source(&inner));
         let Ok(eth) = Ethernet::parse(&frame) else { return Ok(()) };
-        if let Ok(Some(opened)) = known.open(&frame, &eth) {
+        if let Ok(Some(Found::Packet(opened))) = known.open(&frame, &eth) {
             prop_assert!(opened.at > eth.payload && opened.at < frame.len());
             let at = opened.at;
             // An outer packet that is shorter than the frame is all that counts.
-            if known.peek(&frame, &eth).is_some_and(|parsed| parsed.body.is_ok()) {
+            if matches!(known.peek(&frame, &eth), Some(Peeked::Packet(parsed)) if parsed.body.is_ok()) {
                 let _ = opened.pass_congestion(&mut frame, at);
             }
         } else {

@@ -9,6 +9,8 @@ use core::net::SocketAddr;
 pub const GUE_PORT: u16 = 6080;
 /// UDP port of VXLAN (RFC 7348 section 8).
 pub const VXLAN_PORT: u16 = 4789;
+/// UDP port of WireGuard (by convention: IANA has none).
+pub const WIREGUARD_PORT: u16 = 51820;
 /// VXLAN network identifiers have 24 bits.
 pub const MAX_VNI: u32 = (1 << 24) - 1;
 
@@ -26,6 +28,11 @@ pub enum TunnelKind {
         /// Ethernet address of the backend within that network.
         mac: [u8; 6],
     },
+    /// IP, UDP and a sealed packet: WireGuard (J. Donenfeld, "WireGuard: Next Generation Kernel Network Tunnel", section 5.4.6).
+    Wireguard {
+        /// The public key (X25519) of whoever is at the other end.
+        public_key: [u8; 32],
+    },
 }
 
 impl TunnelKind {
@@ -35,6 +42,7 @@ impl TunnelKind {
             TunnelKind::Ipip => "ipip",
             TunnelKind::Gue => "gue",
             TunnelKind::Vxlan { .. } => "vxlan",
+            TunnelKind::Wireguard { .. } => "wireguard",
         }
     }
 }
@@ -48,13 +56,23 @@ pub struct Tunnel {
     pub endpoint: SocketAddr,
 }
 
+impl Tunnel {
+    /// The public key of the other end, where packets are sealed for it.
+    pub const fn seals(&self) -> Option<&[u8; 32]> {
+        match &self.kind {
+            TunnelKind::Wireguard { public_key } => Some(public_key),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Tunnel {
-    /// `vxlan 203.0.113.5:4789 vni 7`.
+    /// Without keys: `vxlan 203.0.113.5:4789 vni 7`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind.as_str())?;
         match self.kind {
             TunnelKind::Ipip => write!(f, " {}", self.endpoint.ip()),
-            TunnelKind::Gue => write!(f, " {}", self.endpoint),
+            TunnelKind::Gue | TunnelKind::Wireguard { .. } => write!(f, " {}", self.endpoint),
             TunnelKind::Vxlan { vni, .. } => write!(f, " {} vni {vni}", self.endpoint),
         }
     }

@@ -58,6 +58,11 @@ def visits(count, timeout=5, at_once=8):
         return list(pool.map(one, range(count)))
 
 
+def tunnels(ctl):
+    """All workers' tunnels whose packets are sealed."""
+    return json.loads(ctl("show", "tunnels", "--json"))
+
+
 def observed(ctl, name="web4"):
     return ctl.backends()[name]["observed"]
 

@@ -322,6 +322,7 @@ def configuration(log_path, control=None):
     text = f'[dispatcher]\nconnections-log = "{log_path}"\nstats-interval = "200ms"\n'
     text += f'control = "{control}"\n' if control else ""
     text += "".join(f"workers = {n}\n" for flag, n in pairs if flag == "--workers")
+    text += "".join(f"tunnel-key = {json.dumps(file)}\n" for flag, file in pairs if flag == "--tunnel-key")
     for flag, port in pairs:
         if flag == "--port":
             driver, *keys = port.split(",")
@@ -409,6 +410,23 @@ class Test:
             undo()
         if trouble:
             raise trouble
+
+
+def back():
+    """The way to the servers as it was before the test."""
+    lab("path", os.environ.get("LAB_PATH") or "direct")
+
+
+def by(t, path):
+    """From now on the servers are reached so; as before at the test's end."""
+    if back not in t.undo:
+        t.undo.insert(0, back)
+    lab("path", path)
+
+
+def far_device(path):
+    """The servers' end of a tunnel."""
+    return "wg-" + PREFIX if path.startswith("wireguard") else "tunnel0"
 
 
 def remove(path):

@@ -16,9 +16,9 @@ from registry import TESTS  # noqa: E402
 
 # What runs by default; under attack, with numbers; when the machine itself misbehaves; and what takes more to be installed.
 SUITES = {
-    "live": ["test_" + m for m in ("bodies", "hellos", "peers", "balancers", "failing", "admission", "health", "passive", "agent", "oddities", "tcp", "paths", "tunnels", "sessions", "cookies", "services", "reconfigure", "rotation", "mixed", "early_data", "inventions", "hostile", "drivers", "commands", "control", "watching", "questions", "metrics", "page", "report", "stop", "state", "dpdk", "appliance")],
-    "attack": ["attack_floods", "attack_peers", "attack_liars"],
-    "upset": ["upset"],
+    "live": ["test_" + m for m in ("bodies", "hellos", "peers", "balancers", "failing", "admission", "health", "passive", "agent", "oddities", "tcp", "paths", "tunnels", "wireguard", "sessions", "cookies", "services", "reconfigure", "rotation", "mixed", "early_data", "inventions", "hostile", "drivers", "commands", "control", "watching", "questions", "metrics", "page", "report", "stop", "state", "dpdk", "appliance")],
+    "attack": ["attack_floods", "attack_tunnels", "attack_peers", "attack_liars"],
+    "upset": ["upset", "upset_tunnels"],
     "change": ["change_load"],
     "more": ["more_clients"],
 }

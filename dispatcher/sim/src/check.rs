@@ -1,5 +1,6 @@
 //! The engine's books: every frame handed in has one fate, every loss a name, every table its bound.
 
+use dispatcher::counters::ByReason;
 use dispatcher::engine::{DropReason, Engine, Limits, Verdict};
 
 /// What the driver saw, to be compared with what the engine counted.
@@ -14,7 +15,7 @@ pub struct Books {
     /// Of these, held.
     pub held: u64,
     /// Of these, dropped, by reason.
-    pub dropped: [u64; DropReason::ALL.len()],
+    pub dropped: ByReason,
     /// Frames of the engine's own that were sent.
     pub transmitted: u64,
     /// Frames of the engine's own that found no room.

@@ -3,7 +3,7 @@
 //!
 //! Written by the RFCs and not by what is tested: it shares no code with it.
 
-use dispatcher::engine::Config;
+use dispatcher::engine::{Config, DropReason, Sealed, Unsealed};
 use dispatcher::wire::Addr;
 use lb::{Tunnel, TunnelKind};
 use std::collections::HashMap;
@@ -24,16 +24,65 @@ pub fn behind(mut config: Config, kind: TunnelKind) -> Config {
                 TunnelKind::Ipip => 0,
                 TunnelKind::Gue => lb::tunnel::GUE_PORT,
                 TunnelKind::Vxlan { .. } => lb::tunnel::VXLAN_PORT,
+                TunnelKind::Wireguard { .. } => lb::tunnel::WIREGUARD_PORT,
             };
             backend.tunnel = Some(Tunnel { kind, endpoint: SocketAddr::new(backend.addr.ip(), port) });
+        }
+    }
+    if matches!(kind, TunnelKind::Wireguard { .. }) {
+        config.sealers = 1;
+        // Within it we are another address than that where it begins.
+        for port in &mut config.ports {
+            for (own, within) in [("10.2.0.1", "10.2.0.2"), ("fd02::1", "fd02::2")] {
+                if let Some((_, prefix)) = port.addresses.iter().find(|(ip, _)| *ip == crate::config::ip(own)).copied()
+                {
+                    port.addresses.push((crate::config::ip(within), prefix));
+                }
+            }
         }
     }
     config
 }
 
 /// Each kind once.
-pub const KINDS: [TunnelKind; 3] =
-    [TunnelKind::Ipip, TunnelKind::Gue, TunnelKind::Vxlan { vni: 0x00ab_cdef, mac: [2, 0, 0, 0, 0x5a, 1] }];
+pub const KINDS: [TunnelKind; 4] =
+    [TunnelKind::Ipip, TunnelKind::Gue, TunnelKind::Vxlan { vni: 0x00ab_cdef, mac: [2, 0, 0, 0, 0x5a, 1] }, SEALED];
+
+/// One whose packets are sealed, here on paper: see [`seal`].
+pub const SEALED: TunnelKind = TunnelKind::Wireguard { public_key: [0x5a; 32] };
+
+const TAG: [u8; 16] = *b"sealed on paper.";
+
+/// A seal that hides nothing and holds nobody off, of the size of the real one: type, receiver and a counter of zero, the packet with each bit of it turned round, padded to a
+/// multiple of sixteen bytes, and a tag.
+pub fn seal(packet: &[u8], out: &mut [u8]) -> Sealed {
+    let mut message = vec![0; 16];
+    message[0] = 4;
+    message.extend(packet.iter().map(|b| !b));
+    message.resize(16 + packet.len().next_multiple_of(16), 0xff);
+    message.extend(TAG);
+    out[..message.len()].copy_from_slice(&message);
+    Sealed::Message(message.len())
+}
+
+/// Opens it.
+pub fn unseal(message: &[u8], out: &mut [u8]) -> Unsealed {
+    let Some((sealed, tag)) = message.split_last_chunk::<16>() else {
+        return Unsealed::Lost(DropReason::TunnelMalformed);
+    };
+    if *tag != TAG || sealed.len() < 16 {
+        return Unsealed::Lost(DropReason::TunnelUnopened);
+    }
+    let packet: Vec<u8> = sealed[16..].iter().map(|b| !b).collect();
+    let len = match packet.first().map(|b| b >> 4) {
+        Some(4) if packet.len() >= 20 => be(&packet[2..4]),
+        Some(6) if packet.len() >= 40 => 40 + be(&packet[4..6]),
+        _ => return Unsealed::Lost(DropReason::TunnelMalformed),
+    };
+    let Some(packet) = packet.get(..len) else { return Unsealed::Lost(DropReason::TunnelMalformed) };
+    out[..len].copy_from_slice(packet);
+    Unsealed::Packet(len)
+}
 
 fn be(bytes: &[u8]) -> usize {
     bytes.iter().fold(0, |n, byte| n << 8 | usize::from(*byte))
@@ -104,6 +153,20 @@ impl FarEnds {
                 assert!(matches!(protocol, 4 | 41), "protocol {protocol} to a server behind ipip");
                 &packet[header..]
             }
+            TunnelKind::Wireguard { .. } => {
+                assert_eq!(protocol, 17, "to a server behind wireguard");
+                let udp = &packet[header..];
+                assert_eq!((be(&udp[..2]), be(&udp[2..4]), be(&udp[4..6])), (51820, 51820, udp.len()));
+                if v6 {
+                    let pseudo = [&src.0[..], &dst.0[..], &[0, 0, udp[4], udp[5], 0, 0, 0, 17]].concat();
+                    assert_eq!(sum(&[&pseudo, udp]), 0, "the checksum");
+                }
+                let mut out = vec![0; udp.len()];
+                let Unsealed::Packet(n) = unseal(&udp[8..], &mut out) else { panic!("what does not open") };
+                out.truncate(n);
+                let kind: u16 = if out[0] >> 4 == 6 { 0x86dd } else { 0x0800 };
+                return Some([&frame[..at - 2], &kind.to_be_bytes(), &out].concat());
+            }
             TunnelKind::Gue | TunnelKind::Vxlan { .. } => {
                 assert_eq!(protocol, 17, "to a server behind {}", tunnel.kind.as_str());
                 let udp = &packet[header..];
@@ -145,7 +208,14 @@ impl FarEnds {
         let total = if v6 { 40 + be(&packet[4..6]) } else { be(&packet[2..4]) };
         let packet = &packet[..total.min(packet.len())];
         let inner_protocol = if v6 { 41 } else { 4 };
+        let mut sealed = vec![0; packet.len() + 64];
         let shim = match tunnel.kind {
+            TunnelKind::Wireguard { .. } => {
+                if let Sealed::Message(n) = seal(packet, &mut sealed) {
+                    sealed.truncate(n);
+                }
+                sealed
+            }
             TunnelKind::Ipip => vec![],
             TunnelKind::Gue => vec![0, inner_protocol, 0, 0],
             TunnelKind::Vxlan { vni, mac } => {
@@ -154,12 +224,14 @@ impl FarEnds {
                 [&[8, 0, 0, 0][..], &vni, &frame[..6], &mac, &kind.to_be_bytes()].concat()
             }
         };
-        let mut body = [&shim[..], packet].concat();
+        let seals = tunnel.seals().is_some();
+        let mut body = if seals { shim } else { [&shim[..], packet].concat() };
         let mut protocol = inner_protocol;
         if tunnel.kind != TunnelKind::Ipip {
             let len = (body.len() + 8) as u16;
             let port = tunnel.endpoint.port().to_be_bytes();
-            body = [&[0xd0, 1][..], &port, &len.to_be_bytes(), &[0, 0], &body].concat();
+            let from = if seals { port } else { [0xd0, 1] };
+            body = [&from[..], &port, &len.to_be_bytes(), &[0, 0], &body].concat();
             protocol = 17;
         }
         // To the address that the dispatcher wraps from: the tests have one a port and family.

@@ -4,10 +4,13 @@
 //! So every scene of the simulated world, every segment of the bench and every input of the fuzz target shows that a frame that goes straight goes where
 //! the ladder would have led it.
 
-use crate::tunnels::FarEnds;
+use crate::tunnels::{self, FarEnds};
 use core::ops::Deref;
-use dispatcher::engine::{Config, ConfigError, ConnectionRecord, Effects, Engine, PortId, Revision, Verdict};
+use dispatcher::engine::{
+    Config, ConfigError, ConnectionRecord, Effects, Engine, PortId, Revision, Sealed, Unsealed, Verdict,
+};
 use dispatcher::io::HEADROOM;
+use dispatcher::path::tunnel::End;
 use dispatcher::time::Time;
 use dispatcher::wire::Frame;
 use dispatcher::wire::packet::Parsed;
@@ -34,6 +37,14 @@ impl Effects for Unwrapping<'_> {
             Some(inner) => self.fx.transmit(port, &inner),
             None => self.fx.transmit(port, frame),
         }
+    }
+
+    fn seal(&mut self, _: End, packet: &[u8], out: &mut [u8]) -> Sealed {
+        tunnels::seal(packet, out)
+    }
+
+    fn unseal(&mut self, _: End, message: &[u8], out: &mut [u8]) -> Unsealed {
+        tunnels::unseal(message, out)
     }
 
     fn connection_ended(&mut self, record: &ConnectionRecord<'_>) {
@@ -71,6 +82,14 @@ impl Effects for Noting<'_> {
         sent
     }
 
+    fn seal(&mut self, end: End, packet: &[u8], out: &mut [u8]) -> Sealed {
+        self.fx.seal(end, packet, out)
+    }
+
+    fn unseal(&mut self, end: End, message: &[u8], out: &mut [u8]) -> Unsealed {
+        self.fx.unseal(end, message, out)
+    }
+
     fn connection_ended(&mut self, record: &ConnectionRecord<'_>) {
         self.fx.connection_ended(record);
         self.deeds.push_back(Deed::Ended(format!("{record:?}")));
@@ -89,6 +108,14 @@ impl Effects for Comparing {
             }
             other => panic!("the ladder sends {frame:02x?} to {port:?}, not {other:?}"),
         }
+    }
+
+    fn seal(&mut self, _: End, packet: &[u8], out: &mut [u8]) -> Sealed {
+        tunnels::seal(packet, out)
+    }
+
+    fn unseal(&mut self, _: End, message: &[u8], out: &mut [u8]) -> Unsealed {
+        tunnels::unseal(message, out)
     }
 
     fn connection_ended(&mut self, record: &ConnectionRecord<'_>) {

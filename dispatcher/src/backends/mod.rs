@@ -53,12 +53,14 @@ pub enum Passive {
     Refuses,
     /// It leaves probes unanswered.
     Silent,
+    /// The tunnel to it is lost.
+    Cut,
 }
 
 impl Passive {
     /// It is not to be given a connection.
     pub fn is_down(self) -> bool {
-        matches!(self, Passive::Refuses | Passive::Silent)
+        matches!(self, Passive::Refuses | Passive::Silent | Passive::Cut)
     }
 }
 
@@ -118,7 +120,7 @@ impl Backend {
 
     fn standing(&self) -> Standing {
         match (self.passive, self.checked) {
-            (Passive::Refuses | Passive::Silent, _) | (_, Checked::Down) => Standing::Down,
+            (Passive::Refuses | Passive::Silent | Passive::Cut, _) | (_, Checked::Down) => Standing::Down,
             (Passive::Fresh, Checked::Unknown) => Standing::Fresh,
             (Passive::Up, Checked::Unknown) if self.awaits_check => Standing::Fresh,
             (Passive::Up | Passive::Fresh, _) => Standing::Up,
@@ -338,6 +340,23 @@ impl Health {
             b.awaits_check = false;
             self.settle(id);
         }
+    }
+
+    /// The tunnel to it is lost, or up again. Then it is asked at once, where probes can tell; it may have gone, too.
+    pub fn tunnel_changed(&mut self, id: BackendId, up: bool, now: Time) {
+        let asks = self.probing && !self.foreign_dials;
+        let Some(b) = self.get_mut(id) else { return };
+        match (up, b.passive) {
+            (false, _) => (b.passive, b.since) = (Passive::Cut, now),
+            (true, Passive::Cut) if !asks => (b.passive, b.since) = (Passive::Up, now),
+            (true, Passive::Cut) => b.passive = Passive::Silent,
+            (true, _) => {}
+        }
+        if up && b.passive != Passive::Up {
+            (b.probe, b.probe_due) = (None, now);
+            self.due = self.due.min(now);
+        }
+        self.settle(id);
     }
 
     /// What probes say of it, and since when.

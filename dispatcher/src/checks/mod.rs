@@ -125,7 +125,7 @@ impl Checks {
                 *place = None;
                 continue;
             };
-            let source = way.source().ip();
+            let source = way.checks_from(id).ip();
             let spread = spread(&mut self.seed);
             match place {
                 Some(target) if target.generation == backend.generation => {

@@ -171,6 +171,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
 
+    /// Of what the keys of wireguard tunnels are made: a file as `dispatcher tunnel keygen FILE` makes it, that nobody but its owner may read. Each
+    /// worker has a key of its own, derived from it
+    #[arg(long, value_name = "FILE")]
+    pub tunnel_key: Option<PathBuf>,
+
     /// Learn which ticket keys servers have that are seen to speak TLS, by handshakes of our own: two or three a minute. So the first client
     /// that comes back with a TLS 1.3 session meets its server
     #[arg(long, value_enum, default_value = "on")]
@@ -250,11 +255,13 @@ pub struct Service {
     ///   agent=PORT           an agent there says how much it can take (HAProxy's
     ///                        agent-check)
     ///   agent-interval=D     from one question to the next (2s)
-    ///   tunnel=KIND          its packets go wrapped: ipip, gue or vxlan; ADDR is the
-    ///                        inner address
+    ///   tunnel=KIND          its packets go wrapped: ipip, gue, vxlan, or sealed by
+    ///                        wireguard; ADDR is the inner address
     ///   tunnel-endpoint=A    where the tunnel ends, with :PORT if it is not the
     ///                        usual one
     ///   tunnel-vni=N, tunnel-mac=M   vxlan: network, and the server's address in it
+    ///   tunnel-public-key=K  wireguard: the server's public key (--tunnel-key has ours)
+    ///   tunnel-address=A     wireguard: the inner address, if ADDR is another
     #[arg(long = "backend", value_name = "NAME=ADDR:PORT[,KEY=VALUE]...", value_parser = backend, verbatim_doc_comment)]
     pub backends: Vec<BackendArg>,
 }

@@ -31,6 +31,7 @@ fn config(wanted: Wanted, process: &Process, ticket_keys: &[TicketKey]) -> Confi
         session_ttl: process.session_ttl,
         probe: true,
         loopback_sources: false,
+        sealers: if process.tunnel_key.is_some() { process.worker_count() } else { 0 },
         keep_names: false,
         limits: Limits { flows: process.flow_capacity, sessions: process.session_capacity, ..Limits::default() },
     }
@@ -67,6 +68,7 @@ pub fn configuration(args: &RunArgs) -> Result<Configuration, Refusal> {
             control: args.control.clone(),
             overrides: args.overrides.clone(),
             state: args.state.clone(),
+            tunnel_key: args.tunnel_key.clone(),
             metrics: args.metrics,
             stats_interval: args.stats_interval,
             log_format: args.log_format.into(),

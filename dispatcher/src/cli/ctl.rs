@@ -1,13 +1,13 @@
 //! `dispatcher ctl`: asks a running dispatcher over its control socket.
 
 use super::capture::CaptureArgs;
-use super::listing;
+use super::{listing, tunnel_listing};
 use crate::control::backend::{self, BackendArg};
 use crate::control::overrides::verb;
 use crate::control::socket::DEFAULT_SOCKET;
 use crate::control::socket::api::{
     Applied, Backend, Configuration, Connections, Diff, Drop, Events, Explanations, Failure, Forgotten, Overview,
-    Queue, Reopened, Service, Sessions, Worker,
+    Queue, Reopened, Service, Sessions, Tunnel, Worker,
 };
 use crate::control::socket::client::{self, Answer, Question, escaped};
 use crate::control::socket::orders::{NewBackend, NewWeight, Terms};
@@ -57,8 +57,10 @@ KEY=VALUE is
                        fall or port, as with --check of run
   agent=PORT           an agent there says how much it can take; off: none
   agent-interval=D     from one question to the next (2s)
-  tunnel=KIND          its packets go wrapped: ipip, gue or vxlan
-  tunnel-endpoint=A, tunnel-vni=N, tunnel-mac=M   where it ends; of vxlan
+  tunnel=KIND          its packets go wrapped: ipip, gue, vxlan or wireguard
+  tunnel-endpoint=A    where it ends
+  tunnel-vni=N, tunnel-mac=M             of vxlan
+  tunnel-public-key=K, tunnel-address=A  of wireguard
 What is not said is as in its other pools, and its pool's.
 
 Example:
@@ -266,6 +268,8 @@ pub enum What {
     Drops,
     /// Who waits for room at servers with limits, by class, and what became of others
     Queues,
+    /// Tunnels whose packets are sealed, as each worker has them: keys, latest handshakes, what went through
+    Tunnels,
     /// Connections as they stand now: by --backend, --service, --client, --state
     Connections,
 }
@@ -478,6 +482,7 @@ fn show(args: &CtlArgs, what: Option<What>, which: &Which, json: bool) -> Result
         Some(What::Workers) => "/v1/workers",
         Some(What::Drops) => "/v1/drops",
         Some(What::Queues) => "/v1/queues",
+        Some(What::Tunnels) => "/v1/tunnels",
         Some(What::Connections) => &connections,
     };
     let body = ask(args, Question::new(Method::GET, path))?;
@@ -493,6 +498,7 @@ fn show(args: &CtlArgs, what: Option<What>, which: &Which, json: bool) -> Result
         Some(What::Workers) => listing::workers(&read::<Vec<Worker>>(&body)?),
         Some(What::Drops) => listing::drops(&read::<Vec<Drop>>(&body)?),
         Some(What::Queues) => listing::queues(&read::<Vec<Queue>>(&body)?),
+        Some(What::Tunnels) => tunnel_listing::tunnels(&read::<Vec<Tunnel>>(&body)?),
         Some(What::Connections) => listing::connections(&read::<Connections>(&body)?),
     })
 }

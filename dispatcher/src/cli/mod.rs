@@ -24,6 +24,8 @@ pub mod run;
 pub mod signs;
 pub mod top;
 pub mod tunnel;
+mod tunnel_listing;
+mod tunnel_sealed;
 
 use args::{Cli, Command};
 use clap::Parser;

@@ -19,6 +19,7 @@ use crate::journal;
 use crate::metrics;
 use crate::state::{self, Note, State};
 use crate::time::Time;
+use crate::tunnel::Secret;
 use crate::worker::poll::Clock;
 use crate::worker::prober::{self, Prober};
 use crate::worker::{self, Conductor, Exchange, Plan, SharedDevices, Steering, Worker, changes, post};
@@ -308,6 +309,8 @@ fn start(
     if !process.learn_keys {
         Share::explain_nobody(&mut shares);
     }
+    // Where nobody seals, nothing of it is kept in memory for longer than this.
+    let tunnel_key = process.tunnel_key.as_deref().map(Secret::read).transpose()?.map(Arc::new);
     for note in &notes {
         match note {
             Note::Said(text) => tracing::info!("{text}"),
@@ -352,6 +355,7 @@ fn start(
             #[cfg(feature = "dpdk")]
             seat: dpdk.as_mut().and_then(|dpdk| dpdk.seat(number)),
             journal: journal.clone(),
+            tunnel_key: tunnel_key.clone(),
         };
         match worker::start(number, plan) {
             Ok(worker) => started.push(worker),

@@ -1,17 +1,19 @@
 //! `dispatcher tunnel config BACKEND`: what a server's administrator types, so that the tunnel to it has its other end.
 
 use super::check_file::load;
+use super::tunnel_sealed::Sealed;
 use super::{REFUSED, Refusal};
-use crate::engine::{Config, PortSpec, Revision};
+use crate::engine::{AddressMode, Config, PortSpec, Revision};
 use crate::io::device_info;
 use crate::path::Way;
+use crate::tunnel::{Secret, key};
 use crate::wire::Mac;
 use clap::{Args, Subcommand};
 use lb::{Directory, Tunnel, TunnelKind};
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -34,14 +36,54 @@ enum Verb {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Make a secret of which workers' keys for wireguard tunnels are made: into a file that nobody else may read, or to standard output
+    Keygen {
+        /// The file, which must not be there yet
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// The public keys that follow from such a file, a line for each worker
+    Pubkey {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+
+        /// Of so many workers
+        #[arg(long, value_name = "N", default_value = "1", value_parser = crate::control::values::workers)]
+        workers: usize,
+    },
 }
 
 /// What it is called on the server.
-const DEVICE: &str = "dispatcher0";
+pub(super) const DEVICE: &str = "dispatcher0";
 
 /// The command.
 pub fn run(args: &TunnelArgs) -> Result<ExitCode, Refusal> {
-    let Verb::Config { backend, config } = &args.verb;
+    match &args.verb {
+        Verb::Config { backend, config } => describe(backend, config),
+        Verb::Keygen { file: Some(file) } => {
+            Secret::generate().and_then(|secret| secret.write(file)).map_err(Refusal::new)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Keygen { file: None } => {
+            let secret = Secret::generate().map_err(Refusal::new)?;
+            say(&secret.text());
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Pubkey { file, workers } => {
+            let secret = Secret::read(file).map_err(Refusal::new)?;
+            let keys: Vec<String> = (0..*workers).map(|worker| key::text(&secret.public_of(worker)) + "\n").collect();
+            say(&keys.concat());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn say(text: &str) {
+    let _ = io::stdout().lock().write_all(text.as_bytes());
+}
+
+fn describe(backend: &str, config: &Path) -> Result<ExitCode, Refusal> {
     let configuration = match load(config)? {
         Ok(source) => source.configuration,
         Err(faults) => {
@@ -62,7 +104,11 @@ pub fn run(args: &TunnelArgs) -> Result<ExitCode, Refusal> {
         }
     };
     let ports = configuration.ports.iter().map(port).collect();
-    let whole = Config { ports, wanted: configuration.wanted.clone(), ..Config::default() };
+    let process = &configuration.process;
+    // What follows from the key is needed where packets are sealed only, and may not be read by everybody who may read the file.
+    let sealers = if process.tunnel_key.is_some() { process.worker_count() } else { 0 };
+    let (wanted, address_mode) = (configuration.wanted.clone(), process.address_mode);
+    let whole = Config { ports, wanted, address_mode, sealers, ..Config::default() };
     let directory = Directory::next(None, &configuration.wanted, |_| false)
         .map_err(|faults| Refusal::new(faults.first().map(ToString::to_string).unwrap_or_default()))?;
     let revision = Revision::new(&whole, Arc::new(directory)).map_err(|e| Refusal::new(e.to_string()))?;
@@ -70,9 +116,19 @@ pub fn run(args: &TunnelArgs) -> Result<ExitCode, Refusal> {
         revision.directory().find(backend).ok_or_else(|| Refusal::new(format!("no backend is called {backend}")))?;
     let tunnel = spec.tunnel.ok_or_else(|| Refusal::new(format!("backend {backend} has no tunnel")))?;
     let way = revision.way(spec.id).ok_or_else(|| Refusal::new(format!("backend {backend} is not reached")))?;
-    let ends = Ends::new(&tunnel, way, whole.ports[usize::from(way.out.0)].mac);
-    let text = format!("# On {backend}, as root:\n{}\n# Or, to last:\n{}", ends.commands(), ends.networkd());
-    let _ = io::stdout().lock().write_all(text.as_bytes());
+    let (commands, networkd) = match (tunnel.seals(), &process.tunnel_key) {
+        (Some(_), Some(file)) => {
+            let secret = Secret::read(file).map_err(Refusal::new)?;
+            let keys = (0..sealers).map(|worker| key::text(&secret.public_of(worker))).collect();
+            let ends = Sealed::new(&tunnel, way, keys, address_mode == AddressMode::Dnat);
+            (ends.commands(), ends.networkd())
+        }
+        _ => {
+            let ends = Ends::new(&tunnel, way, whole.ports[usize::from(way.out.0)].mac);
+            (ends.commands(), ends.networkd())
+        }
+    };
+    say(&format!("# On {backend}, as root:\n{commands}\n# Or, to last:\n{networkd}"));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -134,6 +190,7 @@ impl Ends {
                     self.device_kind()
                 );
             }
+            TunnelKind::Wireguard { .. } => {}
             TunnelKind::Vxlan { vni, mac } => {
                 _ = writeln!(
                     out,
@@ -175,6 +232,7 @@ impl Ends {
                     "[VXLAN]\nVNI={vni}\nLocal={local}\nRemote={remote}\nDestinationPort={port}\nMacLearning=no\nIndependent=yes\n"
                 );
             }
+            TunnelKind::Wireguard { .. } => {}
             TunnelKind::Ipip | TunnelKind::Gue => {
                 let (kind, mode) = match self.device_kind().split_once(" mode ") {
                     Some((kind, mode)) => (kind, format!("Mode={mode}\n")),

@@ -62,7 +62,7 @@ pub fn backend(text: &str) -> Result<BackendArg, String> {
         _ => {}
     }
     if !said.is_empty() {
-        backend.tunnel = Some(said.tunnel()?);
+        backend.tunnel = Some(said.tunnel(&mut backend.addr)?);
     }
     Ok(BackendArg { backend, check_keys })
 }

@@ -103,6 +103,8 @@ pub struct Process {
     pub overrides: Option<PathBuf>,
     /// What keeps the affinity tables over a restart, if anything.
     pub state: Option<PathBuf>,
+    /// What the keys of tunnels are made of whose packets are sealed.
+    pub tunnel_key: Option<PathBuf>,
     /// Where metrics are asked for, if anywhere.
     pub metrics: Option<SocketAddr>,
     /// How often rates are printed.
@@ -113,6 +115,13 @@ pub struct Process {
     pub log_level: LogLevel,
     /// Which ticket keys servers have is learned by connections of our own.
     pub learn_keys: bool,
+}
+
+impl Process {
+    /// How many workers it has.
+    pub fn worker_count(&self) -> usize {
+        self.cores.as_ref().map_or(self.workers.unwrap_or(1), |cores| cores.0.len())
+    }
 }
 
 impl Default for Process {
@@ -132,6 +141,7 @@ impl Default for Process {
             control: None,
             overrides: None,
             state: None,
+            tunnel_key: None,
             metrics: None,
             stats_interval: None,
             log_format: LogFormat::Text,

@@ -258,8 +258,8 @@ fn member(pool: &str, backend: &MemberSpec) -> String {
     if agent.is_said() {
         line += &format!(", agent-check {}", own_agent(agent));
     }
-    if let Some(tunnel) = tunnel {
-        line += &format!(", tunnel {tunnel}");
+    if tunnel.is_some() {
+        line += &format!(", tunnel {}", super::tunnel::shown(tunnel));
     }
     line
 }
@@ -334,7 +334,7 @@ fn processes(from: &Process, to: &Process, found: &mut Found) {
     };
     let cores = |p: &Process| maybe(&p.cores, |c| list(&c.0));
     // Workers without cores of their own: one, if it is not said.
-    let workers = |p: &Process| p.cores.as_ref().map_or(p.workers.unwrap_or(1), |cores| cores.0.len()).to_string();
+    let workers = |p: &Process| p.worker_count().to_string();
     let mut is = |key: &str, shown: &dyn Fn(&Process) -> String| restart(found, key, shown(from), shown(to));
     is("workers", &workers);
     is("cores", &cores);
@@ -349,6 +349,7 @@ fn processes(from: &Process, to: &Process, found: &mut Found) {
     is("control", &|p| maybe(&p.control, path));
     is("overrides", &|p| maybe(&p.overrides, path));
     is("state", &|p| maybe(&p.state, path));
+    is("tunnel-key", &|p| maybe(&p.tunnel_key, path));
     is("learn-keys", &|p| on(&p.learn_keys));
     is("metrics", &|p| maybe(&p.metrics, SocketAddr::to_string));
     is("stats-interval", &|p| maybe(&p.stats_interval, duration));

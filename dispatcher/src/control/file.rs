@@ -24,6 +24,7 @@ use lb::{
 };
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
@@ -164,6 +165,7 @@ impl File<'_> {
         process.control = section.one(reader, "control", path).map(|(path, _)| path);
         process.overrides = section.one(reader, "overrides", path).map(|(path, _)| path);
         process.state = section.one(reader, "state", path).map(|(path, _)| path);
+        process.tunnel_key = section.one(reader, "tunnel-key", path).map(|(path, _)| path);
         process.metrics = section.one(reader, "metrics", socket_address).map(|(at, _)| at);
         process.stats_interval = section.one(reader, "stats-interval", duration).map(|(every, _)| every);
         if let Some((format, _)) = section.one(reader, "log-format", word::<LogFormatArg>) {
@@ -391,9 +393,10 @@ impl File<'_> {
             }
         }
         let (check, agent) = (self.check(&section), self.agent(&section));
-        let tunnel = self.tunnel(&section);
+        let (mut addr, at) = address;
+        let tunnel = self.tunnel(&section, &mut addr);
         self.places.insert(About::Backend(p, b), span);
-        let addr = self.put(About::Address(p, b), address);
+        let addr = self.put(About::Address(p, b), (addr, at));
         Some(MemberSpec {
             name,
             addr,
@@ -406,8 +409,8 @@ impl File<'_> {
         })
     }
 
-    /// How a backend's packets are wrapped.
-    fn tunnel(&mut self, backend: &Section<'_>) -> Option<Tunnel> {
+    /// How a backend's packets are wrapped. Where its inner address is said, that is the backend's.
+    fn tunnel(&mut self, backend: &Section<'_>, addr: &mut SocketAddr) -> Option<Tunnel> {
         let reader = &mut self.reader;
         let (span, table) = backend.table(reader, "tunnel")?;
         let section = Section::new(reader, Table::Tunnel, "a tunnel".into(), span.clone(), table);
@@ -421,7 +424,7 @@ impl File<'_> {
         if !whole {
             return None;
         }
-        said.tunnel().map_err(|why| reader.fault(&span, why, None)).ok()
+        said.tunnel(addr).map_err(|why| reader.fault(&span, why, None)).ok()
     }
 
     /// What a backend is asked, or those of a pool.

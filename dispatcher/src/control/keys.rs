@@ -117,6 +117,7 @@ pub const KEYS: &[Key] = &[
     key(Dispatcher, "control", "\"/run/dispatcher/control.sock\"", "", "Where the control socket is made"),
     key(Dispatcher, "overrides", "\"/var/lib/dispatcher/overrides.json\"", "beside `control`", "What keeps over a restart what operators said by `dispatcher ctl`"),
     key(Dispatcher, "state", "\"/var/lib/dispatcher/state\"", "", "What keeps over a restart which server has which session"),
+    key(Dispatcher, "tunnel-key", "\"/etc/dispatcher/tunnel.key\"", "", "Of what the keys of `wireguard` tunnels are made: a file that nobody but its owner may read (`dispatcher tunnel keygen FILE`)"),
     key(Dispatcher, "learn-keys", "\"off\"", "on", "Learn which ticket keys servers have that are seen to speak TLS, by handshakes of our own: two or three a minute"),
     key(Dispatcher, "metrics", "\"127.0.0.1:9127\"", "", "Answer Prometheus and browsers (a status page) at this address, without asking who it is"),
     key(Dispatcher, "stats-interval", "\"10s\"", "", "Print rates, flows and drops this often"),
@@ -191,10 +192,12 @@ pub const KEYS: &[Key] = &[
     key(Check, "port", "8443", "the backend's", "Another port that is asked"),
     key(Agent, "port", "9999", "", "Where the agent listens; must be there"),
     key(Agent, "interval", "\"5s\"", "2s", "From the beginning of one question to that of the next"),
-    key(Tunnel, "kind", "\"gue\"", "", "`ipip`: an IP header; `gue`: IP, UDP and four bytes (Linux: `fou`); `vxlan`: IP, UDP, VXLAN and Ethernet; must be there"),
-    key(Tunnel, "endpoint", "\"203.0.113.5:6080\"", "port 6080 (gue), 4789 (vxlan)", "Where it ends: the outer address, with the UDP port if it is another; must be there"),
+    key(Tunnel, "kind", "\"gue\"", "", "`ipip`: an IP header; `gue`: IP, UDP and four bytes (Linux: `fou`); `vxlan`: IP, UDP, VXLAN and Ethernet; `wireguard`: sealed; must be there"),
+    key(Tunnel, "endpoint", "\"203.0.113.5:6080\"", "port 6080 (gue), 4789 (vxlan), 51820 (wireguard)", "Where it ends: the outer address, with the UDP port if it is another; must be there"),
     key(Tunnel, "vni", "7", "", "vxlan: network identifier; must be there"),
     key(Tunnel, "mac", "\"02:00:00:00:00:0a\"", "", "vxlan: the server's Ethernet address within that network; must be there"),
+    key(Tunnel, "public-key", "\"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"", "", "wireguard: the server's public key; must be there"),
+    key(Tunnel, "address", "\"10.200.1.11\"", "the backend's `address`", "wireguard: the server's address within the tunnel. Of the backend's `address` the port is left then"),
 ];
 
 /// Keys that somebody may look for here, which there are none of, and what will do instead.

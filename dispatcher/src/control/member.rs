@@ -8,6 +8,7 @@ use core::time::Duration;
 use lb::{Agent, Asked, BackendLimits, Check, CheckKind, MemberSpec, Tunnel};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 /// A number or a word.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -125,7 +126,7 @@ impl Particulars {
             backend.agent = asked(question, agent).map_err(named("agent_check"))?;
         }
         if let Some(question) = &self.tunnel {
-            backend.tunnel = Some(tunnel(question).map_err(named("tunnel"))?);
+            backend.tunnel = Some(tunnel(question, &mut backend.addr).map_err(named("tunnel"))?);
         }
         Ok(())
     }
@@ -168,13 +169,13 @@ fn agent(keys: &Keys) -> Result<Agent, String> {
     Ok(agent)
 }
 
-fn tunnel(question: &Question) -> Result<Tunnel, String> {
+fn tunnel(question: &Question, addr: &mut SocketAddr) -> Result<Tunnel, String> {
     let Question::Keys(keys) = question else { return Err("expected its keys".into()) };
     let mut said = tunnel::Said::default();
     for (key, value) in keys {
         said.set(key, &value.text()).map_err(|why| format!("{key}: {why}"))?;
     }
-    said.tunnel()
+    said.tunnel(addr)
 }
 
 #[cfg(test)]
@@ -191,6 +192,7 @@ mod tests {
              check-expect=200-204,check-interval=5s,check-timeout=1s,check-rise=1,check-fall=9,check-port=8443,agent=9999,agent-interval=250ms",
             "w=10.0.0.1:1,weight=1,tunnel=ipip,tunnel-endpoint=203.0.113.5",
             "w=10.0.0.1:1,weight=1,tunnel=vxlan,tunnel-endpoint=[2001:db8::5]:8472,tunnel-vni=7,tunnel-mac=02:00:00:00:00:0a",
+            "w=10.0.0.1:1,weight=1,tunnel=wireguard,tunnel-endpoint=203.0.113.5,tunnel-public-key=xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=",
         ] {
             let backend = backend::backend(flag).unwrap().backend;
             assert_eq!(backend::shown(&backend), flag);

@@ -1,11 +1,11 @@
 //! What is wrong with values that are each right: of services, pools and ports together, whether they came from flags or from a file.
 
-use super::configuration::Configuration;
+use super::configuration::{Configuration, Process};
 use super::port::{Driver, PortArg};
 use crate::engine::AddressMode;
 use core::hash::Hash;
 use lb::service::{DEFAULT, FaultKind, Place};
-use lb::{PoolSpec, ServiceSpec, Wanted};
+use lb::{MemberSpec, PoolSpec, ServiceSpec, Wanted};
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
@@ -81,9 +81,21 @@ pub fn services(wanted: &Wanted) -> Vec<Broken> {
             }
         }
     }
+    let mut ends: HashMap<SocketAddr, (&[u8; 32], &str)> = HashMap::new();
     for (p, pool) in wanted.pools.iter().enumerate() {
         for (b, backend) in pool.backends.iter().enumerate() {
             let (name, addr) = (&backend.name, backend.addr);
+            if let Some((end, key)) =
+                backend.tunnel.as_ref().and_then(|tunnel| Some((tunnel.endpoint, tunnel.seals()?)))
+            {
+                let (other, holder) = *ends.entry(end).or_insert((key, name));
+                if other != key {
+                    put(
+                        About::Backend(p, b),
+                        format!("the tunnels of backends '{holder}' and '{name}' end at {end}, with two public keys"),
+                    );
+                }
+            }
             let holder = *holders.entry(addr).or_insert(name);
             if holder != name {
                 put(About::Address(p, b), format!("two backends have the address {addr}: '{holder}' and '{name}'"));
@@ -195,6 +207,9 @@ fn ports(configuration: &Configuration, found: &mut Vec<Broken>) {
         for (b, backend) in pool.backends.iter().enumerate() {
             let (name, ip) = (&backend.name, backend.addr.ip());
             let (family, index) = (family(ip), usize::from(ip.is_ipv6()));
+            if let Some(why) = seals_in_vain(process, backend) {
+                put(About::Backend(p, b), format!("backend '{name}' {why}"));
+            }
             if let Some(port) = own.get(&ip) {
                 put(About::Address(p, b), format!("backend '{name}' has port '{port}''s own address"));
             } else if process.address_mode == AddressMode::Snat && !has[index] {
@@ -213,6 +228,16 @@ fn ports(configuration: &Configuration, found: &mut Vec<Broken>) {
             }
         }
     }
+}
+
+/// Why packets cannot be sealed for a backend whose tunnel wants that.
+fn seals_in_vain(process: &Process, backend: &MemberSpec) -> Option<&'static str> {
+    backend.tunnel?.seals()?;
+    if process.tunnel_key.is_none() {
+        return Some("has a wireguard tunnel, and there is no key of ours: 'tunnel-key' names its file");
+    }
+    let several = process.address_mode == AddressMode::Dnat && process.worker_count() > 1;
+    several.then_some("has a wireguard tunnel, which with dnat can be one worker's only: its other end tells workers by their addresses")
 }
 
 /// What may be there only once: of DPDK's virtual devices the name, whatever its arguments.

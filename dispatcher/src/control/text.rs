@@ -120,6 +120,7 @@ fn of_process(process: &Process) -> Lines {
     lines.extend(process.control.as_deref().map(|file| ("control", path(file))));
     lines.extend(process.overrides.as_deref().map(|file| ("overrides", path(file))));
     lines.extend(process.state.as_deref().map(|file| ("state", path(file))));
+    lines.extend(process.tunnel_key.as_deref().map(|file| ("tunnel-key", path(file))));
     if !process.learn_keys {
         lines.push(("learn-keys", quoted("off")));
     }
@@ -308,7 +309,7 @@ mod tests {
     fn a_file_with_every_key_is_written_as_one_that_says_the_same() {
         let all = r#"
             [dispatcher]
-            cores = "2,4-5"
+            cores = "4"
             idle = "spin"
             address-mode = "dnat"
             hash-seed = "18446744073709551615"
@@ -320,6 +321,7 @@ mod tests {
             control = "/run/d.sock"
             overrides = "/var/lib/o.json"
             state = "/var/lib/o.state"
+            tunnel-key = "/etc/o.key"
             metrics = "[::1]:9127"
             stats-interval = "10s"
             log-format = "json"
@@ -385,6 +387,7 @@ mod tests {
               { name = "web7", address = "198.51.100.17:443", check = { kind = "tcp" }, agent-check = { port = 1 } },
               { name = "web8", address = "198.51.100.18:443", tunnel = { kind = "vxlan", endpoint = "203.0.113.5:8472", vni = 7, mac = "02:00:00:00:00:08" } },
               { name = "web9", address = "198.51.100.19:443", tunnel = { kind = "ipip", endpoint = "203.0.113.6" } },
+              { name = "web10", address = "198.51.100.20:443", tunnel = { kind = "wireguard", endpoint = "203.0.113.7:4500", public-key = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=" } },
               { name = "web6", address = "[2001:db8:1::11]:443", max-handshakes = "auto" },
             ]
         "#;

@@ -2,10 +2,11 @@
 //! treated as if it had come plainly.
 
 use super::wrapped::ethertype_of;
-use super::{Effects, Engine, Step};
+use super::{Effects, Engine, Step, Verdict};
 use crate::config::PortId;
 use crate::counters::DropReason;
 use crate::flow::quote::is_error;
+use crate::path::tunnel::Found;
 use crate::tcp::Arrived;
 use crate::time::Time;
 use crate::wire::Frame;
@@ -61,13 +62,22 @@ impl Engine {
         if !self.routes.is_ours(outer.dst) {
             return Err(DropReason::NotForUs);
         }
-        let opened = tunnels.open(frame.bytes(), eth)?.ok_or(DropReason::NotForUs)?;
-        // What follows the outer packet is padding.
-        let cut = frame.set_len(outer.end);
-        debug_assert!(cut, "shorter is always possible");
-        frame.pull_front(opened.at - eth.payload);
-        let kind = ethertype_of(opened.family);
-        let at = Link { dst: eth.dst, src: eth.src, vlans: eth.vlans }.write(frame.bytes_mut(), kind);
+        let opened = match tunnels.open(frame.bytes(), eth)?.ok_or(DropReason::NotForUs)? {
+            Found::Packet(opened) => {
+                // What follows the outer packet is padding.
+                let cut = frame.set_len(outer.end);
+                debug_assert!(cut, "shorter is always possible");
+                frame.pull_front(opened.at - eth.payload);
+                let kind = ethertype_of(opened.family);
+                Link { dst: eth.dst, src: eth.src, vlans: eth.vlans }.write(frame.bytes_mut(), kind);
+                opened
+            }
+            Found::Sealed(message) => match self.unseal(port, (&message, eth), frame, fx)? {
+                Some(opened) => opened,
+                None => return Ok(Verdict::Hold),
+            },
+        };
+        let at = eth.payload;
         // A card that has checked something has checked the outer packet.
         frame.doubt();
         let Parsed { eth, body } = Parsed::read(frame.bytes())?;

@@ -339,6 +339,7 @@ impl Engine {
     fn key_towards(&mut self, client: &Key, backend: BackendId, now: Time) -> Option<Key> {
         let Engine { flows, local_ports, config, returning, routes, worker, workers, .. } = self;
         let way = routes.revision.way(backend)?;
+        let sources = way.sources_of(*worker);
         let key = |local, port| Key { src: way.addr, sport: way.port, dst: local, dport: port, ..*client };
         let used = |key: &Key| match flows.lookup(key) {
             None => PortUse::Free,
@@ -350,7 +351,7 @@ impl Engine {
             Some((key, used(&key))).filter(|(_, used)| *used != PortUse::Taken)?
         } else {
             let ask = |source: usize, port| {
-                let key = key(way.sources[source], port);
+                let key = key(sources[source], port);
                 // Whose the port is first: it is the cheaper question, and mostly the one that is answered no.
                 if returning.knows_cards() && returning.owner(&key) != Some(*worker) {
                     return PortUse::Taken;
@@ -358,8 +359,8 @@ impl Engine {
                 used(&key)
             };
             let tries = if returning.knows_cards() { PORT_TRIES * *workers } else { PORT_TRIES };
-            let (source, port, used) = local_ports.next(backend.index(), way.sources.len(), ask, tries)?;
-            (key(way.sources[source], port), used)
+            let (source, port, used) = local_ports.next(backend.index(), sources.len(), ask, tries)?;
+            (key(sources[source], port), used)
         };
         if used == PortUse::Over
             && let Some((over, _)) = flows.lookup(&key)
@@ -445,8 +446,8 @@ impl Engine {
         let Some(hop) = c.hop(hot) else { return true };
         let Some((port, link)) = self.link_to(hop, now) else { return true };
         let Some(key) = self.flows.key(id, Side::Server) else { return false };
-        let overhead = self.neighbours.wrap(hop).map_or(0, |wrap| wrap.overhead());
-        let mtu = usize::from(self.routes.ports[usize::from(port.0)].mtu) - overhead;
+        let mtu = usize::from(self.routes.ports[usize::from(port.0)].mtu);
+        let mtu = self.neighbours.wrap(hop).map_or(mtu, |wrap| wrap.room(mtu));
         let headers = if key.family() == Family::V4 { 40 } else { 60 };
         let ends = Endpoints::answering(&key);
         let mut done = 0;

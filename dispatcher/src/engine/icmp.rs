@@ -45,7 +45,7 @@ impl Engine {
                 Ok(Verdict::Hold)
             }
             (State::Spliced(_), _) => {
-                let step = self.pass_error_on(id, side, eth, ip, &quote, frame);
+                let step = self.pass_error_on((id, side), eth, ip, &quote, frame, fx);
                 self.refresh(id);
                 step
             }
@@ -56,12 +56,12 @@ impl Engine {
     /// `side` complains about a packet that came from the other side; that one must hear it, about its own packet.
     fn pass_error_on(
         &mut self,
-        id: FlowId,
-        side: Side,
+        (id, side): (FlowId, Side),
         eth: &Ethernet,
         ip: &Ip,
         quote: &Quote,
         frame: &mut Frame<'_>,
+        fx: &mut dyn Effects,
     ) -> Step {
         let sender = side.other();
         // Addresses of the sender's own packet as it arrived here.
@@ -99,6 +99,9 @@ impl Engine {
         relink(frame, eth.payload, ip.family, &link)?;
         if let Some(wrap) = wrap {
             frame.is_whole_now();
+            if wrap.seals().is_some() {
+                return self.pass_sealed((port, &link, &wrap), frame, fx);
+            }
             wrap_frame(&wrap, &link, frame)?;
         }
         self.counters.forwarded += 1;

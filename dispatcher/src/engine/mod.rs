@@ -29,6 +29,7 @@ mod admission;
 mod apply;
 mod arrive;
 mod ask;
+mod books;
 mod checks;
 mod choose;
 pub mod conflicts;
@@ -39,8 +40,10 @@ mod icmp;
 mod ladder;
 mod late;
 mod local;
+mod messages;
 mod pace;
 mod request;
+mod sealed;
 mod send;
 mod share;
 mod sizes;
@@ -60,6 +63,7 @@ pub use crate::path::{MAX_WORKERS, Returning, worker_of_port};
 pub use crate::tcp::{BALANCED, Class, ConnectionRecord, End, STATES, Told};
 pub use admission::QueueState;
 pub use conflicts::{Conflict, Conflicts};
+pub use sealed::{Sealed, Unsealed};
 pub(crate) use share::derived;
 pub use share::{Share, session_time};
 pub use sizes::TableSize;
@@ -67,6 +71,7 @@ pub use sizes::TableSize;
 use crate::backends::{Health, Noticed, Passive};
 use crate::flow::{BufferPool, CookieJar, FlowId, FlowTable, Key, LocalPorts, Side, Wheel};
 use crate::http::Readings;
+use crate::path::tunnel;
 use crate::path::{FIRST_PORT, Neighbours, Routes};
 use crate::sessions::Sessions;
 use crate::tcp::{Connection, Eviction, HEADER_ROOM, Hot, Limiter, ResetGrace, SMALL_HELLO, Settled};
@@ -107,6 +112,16 @@ pub trait Effects {
     /// An IP packet has come to one of the ports that checks come from. None: nobody makes any; false: whoever does has no room for it.
     fn check_arrived(&mut self, _packet: &[u8]) -> Option<bool> {
         None
+    }
+
+    /// Seals an IP packet for the other end of a tunnel; the message begins `out`, which has room for it.
+    fn seal(&mut self, _end: tunnel::End, _packet: &[u8], _out: &mut [u8]) -> Sealed {
+        Sealed::Lost(DropReason::TunnelNotUp)
+    }
+
+    /// Opens a message from the other end of a tunnel; what comes of it begins `out`, which has as much room as the message at least.
+    fn unseal(&mut self, _end: tunnel::End, _message: &[u8], _out: &mut [u8]) -> Unsealed {
+        Unsealed::Lost(DropReason::TunnelUnopened)
     }
 
     /// A connection has ended.
@@ -163,6 +178,8 @@ pub struct Engine {
     conflicts: Conflicts,
     /// Frames of our own are written here before they are handed out.
     scratch: Box<[u8]>,
+    /// What is sealed is sealed into this, behind its outer headers, and what is opened is opened into it.
+    sealed: Box<[u8]>,
     /// Hellos that are spread over several records are joined here.
     joined: Box<[u8]>,
     keyed: SipHasher13,
@@ -186,6 +203,8 @@ pub struct Engine {
     trails: Trails,
 }
 
+/// Room for a message of a tunnel's own making, where an MTU is small.
+const LEAST_MESSAGE: usize = 256;
 /// Exactness of timers.
 const TICK: Duration = Duration::from_millis(10);
 impl Engine {
@@ -207,7 +226,7 @@ impl Engine {
         // What is wanted is the directory's to say, from now on.
         let config = Config { limits: config.limits.divided(workers), wanted: Wanted::default(), ..config };
         let mut neighbours = Neighbours::default();
-        let routes = Routes::new(&config, revision.clone(), &mut neighbours)?;
+        let routes = Routes::new(&config, worker, revision.clone(), &mut neighbours)?;
         let derive = |purpose: u8| derived(&secret, purpose);
         let half = |purpose: u8| u64::from_le_bytes(derive(purpose)[..8].try_into().expect("8 of 16 bytes"));
         let limits = config.limits;
@@ -258,6 +277,7 @@ impl Engine {
             counters: Counters::default(),
             conflicts: Conflicts::new(),
             scratch: vec![0; largest].into_boxed_slice(),
+            sealed: vec![0; largest + LEAST_MESSAGE].into_boxed_slice(),
             joined: vec![0; limits.hello_bytes].into_boxed_slice(),
             clock_start: keyed.hash(b"clock") as u32,
             keyed,

@@ -1,5 +1,6 @@
 //! Frames that leave: written, translated, handed out. The lowest floor of the engine: nothing here changes where a connection stands.
 
+use super::sealed::Source;
 use super::wrapped::{wrap_frame, wrap_made};
 use super::{Effects, Engine, Step, Verdict};
 use crate::config::PortId;
@@ -54,20 +55,6 @@ impl Engine {
         let sent = fx.transmit(port, &self.scratch[..n]);
         self.note_made(sent);
         sent
-    }
-
-    /// Counts a frame of our own making.
-    fn note_made(&mut self, sent: bool) {
-        self.counters.made += 1;
-        if sent {
-            self.counters.frames_out += 1;
-        } else {
-            self.count(DropReason::TxFull);
-        }
-    }
-
-    pub(super) fn count(&mut self, reason: DropReason) {
-        self.counters.drops[reason as usize] += 1;
     }
 
     /// A segment of ours to one side of a flow. When that has no address, or its next hop's is not known, it is not sent, and the latter is
@@ -254,11 +241,6 @@ impl Engine {
         self.answer(seg, &control, frame, fx)
     }
 
-    /// Segments answered by a reset are neither forwarded nor dropped; why they were refused is counted beside.
-    pub(super) fn count_refusal(&mut self, why: DropReason) {
-        self.counters.refused[why as usize] += 1;
-    }
-
     /// Hands out the `n` bytes that stand in the scratch buffer, behind a link header of `link` bytes, to a next hop.
     pub(super) fn hand_out_by(
         &mut self,
@@ -269,6 +251,9 @@ impl Engine {
     ) -> bool {
         let n = match self.neighbours.wrap(hop).copied() {
             None => n,
+            Some(wrap) if wrap.seals().is_some() => {
+                return self.seal_and_hand_out((port, link, &wrap), Source::Scratch(n), fx);
+            }
             Some(wrap) => match wrap_made(&wrap, link, &mut self.scratch, n) {
                 Some(n) => n,
                 None => {
@@ -290,7 +275,7 @@ impl Engine {
         fx: &mut dyn Effects,
     ) -> Step {
         let mtu = usize::from(self.routes.ports[usize::from(port.0)].mtu);
-        let limit = limit.min(mtu.saturating_sub(wrap.overhead()));
+        let limit = limit.min(wrap.room(mtu));
         let Packet { ip, .. } = Packet::parse(frame.bytes())?;
         let tcp = Tcp::parse(frame.bytes(), &ip)?;
         let fits = limit.saturating_sub(tcp.payload - ip.header);
@@ -302,6 +287,10 @@ impl Engine {
             Some(mut pieces) => {
                 while let Some(piece) = pieces.next(frame) {
                     let n = piece.len();
+                    if wrap.seals().is_some() {
+                        self.seal_and_hand_out((port, link, wrap), Source::Frame(piece), fx);
+                        continue;
+                    }
                     let wrapped = match self.scratch.get_mut(..n) {
                         Some(room) => {
                             room.copy_from_slice(piece);
@@ -317,6 +306,9 @@ impl Engine {
                 pieces.finish(frame);
             }
             None => split::complete(frame, &ip),
+        }
+        if wrap.seals().is_some() {
+            return self.pass_sealed((port, link, wrap), frame, fx);
         }
         wrap_frame(wrap, link, frame)?;
         self.counters.forwarded += 1;

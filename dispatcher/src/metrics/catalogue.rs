@@ -101,6 +101,11 @@ catalogue! {
     QUEUE_WAIT = histogram "dispatcher_queue_wait_seconds" ["service", "pool", "family", "class"] "How long admitted connections that had to wait for room had waited";
     HANDSHAKE = histogram "dispatcher_handshake_seconds" ["service", "resumed"] "Of ended connections, how long servers took from the client's hello to their own; resumed: yes or no";
     CONNECTION = histogram "dispatcher_connection_seconds" ["service"] "How long ended connections lasted";
+    TUNNEL_UP = gauge "dispatcher_tunnel_up" ["endpoint", "worker"] "1 while a tunnel whose packets are sealed is up, else 0";
+    TUNNEL_HANDSHAKE = gauge "dispatcher_tunnel_handshake_age_seconds" ["endpoint", "worker"] "Since the latest handshake of a tunnel that led to a session; keys are made anew after 110 s";
+    TUNNEL_HANDSHAKES = counter "dispatcher_tunnel_handshakes_total" ["endpoint", "worker", "outcome"] "Handshakes of a tunnel: established, and of those that we began, repetitions included, initiated";
+    TUNNEL_BYTES = counter "dispatcher_tunnel_bytes_total" ["endpoint", "worker", "way"] "Bytes of UDP payload that went through a tunnel: received (and opened), sent";
+    TUNNEL_REFUSED = counter "dispatcher_tunnel_refused_messages_total" ["endpoint", "worker", "why"] "Messages from where a tunnel ends that came to nothing: unopened, replayed, old-handshake, flooded";
     RESUMPTIONS = counter "dispatcher_resumptions_total" ["backend", "kind", "outcome"] "Connections that offered to resume a session, by whether the backend did: accepted, refused; broken: refused although the tables had promised it; unknown: no row knew the session";
     SESSION_ROWS = gauge "dispatcher_session_rows" ["kind"] "Rows of the session tables: session-id, ticket, cookie, key-name, candidate";
     SHARED_KEY_NAMES = gauge "dispatcher_shared_key_names" [] "Names of ticket keys that several backends open";

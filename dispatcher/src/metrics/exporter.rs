@@ -2,7 +2,7 @@
 
 use super::Reading;
 use super::catalogue::{self as of, Kind, Metric};
-use crate::control::socket::api::{Backend, Offered, Queue};
+use crate::control::socket::api::{Backend, Offered, Queue, Tunnel};
 use crate::worker::timings::{self, Bounds, Timings};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, prometheus_text};
@@ -133,6 +133,23 @@ fn histogram(labels: Vec<String>, bounds: &Bounds, of: &timings::Histogram) -> S
     Spans { labels, buckets: bounds.zip(of.counts).collect(), sum: of.sum as f64 / 1e6 }
 }
 
+fn tunnel(t: &Tunnel) -> Vec<String> {
+    vec![t.endpoint.to_string(), t.worker.to_string()]
+}
+
+fn by_tunnel(r: &Reading, number: impl Fn(&Tunnel) -> Option<f64>) -> Vec<Series> {
+    r.tunnels.iter().filter_map(|t| Some((tunnel(t), number(t)?))).collect()
+}
+
+fn of_tunnels(r: &Reading, counts: impl Fn(&Tunnel) -> Vec<(&'static str, u64)>) -> Vec<Series> {
+    let one = |t: &Tunnel| {
+        let labels = tunnel(t);
+        let with = move |(what, n): (&'static str, u64)| ([&labels[..], &[what.to_string()]].concat(), n as f64);
+        counts(t).into_iter().map(with).collect::<Vec<_>>()
+    };
+    r.tunnels.iter().flat_map(one).collect()
+}
+
 fn series(metric: &Metric, r: &Reading) -> Vec<Series> {
     let f = &r.figures;
     let (c, totals) = (&f.counters, &f.totals);
@@ -166,6 +183,14 @@ fn series(metric: &Metric, r: &Reading) -> Vec<Series> {
         of::SEGMENTS_REFUSED => {
             labelled(r.drops.iter().filter(|d| d.answered > 0).map(|d| (d.reason.as_str(), d.answered)))
         }
+        of::TUNNEL_UP => by_tunnel(r, |t| Some(f64::from(u8::from(t.state == "up")))),
+        of::TUNNEL_HANDSHAKE => by_tunnel(r, |t| t.handshake),
+        of::TUNNEL_HANDSHAKES => of_tunnels(r, |t| vec![("established", t.handshakes), ("initiated", t.initiations)]),
+        of::TUNNEL_BYTES => of_tunnels(r, |t| vec![("received", t.bytes_in), ("sent", t.bytes_out)]),
+        of::TUNNEL_REFUSED => of_tunnels(r, |t| {
+            let counts = [t.unopened, t.replayed, t.old_handshakes, t.flooded];
+            ["unopened", "replayed", "old-handshake", "flooded"].into_iter().zip(counts).collect()
+        }),
         of::HANDED_OVER => by_worker(r, |w| w.handed_over as f64),
         of::LOOP_TURNS => {
             let turns = |w: &crate::control::socket::api::Worker| [("busy", w.busy_turns), ("idle", w.idle_turns)];

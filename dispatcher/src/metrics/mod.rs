@@ -8,7 +8,7 @@ pub mod exporter;
 pub mod page;
 pub mod server;
 
-use crate::control::socket::api::{Backend, Drop, Queue, Sessions, Worker};
+use crate::control::socket::api::{Backend, Drop, Queue, Sessions, Tunnel, Worker};
 use crate::engine::Counters;
 use crate::io::Traffic;
 use crate::worker::Totals;
@@ -26,6 +26,8 @@ pub struct Reading {
     pub drops: Vec<Drop>,
     /// Every line for room at backends.
     pub queues: Vec<Queue>,
+    /// Every tunnel whose packets are sealed, as each worker has it.
+    pub tunnels: Vec<Tunnel>,
     /// What is told nowhere else.
     pub figures: Figures,
 }

@@ -26,7 +26,8 @@ pub struct Way {
     pub out: PortId,
     /// By this neighbour, which may be itself.
     pub next: Addr,
-    /// Our addresses towards it, of which the first asks its neighbours and probes it; at least one, at most [`MAX_SOURCES`].
+    /// Our addresses towards it, of which the first asks its neighbours and probes it; at least one, at most [`MAX_SOURCES`]. Where its packets are sealed: one for
+    /// each worker.
     pub sources: Box<[Addr]>,
     /// What is written in front of its packets.
     pub wrap: Option<Wrap>,
@@ -39,6 +40,27 @@ impl Way {
     pub fn source(&self) -> Addr {
         self.sources[0]
     }
+
+    /// What is sealed for it carries its worker's own address: by that the other side tells the workers, which have keys of their own.
+    fn has_own(&self) -> bool {
+        self.wrap.as_ref().is_some_and(|wrap| wrap.seals().is_some())
+    }
+
+    /// Those of a worker.
+    #[inline]
+    pub fn sources_of(&self, worker: usize) -> &[Addr] {
+        if self.has_own() { &self.sources[worker..=worker] } else { &self.sources }
+    }
+
+    /// The address that checks of the holder of a slot come from: that of the worker who carries them.
+    pub fn checks_from(&self, id: BackendId) -> Addr {
+        if self.has_own() { self.sources[carrier(id, self.sources.len())] } else { self.source() }
+    }
+}
+
+/// Of several workers, the one that carries what is asked of the holder of a slot by checks.
+pub fn carrier(id: BackendId, workers: usize) -> usize {
+    id.index() % workers.max(1)
 }
 
 /// Where clients connect to.
@@ -237,14 +259,19 @@ fn way_to(backend: &Backend, config: &Config, held: &ByAddress<Vec<PortId>>) -> 
         return Ok(Way { addr, port, out, next, sources, wrap: None, mtu: spec.mtu });
     };
     let wrap = Wrap::new(tunnel, source, spec.mac);
-    let left = usize::from(spec.mtu).saturating_sub(wrap.overhead());
+    let left = wrap.room(usize::from(spec.mtu));
     let least = if addr.family() == Family::V4 { LEAST_INNER_MTU } else { LEAST_INNER_MTU_V6 };
     if left < least {
         return Err(format!("an MTU of {} leaves {left} bytes within its tunnel, {least} are needed", spec.mtu));
     }
     // Within it we are who we are in a network with the backend. Where there is none: who the tunnel begins at.
     let within = spec.addresses.iter().filter(|(own, prefix)| addr.in_prefix(Addr::from(*own), *prefix));
-    let mut sources: Vec<Addr> = within.map(|(own, _)| Addr::from(*own)).take(MAX_SOURCES).collect();
+    let within = within.map(|(own, _)| Addr::from(*own));
+    if wrap.seals().is_some() {
+        let sources = own_sources(within.filter(|own| *own != source).collect(), backend, spec, config)?;
+        return Ok(Way { addr, port, out, next, sources, wrap: Some(wrap), mtu: left as u16 });
+    }
+    let mut sources: Vec<Addr> = within.take(MAX_SOURCES).collect();
     if sources.is_empty() {
         let all = || spec.addresses.iter().map(|(own, _)| Addr::from(*own)).filter(|own| own.family() == addr.family());
         let own = all().find(|own| *own == source).or_else(|| all().next());
@@ -253,6 +280,32 @@ fn way_to(backend: &Backend, config: &Config, held: &ByAddress<Vec<PortId>>) -> 
     }
     let sources = sources.into();
     Ok(Way { addr, port, out, next, sources, wrap: Some(wrap), mtu: left as u16 })
+}
+
+/// Where packets are sealed: an address for each worker, of those that we have in a network with the backend.
+fn own_sources(
+    mut within: Vec<Addr>,
+    backend: &Backend,
+    spec: &PortSpec,
+    config: &Config,
+) -> Result<Box<[Addr]>, String> {
+    let workers = config.sealers;
+    if workers == 0 {
+        return Err("its tunnel is sealed, and there is no key of ours (--tunnel-key FILE)".into());
+    }
+    if workers > 1 && config.address_mode == AddressMode::Dnat {
+        return Err("with dnat a sealed tunnel is one worker's: the other end tells workers by their addresses".into());
+    }
+    if within.len() < workers {
+        return Err(format!(
+            "of port {}'s addresses, without that where the tunnel begins, {} are in a network with {}, and each of {workers} workers needs one",
+            spec.name,
+            within.len(),
+            backend.addr.ip()
+        ));
+    }
+    within.truncate(workers);
+    Ok(within.into())
 }
 
 /// RFC 791, and RFC 8200 section 5: what every link must carry.

@@ -4,7 +4,7 @@
 use super::mss_for;
 use super::neighbours::{Neighbours, NextHop};
 use super::revision::Revision;
-use super::tunnel::Wrap;
+use super::tunnel::{End, Wrap};
 use crate::config::{Config, ConfigError, PortId, PortSpec};
 use crate::wire::packet::Vlans;
 use crate::wire::{Addr, Family, Mac};
@@ -48,12 +48,20 @@ pub struct Routes {
     mss: [u16; 2],
     /// By slot.
     hops: Vec<Option<NextHop>>,
+    worker: usize,
+    /// The largest packet that all ports take.
+    mtu: u16,
 }
 
 impl Routes {
-    /// The ports of a configuration, or in one line what is wrong with them; and its services and backends, whose next hops are entered in
+    /// For a worker: the ports of a configuration, or in one line what is wrong with them; and its services and backends, whose next hops are entered in
     /// `neighbours`.
-    pub fn new(cfg: &Config, revision: Arc<Revision>, neighbours: &mut Neighbours) -> Result<Routes, ConfigError> {
+    pub fn new(
+        cfg: &Config,
+        worker: usize,
+        revision: Arc<Revision>,
+        neighbours: &mut Neighbours,
+    ) -> Result<Routes, ConfigError> {
         let fail = |why: String| Err(ConfigError(why));
         if cfg.ports.is_empty() || cfg.ports.len() > 16 {
             return fail(format!("{} ports: 1 to 16 are needed", cfg.ports.len()));
@@ -69,7 +77,8 @@ impl Routes {
         };
         let mtu = cfg.ports.iter().map(|p| p.mtu).min().unwrap_or(1500);
         let mss = [mss_for(mtu, Family::V4), mss_for(mtu, Family::V6)];
-        let mut routes = Routes { ports: cfg.ports.iter().map(port).collect(), revision, mss, hops: vec![] };
+        let ports = cfg.ports.iter().map(port).collect();
+        let mut routes = Routes { ports, revision, mss, hops: vec![], worker, mtu };
         let ids: Vec<BackendId> = routes.revision.directory().backends().map(|b| b.id).collect();
         ids.into_iter().for_each(|id| routes.enter(id, neighbours));
         Ok(routes)
@@ -100,7 +109,7 @@ impl Routes {
     pub fn backend(&self, id: BackendId) -> Option<Route> {
         let way = self.revision.way(id)?;
         let hop = (*self.hops.get(id.index())?)?;
-        Some(Route { addr: way.addr, port: way.port, hop, source: way.source() })
+        Some(Route { addr: way.addr, port: way.port, hop, source: way.sources_of(self.worker)[0] })
     }
 
     /// Clients may connect here: to this service.
@@ -135,8 +144,15 @@ impl Routes {
 
     /// Largest segment our ports allow, with what tunnels of the moment take of it, for IPv4 and IPv6.
     pub fn mss(&self) -> [u16; 2] {
-        let overhead = |family| self.revision.tunnels().overhead(family) as u16;
+        let mtu = usize::from(self.mtu);
+        let overhead = |family| self.revision.tunnels().overhead(family, mtu) as u16;
         [self.mss[0].saturating_sub(overhead(Family::V4)), self.mss[1].saturating_sub(overhead(Family::V6))]
+    }
+
+    /// By which the other end of a tunnel whose packets are sealed is reached.
+    pub fn hop_to_end(&self, end: End, neighbours: &Neighbours) -> Option<NextHop> {
+        let ends_there = |hop: &NextHop| neighbours.wrap(*hop).and_then(Wrap::seals) == Some(end);
+        self.hops.iter().flatten().copied().find(ends_there)
     }
 
     /// By which the backend that listens there is reached.

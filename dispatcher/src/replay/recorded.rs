@@ -20,6 +20,7 @@ use super::reassembly::{At, Connection, Handler, Limits, Tracker, Turn, Way};
 use super::unread::Unread;
 use super::warnings::NotFollowed;
 use crate::capture::{Capture, CaptureError, Frames, RecordedFrame};
+use crate::counters::ByReason;
 use crate::engine::{Class, DropReason};
 use crate::time::Time;
 use crate::tls::{OfferedSessions, ServerFlight};
@@ -142,7 +143,7 @@ pub struct Totals {
     /// Frames that belong to a connection.
     pub frames_out: u64,
     /// The others, by [`DropReason`].
-    pub drops: [u64; DropReason::ALL.len()],
+    pub drops: ByReason,
     /// TCP connections.
     pub connections: u64,
     /// Of these, beginning with a ClientHello.

@@ -54,13 +54,16 @@ use crate::flow::{FlowId, Key};
 use crate::io::af_packet::Fanout;
 use crate::io::{self, DeviceInfo, Filter, OpenError, Port, Traffic, af_packet, af_xdp};
 use crate::journal::Journal;
+use crate::path::tunnel::{End, sealed_port};
 use crate::sessions::Sessions;
 use crate::time::Time;
+use crate::tunnel::{self, Edge, News, Secret};
 use crate::wire::Frame;
 use crate::wire::packet::Headers;
 use lb::admission::ClassCounters;
 use lb::affinity::{Metrics, Update};
-use lb::{BackendId, BackendSet, Directory};
+use lb::{BackendId, BackendSet, Directory, Tunnel};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -120,6 +123,12 @@ pub trait FrameHandler {
     fn learn(&mut self, _update: Update) {}
     /// See [`Engine::unreachable`].
     fn unreachable(&self, _all: &mut Vec<Unreachable>) {}
+    /// See [`Engine::carry_message`].
+    fn carry_message(&mut self, _end: End, _message: &[u8], _now: Time, _fx: &mut dyn Effects) -> bool {
+        false
+    }
+    /// See [`Engine::tunnel_changed`].
+    fn tunnel_changed(&mut self, _news: News, _now: Time) {}
     /// See [`Engine::carry`].
     fn carry(&mut self, _parcel: &post::Parcel, _now: Time, _fx: &mut dyn Effects) {}
     /// See [`Engine::observe`].
@@ -247,6 +256,12 @@ impl FrameHandler for Engine {
     fn unreachable(&self, all: &mut Vec<Unreachable>) {
         all.extend(Engine::unreachable(self).map(|(backend, how, since)| Unreachable { backend, how, since }));
     }
+    fn carry_message(&mut self, end: End, message: &[u8], now: Time, fx: &mut dyn Effects) -> bool {
+        Engine::carry_message(self, end, message, now, fx)
+    }
+    fn tunnel_changed(&mut self, news: News, now: Time) {
+        Engine::tunnel_changed(self, news.end, news.up, news.lost, now);
+    }
     fn carry(&mut self, parcel: &post::Parcel, now: Time, fx: &mut dyn Effects) {
         Engine::carry(self, parcel.backend(), parcel.generation(), parcel.packet(), now, fx);
     }
@@ -342,6 +357,8 @@ pub struct Snapshot {
     pub queues: Vec<QueueState>,
     /// Backends that do not answer it; folded: the first worker's.
     pub unreachable: Vec<Unreachable>,
+    /// Its tunnels whose packets are sealed; folded: all workers', in their order.
+    pub tunnels: Vec<tunnel::Shown>,
     /// By port: what came in.
     pub received: Vec<Traffic>,
     /// By port: what went out.
@@ -372,6 +389,7 @@ impl Snapshot {
             sum.backends_up = sum.backends_up.union(&one.backends_up);
             sum.admission += one.admission;
             fold_queues(&mut sum.queues, &one.queues);
+            sum.tunnels.extend(one.tunnels.iter().cloned());
             fold_ports(&mut sum.received, &one.received);
             fold_ports(&mut sum.sent, &one.sent);
             sum.totals.merge(&one.totals);
@@ -476,9 +494,15 @@ pub fn filter(config: &Config, directory: &Directory) -> Filter {
         addresses: config.ports.iter().flat_map(|p| p.addresses.iter().map(|(ip, _)| *ip)).collect(),
         services: directory.listeners().iter().map(|l| l.addr()).collect(),
         backends: directory.backends().map(|b| b.addr).collect(),
-        tunnels: directory.backends().filter_map(|b| b.tunnel).map(|tunnel| tunnel.endpoint).collect(),
+        tunnels: directory.backends().filter_map(|b| b.tunnel).flat_map(|tunnel| arriving(config, &tunnel)).collect(),
         dnat: config.address_mode == AddressMode::Dnat,
     }
+}
+
+/// From where, and to which UDP port of ours, what comes through a tunnel arrives.
+fn arriving(config: &Config, tunnel: &Tunnel) -> Vec<SocketAddr> {
+    let at = |worker| SocketAddr::new(tunnel.endpoint.ip(), sealed_port(worker));
+    if tunnel.seals().is_some() { (0..config.sealers).map(at).collect() } else { vec![tunnel.endpoint] }
 }
 
 /// The ports of the drivers whose ports are opened together.
@@ -637,6 +661,8 @@ pub struct Plan {
     pub seat: Option<io::dpdk::Seat>,
     /// Where ended connections are told.
     pub journal: Option<Journal>,
+    /// What the keys of tunnels are made of; the same for all workers.
+    pub tunnel_key: Option<Arc<Secret>>,
 }
 
 /// A worker that runs.
@@ -704,6 +730,12 @@ fn prepare(plan: Plan, opened: Vec<Port>) -> Result<(poll::Loop<Engine>, Vec<Str
     let clock = plan.clock;
     let filter = filter(&plan.config, plan.share.directory());
     let number = plan.share.worker();
+    let longest = plan.ports.iter().map(|p| usize::from(p.mtu)).max().unwrap_or(1500);
+    let edge = plan.tunnel_key.map(|secret| {
+        let mut edge = Edge::new(&secret, number, longest, clock.now());
+        edge.follow(plan.share.directory(), clock.now());
+        edge
+    });
     let engine = Engine::for_worker(plan.config, plan.secret, plan.share, clock.now()).map_err(|e| e.to_string())?;
     engine.memory().iter().for_each(io::ask_for_large_pages);
     engine.affinity().memory().iter().for_each(io::move_into_large_pages);
@@ -711,6 +743,10 @@ fn prepare(plan: Plan, opened: Vec<Port>) -> Result<(poll::Loop<Engine>, Vec<Str
     let descriptions = ports.iter().map(|p| p.description.clone()).collect();
     let run = poll::Loop::new(engine, ports, clock, plan.idle, plan.journal, Totals::new(backends));
     let run = run.following(plan.changes).checking(plan.window);
+    let run = match edge {
+        Some(edge) => run.sealing(edge),
+        None => run,
+    };
     let run = match plan.exchange {
         Some(exchange) => run.among(exchange),
         None => run,

@@ -7,10 +7,12 @@ use super::listing::Walk;
 use super::post::{Arrivals, Window};
 use super::tap::Tapping;
 use super::{FrameHandler, Idle, Pauses, Snapshot, Status, Totals};
-use crate::engine::{ConnectionRecord, Effects, Look, PortId, Verdict};
+use crate::engine::{ConnectionRecord, DropReason, Effects, Look, PortId, Sealed, Unsealed, Verdict};
 use crate::io::{self, Burst, Port, Receiver, Transmitter};
 use crate::journal::Journal;
+use crate::path::tunnel::End;
 use crate::time::Time;
+use crate::tunnel::Edge;
 use crate::wire::packet::Parsed;
 use arrayvec::ArrayVec;
 use core::time::Duration;
@@ -59,6 +61,8 @@ struct Outside {
     journal: Option<Journal>,
     /// Where answers to checks go.
     arrivals: Option<Arrivals>,
+    /// Where tunnels are whose packets are sealed.
+    edge: Option<Box<Edge>>,
     /// Where frames are shown, while somebody looks.
     tap: Option<Box<Tapping>>,
 }
@@ -76,6 +80,20 @@ impl Effects for Outside {
 
     fn check_arrived(&mut self, packet: &[u8]) -> Option<bool> {
         Some(self.arrivals.as_ref()?.arrived(packet))
+    }
+
+    fn seal(&mut self, end: End, packet: &[u8], out: &mut [u8]) -> Sealed {
+        match &mut self.edge {
+            Some(edge) => edge.seal(end, packet, out),
+            None => Sealed::Lost(DropReason::TunnelNotUp),
+        }
+    }
+
+    fn unseal(&mut self, end: End, message: &[u8], out: &mut [u8]) -> Unsealed {
+        match &mut self.edge {
+            Some(edge) => edge.unseal(end, message, out),
+            None => Unsealed::Lost(DropReason::TunnelUnknown),
+        }
     }
 
     fn connection_ended(&mut self, record: &ConnectionRecord<'_>) {
@@ -108,6 +126,8 @@ pub struct Loop<H> {
     window: Option<Window>,
     /// Over connections, while somebody is being told of them.
     walk: Option<Walk>,
+    /// Messages of tunnels' own are made in here.
+    message: Box<[u8]>,
 }
 
 impl<H: FrameHandler> Loop<H> {
@@ -125,7 +145,7 @@ impl<H: FrameHandler> Loop<H> {
         Loop {
             handler,
             rx,
-            outside: Outside { tx, totals, journal, arrivals: None, tap: None },
+            outside: Outside { tx, totals, journal, arrivals: None, edge: None, tap: None },
             burst: Burst::new(),
             clock,
             idler,
@@ -138,6 +158,7 @@ impl<H: FrameHandler> Loop<H> {
             changes: None,
             window: None,
             walk: None,
+            message: Box::default(),
         }
     }
 
@@ -155,6 +176,13 @@ impl<H: FrameHandler> Loop<H> {
     pub fn checking(mut self, window: Window) -> Loop<H> {
         self.outside.arrivals = Some(window.arrivals());
         Loop { window: Some(window), ..self }
+    }
+
+    /// The same, with tunnels whose packets are sealed.
+    pub fn sealing(mut self, edge: Edge) -> Loop<H> {
+        self.message = vec![0; edge.longest_message()].into();
+        self.outside.edge = Some(Box::new(edge));
+        self
     }
 
     /// What is fed with frames.
@@ -192,7 +220,7 @@ impl<H: FrameHandler> Loop<H> {
                     break;
                 }
                 if !walks {
-                    let due = self.handler.next_deadline().map(|at| at.since(now));
+                    let due = self.next_deadline().map(|at| at.since(now));
                     let offered = || self.handler.has_offers();
                     let (exchange, changes, window) =
                         (self.exchange.as_ref(), self.changes.as_ref(), self.window.as_ref());
@@ -257,7 +285,7 @@ impl<H: FrameHandler> Loop<H> {
                 return;
             }
             if reset && frames == 0 {
-                let due = self.handler.next_deadline().map_or(SHUTDOWN_NAP, |at| at.since(now).min(SHUTDOWN_NAP));
+                let due = self.next_deadline().map_or(SHUTDOWN_NAP, |at| at.since(now).min(SHUTDOWN_NAP));
                 let offered = || self.handler.has_offers();
                 let (exchange, changes, window) = (self.exchange.as_ref(), self.changes.as_ref(), self.window.as_ref());
                 self.idler.rest(&mut self.rx, exchange, changes, window, Some(due), offered);
@@ -285,9 +313,18 @@ impl<H: FrameHandler> Loop<H> {
         }
     }
 
+    /// When the handler or the tunnels have something to do.
+    fn next_deadline(&self) -> Option<Time> {
+        let tunnels = self.outside.edge.as_ref().and_then(|edge| edge.due());
+        self.handler.next_deadline().into_iter().chain(tunnels).min()
+    }
+
     /// One turn: how many frames came in.
     pub fn turn(&mut self, now: Time) -> usize {
         self.look_for_change(now);
+        if let Some(edge) = &mut self.outside.edge {
+            edge.at(now);
+        }
         let mut frames = 0;
         for port in 0..self.rx.len() {
             // Nobody looks at frames as a rule, and then that is all that it costs.
@@ -300,6 +337,7 @@ impl<H: FrameHandler> Loop<H> {
         if let Some(tap) = &mut self.outside.tap {
             tap.forget_made();
         }
+        self.serve_tunnels(now);
         self.serve_checks(now);
         if frames > 0 || self.handler.next_deadline().is_some_and(|at| at <= now) {
             self.handler.poll(now, &mut self.outside);
@@ -383,6 +421,27 @@ impl<H: FrameHandler> Loop<H> {
         frames
     }
 
+    /// Sends what tunnels have to say of themselves, and tells what has become of them.
+    #[inline]
+    fn serve_tunnels(&mut self, now: Time) {
+        if self.outside.edge.as_ref().and_then(|edge| edge.due()).is_some_and(|at| at <= now) {
+            self.serve_due_tunnels(now);
+        }
+    }
+
+    #[cold]
+    fn serve_due_tunnels(&mut self, now: Time) {
+        let Loop { handler, outside, message, .. } = self;
+        while let Some((end, n)) = outside.edge.as_mut().and_then(|edge| edge.next_message(message)) {
+            if !handler.carry_message(end, &message[..n], now, outside) {
+                outside.edge.iter_mut().for_each(|edge| edge.unsent(end));
+            }
+        }
+        while let Some(news) = outside.edge.as_mut().and_then(|edge| edge.next_news()) {
+            handler.tunnel_changed(news, now);
+        }
+    }
+
     /// Sends what is asked of backends, hears what has come of it, and tells what connections have shown of them.
     fn serve_checks(&mut self, now: Time) {
         let Loop { window: Some(window), handler, outside, .. } = self else { return };
@@ -416,6 +475,9 @@ impl<H: FrameHandler> Loop<H> {
             exchange.steer_by(steering.clone());
         }
         self.handler.apply(&change.revision, now);
+        if let Some(edge) = &mut self.outside.edge {
+            edge.follow(change.revision.directory(), now);
+        }
         // What was seen of a backend may have come before the backend did.
         self.window.iter_mut().for_each(Window::look_again);
         if let Some(changes) = &mut self.changes {
@@ -494,6 +556,7 @@ impl<H: FrameHandler> Loop<H> {
             admission,
             queues,
             unreachable,
+            tunnels,
             received,
             sent,
             totals,
@@ -513,6 +576,8 @@ impl<H: FrameHandler> Loop<H> {
         self.handler.queues(queues);
         unreachable.clear();
         self.handler.unreachable(unreachable);
+        tunnels.clear();
+        tunnels.extend(self.outside.edge.iter().flat_map(|edge| edge.shown()));
         received.clear();
         received.extend(self.rx.iter_mut().map(|rx| rx.traffic()));
         sent.clear();

@@ -8,7 +8,7 @@
 //! | TCP to an address of our own (SNAT: from a backend; the answers to probes) | the worker whose local ports include the destination's ([`Returning`]) |
 //! | TCP to anything else, address mode DNAT (from a backend to its client) | by the same hash, of the destination |
 //! | an ICMP error | the owner of the packet it quotes |
-//! | through a tunnel | the owner of the packet within |
+//! | through a tunnel | the owner of the packet within; where that is sealed, the worker whose UDP port it comes to ([`sealed_port`](crate::path::tunnel::sealed_port)) |
 //! | ARP replies and announcements, neighbour advertisements | all: each worker asks for itself, and believes what it asked for |
 //! | other ARP requests, neighbour solicitations, echo requests, anything else | whoever has it: answered without any state |
 //!
@@ -23,7 +23,7 @@
 use crate::engine::{AddressMode, Config, Returning};
 use crate::flow::Key;
 use crate::flow::quote::quoted_key;
-use crate::path::tunnel::Tunnels;
+use crate::path::tunnel::{Peeked, Tunnels};
 use crate::wire::packet::{Body, Ethernet, Headers, Parsed, protocol};
 use crate::wire::{Addr, Mac};
 use lb::Directory;
@@ -145,8 +145,9 @@ impl Steering {
     #[cold]
     fn within(&self, eth: &Ethernet, frame: &[u8]) -> Option<Place> {
         match self.tunnels.peek(frame, eth)? {
-            Parsed { body: Ok(Body::Other | Body::Arp), .. } => None,
-            Parsed { eth, body } => self.of_body(&eth, body.as_ref().ok()?, frame),
+            Peeked::Worker(worker) => (worker < self.workers).then_some(Place::At(worker)),
+            Peeked::Packet(Parsed { body: Ok(Body::Other | Body::Arp), .. }) => None,
+            Peeked::Packet(Parsed { eth, body }) => self.of_body(&eth, body.as_ref().ok()?, frame),
         }
     }
 

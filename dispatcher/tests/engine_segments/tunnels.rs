@@ -12,6 +12,9 @@ fn worlds() -> impl Iterator<Item = (usize, Bench)> {
                 lb::TunnelKind::Ipip => 0,
                 lb::TunnelKind::Gue => 12,
                 lb::TunnelKind::Vxlan { .. } => 30,
+                // What is left is a multiple of sixteen.
+                lb::TunnelKind::Wireguard { .. } if v6 => 52,
+                lb::TunnelKind::Wireguard { .. } => 40,
             };
             let overhead = if v6 { 40 } else { 20 } + shim;
             (overhead, Bench::new(behind(two_armed(1, v6), kind), v6))
@@ -113,7 +116,7 @@ fn who_claims_to_come_through_a_tunnel_and_does_not_is_dropped_by_name() {
     let vni = |n: u32| [&[8, 0, 0, 0][..], &(n << 8).to_be_bytes(), &[2; 12], &[8, 0]].concat();
     let server = Addr::from(sim::config::server_ip(0, false));
     let stranger = Addr::from(sim::config::ip("10.2.0.77"));
-    let [ipip, gue, vxlan] = KINDS;
+    let [ipip, gue, vxlan, _] = KINDS;
     let drop = |kind, src, protocol, payload: &[u8]| {
         let mut b = Bench::new(behind(two_armed(1, false), kind), false);
         let frame = outer(&b, src, protocol, payload);

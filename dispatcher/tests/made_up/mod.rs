@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "not every test that has this needs all of it")]
 
 use dispatcher::control::socket::api::{
-    Connection, Connections, Explanations, Offered, Pauses, Queue, Rows, Sessions, Worker,
+    Connection, Connections, Explanations, Offered, Pauses, Queue, Rows, Sessions, Tunnel, Worker,
 };
 use dispatcher::explain::{Candidate, Decided, Done, Explanation};
 
@@ -45,6 +45,35 @@ pub fn worker(worker: usize) -> Worker {
             change_longest: 0.0003,
             turn_longest: 0.004,
         },
+    }
+}
+
+/// A tunnel whose packets are sealed.
+pub fn tunnel(worker: usize, state: &str) -> Tunnel {
+    Tunnel {
+        kind: "wireguard".into(),
+        endpoint: "203.0.113.5:51820".parse().unwrap(),
+        backends: vec!["a".into(), "b".into()],
+        worker,
+        public_key: "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=".into(),
+        own_public_key: "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=".into(),
+        state: state.into(),
+        since: 12.5,
+        why: (state == "down").then(|| "its other end answers no handshake".into()),
+        handshake: (state == "up").then_some(61.5),
+        heard: Some(0.5),
+        keepalive: 25.0,
+        waiting: 2,
+        bytes_in: 1_500_000,
+        bytes_out: 1023,
+        messages_in: 4000,
+        messages_out: 3000,
+        handshakes: 3,
+        initiations: 5,
+        unopened: 7,
+        replayed: 1,
+        old_handshakes: 0,
+        flooded: 9,
     }
 }
 

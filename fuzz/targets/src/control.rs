@@ -92,6 +92,9 @@ impl Control for Willing {
     fn drops(&mut self) -> Vec<Drop> {
         Vec::new()
     }
+    fn tunnels(&mut self) -> Vec<dispatcher::control::socket::api::Tunnel> {
+        Vec::new()
+    }
     fn queues(&mut self) -> Vec<dispatcher::control::socket::api::Queue> {
         Vec::new()
     }

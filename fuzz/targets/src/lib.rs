@@ -15,6 +15,7 @@
 //! | [`config`] | a configuration file | refused with faults that lie in it, or understood |
 //! | [`control`] | a request at the control socket | one answer that programs can read; what is refused is not done |
 //! | [`http`] | requests and responses of plain HTTP/1 | the same in any slicing; no cookie learned but those of heads that `httparse` finds |
+//! | [`tunnel`] | a frame, a message, steps of a tunnel | what is found lies within; nothing opens that is damaged, old or nobody's, and nothing twice |
 //! | [`state`] | a state file, or rows of one | no row but those that were written; each of them told once |
 
 mod capture;
@@ -29,6 +30,7 @@ mod http;
 mod messages;
 mod oracle;
 mod state;
+mod tunnel;
 
 pub use capture::capture;
 pub use config::config;
@@ -40,12 +42,13 @@ pub use hello::{client_hello, follower, server_hello};
 pub use http::http;
 pub use messages::messages;
 pub use state::state;
+pub use tunnel::tunnel;
 
 /// A target: a name, and what it does.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     ("client_hello", client_hello),
     ("server_hello", server_hello),
     ("follower", follower),
@@ -58,4 +61,5 @@ pub const TARGETS: [Target; 12] = [
     ("control", control),
     ("state", state),
     ("http", http),
+    ("tunnel", tunnel),
 ];

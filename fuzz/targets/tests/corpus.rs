@@ -96,4 +96,5 @@ targets! {
     control: 40,
     state: 100,
     http: 100,
+    tunnel: 20,
 }

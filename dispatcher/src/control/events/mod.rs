@@ -27,6 +27,8 @@ const LONGEST: usize = 400;
 pub enum Kind {
     /// A backend is up or down for the workers.
     Backend,
+    /// A tunnel whose packets are sealed came up, or was lost.
+    Tunnel,
     /// An agent on a backend's host says something else.
     Agent,
     /// A ticket key was seen first, or is no longer among those that are known.
@@ -49,8 +51,9 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::Backend,
+        Kind::Tunnel,
         Kind::Agent,
         Kind::Key,
         Kind::Tickets,
@@ -66,6 +69,7 @@ impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Kind::Backend => "backend",
+            Kind::Tunnel => "tunnel",
             Kind::Agent => "agent",
             Kind::Key => "key",
             Kind::Tickets => "tickets",

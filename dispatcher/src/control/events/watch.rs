@@ -1,9 +1,10 @@
 //! What has happened between two looks at the dispatcher. Pure: what is seen goes in, news comes out.
 
 use super::{Kind, News};
-use crate::control::socket::api::{Backend, Override};
+use crate::control::socket::api::{Backend, Override, Tunnel};
 use crate::worker::OVERRUN;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
 
 /// A table that is this full is told of, ...
 const FULL: f64 = 0.9;
@@ -21,6 +22,8 @@ const SHARE: f64 = 30.0;
 pub struct View {
     /// All backends.
     pub backends: Vec<Backend>,
+    /// Tunnels whose packets are sealed, by where they end and worker.
+    pub tunnels: Vec<Tunnel>,
     /// What operators said.
     pub overrides: Vec<Override>,
     /// Ports: name, whether the link is up where that is known, how often a device came back.
@@ -83,11 +86,15 @@ impl Watch {
                     backend_news(known, backend, &mut news);
                 }
             }
+            tunnels(&before.tunnels, &view.tunnels, &mut news);
             overrides(&before.overrides, &view.overrides, &mut news);
             before.ports.iter().zip(&view.ports).for_each(|(old, new)| port(old, new, &mut news));
             for (number, (old, new)) in before.workers.iter().zip(&view.workers).enumerate() {
                 worker(number, old, new, &mut news);
             }
+        } else {
+            // All of them begin: that one is up is news.
+            tunnels(&[], &view.tunnels, &mut news);
         }
         self.tables(&view, &mut news);
         self.counts(&view, now, &mut news);
@@ -198,6 +205,34 @@ fn backend_news(old: &Backend, new: &Backend, news: &mut Vec<News>) {
             news.push(about(Kind::Tickets, false, text).with("state", "taken"));
         }
         _ => {}
+    }
+}
+
+fn tunnel_of(t: &Tunnel) -> (SocketAddr, usize, &str) {
+    (t.endpoint, t.worker, &t.public_key)
+}
+
+fn tunnels(old: &[Tunnel], new: &[Tunnel], news: &mut Vec<News>) {
+    let known: HashMap<_, &Tunnel> = old.iter().map(|t| (tunnel_of(t), t)).collect();
+    new.iter().for_each(|new| tunnel(known.get(&tunnel_of(new)).copied(), new, news));
+}
+
+/// A new one begins as all do.
+fn tunnel(old: Option<&Tunnel>, new: &Tunnel, news: &mut Vec<News>) {
+    let (end, worker) = (new.endpoint, new.worker);
+    let about = |bad, text: String| News::new(Kind::Tunnel, bad, text).with("endpoint", end).with("worker", worker);
+    let was = old.map_or("begins", |old| old.state.as_str());
+    if was != new.state {
+        let (bad, said) = if new.state == "down" { (true, "is down") } else { (false, "is up") };
+        let why = new.why.as_ref().filter(|_| bad).map_or(String::new(), |why| format!(": {why}"));
+        let behind = new.backends.join(", ");
+        let text = format!("the tunnel to {end} ({behind}) of worker {worker} {said}{why}");
+        news.push(about(bad, text).with("state", &new.state));
+    }
+    if old.is_some_and(|old| old.old_handshakes == 0) && new.old_handshakes > 0 {
+        let why = new.why.as_deref().unwrap_or_default();
+        let text = format!("the tunnel to {end} of worker {worker}: {why}");
+        news.push(about(true, text).with("state", "old handshakes"));
     }
 }
 
@@ -328,6 +363,48 @@ mod tests {
         watch.look(of(vec![backend("a", "down"), checked]), 2.5);
         let news = watch.look(of(vec![backend("a", "up"), backend("b", "up")]), 3.0);
         assert_eq!(texts(&news), ["backend a is up (passive)", "backend b is up (check)"]);
+    }
+
+    #[test]
+    fn a_tunnel_is_told_of_when_it_comes_up_is_lost_and_returns_for_each_worker_that_has_it() {
+        let tunnel = |worker, state: &str, old_handshakes| Tunnel {
+            kind: "wireguard".into(),
+            endpoint: "10.0.0.1:51820".parse().unwrap(),
+            backends: vec!["a".into(), "b".into()],
+            worker,
+            public_key: "K".into(),
+            own_public_key: "O".into(),
+            state: state.into(),
+            since: 0.0,
+            why: (state == "down" || old_handshakes > 0).then(|| "nobody answers".into()),
+            handshake: None,
+            heard: None,
+            keepalive: 25.0,
+            waiting: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            messages_in: 0,
+            messages_out: 0,
+            handshakes: 0,
+            initiations: 0,
+            unopened: 0,
+            replayed: 0,
+            old_handshakes,
+            flooded: 0,
+        };
+        let view = |tunnels: Vec<Tunnel>| View { tunnels, ..View::default() };
+        let mut watch = Watch::default();
+        assert_eq!(Watch::default().look(view(vec![tunnel(0, "up", 0)]), 0.0).len(), 1, "also when it is first looked");
+        watch.look(view(vec![tunnel(0, "begins", 0), tunnel(1, "begins", 0)]), 0.0);
+        let news = watch.look(view(vec![tunnel(0, "up", 0), tunnel(1, "begins", 0)]), 1.0);
+        assert_eq!(texts(&news), ["the tunnel to 10.0.0.1:51820 (a, b) of worker 0 is up"]);
+        let news = watch.look(view(vec![tunnel(0, "down", 0), tunnel(1, "down", 0)]), 2.0);
+        assert_eq!(texts(&news)[1], "the tunnel to 10.0.0.1:51820 (a, b) of worker 1 is down: nobody answers");
+        assert!(news.iter().all(|n| n.bad && n.kind == Kind::Tunnel) && news.len() == 2);
+        let news = watch.look(view(vec![tunnel(0, "up", 7), tunnel(1, "down", 0)]), 3.0);
+        assert_eq!(texts(&news)[0], "the tunnel to 10.0.0.1:51820 (a, b) of worker 0 is up");
+        assert_eq!(texts(&news)[1], "the tunnel to 10.0.0.1:51820 of worker 0: nobody answers");
+        assert_eq!(texts(&watch.look(view(vec![tunnel(0, "up", 9), tunnel(1, "down", 0)]), 4.0)).len(), 0);
     }
 
     #[test]

@@ -307,6 +307,57 @@ pub struct Queue {
     pub waited_ms: u64,
 }
 
+/// `GET /v1/tunnels`: a tunnel whose packets are sealed, as one worker has it. Never a key that is not public.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// `wireguard`.
+    pub kind: String,
+    /// Where it ends.
+    pub endpoint: SocketAddr,
+    /// Names of the backends behind it.
+    pub backends: Vec<String>,
+    /// To the other end each worker is a peer of its own.
+    pub worker: usize,
+    /// The other end's public key.
+    pub public_key: String,
+    /// Our public key there.
+    pub own_public_key: String,
+    /// `begins`, `up` or `down`.
+    pub state: String,
+    /// Since so many seconds.
+    pub since: f64,
+    /// What keeps it down, or is odd about it.
+    pub why: Option<String>,
+    /// Seconds since the latest handshake that led to a session.
+    pub handshake: Option<f64>,
+    /// Seconds since the other end was last heard.
+    pub heard: Option<f64>,
+    /// Seconds of silence after which we say that we are there.
+    pub keepalive: f64,
+    /// Packets that wait until it is up.
+    pub waiting: usize,
+    /// Bytes of UDP payload that came and were opened.
+    pub bytes_in: u64,
+    /// Bytes of UDP payload that went out.
+    pub bytes_out: u64,
+    /// Messages that came and were opened.
+    pub messages_in: u64,
+    /// Messages that went out.
+    pub messages_out: u64,
+    /// Handshakes that led to a session: the first, and one for each time that keys were made anew.
+    pub handshakes: u64,
+    /// Handshakes that we began, each repetition included.
+    pub initiations: u64,
+    /// Messages that none of its keys opens.
+    pub unopened: u64,
+    /// Messages that came before.
+    pub replayed: u64,
+    /// Handshakes not newer than the last: replayed, or of a machine whose clock was set back.
+    pub old_handshakes: u64,
+    /// Handshakes beyond the rate.
+    pub flooded: u64,
+}
+
 /// `GET /v1/sessions`: what the affinity tables hold and have counted.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Sessions {

@@ -46,6 +46,8 @@ pub trait Control {
     fn drops(&mut self) -> Vec<Drop>;
     /// Every line for room at backends.
     fn queues(&mut self) -> Vec<api::Queue>;
+    /// Every tunnel whose packets are sealed, by where it ends and worker.
+    fn tunnels(&mut self) -> Vec<api::Tunnel>;
     /// Has workers look for connections.
     fn look_for(&mut self, asked: &Asked) -> Result<Walking, Problem>;
     /// Has workers look for trails of connections.
@@ -67,6 +69,7 @@ pub trait Control {
             workers: self.workers(),
             drops: self.drops(),
             queues: self.queues(),
+            tunnels: self.tunnels(),
             figures: self.figures(),
         }
     }

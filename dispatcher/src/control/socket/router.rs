@@ -60,6 +60,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Handle>)> {
         ("/v1/workers", read(|c| c.workers())),
         ("/v1/drops", read(|c| c.drops())),
         ("/v1/queues", read(|c| c.queues())),
+        ("/v1/tunnels", read(|c| c.tunnels())),
         ("/v1/capture", get(capture)),
         ("/v1/connections", get(connections)),
         ("/v1/explain", get(explain)),

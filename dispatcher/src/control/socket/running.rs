@@ -1,11 +1,13 @@
 //! What a running dispatcher answers at its control socket.
 //!
 //! * `backends`: what is told of them.
+//! * `tunnels`: the same of tunnels whose packets are sealed.
 //! * `news`: what has happened since it was looked at last.
 
 mod backends;
 mod news;
 mod resumption;
+mod tunnels;
 
 use super::api::{
     self, Applied, Backend, Configuration, Connections, Diff, Drop, Explanations, Forgotten, Offered, Overview, Pauses,
@@ -329,6 +331,10 @@ impl Control for Running<'_> {
 
     fn drops(&mut self) -> Vec<Drop> {
         drops(&Snapshot::fold(&self.snapshots()))
+    }
+
+    fn tunnels(&mut self) -> Vec<api::Tunnel> {
+        self.all_tunnels()
     }
 
     fn queues(&mut self) -> Vec<api::Queue> {

@@ -718,7 +718,7 @@ struct Marks {
 impl Marks {
     fn of(engine: &Engine, wire: &Wire) -> Marks {
         let counters = engine.counters();
-        Marks { refused: counters.refused, unwatched: counters.unwatched, ended: wire.ended.len() }
+        Marks { refused: *counters.refused, unwatched: counters.unwatched, ended: wire.ended.len() }
     }
 
     /// What was refused since.

@@ -98,8 +98,11 @@ impl Running<'_> {
                 (Some(By::Passive), Some(why), Some(seconds(one.since)))
             }
             (None, Some(u)) => {
-                let refuses = u.how == Passive::Refuses;
-                let why = if refuses { "it refuses connections" } else { "it does not answer" };
+                let why = match u.how {
+                    Passive::Refuses => "it refuses connections",
+                    Passive::Cut => "its tunnel is lost",
+                    _ => "it does not answer",
+                };
                 (Some(By::Passive), Some(why.to_string()), Some(seconds(u.since)))
             }
             (None, None) if spec.leaving => (None, None, None),

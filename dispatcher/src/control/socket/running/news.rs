@@ -61,6 +61,7 @@ impl Running<'_> {
         refused.push(("queues of classes".to_string(), sum.admission.refused));
         View {
             backends: self.all_backends(),
+            tunnels: self.all_tunnels(),
             overrides: self.live.told(self.live.overrides().iter(), wall_clock()),
             ports,
             workers,
