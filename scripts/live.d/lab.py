@@ -417,6 +417,12 @@ def back():
     lab("path", os.environ.get("LAB_PATH") or "direct")
 
 
+def own_addresses():
+    """As whom servers see us: with tunnels whose packets are sealed, each worker has an address of its own."""
+    workers = WORKERS if PATH.startswith("wireguard") else 1
+    return {address + str(n) for n in range(1, workers + 1) for address in ("10.78.0.", "fd78::")}
+
+
 def by(t, path):
     """From now on the servers are reached so; as before at the test's end."""
     if back not in t.undo:
@@ -426,7 +432,7 @@ def by(t, path):
 
 def far_device(path):
     """The servers' end of a tunnel."""
-    return "wg-" + PREFIX if path.startswith("wireguard") else "tunnel0"
+    return "wg-" + PREFIX if path in ("wireguard", "wireguard-v6") else "tunnel0"
 
 
 def remove(path):

@@ -199,8 +199,8 @@ def address_modes(t):
             clients.fetch(clients.address6(i), vip=VIP6)
         lab.wait_until(lambda: len(access()) >= 12, 5, "12 lines in the servers' logs")
         peers = {peer for peer, _ in access()}
-        ours = {"10.78.0.1", "fd78::1"} if mode == "snat" else {f(i) for i in range(6) for f in (clients.address, clients.address6)}
-        check(peers == ours, f"{mode}: servers saw {sorted(peers)}")
+        ours = lab.own_addresses() if mode == "snat" else {f(i) for i in range(6) for f in (clients.address, clients.address6)}
+        check(peers <= ours if mode == "snat" else peers == ours, f"{mode}: servers saw {sorted(peers)}")
         large(VIP, clients.address(8))
         large(VIP6, clients.address6(9))
         d.await_log(16)
@@ -226,7 +226,7 @@ def proxy_protocol(t):
     check(all(len(v) > 4 for v in by.values()), f"both servers took part: { {k: len(v) for k, v in by.items()} }")
     lab.wait_until(lambda: len(access()) >= len(by["nginx"]), 5, "nginx's log")
     check({proxy for _, proxy in access()} == by["nginx"], f"nginx saw {access()}")
-    check({peer for peer, _ in access()} == {"10.78.0.1", "fd78::1"}, "and our address as its peer")
+    check({peer for peer, _ in access()} <= lab.own_addresses(), "and our address as its peer")
     d.await_log(32)
     d.stop()
     # Behind the header the stream must stay aligned: large bodies, tiny hellos.
