@@ -1,5 +1,6 @@
 //! What the dispatcher is told at start.
 
+use crate::pack::packed;
 use crate::wire::Mac;
 use core::time::Duration;
 use lb::{MemberSpec, Policy, PoolSpec, ServiceKind, Wanted};
@@ -202,3 +203,5 @@ impl Default for Config {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
+
+packed!(PortId(u8));

@@ -1,5 +1,6 @@
 //! Every way to lose a frame has a name, and the name is a counter.
 
+use crate::pack::{Pack, Packer, Unpacker, Unreadable};
 use crate::wire::packet::WireError;
 
 /// Declares [`DropReason`] with its operators' names, so that the list stands in one place.
@@ -232,6 +233,65 @@ impl Counters {
         for (mine, theirs) in refused.iter_mut().zip(other.refused).chain(drops.iter_mut().zip(other.drops)) {
             *mine += theirs;
         }
+    }
+
+    /// Those that are one number each, by name.
+    fn plain(&mut self) -> [(&'static str, &mut u64); 17] {
+        [
+            ("frames-in", &mut self.frames_in),
+            ("frames-out", &mut self.frames_out),
+            ("held", &mut self.held),
+            ("made", &mut self.made),
+            ("forwarded", &mut self.forwarded),
+            ("cookies-sent", &mut self.cookies_sent),
+            ("flows-opened", &mut self.flows_opened),
+            ("flows-closed", &mut self.flows_closed),
+            ("dials", &mut self.dials),
+            ("redispatches", &mut self.redispatches),
+            ("retransmits", &mut self.retransmits),
+            ("secure", &mut self.secure),
+            ("non-secure", &mut self.non_secure),
+            ("hellos-unread", &mut self.hellos_unread),
+            ("silent", &mut self.silent),
+            ("late-hellos", &mut self.late_hellos),
+            ("unwatched", &mut self.unwatched),
+        ]
+    }
+
+    /// Writes them, each with its name: a later version may have others.
+    pub fn pack(&self, to: &mut Packer) {
+        let mut copy = self.clone();
+        let plain = copy.plain().map(|(name, number)| (name.to_string(), *number));
+        let by_reason = |kind: &str, all: &[u64]| -> Vec<(String, u64)> {
+            let one = |(reason, number): (&DropReason, &u64)| (format!("{kind}{}", reason.as_str()), *number);
+            DropReason::ALL.iter().zip(all).map(one).collect()
+        };
+        let all: Vec<_> = plain
+            .into_iter()
+            .chain(by_reason("refused:", &*self.refused))
+            .chain(by_reason("drops:", &*self.drops))
+            .collect();
+        (all.len() as u32).pack(to);
+        all.iter().for_each(|(name, number)| (name.clone(), *number).pack(to));
+    }
+
+    /// Adds those of another process.
+    pub fn take_over(&mut self, from: &mut Unpacker<'_>) -> Result<(), Unreadable> {
+        for _ in 0..u32::unpack(from)? {
+            let (name, number) = <(String, u64)>::unpack(from)?;
+            let find = |name: &str| DropReason::ALL.iter().position(|reason| reason.as_str() == name);
+            let mine = if let Some(reason) = name.strip_prefix("refused:") {
+                find(reason).map(|n| &mut self.refused[n])
+            } else if let Some(reason) = name.strip_prefix("drops:") {
+                find(reason).map(|n| &mut self.drops[n])
+            } else {
+                self.plain().into_iter().find(|(known, _)| *known == name).map(|(_, number)| number)
+            };
+            if let Some(mine) = mine {
+                *mine += number;
+            }
+        }
+        Ok(())
     }
 
     /// Drops for one reason.

@@ -2,6 +2,7 @@
 //!
 //! The modules are layered; each may use those above it in this list and nothing below:
 //!
+//! * [`pack`]: state as bytes, and back.
 //! * [`time`]: points in time as numbers; nobody here reads a clock.
 //! * `prefetch`: memory into the cache before it is needed.
 //! * `strange`: characters that are none of a text's; [`html`]: documents and plots for browsers.
@@ -41,6 +42,7 @@ pub mod http;
 pub mod io;
 pub mod journal;
 pub mod metrics;
+pub mod pack;
 pub mod path;
 mod prefetch;
 pub mod replay;

@@ -3,6 +3,7 @@
 //! Nothing below `worker/` reads a clock: [`Time`] comes in as an argument, so that a replay, a simulation or a fuzz
 //! target drives the very code that runs live.
 
+use crate::pack::packed;
 use core::fmt;
 use core::ops::{Add, AddAssign, Sub};
 use core::time::Duration;
@@ -76,3 +77,5 @@ impl fmt::Debug for Time {
         write!(f, "{}.{:09}s", self.0 / 1_000_000_000, self.0 % 1_000_000_000)
     }
 }
+
+packed!(Time(u64));

@@ -190,8 +190,8 @@ fn every_flag_has_its_key() {
     for flag in run.get_arguments().filter_map(|a| a.get_long()) {
         let key = match flag {
             "vip" => "listen",
-            // The file itself.
-            "help" | "config" => continue,
+            // The file itself; how this process begins.
+            "help" | "config" | "takeover" | "background" => continue,
             other => other,
         };
         assert!(KEYS.iter().any(|k| k.name == key), "--{flag} has no key");

@@ -12,7 +12,7 @@ use dispatcher::control::socket::client::Question;
 use dispatcher::control::socket::connections::{Asked, Walking};
 use dispatcher::control::socket::explain;
 use dispatcher::control::socket::queue::{self, Control, Upload};
-use dispatcher::control::socket::router::{OPENAPI, PCAPNG, paths};
+use dispatcher::control::socket::router::{OPENAPI, PCAPNG, Peer, paths};
 use dispatcher::control::socket::serve::{CONNECTIONS, Times};
 use dispatcher::control::socket::server::{self, Server};
 use dispatcher::engine::PortId;
@@ -233,6 +233,10 @@ impl Control for MadeUp {
     fn forget(&mut self, backend: &str) -> Result<Forgotten, Problem> {
         Ok(Forgotten { backend: backend.into(), took: 0.001 })
     }
+    fn take_over(&mut self, who: Peer, mut heir: UnixStream) {
+        heir.set_nonblocking(false).unwrap();
+        heir.write_all(format!("yours, {who}").as_bytes()).unwrap();
+    }
     fn reopen_log(&mut self) -> Result<Reopened, Problem> {
         match self.log {
             true => Ok(Reopened { file: "/var/log/x".into() }),
@@ -449,6 +453,12 @@ fn the_description_has_every_path_and_method_and_every_answer_is_as_described() 
                 continue;
             }
             let (status, answer) = scene.put(question(body));
+            if path == "/v1/takeover" && method == Method::POST {
+                // For a connection that is to be no longer HTTP's.
+                assert_eq!(status, 426);
+                check(&answer, failure, &document, &place);
+                continue;
+            }
             match described[path].get(method.as_str().to_lowercase()) {
                 None => {
                     assert_eq!(status, 405, "{place}");
@@ -609,6 +619,21 @@ fn the_socket_of_a_dead_process_is_taken_over_and_that_of_a_living_one_is_not() 
     assert!(refused.contains("no socket"), "{refused}");
     assert_eq!(std::fs::read_to_string(&socket).unwrap(), "precious");
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn who_takes_over_gets_the_connection_itself_and_nobody_by_mistake() {
+    let scene = Scene::new("takeover", true, Times::default());
+    assert_eq!(scene.ask(Method::POST, "/v1/takeover").0, 426, "that is no takeover");
+    let head = "POST /v1/takeover HTTP/1.1\r\nHost: d\r\nConnection: upgrade\r\nUpgrade: dispatcher-takeover\r\n\r\n";
+    let mut stream = UnixStream::connect(&scene.socket).unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+    let uid = std::fs::metadata("/proc/self").map(|m| std::os::unix::fs::MetadataExt::uid(&m)).unwrap();
+    assert!(answer.ends_with(&format!("\r\n\r\nyours, uid {uid}, pid {}", std::process::id())), "{answer}");
+    scene.is_well();
 }
 
 #[test]

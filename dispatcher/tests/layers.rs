@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 
 /// From the lowest to the highest; each may use those before it, and of its own line only itself.
-const ROOMS: [&[&str]; 9] = [
+const ROOMS: [&[&str]; 10] = [
+    &["pack"],
     &["time", "prefetch"],
     &["wire"],
     &["config", "counters"],

@@ -40,6 +40,14 @@ pub struct ServiceId(Number);
 pub struct PoolId(Number);
 
 impl ServiceId {
+    /// Of none that ever was.
+    pub const NONE: ServiceId = ServiceId(Number::NONE);
+
+    /// All of it, for whoever tells another process of it, in which it means nothing by itself.
+    pub const fn to_bits(self) -> u32 {
+        self.0.to_bits()
+    }
+
     /// As an index into arrays of one entry for each service, [`MAX_SERVICES`] at most. A later service may have it.
     pub const fn index(self) -> usize {
         self.0.slot as usize
@@ -47,6 +55,14 @@ impl ServiceId {
 }
 
 impl PoolId {
+    /// Of none that ever was.
+    pub const NONE: PoolId = PoolId(Number::NONE);
+
+    /// All of it, for whoever tells another process of it, in which it means nothing by itself.
+    pub const fn to_bits(self) -> u32 {
+        self.0.to_bits()
+    }
+
     /// As an index into arrays of one entry for each pool, [`MAX_POOLS`] at most. A later pool may have it.
     pub const fn index(self) -> usize {
         self.0.slot as usize
@@ -58,6 +74,15 @@ struct Number {
     slot: u16,
     /// Wraps after 65,536 holders of a slot: a flow that lived through all of them would be logged under a wrong name.
     generation: u16,
+}
+
+impl Number {
+    /// There are fewer slots.
+    const NONE: Number = Number { slot: u16::MAX, generation: u16::MAX };
+
+    const fn to_bits(self) -> u32 {
+        (self.slot as u32) << 16 | self.generation as u32
+    }
 }
 
 /// A server.
@@ -92,6 +117,26 @@ pub enum Leaving<'a> {
     Backend(&'a Backend),
     /// Flows came by it.
     Listener(&'a Listener),
+}
+
+/// What another process serves or lets go of, of whose connections this one is to take care.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Left {
+    /// Its backends.
+    pub backends: Vec<LeftBackend>,
+    /// Where its connections came in.
+    pub listeners: Vec<SocketAddr>,
+}
+
+/// A backend of another process.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeftBackend {
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// How its packets are wrapped; none: not at all.
+    pub tunnel: Option<Tunnel>,
 }
 
 /// A service of a directory.
@@ -245,6 +290,50 @@ impl Directory {
         })
     }
 
+    /// The same, with what another process serves or lets go of ([`Left`]) and this one does not want: it is leaving here. For the first version, before anybody
+    /// has it.
+    ///
+    /// All faults at once when there is no room for it.
+    pub fn and_leaving(mut self, left: &Left) -> Result<Directory, Vec<Fault>> {
+        for backend in &left.backends {
+            let same = |b: &Backend| b.name == backend.name && plain(b.addr) == plain(backend.addr);
+            if self.backends().any(|b| same(b) && b.tunnel == backend.tunnel) {
+                continue;
+            }
+            let at = self.backends.len();
+            if at >= MAX_BACKENDS {
+                let wanted = self.backends().filter(|b| !b.leaving).count();
+                let what = FaultKind::TooManyBackends { wanted, leaving: left.backends.len() };
+                return Err(vec![Fault { place: Place::Whole, what }]);
+            }
+            self.generations.push(1);
+            self.backends.push(Some(Backend {
+                id: BackendId(at as u16),
+                generation: 0,
+                name: backend.name.clone(),
+                addr: backend.addr,
+                state: State::Draining,
+                limits: BackendLimits::default(),
+                check: None,
+                agent: None,
+                tunnel: backend.tunnel,
+                leaving: true,
+            }));
+        }
+        for addr in left.listeners.iter().map(|addr| plain(*addr)) {
+            if let Err(at) = self.listeners.binary_search_by_key(&addr, |l| l.addr) {
+                let flows = Default::default();
+                self.listeners.insert(at, Listener { addr, service: ServiceId::NONE, leaving: true, flows });
+            }
+        }
+        if self.listeners.len() > MAX_LISTENERS {
+            let leaving = self.listeners.iter().filter(|l| l.leaving).count();
+            let what = FaultKind::TooManyListeners { wanted: self.listeners.len() - leaving, leaving };
+            return Err(vec![Fault { place: Place::Whole, what }]);
+        }
+        Ok(self)
+    }
+
     /// One more than that of the one before; the first has 1.
     pub fn version(&self) -> u64 {
         self.version
@@ -279,6 +368,16 @@ impl Directory {
     /// All listeners, sorted by address, also those that are leaving.
     pub fn listeners(&self) -> &[Listener] {
         &self.listeners
+    }
+
+    /// The names of all services whose numbers may still be told, also of those that have gone.
+    pub fn services_called(&self) -> Vec<(ServiceId, &str)> {
+        self.service_numbers.called(ServiceId)
+    }
+
+    /// The same of pools.
+    pub fn pools_called(&self) -> Vec<(PoolId, &str)> {
+        self.pool_numbers.called(PoolId)
     }
 
     /// What is no longer wanted and still here.
@@ -515,6 +614,11 @@ impl Numbers {
 
     fn get(&self, number: Number) -> Option<&Numbered> {
         self.0.get(usize::from(number.slot)).filter(|n| n.generation == number.generation)
+    }
+
+    fn called<T>(&self, id: fn(Number) -> T) -> Vec<(T, &str)> {
+        let one = |(slot, n): (usize, &Numbered)| Number { slot: slot as u16, generation: n.generation };
+        self.0.iter().enumerate().map(|at| (id(one(at)), at.1.name.as_str())).collect::<Vec<_>>()
     }
 
     fn place(&self, number: Number) -> Option<usize> {

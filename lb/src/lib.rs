@@ -65,7 +65,7 @@ pub use backend::{BackendId, BackendSet, MAX_BACKENDS, MAX_WEIGHT, State};
 pub use balance::{Algorithm, Balancer, Balancers, StableHash};
 pub use check::{Agent, Asked, Check, CheckKind, Method};
 pub use choose::{Hints, ResumeFallback, choose, choose_own, the_only_one};
-pub use directory::{Backend, Directory, Leaving, PoolId, Service, ServiceId};
+pub use directory::{Backend, Directory, Leaving, Left, LeftBackend, PoolId, Service, ServiceId};
 pub use limits::{BackendLimits, MaxHandshakes};
 pub use listener::{FlowCount, Listener};
 pub use live::Live;

@@ -16,7 +16,7 @@ from registry import TESTS  # noqa: E402
 
 # What runs by default; under attack, with numbers; when the machine itself misbehaves; and what takes more to be installed.
 SUITES = {
-    "live": ["test_" + m for m in ("bodies", "hellos", "peers", "balancers", "failing", "admission", "health", "passive", "agent", "oddities", "tcp", "paths", "tunnels", "wireguard", "sessions", "cookies", "services", "reconfigure", "rotation", "mixed", "early_data", "inventions", "hostile", "drivers", "commands", "control", "watching", "questions", "metrics", "page", "report", "stop", "state", "dpdk", "appliance")],
+    "live": ["test_" + m for m in ("bodies", "hellos", "peers", "balancers", "failing", "admission", "health", "passive", "agent", "oddities", "tcp", "paths", "tunnels", "wireguard", "sessions", "cookies", "services", "reconfigure", "rotation", "mixed", "early_data", "inventions", "hostile", "drivers", "commands", "control", "watching", "questions", "metrics", "page", "report", "stop", "state", "takeover", "dpdk", "appliance")],
     "attack": ["attack_floods", "attack_tunnels", "attack_peers", "attack_liars"],
     "upset": ["upset", "upset_tunnels"],
     "change": ["change_load"],
@@ -41,7 +41,8 @@ def main(arguments):
     # Thousands of connections at once.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65536) if most != resource.RLIM_INFINITY else 65536, most))
-    chosen = {n: t for n, t in TESTS.items() if not names or any(n.startswith(p) for p in names)}
+    # Large ones take minutes: whoever wants them names them.
+    chosen = {n: t for n, t in TESTS.items() if (n in names if n.endswith("_large") else not names or any(n.startswith(p) for p in names))}
     lab.lab("up", "--ipv6", "--queues", lab.WORKERS)
     home = open("/proc/self/ns/net")
     lab.enter("clients")

@@ -120,15 +120,28 @@ class Manager:
             return f.read()[-1500:]
 
     def reload(self):
+        """Another process takes over, and is the service from then on."""
         self.heard.clear()
-        ok(*shlex.split(self.unit["ExecReload"].replace("$MAINPID", str(self.process.pid))))
-        self.hears("RELOADING=1")
-        self.hears("READY=1")
+        words = ["env", "NOTIFY_SOCKET=/run/notify", *shlex.split(self.unit["ExecReload"])]
+        done = subprocess.run(self.bare.inside(*words), stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, timeout=PATIENCE)
+        must(done.returncode == 0, f"no upgrade: {self.journal()}")
+        until(lambda: any("MAINPID=" in text and "READY=1" in text for text in self.heard), f"MAINPID and READY; so far: {self.heard}")
+        must(self.process.wait(PATIENCE) == 0, f"the one before did not end well: {self.journal()}")
+        self.pid = int(next(re.search(r"MAINPID=(\d+)\nREADY", text).group(1) for text in self.heard if "READY=1" in text))
 
     def stop(self):
-        self.process.send_signal(getattr(signal, self.unit["KillSignal"]))
-        must(self.process.wait(PATIENCE) == 0, f"it did not end well: {self.journal()}")
-        self.hears("STOPPING=1")
+        os.kill(self.pid, getattr(signal, self.unit["KillSignal"]))
+        until(lambda: any("STOPPING=1" in text for text in self.heard), f"STOPPING=1; so far: {self.heard}")
+        until(lambda: not running(self.pid), f"its end: {self.journal()}")
+
+
+def running(pid):
+    """One that has ended, and whose end nobody has asked for, does not run."""
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def wires():

@@ -179,6 +179,9 @@ fn print_sum(sum: &Sum) {
             sum.changes, sum.successors, sum.kept
         );
     }
+    if sum.upgrades > 0 {
+        println!("{} times another process took over", sum.upgrades);
+    }
     if sum.waited > 0 {
         println!("{} waited for room at a server and got it, {} waited in vain or left", sum.waited, sum.turned_away);
     }

@@ -2,13 +2,14 @@
 //! any worker's queue, as the dice fall: neither symmetric nor stable within a flow. All in one thread, so that each seed is one run.
 
 use crate::rng::Rng;
-use dispatcher::engine::{Config, Counters, Engine, Returning, Revision, Share};
+use dispatcher::engine::{Config, Counters, Engine, Returning, Revision, Share, Strays, TakenOver};
 use dispatcher::flow::{Key, Rss};
 use dispatcher::io::mem::{Memory, Wire};
 use dispatcher::time::Time;
 use dispatcher::wire::packet::{Body, Parsed};
 use dispatcher::worker::poll::{Clock, Loop};
 use dispatcher::worker::{Change, Exchange, FrameHandler, Handover, Idle, Publisher, Steering, Totals, changes};
+use lb::Left;
 use std::sync::Arc;
 
 /// Several workers.
@@ -37,13 +38,26 @@ impl Crew {
         now: Time,
         card: Option<Arc<Rss>>,
     ) -> Crew {
+        Crew::left_with(config, secret, workers, seed, now, card, &Left::default()).0
+    }
+
+    fn left_with(
+        config: &Config,
+        secret: [u8; 32],
+        workers: usize,
+        seed: u64,
+        now: Time,
+        card: Option<Arc<Rss>>,
+        left: &Left,
+    ) -> (Crew, Arc<Returning>) {
         let returning = Arc::new(match &card {
             Some(_) => Returning::by_ports(config, workers, &vec![card.clone(); config.ports.len()]),
             None => Returning::by_range(workers),
         });
+        let shares = Share::divide_with(config, &secret, workers, left).expect("a configuration that works");
         let steering = Steering::new(config, &secret, workers).returning(returning.clone());
+        let steering = steering.following(shares[0].directory());
         let exchanges = Exchange::between(&steering, 1500, false).expect("inboxes");
-        let shares = Share::divide(config, &secret, workers).expect("a configuration that works");
         let (publisher, subscribers) = changes::between(workers).expect("bells");
         let (loops, wires, memories, rng) = (vec![], vec![], vec![], Rng::new(seed));
         let mut crew = Crew { loops, wires, memories, rng, card, steering, publisher };
@@ -58,7 +72,31 @@ impl Crew {
             crew.wires.push(wires);
             crew.memories.push(memory);
         }
-        crew
+        (crew, returning)
+    }
+
+    /// Others, in another process, go on from what these have written, with what they leave.
+    pub(crate) fn begin_again(
+        &mut self,
+        config: &Config,
+        secret: [u8; 32],
+        workers: usize,
+        now: Time,
+        left: &Left,
+        packed: &[Vec<u8>],
+    ) -> Vec<TakenOver> {
+        let seed = self.rng.u64();
+        let before = self.handover();
+        let (mut crew, returning) = Crew::left_with(config, secret, workers, seed, now, self.card.clone(), left);
+        let steering = crew.steering.clone();
+        let owner = |key: &Key| steering.owner(key).unwrap_or(0);
+        let take = |l: &mut Loop<Engine>| l.handler_mut().take_over(packed, &owner, now).expect("it can be read");
+        let taken: Vec<TakenOver> = crew.loops.iter_mut().map(take).collect();
+        let strays = taken.iter().enumerate().flat_map(|(n, t)| t.strays.iter().map(move |key| (*key, n)));
+        returning.except(Strays::new(strays));
+        assert_eq!((before.sent, before.full), (before.received, 0));
+        *self = crew;
+        taken
     }
 
     /// When one of them has something to do of its own accord.

@@ -4,6 +4,7 @@
 //! * [`world`]: the engine, hosts and time, on the network of [`config`]. [`host`]: who speaks TCP by smoltcp, and runs [`apps`].
 //!   [`links`]: what happens to frames between them.
 //! * [`upset`]: crashes, leaps of the clock, narrow paths. [`hostile`]: forgers, peers that lie, frames of long ago.
+//! * [`upgrade`]: another process takes over.
 //! * [`crew`]: several workers in the engine's place.
 //! * [`check`]: the engine's books. [`pairs`]: who is led where.
 //! * [`storm`]: all of it at once, by a seed.
@@ -33,5 +34,6 @@ mod strict;
 pub mod tls;
 pub mod tunnels;
 pub mod twin;
+pub mod upgrade;
 pub mod upset;
 pub mod world;

@@ -134,6 +134,19 @@ impl Twin {
         Ok(Twin { engine: Engine::new(config, secret, now)?, ladder, far })
     }
 
+    /// The first one, to be asked what changes nothing.
+    pub(crate) fn look_at(&mut self, look: impl FnOnce(&mut Engine)) {
+        look(&mut self.engine);
+    }
+
+    /// Puts another engine in the place of each.
+    pub(crate) fn exchange(&mut self, mut next: impl FnMut(&mut Engine) -> Engine) {
+        self.engine = next(&mut self.engine);
+        if let Some(ladder) = &mut self.ladder {
+            **ladder = next(ladder);
+        }
+    }
+
     /// Without the other one from now on.
     pub fn part(&mut self) {
         self.ladder = None;

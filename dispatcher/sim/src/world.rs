@@ -94,7 +94,10 @@ pub struct World {
     /// Frames that the engine hands out are refused for want of room, in thousandths.
     pub full: u32,
     /// Several workers, in the engine's place.
-    crew: Option<Crew>,
+    pub(crate) crew: Option<Crew>,
+    /// Services and backends as they are wanted now.
+    wanted: Wanted,
+    pub(crate) local_ports: Option<u16>,
     /// The engine's clock is ahead of the world's.
     pub(crate) ahead: Duration,
     /// Until then the engine does nothing, and its frames wait.
@@ -166,11 +169,10 @@ impl Effects for Collect<'_> {
 impl World {
     /// An engine and nobody else.
     pub fn empty(name: &'static str, config: Config, seed: u64) -> World {
-        let mut secret = [0; 32];
-        secret.copy_from_slice(&Rng::new(seed).bytes(32));
+        let secret = secret_of(seed);
         let now = Time::from_millis(1_000_000);
         let engine = Twin::new(config.clone(), secret, now).expect("a configuration that works");
-        let ports = config.ports.len();
+        let (ports, wanted) = (config.ports.len(), config.wanted.clone());
         let pairs = Pairs::new(&config.vips(), config.backends().iter().map(|b| b.addr));
         World {
             name,
@@ -189,6 +191,8 @@ impl World {
             recorder: Recorder::new(100_000),
             full: 0,
             crew: None,
+            wanted,
+            local_ports: None,
             ahead: Duration::ZERO,
             stopped_until: Time::ZERO,
             path_mtu: vec![usize::MAX; ports],
@@ -208,9 +212,24 @@ impl World {
 
     /// The same with cards that tell to which queue they bring what.
     pub fn employ_with(&mut self, workers: usize, card: Option<std::sync::Arc<dispatcher::flow::Rss>>) {
-        let mut secret = [0; 32];
-        secret.copy_from_slice(&Rng::new(self.seed).bytes(32));
+        let secret = self.secret();
         self.crew = Some(Crew::with_card(&self.config, secret, workers, self.seed, self.now, card));
+    }
+
+    /// Of its engines.
+    pub fn secret(&self) -> [u8; 32] {
+        secret_of(self.seed)
+    }
+
+    /// With the services and backends that are wanted now.
+    pub(crate) fn config_of_now(&self) -> Config {
+        Config { wanted: self.wanted.clone(), ..self.config.clone() }
+    }
+
+    /// Dials from only so many local ports for each backend. Before the first flow.
+    pub fn use_local_ports(&mut self, count: u16) {
+        self.local_ports = Some(count);
+        self.engine.use_local_ports(count);
     }
 
     /// The workers employed.
@@ -443,7 +462,7 @@ impl World {
     }
 
     /// To who observes, if anybody does.
-    fn show(&mut self) {
+    pub(crate) fn show(&mut self) {
         if let Some(mut observer) = self.observer.take() {
             observer(self);
             self.observer = Some(observer);
@@ -524,6 +543,7 @@ impl World {
             }
             None => self.engine.apply(&revision, now),
         }
+        self.wanted = wanted.clone();
         self.show();
         Ok(())
     }
@@ -656,6 +676,12 @@ impl Drop for World {
             }
         }
     }
+}
+
+fn secret_of(seed: u64) -> [u8; 32] {
+    let mut secret = [0; 32];
+    secret.copy_from_slice(&Rng::new(seed).bytes(32));
+    secret
 }
 
 fn astray(pairs: &Pairs, mistrusted: &[SocketAddr], client: SocketAddr) -> bool {

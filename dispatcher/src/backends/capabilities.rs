@@ -1,5 +1,6 @@
 //! What TCP options a backend speaks: learned from every SYN-ACK of it.
 
+use crate::pack::packed;
 use crate::wire::Family;
 use crate::wire::options::SynOptions;
 
@@ -74,3 +75,5 @@ impl Capabilities {
 pub fn mss_said(said: Option<u16>, family: Family) -> u16 {
     said.unwrap_or(if family == Family::V4 { 536 } else { 1220 }).max(216)
 }
+
+packed!(Capabilities { sack, timestamps, wscale, ecn, mss, window });

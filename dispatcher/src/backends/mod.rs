@@ -16,6 +16,7 @@
 
 mod capabilities;
 mod hints;
+mod moving;
 mod probes;
 #[cfg(test)]
 mod tests;

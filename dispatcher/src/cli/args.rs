@@ -162,6 +162,15 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
 
+    /// Take over from the dispatcher that answers at the control socket: all of its connections, and all that it knows. If anything is wrong with this one, that one goes on as
+    /// if nothing had been. For upgrades, and for what only a start can change
+    #[arg(long)]
+    pub takeover: bool,
+
+    /// With --takeover: come back when another process has taken over, which goes on, or with why it cannot: for service managers
+    #[arg(long, requires = "takeover")]
+    pub background: bool,
+
     /// Where what operators say by `dispatcher ctl` is kept over a restart [default: beside the control socket, PATH.overrides]
     #[arg(long, value_name = "FILE")]
     pub overrides: Option<PathBuf>,

@@ -287,7 +287,7 @@ pub fn run(wanted: &Configuration, changes: bool) -> Result<Checked, Refusal> {
             return Err(Refusal::new(format!("port '{name}': {} has an MTU of {mtu}", port.device)));
         }
         let mtu = port.mtu.unwrap_or(mtu);
-        ports.push(PortPlan { name: name.clone(), device, mtu, tee: port.tee.clone() });
+        ports.push(PortPlan { name: name.clone(), device, mtu, tee: port.tee.clone(), standby: false });
         config.ports.push(PortSpec {
             name: name.clone(),
             mac,

@@ -9,9 +9,13 @@ use crate::control::events::watch::Watch;
 use crate::control::live::{Live, Source};
 use crate::control::overrides::saved::Saved;
 use crate::control::service::Manager;
+use crate::control::socket::api::Overview;
+use crate::control::socket::client::{self, Question};
 use crate::control::socket::running::wall_clock;
+use crate::control::socket::server::Server;
 use crate::control::socket::{self, Control, Running};
-use crate::engine::{Returning, Share};
+use crate::control::takeover::{self, Giver, Heir};
+use crate::engine::{Returning, Share, Strays};
 use crate::io::kernel;
 #[cfg(feature = "dpdk")]
 use crate::io::{OpenError, dpdk};
@@ -22,12 +26,14 @@ use crate::time::Time;
 use crate::tunnel::Secret;
 use crate::worker::poll::Clock;
 use crate::worker::prober::{self, Prober};
+use crate::worker::succession::{self, Gates};
 use crate::worker::{self, Conductor, Exchange, Plan, SharedDevices, Steering, Worker, changes, post};
+use hyper::Method;
 use lb::affinity::Reader;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use std::io::{self, Write};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -43,6 +49,9 @@ const IMPATIENT: i32 = 130;
 
 /// The command. `Err` when nothing was started.
 pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
+    if args.background {
+        return in_background(args);
+    }
     let source = match &args.config {
         None => Source::flags(check::configuration(args)?),
         Some(file) => match check_file::load(file)? {
@@ -65,11 +74,19 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     notes.iter().for_each(|note| tracing::info!("{note}"));
     let wanted = Configuration { wanted: live.in_force().clone(), ..live.configuration().clone() };
     let process = &wanted.process;
-    let checked = check::run(&wanted, process.control.is_some() || args.config.is_some())?;
+    let mut checked = check::run(&wanted, process.control.is_some() || args.config.is_some())?;
     for warning in &checked.warnings {
         tracing::warn!("{warning}");
     }
-    let clock = Clock::start();
+    let mut heir = None;
+    if args.takeover {
+        heir = Some(self::heir(process, &mut checked)?);
+        // From here on the running one follows no order.
+        if live.overrides_were_changed(wall_clock()) {
+            return Err(Refusal::new("takeover: somebody has given the running one an order meanwhile: once more"));
+        }
+    }
+    let clock = heir.as_ref().map_or_else(Clock::start, |heir| heir.clock);
     let (journal, writer) = match &process.connections_log {
         Some(path) => {
             let (journal, writer) = journal::open(path, Box::new(move || clock.origin()))
@@ -87,11 +104,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         flag::register(SIGHUP, reload.clone()).map_err(signals)?;
     }
     let mut secret = [0; 32];
-    getrandom::fill(&mut secret).map_err(|e| Refusal::new(format!("no random numbers: {e}")))?;
+    match &heir {
+        Some(heir) => secret = heir.secret,
+        None => getrandom::fill(&mut secret).map_err(|e| Refusal::new(format!("no random numbers: {e}")))?,
+    }
     one_line_panics();
 
-    #[cfg(feature = "dpdk")]
-    let mut checked = checked;
     #[cfg(feature = "dpdk")]
     let mut dpdk = start_dpdk(&mut checked).map_err(|e| Refusal::new(e.to_string()))?;
     let config = checked.config.clone();
@@ -101,28 +119,69 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     let (handle, queue) = socket::queue::queue();
     let asked = handle.clone();
     // Before anything is opened: where another dispatcher answers, nothing is to be started. What is asked until then waits.
-    let server =
-        process.control.as_deref().map(|path| socket::server::start(path, handle, Default::default())).transpose();
-    let server = server.map_err(Refusal::new)?;
-    let metrics = process.metrics.map(|at| metrics::server::start(at, asked, Default::default())).transpose();
-    let metrics = metrics.map_err(Refusal::new)?;
+    let (mut server, mut metrics) = (None, None);
+    // Where another is taken over from it answers there until the end, and what it does not answer is begun at once.
+    let elsewhere = |at| heir.as_ref().and_then(|heir| heir.metrics.as_ref()).is_none_or(|(taken, _)| *taken != at);
+    if heir.is_none() {
+        let start = |path| socket::server::start(path, handle.clone(), Default::default());
+        server = process.control.as_deref().map(start).transpose().map_err(Refusal::new)?;
+    }
+    if let Some(at) = process.metrics.filter(|at| elsewhere(*at)) {
+        metrics = Some(metrics::server::start(at, asked.clone(), Default::default()).map_err(Refusal::new)?);
+    }
     let started = start(
         checked,
         process,
         secret,
         clock,
         journal,
+        heir.as_mut(),
         #[cfg(feature = "dpdk")]
         &mut dpdk,
     )
     .map_err(Refusal::new)?;
-    let Started { workers, cores, conductor, rows, prober, mut state } = started;
+    let Started { workers, cores, conductor, rows, prober, mut state, gates, returning, devices } = started;
+    let mut taken_over = false;
+    if let (Some(heir), Some(gates)) = (heir.take(), gates) {
+        let notes = heir.leaving(conductor.directory());
+        let strays = |all| returning.except(Strays::new(all));
+        match heir.take(&gates, strays) {
+            Ok(taken) => {
+                tracing::info!("took over {}", taken.words);
+                notes.iter().for_each(|note| tracing::info!("{note}"));
+                if let Some(path) = process.control.as_deref() {
+                    let go_on = socket::server::go_on(path, taken.control, handle, Default::default());
+                    server = go_on.inspect_err(|why| tracing::error!("{why}")).ok();
+                }
+                if let Some((at, listener)) = taken.metrics.filter(|(at, _)| process.metrics == Some(*at)) {
+                    let go_on = metrics::server::go_on(at, listener.into(), asked, Default::default());
+                    metrics = go_on.inspect_err(|why| tracing::error!("{why}")).ok();
+                }
+                if let Some(news) = state.as_mut().and_then(State::put_in_place) {
+                    tracing::warn!("{news}");
+                }
+                taken_over = true;
+            }
+            Err(why) => {
+                // Those at the gates see that nobody will open them.
+                drop(gates);
+                prober.stop();
+                workers.into_iter().for_each(|worker| _ = worker.join());
+                return Err(Refusal::new(why));
+            }
+        }
+    }
     let ports = workers.first().map_or(&[][..], |w| &w.ports);
     let more = writer.is_some().then(report::journal_queue).into_iter().chain(state.as_ref().map(State::size));
     say(&report::start(&config, ports, port_memory, large_units, process.idle, &cores, more));
 
     let mut manager = Manager::from_environment();
-    manager.ready(&format!("{} workers run", workers.len()));
+    let status = format!("{} workers run", workers.len());
+    if taken_over {
+        manager.took_over(&status)
+    } else {
+        manager.ready(&status)
+    }
     let started = Instant::now();
     let fixed = live.configuration().ports.clone();
     let mut running = Running {
@@ -136,7 +195,9 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         journal: writer.as_ref(),
         events: queue.events().clone(),
         watch: Watch::default(),
+        heir: None,
     };
+    let mut handed_over = false;
     let mut version = running.conductor.directory().version();
     let mut rates = report::Rates::default();
     let mut next_report = process.stats_interval.map(|every| started + every);
@@ -201,6 +262,37 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
             manager.beat(Instant::now(), || turns.all_turned(&workers));
         }
         queue.serve(&mut running, LOOK);
+        if let (Some((who, stream)), false) = (running.heir.take(), stopping)
+            && let Some(server) = &server
+        {
+            let giver = Giver {
+                workers: &workers,
+                conductor: &running.conductor,
+                rows: &running.rows,
+                devices: &devices,
+                secret,
+                clock,
+                control: server.listener(),
+                metrics: metrics.as_ref().map(|metrics| (metrics.address, metrics.listener())),
+            };
+            tracing::info!("takeover: {who} begins to take over");
+            let given =
+                takeover::give(stream, &giver, &mut || manager.beat(Instant::now(), || turns.all_turned(&workers)));
+            match given {
+                Ok(words) => {
+                    who.pid.into_iter().for_each(|pid| manager.hands_over_to(pid));
+                    tracing::info!("takeover: {words}");
+                    handed_over = true;
+                    break;
+                }
+                Err(why) => tracing::warn!("takeover by {who} has failed: {why}; everything goes on here"),
+            }
+        }
+    }
+    if handed_over {
+        // What asks servers has no way to them any more, and what it learned another finds out.
+        prober.stop();
+        server.take().into_iter().for_each(Server::pass_on);
     }
     // The last one.
     state.iter_mut().for_each(|state| _ = state.beat(clock.now(), wall_millis()));
@@ -275,6 +367,36 @@ fn returning(
     Returning::by_ports(config, workers, &ports.iter().map(of_port).collect::<Vec<_>>())
 }
 
+/// How often it is asked whether the one in the background has taken over.
+const ASK: Duration = Duration::from_millis(50);
+
+/// The same command in a process of its own, which goes on when it has taken over, or with what it says when it cannot.
+fn in_background(args: &RunArgs) -> Result<ExitCode, Refusal> {
+    let refused = |why: String| Refusal::new(format!("takeover: {why}"));
+    let file =
+        args.config.as_ref().and_then(|file| Source::file(&file.to_string_lossy(), &std::fs::read(file).ok()?).ok());
+    let of_file = file.and_then(|source| source.configuration.process.control);
+    let control = args.control.clone().or(of_file);
+    let control = control.ok_or_else(|| refused("no --control: by it the running one is found".into()))?;
+    let program = std::env::current_exe().map_err(|e| refused(e.to_string()))?;
+    let words = std::env::args_os().skip(1).filter(|word| word != "--background");
+    let mut other =
+        Command::new(program).args(words).stdin(Stdio::null()).spawn().map_err(|e| refused(e.to_string()))?;
+    loop {
+        if let Some(status) = other.try_wait().map_err(|e| refused(e.to_string()))? {
+            // It has said why.
+            let code = status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0);
+            return Ok(code.map_or(ExitCode::FAILURE, ExitCode::from));
+        }
+        let answer = client::request(&control, Question::new(Method::GET, "/v1"));
+        let told = answer.ok().and_then(|answer| serde_json::from_slice::<Overview>(&answer.body).ok());
+        if told.is_some_and(|told| told.pid == other.id()) {
+            return Ok(ExitCode::SUCCESS);
+        }
+        std::thread::sleep(ASK);
+    }
+}
+
 /// The workers, and what they have in common.
 struct Started {
     workers: Vec<Worker>,
@@ -284,6 +406,26 @@ struct Started {
     rows: Reader,
     prober: Prober,
     state: Option<State>,
+    /// Where workers wait, if another process is to be taken over from.
+    gates: Option<Gates>,
+    returning: Arc<Returning>,
+    devices: SharedDevices,
+}
+
+/// Asks the running dispatcher, and looks whether this one can go on with what it has.
+fn heir(process: &Process, checked: &mut check::Checked) -> Result<Heir, Refusal> {
+    let refused = |why: &str| Refusal::new(format!("takeover: {why}"));
+    let path = process.control.as_deref().ok_or_else(|| refused("no --control: by it the running one is found"))?;
+    for port in &mut checked.ports {
+        match port.device {
+            worker::Device::AfPacket(..) => port.standby = true,
+            worker::Device::AfXdp(..) => {}
+            _ => return Err(refused(&format!("port '{}': its driver cannot hand over: stop, and start", port.name))),
+        }
+    }
+    let heir = Heir::ask(path).map_err(Refusal::new)?;
+    heir.fits(&checked.config).map_err(Refusal::new)?;
+    Ok(heir)
 }
 
 /// Starts all workers; or none, and says why.
@@ -293,6 +435,7 @@ fn start(
     secret: [u8; 32],
     clock: Clock,
     journal: Option<journal::Journal>,
+    mut heir: Option<&mut Heir>,
     #[cfg(feature = "dpdk")] dpdk: &mut Option<dpdk::Dpdk>,
 ) -> Result<Started, String> {
     let check::Checked { config, ports, cores, .. } = checked;
@@ -301,8 +444,10 @@ fn start(
     #[cfg(not(feature = "dpdk"))]
     let returning = Returning::by_range(cores.len());
     let returning = Arc::new(returning);
-    let mut shares = Share::divide(&config, &secret, cores.len()).map_err(|e| e.to_string())?;
+    let left = heir.as_ref().map(|heir| heir.left.clone()).unwrap_or_default();
+    let mut shares = Share::divide_with(&config, &secret, cores.len(), &left).map_err(|e| e.to_string())?;
     let (state, notes) = match process.state.as_deref() {
+        Some(path) if heir.is_some() => state::open_beside(path, &mut shares, clock.now(), wall_millis()),
         Some(path) => state::open(path, &mut shares, clock.now(), wall_millis()),
         None => (None, Vec::new()),
     };
@@ -327,6 +472,7 @@ fn start(
     let (mut exchanges, mut steers) = (Vec::new(), None);
     if cores.len() > 1 {
         let steering = Steering::new(&config, &secret, cores.len()).returning(returning.clone());
+        let steering = steering.following(first.directory());
         let mtu = ports.iter().map(|p| p.mtu).max().unwrap_or(1500);
         exchanges = Exchange::between(&steering, mtu, worker::take_large_units(&ports))
             .map_err(|e| format!("inboxes between workers: {e}"))?;
@@ -334,9 +480,22 @@ fn start(
     }
     changes_of_checks = publisher.reader();
     let revision = first.clone();
-    let devices = SharedDevices::new(&ports, cores.len());
+    let devices = match heir.as_mut().and_then(|heir| heir.xdp.take()) {
+        Some(passed) => {
+            SharedDevices::inheriting(&ports, cores.len(), passed).map_err(|why| format!("takeover: {why}"))?
+        }
+        None => SharedDevices::new(&ports, cores.len()),
+    };
     let conductor = Conductor::new(config.clone(), first, steers, released, publisher, Box::new(devices.clone()));
     let mut exchanges = exchanges.into_iter();
+    let (gates, at_gates) = match heir {
+        Some(_) => {
+            let (gates, all) = succession::gates(cores.len());
+            (Some(gates), all)
+        }
+        None => (None, Vec::new()),
+    };
+    let mut at_gates = at_gates.into_iter();
     let mut started: Vec<Worker> = Vec::with_capacity(cores.len());
     let ends = subscribers.into_iter().zip(windows);
     for (number, ((core, share), (changes, window))) in cores.iter().zip(shares).zip(ends).enumerate() {
@@ -356,12 +515,13 @@ fn start(
             seat: dpdk.as_mut().and_then(|dpdk| dpdk.seat(number)),
             journal: journal.clone(),
             tunnel_key: tunnel_key.clone(),
+            gate: at_gates.next(),
         };
         match worker::start(number, plan) {
             Ok(worker) => started.push(worker),
             Err(why) => {
                 // Those that wait for the inbox of one that never came wait in vain.
-                drop(exchanges);
+                drop((exchanges, gates));
                 started.iter().for_each(Worker::stop);
                 started.into_iter().for_each(|worker| _ = worker.join());
                 return Err(why);
@@ -374,12 +534,13 @@ fn start(
     let prober = match prober::start(checks, clerk, revision, changes_of_checks, clock) {
         Ok(prober) => prober,
         Err(why) => {
+            drop(gates);
             started.iter().for_each(Worker::stop);
             started.into_iter().for_each(|worker| _ = worker.join());
             return Err(why);
         }
     };
-    Ok(Started { workers: started, cores, conductor, rows, prober, state })
+    Ok(Started { workers: started, cores, conductor, rows, prober, state, gates, returning, devices })
 }
 
 /// Milliseconds since 1970.

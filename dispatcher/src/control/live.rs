@@ -112,6 +112,12 @@ impl Live {
         (live, notes)
     }
 
+    /// What operators said is something else by now than at the start, when it was read.
+    pub fn overrides_were_changed(&self, now: u64) -> bool {
+        let kept = self.saved.as_ref().map(Saved::load).unwrap_or_default().0;
+        fitting(&self.source.configuration, &kept, now).wanted != self.in_force
+    }
+
     /// What is in force: the configuration with the overrides laid over it.
     pub fn in_force(&self) -> &Wanted {
         &self.in_force

@@ -15,6 +15,7 @@
 //! * [`member`]: what is said of a backend in JSON.
 //! * [`service`]: what the service manager is told.
 //! * [`socket`] is the control socket.
+//! * [`takeover`]: one process takes over from another.
 
 pub mod agents;
 pub mod backend;
@@ -37,6 +38,7 @@ mod reader;
 pub mod rules;
 pub mod service;
 pub mod socket;
+pub mod takeover;
 pub mod text;
 pub mod tunnel;
 pub mod values;

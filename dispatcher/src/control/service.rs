@@ -63,6 +63,17 @@ impl Manager {
         self.say(&format!("RELOADING=1\nMONOTONIC_USEC={}\n", kernel::monotonic().as_micros()));
     }
 
+    /// All workers run, and this process is the service's from now on, in another's place.
+    pub fn took_over(&mut self, status: &str) {
+        self.say(&format!("MAINPID={}\nREADY=1\nSTATUS={status}\n", std::process::id()));
+        self.status = status.to_string();
+    }
+
+    /// Another process is the service from now on.
+    pub fn hands_over_to(&self, pid: i32) {
+        self.say(&format!("MAINPID={pid}\n"));
+    }
+
     /// The end has begun.
     pub fn stopping(&self) {
         self.say("STOPPING=1\nSTATUS=stopping\n");
@@ -122,6 +133,11 @@ mod tests {
         beat(&mut manager, 500, true);
         beat(&mut manager, 1002, true);
         assert_eq!((heard(&socket).is_some(), heard(&socket).is_some(), heard(&socket)), (true, true, None));
+        manager.hands_over_to(7);
+        manager.took_over("2 workers");
+        let pid = std::process::id();
+        assert_eq!(heard(&socket).unwrap(), "MAINPID=7\n");
+        assert_eq!(heard(&socket).unwrap(), format!("MAINPID={pid}\nREADY=1\nSTATUS=2 workers\n"));
         // Without one who listens, or a socket, nothing is waited for.
         std::fs::remove_file(&path).unwrap();
         manager.stopping();

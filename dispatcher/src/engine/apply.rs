@@ -141,7 +141,7 @@ impl Engine {
     }
 
     /// A backend is wanted no more. Its flows go on.
-    fn backend_leaves(&mut self, id: BackendId) {
+    pub(super) fn backend_leaves(&mut self, id: BackendId) {
         self.affinity.dismiss(id);
         self.health.remove(id);
         self.unfinished.rows_of.insert(id);

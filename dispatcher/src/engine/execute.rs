@@ -353,7 +353,7 @@ impl Engine {
             let ask = |source: usize, port| {
                 let key = key(sources[source], port);
                 // Whose the port is first: it is the cheaper question, and mostly the one that is answered no.
-                if returning.knows_cards() && returning.owner(&key) != Some(*worker) {
+                if (returning.knows_cards() || returning.strays().is_some()) && returning.owner(&key) != Some(*worker) {
                     return PortUse::Taken;
                 }
                 used(&key)
@@ -403,7 +403,9 @@ impl Engine {
     fn bind_another_port(&mut self, id: FlowId, now: Time) -> bool {
         let backend = self.flows.get_mut(id).opening().and_then(|opening| opening.tried.last().copied());
         let (Some(client), Some(backend)) = (self.flows.key(id, Side::Client), backend) else { return false };
-        self.key_towards(&client, backend, now).is_some_and(|key| self.flows.bind_free(id, key))
+        let Some(key) = self.key_towards(&client, backend, now) else { return false };
+        self.is_no_stray(id);
+        self.flows.bind_free(id, key)
     }
 
     /// The backend has answered: completes the handshake with it, and sends all that is held.

@@ -77,6 +77,7 @@ impl Engine {
         {
             flows.closed(self.worker);
         }
+        self.is_no_stray(id);
         let record = self.flows.remove(id).record;
         record.backend.into_iter().chain(record.decided).for_each(|b| self.unfinished.unrefer(b));
     }
@@ -130,7 +131,18 @@ impl Engine {
                 }
             }
             self.unfinished.unrefer(old);
+            self.is_no_stray(id);
             self.flows.unbind(id);
+        }
+    }
+
+    /// Its local port is the worker's again that ports of its number belong to, if it was an exception.
+    #[inline]
+    pub(super) fn is_no_stray(&self, id: FlowId) {
+        if let Some(strays) = self.returning.strays()
+            && let Some(key) = self.flows.key(id, Side::Server)
+        {
+            strays.over(&key);
         }
     }
 

@@ -41,6 +41,7 @@ mod ladder;
 mod late;
 mod local;
 mod messages;
+pub mod moving;
 mod pace;
 mod request;
 mod sealed;
@@ -59,10 +60,11 @@ pub use crate::config::{AddressMode, Config, ConfigError, Limits, PortId, PortSp
 pub use crate::counters::{Counters, DropReason};
 pub use crate::flow::Look;
 pub use crate::path::{GateId, Revision};
-pub use crate::path::{MAX_WORKERS, Returning, worker_of_port};
+pub use crate::path::{MAX_WORKERS, Returning, Strays, worker_of_port};
 pub use crate::tcp::{BALANCED, Class, ConnectionRecord, End, STATES, Told};
 pub use admission::QueueState;
 pub use conflicts::{Conflict, Conflicts};
+pub use moving::{Owner, TakenOver};
 pub use sealed::{Sealed, Unsealed};
 pub(crate) use share::derived;
 pub use share::{Share, session_time};
@@ -292,6 +294,8 @@ impl Engine {
             routes,
             config,
         };
+        let leaving: Vec<_> = engine.directory.backends().filter(|b| b.leaving).map(|b| b.id).collect();
+        leaving.into_iter().for_each(|id| engine.backend_leaves(id));
         engine.follow_limits(now);
         engine.provide_readings();
         engine.gates.follow_health(&engine.directory, &engine.health);

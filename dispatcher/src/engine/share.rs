@@ -12,7 +12,7 @@ use crate::path::{MAX_WORKERS, Revision};
 use crate::time::Time;
 use crate::wire::{Addr, Family};
 use lb::affinity::{Memory, Restored, Saved};
-use lb::{Affinity, BackendId, Directory, Millis, Released};
+use lb::{Affinity, BackendId, Directory, Left, Millis, Released};
 use siphasher::sip::{SipHasher13, SipHasher24};
 use std::sync::Arc;
 
@@ -32,10 +32,21 @@ pub struct Share {
 impl Share {
     /// The parts of `workers` engines, in order of their numbers. All of them are to be given the same configuration and secret.
     pub fn divide(config: &Config, secret: &[u8; 32], workers: usize) -> Result<Vec<Share>, ConfigError> {
+        Share::divide_with(config, secret, workers, &Left::default())
+    }
+
+    /// The same, where connections of another process are to be taken over, to what it serves or lets go of.
+    pub fn divide_with(
+        config: &Config,
+        secret: &[u8; 32],
+        workers: usize,
+        left: &Left,
+    ) -> Result<Vec<Share>, ConfigError> {
         if !(1..=MAX_WORKERS).contains(&workers) {
             return Err(ConfigError(format!("{workers} workers: 1 to {MAX_WORKERS} are possible")));
         }
-        let directory = Directory::next(None, &config.wanted, |_| true).map_err(|faults| {
+        let first = Directory::next(None, &config.wanted, |_| true);
+        let directory = first.and_then(|first| first.and_leaving(left)).map_err(|faults| {
             let faults: Vec<String> = faults.iter().map(|fault| fault.to_string()).collect();
             ConfigError(faults.join("; "))
         })?;

@@ -193,6 +193,11 @@ impl Trails {
         Trails { ring, begun: 0, first: worker as u64 + 1, step: workers as u64 }
     }
 
+    /// The next connection to begin has this number: those before it are another process's.
+    pub fn begin_at(&mut self, number: u64) {
+        (self.first, self.begun) = (number, 0);
+    }
+
     /// The next connection begins.
     pub fn begin(&mut self, number: u64, key: Key, now: Time) {
         debug_assert_eq!(number, self.first + self.begun * self.step);

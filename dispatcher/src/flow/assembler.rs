@@ -8,6 +8,7 @@
 //! Where segments overlap the first bytes win: what has been parsed cannot be changed afterwards by a retransmission that
 //! says something else (Ptacek and Newsham, 1998).
 
+use crate::pack::{Pack, Packer, Unpacker, Unreadable};
 use crate::wire::Seq;
 use arrayvec::ArrayVec;
 
@@ -449,6 +450,68 @@ impl Assembler {
     #[inline]
     fn fin_offset(&self) -> i64 {
         self.fin.map_or(i64::MAX, |fin| i64::from(self.base.distance_to(fin)))
+    }
+}
+
+impl Assembler {
+    /// Room for a header in front of it, bytes.
+    pub fn reserve(&self) -> usize {
+        self.reserve as usize
+    }
+
+    /// Writes it with what it holds, for another pool.
+    pub fn pack(&self, pool: &BufferPool, to: &mut Packer) {
+        let Assembler { base, in_order, extent, reserve, buffer, lazy, fin } = self;
+        (*base, *fin).pack(to);
+        (*reserve, *lazy).pack(to);
+        (*in_order, *extent).pack(to);
+        let Some(id) = buffer else { return 0u8.pack(to) };
+        (1 + u8::from(id.is_small())).pack(to);
+        let (lot, number) = pool.lot(id);
+        let ranges = &lot.ranges[number];
+        (ranges.len() as u8).pack(to);
+        ranges.iter().for_each(|range| range.pack(to));
+        to.raw(&pool.bytes(id)[..(reserve + extent) as usize]);
+    }
+
+    /// The inverse. What it holds lies in a buffer of this pool then, of the same size if there is one.
+    pub fn unpack(pool: &mut BufferPool, from: &mut Unpacker<'_>) -> Result<Assembler, Unreadable> {
+        const BAD: Unreadable = Unreadable::Impossible("a stream that cannot be");
+        let (base, fin) = <(Seq, Option<Seq>)>::unpack(from)?;
+        let (reserve, lazy) = <(u32, bool)>::unpack(from)?;
+        let (in_order, extent) = <(u32, u32)>::unpack(from)?;
+        let whole = reserve.checked_add(extent).filter(|_| in_order <= extent).ok_or(BAD)? as usize;
+        let stream = |buffer| Assembler { base, in_order, extent, reserve, buffer, lazy, fin };
+        let small = match u8::unpack(from)? {
+            0 if extent == 0 => return Ok(stream(None)),
+            n @ 1..=2 => n == 2,
+            _ => return Err(BAD),
+        };
+        let mut ranges = Ranges::new();
+        let mut behind = in_order;
+        for _ in 0..u8::unpack(from)? {
+            let (a, b) = <(u32, u32)>::unpack(from)?;
+            // With gaps between them.
+            if a <= behind || b <= a || b > extent || ranges.is_full() {
+                return Err(BAD);
+            }
+            behind = b;
+            ranges.push((a, b));
+        }
+        if behind != extent {
+            return Err(BAD);
+        }
+        let bytes = from.raw(whole)?;
+        let number = if small && whole <= pool.small.size { pool.small.allocate().map(|n| n | SMALL) } else { None };
+        let id = match number {
+            Some(number) => BufferId(number),
+            None if whole <= pool.size() => pool.allocate().ok_or(Unreadable::NoRoom)?,
+            None => return Err(Unreadable::NoRoom),
+        };
+        pool.bytes_mut(&id)[..whole].copy_from_slice(bytes);
+        let (lot, number) = pool.lot_mut(&id);
+        lot.ranges[number] = ranges;
+        Ok(stream(Some(id)))
     }
 }
 

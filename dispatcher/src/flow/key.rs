@@ -1,5 +1,6 @@
 //! What a flow is found by: protocol, addresses and ports.
 
+use crate::pack::packed;
 use crate::wire::packet::{Ip, Tcp, protocol};
 use crate::wire::{Addr, Family};
 use core::fmt;
@@ -113,6 +114,8 @@ impl fmt::Debug for Key {
         write!(f, "{} -> {} (protocol {})", self.source(), self.destination(), self.protocol)
     }
 }
+
+packed!(Key { src, dst, sport, dport, protocol });
 
 #[cfg(test)]
 mod tests {

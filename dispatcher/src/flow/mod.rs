@@ -36,7 +36,7 @@ pub use hash::KeyV4;
 pub use key::Key;
 pub use ports::{LocalPorts, MAX_SOURCES, PortUse};
 pub use rss::Rss;
-pub use splice::{Clock, Endpoints, Rescale, Splice};
+pub use splice::{Clock, Endpoints, LARGEST_SHIFT, Rescale, Splice};
 pub use table::{FlowId, FlowTable, Look, Rest, RestMut, Side, TowardsV4};
 pub use track::{Direction, Oddities, Window};
 pub use wheel::Wheel;

@@ -165,6 +165,37 @@ impl LocalPorts {
     }
 }
 
+impl LocalPorts {
+    /// The position of a slot's cursor.
+    pub fn cursor(&self, slot: usize) -> u32 {
+        self.cursors.get(slot).copied().unwrap_or(0)
+    }
+
+    /// How many of the next so many pairs from a position of a slot are taken, by what `taken` says.
+    pub fn crowd(
+        &self,
+        slot: usize,
+        cursor: u32,
+        sources: usize,
+        taken: impl Fn(usize, u16) -> bool,
+        looks: usize,
+    ) -> usize {
+        let domain = Domain::new(self.count * sources.clamp(1, MAX_SOURCES) as u32);
+        let pair = |at: u32| self.permute(slot, cursor.wrapping_add(at) % domain.size(), domain.half);
+        let pairs = (0..4 * looks as u32).map(pair).filter(|pair| *pair < domain.pairs).take(looks);
+        let is_taken = |pair: &u32| {
+            let (source, offset) = (pair / self.count, pair % self.count);
+            taken(source as usize, (u32::from(self.first) + offset) as u16)
+        };
+        pairs.filter(is_taken).count()
+    }
+
+    /// Goes on from there: with the position that another process had reached, of the same range and entropy, its next port is the next here.
+    pub fn go_on_from(&mut self, slot: usize, cursor: u32) {
+        self.cursors.get_mut(slot).into_iter().for_each(|mine| *mine = cursor);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,11 +9,15 @@
 //! was wrong stays wrong, so damage is still found by the receiver.
 
 use super::{Key, Side};
+use crate::pack::{Pack, Packer, Unpacker, Unreadable, packed};
 use crate::wire::checksum::Change;
 use crate::wire::options::SegmentOptions;
 use crate::wire::packet::{Ip, Tcp};
 use crate::wire::{Addr, Family, Seq, SeqDelta};
 use core::hint::select_unpredictable;
+
+/// RFC 7323, section 2.3.
+pub const LARGEST_SHIFT: u8 = 14;
 
 /// A window field's change of scale: read with one shift, written with another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -36,6 +40,11 @@ impl Rescale {
         }
         let bytes = u32::from(window) << self.from;
         u16::try_from(bytes >> self.to).unwrap_or(u16::MAX)
+    }
+
+    /// Shifts that RFC 7323 (section 2.3) has.
+    pub fn can_be(self) -> bool {
+        self.from.max(self.to) <= LARGEST_SHIFT
     }
 
     /// Bytes that a field stands for where it comes in.
@@ -218,6 +227,27 @@ fn erase(options: &mut [u8], at: usize, len: usize, sum: &mut Change) {
     for i in (at..at + len - 2).step_by(4).chain([at + len - 4]) {
         let old = u32::from_be_bytes([options[i], options[i + 1], options[i + 2], options[i + 3]]);
         put(options, i, old, 0x0101_0101, sum);
+    }
+}
+
+packed!(Rescale { from, to });
+packed!(Splice { seq, clock, to_server, to_client });
+
+impl Pack for Clock {
+    fn pack(&self, to: &mut Packer) {
+        match self {
+            Clock::Unused => 0u8.pack(to),
+            Clock::Shift(shift) => (1u8, *shift).pack(to),
+            Clock::Erase => 2u8.pack(to),
+        }
+    }
+    fn unpack(from: &mut Unpacker<'_>) -> Result<Clock, Unreadable> {
+        match u8::unpack(from)? {
+            0 => Ok(Clock::Unused),
+            1 => Ok(Clock::Shift(u32::unpack(from)?)),
+            2 => Ok(Clock::Erase),
+            _ => Err(Unreadable::Impossible("Clock")),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use super::hash::{KeyHasher, KeyV4};
 use super::index::Index;
 use super::key::Key;
 use super::places::Places;
+use crate::pack::packed_words;
 use crate::prefetch;
 use crate::wire::packet::protocol;
 use crate::wire::{Addr, Family};
@@ -692,6 +693,8 @@ impl<H, C: Into<F>, F: Into<C>> FlowTable<H, C, F> {
 const fn keys(capacity: usize) -> usize {
     capacity * 2
 }
+
+packed_words!(Side { Client = 0, Server = 1 });
 
 #[cfg(test)]
 mod tests {

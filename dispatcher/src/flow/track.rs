@@ -7,6 +7,7 @@
 //! too), server bytes counted from our cookie. So both ends of a comparison are in one frame of reference, whichever
 //! side a frame came from.
 
+use crate::pack::packed;
 use crate::wire::Seq;
 
 /// A retransmission may be that far behind however small the window is, bytes: two full segments of any link.
@@ -264,6 +265,10 @@ impl Direction<'_> {
         [self.odd.fin, self.odd.other_fin].into_iter().flatten().any(|fin| self.window.acked == fin + 1)
     }
 }
+
+packed!(Claim { ack, window });
+packed!(Window { next, acked, edge, reach, bytes });
+packed!(Oddities { fin, other_fin, claim, far, repeated });
 
 #[cfg(test)]
 mod tests {

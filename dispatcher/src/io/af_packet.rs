@@ -31,8 +31,8 @@
 use super::arena::Arena;
 use super::link_watch::LinkWatch;
 use super::{
-    BURST, Burst, DeviceInfo, HEADROOM, Loss, MAX_LINK_HEADER, MAX_UNIT, OpenError, Port, Receiver, RegionId, Slot,
-    Traffic, Transmitter, WaitFds, offload, sys, vnet,
+    BURST, Burst, DeviceInfo, Divide, HEADROOM, Loss, MAX_LINK_HEADER, MAX_UNIT, OpenError, Port, Receiver, RegionId,
+    Slot, Traffic, Transmitter, WaitFds, offload, sys, vnet,
 };
 use crate::wire::{Frame, Offload};
 use core::cell::{Cell, RefCell};
@@ -59,6 +59,8 @@ pub struct Device {
     pub info: DeviceInfo,
     /// Take and give large units, where the kernel does.
     pub offload: bool,
+    /// Nothing arrives before [`Receiver::begin`].
+    pub standby: bool,
 }
 
 /// Bytes of the receive rings of one worker's queues of these devices.
@@ -131,12 +133,12 @@ pub fn open(devices: &[Device]) -> Result<Vec<Port>, OpenError> {
 pub fn open_shared(devices: &[Device], fanouts: &[Arc<Fanout>]) -> Result<Vec<Port>, OpenError> {
     let mut rings = Vec::with_capacity(2 * devices.len());
     let mut of_devices = Vec::with_capacity(devices.len());
-    for (index, Device { name, info, offload }) in devices.iter().enumerate() {
+    for (index, Device { name, info, offload, standby }) in devices.iter().enumerate() {
         if index == MAX_PORTS {
             return Err(OpenError(format!("at most {MAX_PORTS} af-packet ports a worker")));
         }
         let mut add = |kind| {
-            let ring = Ring::open(info, kind).map_err(|e| match e.raw_os_error() {
+            let ring = Ring::open_in(info, kind, *standby).map_err(|e| match e.raw_os_error() {
                 Some(libc::EPERM | libc::EACCES) => OpenError(format!(
                     "af-packet:{name}: not permitted: needs CAP_NET_RAW and CAP_NET_ADMIN (run as root, or: setcap \
                      cap_net_raw,cap_net_admin+ep on the program)"
@@ -174,6 +176,7 @@ pub fn open_shared(devices: &[Device], fanouts: &[Arc<Fanout>]) -> Result<Vec<Po
                 mtu: info.mtu,
                 fanout: fanouts.get(index).cloned(),
                 link: LinkWatch::new(name, info.index).map_err(failed)?,
+                divide: Divide::No,
                 traffic: Traffic::default(),
             };
             let tx = PacketTransmitter::new(region.clone(), ring, large.is_some(), info, name).map_err(failed)?;
@@ -245,6 +248,10 @@ impl Layout {
 
 impl Ring {
     fn open(info: &DeviceInfo, kind: Kind) -> io::Result<Ring> {
+        Ring::open_in(info, kind, false)
+    }
+
+    fn open_in(info: &DeviceInfo, kind: Kind, standby: bool) -> io::Result<Ring> {
         let max_frame = max_frame(info);
         let (longest, block) = if kind == Kind::Large { (MAX_UNIT, LARGE_BLOCK) } else { (max_frame, BLOCK) };
         let layout = Layout { place: place_for(longest), block, blocks: RING_BYTES / block };
@@ -255,6 +262,10 @@ impl Ring {
         option(libc::PACKET_RESERVE, HEADROOM as i32)?;
         if kind != Kind::All {
             option(libc::PACKET_VNET_HDR, 1)?;
+        }
+        if standby {
+            sys::attach_filter(&fd, &nothing())?;
+        } else if kind != Kind::All {
             sys::attach_filter(&fd, &by_length(max_frame as u32, kind == Kind::Large))?;
         }
         let request = libc::tpacket_req {
@@ -289,6 +300,17 @@ impl Ring {
         let (base, len) = (Cell::new(map.as_ptr()), map.len());
         let out = (0..layout.places()).map(|_| Cell::new(false)).collect();
         Ok(Ring { map: RefCell::new(map), base, len, fd, kind, layout, out, outstanding: Cell::new(0) })
+    }
+
+    /// Frames arrive from now on.
+    fn begin(&self, max_frame: usize) {
+        // A filter that lets pass all is as good as none, and replaces the one before without a gap.
+        let filter = match self.kind {
+            Kind::All => by_length(0, true),
+            kind => by_length(max_frame as u32, kind == Kind::Large),
+        };
+        // It was taken when it said something else: a kernel that is out of memory is all that could be in the way, and tells `rx` of nothing.
+        let _ = sys::attach_filter(&self.fd, &filter);
     }
 
     /// Goes on as another ring of the same size, whose device is there. The descriptor keeps its number.
@@ -403,6 +425,11 @@ impl Region {
     }
 }
 
+/// A filter that lets pass nothing.
+fn nothing() -> [libc::sock_filter; 1] {
+    [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 }]
+}
+
 /// A filter that lets pass what is no longer than `most` bytes; or, for `larger`, what is.
 fn by_length(most: u32, larger: bool) -> [libc::sock_filter; 4] {
     let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
@@ -430,6 +457,11 @@ struct Arrival {
 }
 
 impl Arrival {
+    /// When the kernel received it, nanoseconds of the wall clock.
+    fn at(&self) -> u64 {
+        u64::from(self.header.tp_sec) * 1_000_000_000 + u64::from(self.header.tp_nsec)
+    }
+
     /// Received by the kernel before the other. Of two at once the large one: what is left over of a stream follows it.
     fn is_before(&self, large: &Arrival) -> bool {
         let when = |a: &Arrival| (a.header.tp_sec, a.header.tp_nsec);
@@ -449,6 +481,7 @@ struct PacketReceiver {
     /// With several workers.
     fanout: Option<Arc<Fanout>>,
     link: LinkWatch,
+    divide: Divide,
     traffic: Traffic,
 }
 
@@ -502,6 +535,9 @@ impl PacketReceiver {
                 }
             }
         };
+        if matches!(self.divide, Divide::Before(time) if arrival.at() >= time) {
+            return None;
+        }
         let next = at.next + 1;
         let passed = Cursor { next: if next == self.region.rings[at.ring].out.len() { 0 } else { next }, ..at };
         if at.ring == self.main.ring {
@@ -513,11 +549,15 @@ impl PacketReceiver {
     }
 
     /// A frame that has arrived, made ready. None when it is dropped: its place is to be given back then.
-    fn ready(&mut self, Arrival { header, address }: &Arrival, at: Cursor) -> Option<Slot> {
+    fn ready(&mut self, arrival: &Arrival, at: Cursor) -> Option<Slot> {
+        let Arrival { header, address } = arrival;
         let region = &self.region;
         let ring = &region.rings[at.ring];
         let len = header.tp_snaplen as usize;
         if address.sll_pkttype == libc::PACKET_OUTGOING {
+            return None;
+        }
+        if matches!(self.divide, Divide::From(time) if arrival.at() < time) {
             return None;
         }
         let said = ring.left(at.next, header.tp_mac.into());
@@ -581,6 +621,14 @@ impl Receiver for PacketReceiver {
 
     fn wait_fds(&self) -> WaitFds {
         self.rings().map(|ring| ring.fd.as_raw_fd()).collect()
+    }
+
+    fn begin(&mut self) {
+        self.rings().for_each(|ring| ring.begin(self.max_frame));
+    }
+
+    fn divide(&mut self, by: Divide) {
+        self.divide = by;
     }
 
     fn device_event(&mut self) {

@@ -37,6 +37,7 @@
 
 mod announcements;
 mod attached;
+pub mod passing;
 mod receiver;
 mod transmitter;
 
@@ -48,6 +49,7 @@ use attached::Attached;
 pub use attached::{Common, fits};
 use core::cell::Cell;
 use core::time::Duration;
+use passing::Memory;
 use receiver::{Queue, XdpReceiver};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -239,7 +241,23 @@ pub fn open_part(
     let (count, long) = (chunk_count(devices, part), layout.long(devices, part));
     let mib = ((count + long.buffers * long.chunks) * layout.chunk) >> 20;
     let no_memory = |e: io::Error| OpenError(format!("af-xdp: {mib} MiB of memory for frames: {e}"));
-    let umem = Rc::new(Umem::new(count, layout.chunk, long).map_err(no_memory)?);
+    let first = common.first();
+    let umem = match first.and_then(|common| common.legacy()) {
+        None => Umem::new(count, layout.chunk, long).map_err(no_memory)?,
+        Some(legacy) => {
+            let other = |why: &str| OpenError(format!("af-xdp: the memory that was passed {why}"));
+            let memory = legacy.take_memory(part.worker).ok_or_else(|| other("is not there"))?;
+            if (memory.chunk as usize, memory.chunks as usize, memory.long) != (layout.chunk, count, long) {
+                return Err(other("is cut in another way than here"));
+            }
+            Umem::of_another(memory.file, count, layout.chunk, long).map_err(no_memory)?
+        }
+    };
+    let umem = Rc::new(umem);
+    if let Some(common) = first {
+        common.has_memory(part.worker, Memory::of(&umem).map_err(no_memory)?);
+    }
+    let inherited = first.is_some_and(|common| common.legacy().is_some());
     let mut seats = Vec::with_capacity(devices.len());
     for ((device, common), port) in devices.iter().zip(common).zip(0..) {
         let attached = Attached::shared(device, filter, common)?;
@@ -262,6 +280,11 @@ pub fn open_part(
         (None, false) => &[0, libc::XDP_COPY],
     };
     let mut opened = Err(OpenError("af-xdp: no devices".into()));
+    if inherited {
+        let failed = |(name, e): (String, io::Error)| refused(&name, "socket that was passed", &e);
+        opened = inherited_sockets(&seats, common).map_err(failed);
+    }
+    let attempts = if inherited { &[] } else { attempts };
     for (number, flags) in attempts.iter().enumerate() {
         opened = match sockets(&seats, &umem, *flags) {
             Ok(sockets) => Ok(sockets),
@@ -301,7 +324,10 @@ pub fn open_part(
         let renewal = Rc::new(Cell::new(None));
         let tx = XdpTransmitter::new(&seat.device, seat.port, umem.clone(), sending, renewal.clone());
         let tx = tx.map_err(failed)?;
-        let rx = XdpReceiver::new(seat, umem.clone(), queues, renewal).map_err(failed)?;
+        let mut rx = XdpReceiver::new(seat, umem.clone(), queues, renewal).map_err(failed)?;
+        if !inherited {
+            rx.refill();
+        }
         ports.push(Port { description, rx: Box::new(rx), tx: Box::new(tx) });
     }
     Ok((ports, Account(umem)))
@@ -398,6 +424,23 @@ fn sockets(seats: &[Seat], umem: &Umem, flags: u16) -> Result<Vec<Vec<Xsk>>, (St
         all.push(sockets_at(seat, umem, flags, first, true).map_err(|e| (seat.device.name.clone(), e))?);
     }
     Ok(all)
+}
+
+/// The same of those that another process has passed.
+fn inherited_sockets(seats: &[Seat], common: &[Arc<Common>]) -> Result<Vec<Vec<Xsk>>, (String, io::Error)> {
+    let of_seat = |(seat, common): (&Seat, &Arc<Common>)| {
+        let failed = |e| (seat.device.name.clone(), e);
+        let mut sockets = Vec::new();
+        for queue in seat.part.queues(&seat.device) {
+            let fd = common.legacy().and_then(|legacy| legacy.take_socket(queue));
+            let fd = fd.ok_or_else(|| failed(io::Error::other("it is not there")))?;
+            let xsk = Xsk::over(fd, sizes(&seat.device, sockets.is_empty())).map_err(failed)?;
+            seat.attached.give_socket(queue, &xsk.fd).map_err(failed)?;
+            sockets.push(xsk);
+        }
+        Ok(sockets)
+    };
+    seats.iter().zip(common).map(of_seat).collect()
 }
 
 /// The same at one device. `first`: whose registration of the UMEM is shared; if none, the UMEM is registered anew.

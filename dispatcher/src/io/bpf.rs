@@ -13,6 +13,7 @@ mod command {
     #[cfg(test)]
     pub const PROG_TEST_RUN: libc::c_long = 10;
     pub const LINK_CREATE: libc::c_long = 28;
+    pub const LINK_UPDATE: libc::c_long = 29;
 }
 
 /// Kinds of maps.
@@ -190,6 +191,21 @@ impl Program {
             Attributes { program: self.0.as_raw_fd() as u32, device, kind: XDP, flags: hook as u32, _rest: [0; 4] };
         // SAFETY: no pointers.
         unsafe { bpf(command::LINK_CREATE, &mut attributes) }.map(descriptor)
+    }
+
+    /// Takes the place of the program that is attached by this link, in one step.
+    pub(super) fn replace(&self, link: &OwnedFd) -> io::Result<()> {
+        #[repr(C)]
+        struct Attributes {
+            link: u32,
+            program: u32,
+            flags: u32,
+            old_program: u32,
+        }
+        let (link, program) = (link.as_raw_fd() as u32, self.0.as_raw_fd() as u32);
+        let mut attributes = Attributes { link, program, flags: 0, old_program: 0 };
+        // SAFETY: no pointers.
+        unsafe { bpf(command::LINK_UPDATE, &mut attributes) }.map(|_| ())
     }
 
     /// Runs it on one frame: what it decided.

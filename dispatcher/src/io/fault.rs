@@ -3,7 +3,8 @@
 //! Faults strike frames on their way in; a bad wire in both directions is two ports wrapped.
 
 use super::arena::Arena;
-use super::{BURST, Burst, HEADROOM, Loss, MAX_LINK_HEADER, Port, Receiver, Slot, Traffic, WaitFds};
+use super::{BURST, Burst, Divide, HEADROOM, Loss, MAX_LINK_HEADER, Port, Receiver, Slot, Traffic, WaitFds};
+use crate::pack::Unreadable;
 use crate::wire::Frame;
 use std::collections::VecDeque;
 
@@ -147,6 +148,26 @@ impl Receiver for FaultyReceiver {
 
     fn device_event(&mut self) {
         self.inner.device_event();
+    }
+
+    fn begin(&mut self) {
+        self.inner.begin();
+    }
+
+    fn divide(&mut self, by: Divide) {
+        self.inner.divide(by);
+    }
+
+    fn pack(&mut self) -> Vec<u8> {
+        self.inner.pack()
+    }
+
+    fn take_over(&mut self, packed: &[u8]) -> Result<(), Unreadable> {
+        self.inner.take_over(packed)
+    }
+
+    fn take_charge(&mut self) {
+        self.inner.take_charge();
     }
 
     fn exhausted(&self) -> bool {

@@ -30,6 +30,7 @@ pub mod lasting;
 mod link_watch;
 pub mod mem;
 mod offload;
+pub mod pass;
 pub mod pcap;
 mod prefetch;
 mod sys;
@@ -39,6 +40,7 @@ mod vnet;
 mod xdp_program;
 mod xsk;
 
+use crate::pack::Unreadable;
 use crate::wire::{Frame, Offload};
 use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -47,8 +49,8 @@ use std::os::fd::RawFd;
 
 pub use offload::finish;
 pub use sys::{
-    DeviceInfo, allowed_cores, ask_for_large_pages, can_bind_to, device_info, move_into_large_pages, pin_to_core,
-    wait_readable,
+    DeviceInfo, Urgency, allowed_cores, ask_for_large_pages, can_bind_to, device_info, move_into_large_pages,
+    pin_to_core, wait_readable,
 };
 pub use umem::Census;
 
@@ -168,6 +170,25 @@ pub trait Receiver {
     /// The device said something while waited on (link down, for one): read it, count it.
     fn device_event(&mut self) {}
 
+    /// Frames arrive from now on, where a port was opened in [standby](crate::worker::PortPlan::standby).
+    fn begin(&mut self) {}
+
+    /// Another process has the same device, and its frames are divided between the two by the time at which they arrived. Drivers that cannot tell take all.
+    fn divide(&mut self, _by: Divide) {}
+
+    /// What another process needs to go on with this queue, beside what was passed to it beforehand; nothing is received meanwhile.
+    fn pack(&mut self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Goes on with what another process has had. Before the transmitting half does.
+    fn take_over(&mut self, _packed: &[u8]) -> Result<(), Unreadable> {
+        Ok(())
+    }
+
+    /// That process has it no more, for good.
+    fn take_charge(&mut self) {}
+
     /// No frame will ever come again (the end of a capture).
     fn exhausted(&self) -> bool {
         false
@@ -175,6 +196,18 @@ pub trait Receiver {
 
     /// Counts since the port was opened.
     fn traffic(&mut self) -> Traffic;
+}
+
+/// Which frames are taken, by the time at which they arrived: nanoseconds of the wall clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Divide {
+    /// All.
+    #[default]
+    No,
+    /// Those from before; others stay where they are.
+    Before(u64),
+    /// Those from then on; others are dropped, uncounted.
+    From(u64),
 }
 
 /// The transmitting half of a port's queue.
@@ -197,6 +230,16 @@ pub trait Transmitter {
 
     /// Hands all that is queued to the device. Call it at the end of every burst.
     fn flush(&mut self);
+
+    /// See [`Receiver::pack`].
+    fn pack(&mut self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// See [`Receiver::take_over`].
+    fn take_over(&mut self, _packed: &[u8]) -> Result<(), Unreadable> {
+        Ok(())
+    }
 
     /// Counts since the port was opened.
     fn traffic(&mut self) -> Traffic;

@@ -448,11 +448,6 @@ impl Mapping {
         Mapping::of(fd.as_raw_fd(), offset, len, libc::MAP_SHARED)
     }
 
-    /// `len` bytes of new memory, all zero, page-aligned.
-    pub(super) fn anonymous(len: usize) -> io::Result<Mapping> {
-        Mapping::of(-1, 0, len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS)
-    }
-
     fn of(fd: RawFd, offset: libc::off_t, len: usize, flags: c_int) -> io::Result<Mapping> {
         let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, flags | libc::MAP_POPULATE);
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
@@ -479,6 +474,99 @@ impl Drop for Mapping {
         // SAFETY: mapped in `new`, unmapped only here. Whoever kept a pointer borrowed `self`.
         unsafe { libc::munmap(self.at.as_ptr().cast(), self.len) };
     }
+}
+
+/// A file that is memory, and has no name.
+pub(super) fn memory_file() -> io::Result<OwnedFd> {
+    // SAFETY: a string that ends with a zero.
+    match unsafe { libc::memfd_create(c"dispatcher".as_ptr(), libc::MFD_CLOEXEC) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+    }
+}
+
+/// A file has so many bytes from now on.
+pub(super) fn set_length(file: &OwnedFd, bytes: u64) -> io::Result<()> {
+    let bytes = libc::off_t::try_from(bytes).map_err(io::Error::other)?;
+    // SAFETY: no pointers.
+    match unsafe { libc::ftruncate(file.as_raw_fd(), bytes) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Room for the control data of so many descriptors, in words, which align it.
+const CONTROL: usize = (size_of::<libc::cmsghdr>() + super::pass::MOST * size_of::<RawFd>()).div_ceil(8) + 2;
+
+/// Sends bytes, at least one, and descriptors beside the first: how many bytes went.
+pub(super) fn send_with_files(socket: &impl AsRawFd, bytes: &[u8], fds: &[RawFd]) -> io::Result<usize> {
+    assert!(fds.len() <= super::pass::MOST && !bytes.is_empty());
+    let mut control = [0u64; CONTROL];
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: all zeros is a message without anything.
+    let mut message: libc::msghdr = unsafe { zeroed() };
+    (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+    if !fds.is_empty() {
+        let len = size_of_val(fds) as u32;
+        message.msg_control = control.as_mut_ptr().cast();
+        // SAFETY: arithmetic only. The control data has room for a header and as many descriptors (`CONTROL`), is zeroed and aligned.
+        unsafe {
+            message.msg_controllen = libc::CMSG_SPACE(len) as _;
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = libc::CMSG_LEN(len) as _;
+            ptr::copy_nonoverlapping(fds.as_ptr(), libc::CMSG_DATA(header).cast::<RawFd>(), fds.len());
+        }
+    }
+    loop {
+        // SAFETY: the message describes bytes and control data that outlive the call, which only reads them.
+        match unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) } {
+            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            -1 => return Err(io::Error::last_os_error()),
+            n => return Ok(n as usize),
+        }
+    }
+}
+
+/// Receives bytes, and the descriptors that came beside them: how many bytes.
+pub(super) fn receive_with_files(
+    socket: &impl AsRawFd,
+    bytes: &mut [u8],
+    files: &mut Vec<OwnedFd>,
+) -> io::Result<usize> {
+    let mut control = [0u64; CONTROL];
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: all zeros is a message without anything.
+    let mut message: libc::msghdr = unsafe { zeroed() };
+    (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control) as _;
+    let got = loop {
+        // SAFETY: bytes and control data of these lengths, both ours until after the call.
+        match unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) } {
+            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            -1 => return Err(io::Error::last_os_error()),
+            n => break n as usize,
+        }
+    };
+    // SAFETY: headers as the kernel has just written them into the control data, each within it; of a header of descriptors, those that its length says,
+    // each of which is ours from now on.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        while !header.is_null() {
+            if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
+                let bytes = ((*header).cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
+                let data = libc::CMSG_DATA(header).cast::<RawFd>();
+                for n in 0..bytes / size_of::<RawFd>() {
+                    files.push(OwnedFd::from_raw_fd(data.add(n).read_unaligned()));
+                }
+            }
+            header = libc::CMSG_NXTHDR(&raw const message, header);
+        }
+    }
+    Ok(got)
 }
 
 /// Whether the calling thread has these capabilities. What cannot be told is taken for a yes: the attempt will show.
@@ -520,6 +608,34 @@ pub fn can_bind_to(core: usize) -> bool {
     std::thread::spawn(move || pin_to_core(core).is_ok()).join().unwrap_or(false)
 }
 
+/// While it lives, the calling thread goes before all that have no such right (`SCHED_RR`), where that is allowed (CAP_SYS_NICE): for moments in which nobody serves.
+#[derive(Debug)]
+pub struct Urgency(());
+
+impl Urgency {
+    /// From now on.
+    pub fn begin() -> Urgency {
+        schedule(libc::SCHED_RR, 1);
+        Urgency(())
+    }
+}
+
+impl Drop for Urgency {
+    fn drop(&mut self) {
+        schedule(libc::SCHED_OTHER, 0);
+    }
+}
+
+/// What is not allowed is not done.
+fn schedule(policy: c_int, priority: c_int) {
+    // SAFETY: all zeros is a sched_param, and it outlives the call, which only reads it.
+    unsafe {
+        let mut parameters: libc::sched_param = zeroed();
+        parameters.sched_priority = priority;
+        libc::sched_setscheduler(0, policy, &raw const parameters);
+    }
+}
+
 /// Binds the calling thread to one core.
 pub fn pin_to_core(core: usize) -> io::Result<()> {
     if core >= libc::CPU_SETSIZE as usize {
@@ -532,6 +648,17 @@ pub fn pin_to_core(core: usize) -> io::Result<()> {
         libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set)
     };
     if r == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Waits for one descriptor: whether it has something to say.
+pub(super) fn poll_one(fd: &mut libc::pollfd, patience: Duration) -> io::Result<bool> {
+    let millis = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: one pollfd is there.
+    match unsafe { libc::poll(fd, 1, millis) } {
+        -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => Ok(false),
+        -1 => Err(io::Error::last_os_error()),
+        n => Ok(n > 0),
+    }
 }
 
 /// Sleeps until one of `fds` is readable or `limit` is over. True when one of them has an error to tell. Never more

@@ -5,7 +5,8 @@
 //! traffic passes all the same. Writing is done by the worker itself: this is for finding faults, not for every day.
 
 use super::pcap::Recording;
-use super::{Burst, Loss, OpenError, Port, Receiver, Slot, Traffic, Transmitter, WaitFds, offload};
+use super::{Burst, Divide, Loss, OpenError, Port, Receiver, Slot, Traffic, Transmitter, WaitFds, offload};
+use crate::pack::Unreadable;
 use crate::wire::Frame;
 use std::cell::RefCell;
 use std::path::Path;
@@ -67,6 +68,26 @@ impl Receiver for TeeReceiver {
         self.inner.device_event();
     }
 
+    fn begin(&mut self) {
+        self.inner.begin();
+    }
+
+    fn divide(&mut self, by: Divide) {
+        self.inner.divide(by);
+    }
+
+    fn pack(&mut self) -> Vec<u8> {
+        self.inner.pack()
+    }
+
+    fn take_over(&mut self, packed: &[u8]) -> Result<(), Unreadable> {
+        self.inner.take_over(packed)
+    }
+
+    fn take_charge(&mut self) {
+        self.inner.take_charge();
+    }
+
     fn exhausted(&self) -> bool {
         self.inner.exhausted()
     }
@@ -103,6 +124,14 @@ impl Transmitter for TeeTransmitter {
 
     fn flush(&mut self) {
         self.inner.flush();
+    }
+
+    fn pack(&mut self) -> Vec<u8> {
+        self.inner.pack()
+    }
+
+    fn take_over(&mut self, packed: &[u8]) -> Result<(), Unreadable> {
+        self.inner.take_over(packed)
     }
 
     fn traffic(&mut self) -> Traffic {

@@ -25,9 +25,11 @@
 //! the others of its buffer are.
 
 use super::{HEADROOM, RegionId, Slot, prefetch, sys};
+use crate::pack::{Packer, Unpacker, Unreadable};
 use crate::wire::Frame;
 use core::cell::{Cell, RefCell};
 use std::io;
+use std::os::fd::OwnedFd;
 
 /// What the kernel leaves free in front of a received frame (`XDP_PACKET_HEADROOM`), bytes.
 pub const KERNEL_HEADROOM: usize = 256;
@@ -122,6 +124,8 @@ impl Iterator for Parts {
 pub(super) struct Umem {
     id: RegionId,
     map: sys::Mapping,
+    /// What is mapped: memory that another process can go on with.
+    file: OwnedFd,
     chunk: usize,
     free: RefCell<Vec<u32>>,
     /// The first chunks of long buffers that are free.
@@ -137,9 +141,25 @@ impl Umem {
     pub(super) fn new(chunks: usize, chunk: usize, long: Long) -> io::Result<Umem> {
         let all = chunks + long.buffers * long.chunks;
         assert!(chunk.is_power_of_two() && all <= u32::MAX as usize && long.chunks > 0);
+        let file = sys::memory_file()?;
+        sys::set_length(&file, (all * chunk) as u64)?;
+        Umem::over(file, chunks, chunk, long)
+    }
+
+    /// What another process has passed, of this size; nothing is free before it has been [taken over](Umem::take_over).
+    pub(super) fn of_another(file: OwnedFd, chunks: usize, chunk: usize, long: Long) -> io::Result<Umem> {
+        let umem = Umem::over(file, chunks, chunk, long)?;
+        umem.free.borrow_mut().clear();
+        umem.free_long.borrow_mut().clear();
+        Ok(umem)
+    }
+
+    fn over(file: OwnedFd, chunks: usize, chunk: usize, long: Long) -> io::Result<Umem> {
+        let all = chunks + long.buffers * long.chunks;
         Ok(Umem {
             id: RegionId::unique(),
-            map: sys::Mapping::anonymous(all * chunk)?,
+            map: sys::Mapping::new(&file, all * chunk)?,
+            file,
             chunk,
             free: RefCell::new((0..chunks as u32).rev().collect()),
             free_long: RefCell::new((chunks as u32..all as u32).step_by(long.chunks).rev().collect()),
@@ -147,6 +167,45 @@ impl Umem {
             singles: chunks,
             places: vec![Cell::new(Place::FREE); all].into(),
         })
+    }
+
+    /// For another process: the memory, bytes of a chunk, chunks, long buffers.
+    pub(super) fn lend(&self) -> io::Result<(OwnedFd, usize, usize, Long)> {
+        Ok((self.file.try_clone()?, self.chunk, self.singles, self.long))
+    }
+
+    /// Writes down where every chunk is.
+    pub(super) fn pack(&self, to: &mut Packer) {
+        let places: Vec<u8> = self.places.iter().map(|place| place.get().0).collect();
+        to.block(&places);
+    }
+
+    /// Every chunk is where another process says. What it had in its hands is free: it has it no more.
+    pub(super) fn take_over(&self, from: &mut Unpacker<'_>) -> Result<(), Unreadable> {
+        let places = from.block()?;
+        if places.len() != self.places.len() {
+            return Err(Unreadable::Impossible("chunks of another memory"));
+        }
+        for (place, said) in self.places.iter().zip(places) {
+            let said = Place(*said);
+            let with_kernel = said.0 & Place::KIND >= 2 || said == Place::DONE;
+            place.set(if with_kernel { said } else { Place::FREE });
+        }
+        let is_free = |index: &usize| self.places[*index].get() == Place::FREE;
+        *self.free.borrow_mut() = (0..self.singles).filter(is_free).rev().map(|index| index as u32).collect();
+        let mut free_long = Vec::new();
+        for first in (self.singles..self.places.len()).step_by(self.long.chunks).rev() {
+            let mut all = first..first + self.long.chunks;
+            if all.all(|index| is_free(&index)) {
+                free_long.push(first as u32);
+            } else {
+                // A buffer is done with as a whole.
+                let chunks = (first..first + self.long.chunks).filter(is_free).collect::<Vec<_>>();
+                chunks.into_iter().for_each(|index| self.places[index].set(Place::DONE));
+            }
+        }
+        *self.free_long.borrow_mut() = free_long;
+        Ok(())
     }
 
     /// There are buffers for frames that no chunk holds.

@@ -81,6 +81,12 @@ impl<T: Entry> Ring<T> {
         Ok(Ring { _map: map, producer, consumer, flags, entries, size, own: 0, seen: 0 })
     }
 
+    /// Both indices are what the ring says: another process has had it until now.
+    fn go_on(&mut self, own: NonNull<u32>, seen: NonNull<u32>) {
+        self.own = self.word(own).load(Ordering::Acquire);
+        self.seen = self.word(seen).load(Ordering::Acquire);
+    }
+
     fn word(&self, at: NonNull<u32>) -> &AtomicU32 {
         // SAFETY: aligned and within the mapping (`new`), which lives as long as `self`. Kernel and program both
         // access it as one aligned 32-bit word.
@@ -102,6 +108,11 @@ pub(super) struct Producer<T>(Ring<T>);
 
 #[allow(private_bounds)]
 impl<T: Entry> Producer<T> {
+    /// Another process has had it until now.
+    pub(super) fn go_on(&mut self) {
+        self.0.go_on(self.0.producer, self.0.consumer);
+    }
+
     /// Entries that can be put now.
     pub(super) fn room(&mut self) -> u32 {
         self.0.seen = self.0.word(self.0.consumer).load(Ordering::Acquire);
@@ -162,6 +173,13 @@ pub(super) struct Consumer<T>(Ring<T>);
 
 #[allow(private_bounds)]
 impl<T: Entry> Consumer<T> {
+    /// Another process has had it until now.
+    pub(super) fn go_on(&mut self) {
+        self.0.go_on(self.0.consumer, self.0.producer);
+        // What was seen is looked at anew.
+        self.0.seen = self.0.own;
+    }
+
     /// Takes one entry, if one is there. The kernel may use its place again after [`Consumer::done`].
     pub(super) fn take(&mut self) -> Option<T> {
         if self.0.own == self.0.seen {
@@ -231,6 +249,11 @@ impl Xsk {
         if let Some(size) = sizes.transmit {
             set(libc::XDP_TX_RING, size)?;
         }
+        Xsk::over(fd, sizes)
+    }
+
+    /// The rings of a socket that another process has made, and passed; they are its own until it says where it stands.
+    pub(super) fn over(fd: OwnedFd, sizes: Sizes) -> io::Result<Xsk> {
         let offsets: libc::xdp_mmap_offsets = sys::get_option(&fd, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS)?;
         let (fill, completion) = (libc::XDP_UMEM_PGOFF_FILL_RING, libc::XDP_UMEM_PGOFF_COMPLETION_RING);
         let receiving = Receiving {

@@ -12,14 +12,24 @@ use axum::routing::get;
 use axum::{Json, Router};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Answers at this address, from a thread of its own, until what is returned is dropped.
 ///
 /// # Errors
 /// The address cannot be had.
-pub fn start(address: SocketAddr, handle: Handle, times: Times) -> Result<Serving, String> {
+pub fn start(address: SocketAddr, handle: Handle, times: Times) -> Result<Server, String> {
+    let listener = TcpListener::bind(address).map_err(|e| format!("metrics at {address}: {e}"))?;
+    go_on(address, listener, handle, times)
+}
+
+/// The same at a socket that another process has made and passed.
+///
+/// # Errors
+/// There is no thread to be had.
+pub fn go_on(address: SocketAddr, listener: TcpListener, handle: Handle, times: Times) -> Result<Server, String> {
     let said = |e: io::Error| format!("metrics at {address}: {e}");
-    let listener = TcpListener::bind(address).map_err(said)?;
+    let shared = OwnedFd::from(listener.try_clone().map_err(said)?);
     listener.set_nonblocking(true).map_err(said)?;
     Serving::start("metrics", move || async move {
         match tokio::net::TcpListener::from_std(listener) {
@@ -31,6 +41,22 @@ pub fn start(address: SocketAddr, handle: Handle, times: Times) -> Result<Servin
         }
     })
     .map_err(said)
+    .map(|serving| Server { address, listener: shared, _serving: serving })
+}
+
+/// Answers until this is dropped.
+pub struct Server {
+    /// Where.
+    pub address: SocketAddr,
+    listener: OwnedFd,
+    _serving: Serving,
+}
+
+impl Server {
+    /// What another process needs to go on with it.
+    pub fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
 }
 
 /// What can be asked.

@@ -5,6 +5,7 @@
 //! * [`GateId`]: where requests may have to wait for room at a backend.
 //! * [`Neighbours`]: next hops and their Ethernet addresses.
 //! * [`Returning`]: whose a frame is that returns to a local port of ours.
+//! * [`Strays`]: exceptions from that, of connections taken over from another process.
 //! * [`split`]: segments cut for a narrow path.
 //! * [`tunnel`]: packets within packets.
 
@@ -15,6 +16,7 @@ mod returning;
 mod revision;
 mod routes;
 pub mod split;
+mod strays;
 pub mod tunnel;
 
 pub use gates::{GateId, GateTerms};
@@ -24,6 +26,7 @@ pub use returning::{
 };
 pub use revision::{Revision, Way};
 pub use routes::{Port, Route, Routes};
+pub use strays::Strays;
 
 use crate::wire::Family;
 

@@ -5,6 +5,7 @@
 //! link asked and the first answer taken. Clients need no entry; they are answered where their frames come from.
 
 use crate::config::PortId;
+use crate::pack::{Pack, Packer, Unpacker, Unreadable};
 use crate::path::tunnel::Wrap;
 use crate::time::Time;
 use crate::wire::build::{Arp, Link, Ndp, arp_op, ndp_type, solicited_node};
@@ -218,6 +219,31 @@ fn question(e: &Entry, buf: &mut [u8]) -> usize {
             let ndp = Ndp { kind: ndp_type::SOLICITATION, flags: 0, target: e.addr, mac: Some(e.our_mac) };
             ndp.write(buf, &link, e.source, dst)
         }
+    }
+}
+
+impl Neighbours {
+    /// Writes which next hops are known, for another process.
+    pub fn pack(&self, to: &mut Packer) {
+        let known = || self.entries.iter().filter(|e| e.users > 0 && e.mac.is_some());
+        (known().count() as u32).pack(to);
+        for e in known() {
+            (e.port, e.addr).pack(to);
+            (e.mac, e.due).pack(to);
+        }
+    }
+
+    /// Takes over what another process knew of those that are here.
+    pub fn take_over(&mut self, from: &mut Unpacker<'_>) -> Result<(), Unreadable> {
+        for _ in 0..u32::unpack(from)? {
+            let (port, addr) = <(PortId, Addr)>::unpack(from)?;
+            let (mac, due) = <(Option<Mac>, Time)>::unpack(from)?;
+            for e in self.entries.iter_mut().filter(|e| e.users > 0 && e.port == port && e.addr == addr) {
+                (e.mac, e.asked, e.due) = (mac, 0, due);
+            }
+        }
+        self.due = self.entries.iter().filter(|e| e.users > 0).map(|e| e.due).min().unwrap_or(Time::MAX);
+        Ok(())
     }
 }
 

@@ -1,10 +1,11 @@
 //! Whose a frame is that returns to an address and port of ours: which worker's local ports are which, and what cards do with them.
 
+use super::strays::Strays;
 use crate::backends::{PROBE_PORT, PROBE_PORTS};
 use crate::config::Config;
 use crate::flow::{Key, LocalPorts, Rss};
 use crate::wire::Addr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Most workers: each needs a probe port of its own.
 pub const MAX_WORKERS: usize = PROBE_PORTS as usize;
@@ -58,6 +59,8 @@ pub struct Returning {
     by_address: Box<[(Addr, Arc<Rss>)]>,
     /// Of the first port that has it.
     first: Option<Arc<Rss>>,
+    /// Connections of another process whose ports are not their workers'. Known before the workers begin.
+    strays: OnceLock<Strays>,
 }
 
 impl Returning {
@@ -78,6 +81,19 @@ impl Returning {
         Returning { by_address: by_address.into(), first, ..Returning::by_range(workers) }
     }
 
+    /// Exceptions, of connections taken over from another process. Once, before the workers begin.
+    pub fn except(&self, strays: Strays) {
+        if !strays.is_empty() {
+            _ = self.strays.set(strays);
+        }
+    }
+
+    /// There are exceptions.
+    #[inline]
+    pub fn strays(&self) -> Option<&Strays> {
+        self.strays.get()
+    }
+
     /// Whether dials choose among all local ports, because some port's card is known.
     pub fn knows_cards(&self) -> bool {
         !self.by_address.is_empty()
@@ -86,6 +102,9 @@ impl Returning {
     /// The owner of what comes with this key from a backend to an own address of ours; none when it is nobody's.
     #[inline]
     pub fn owner(&self, key: &Key) -> Option<usize> {
+        if let Some(worker) = self.strays().and_then(|strays| strays.owner(key)) {
+            return Some(worker);
+        }
         if key.dport >= FIRST_PORT
             && let Ok(at) = self.by_address.binary_search_by_key(&key.dst, |(addr, _)| *addr)
             && let Some(worker) = self.by_address[at].1.worker(key).filter(|worker| *worker < self.workers)

@@ -23,6 +23,8 @@ pub struct State {
     _file: File,
     beat: Beat,
     path: PathBuf,
+    /// Where it is, as long as another process has its place.
+    waiting: Option<PathBuf>,
     lost: bool,
     /// How far the clock of rows is ahead of [`session_time`].
     ahead: u64,
@@ -113,6 +115,36 @@ pub fn open(path: &Path, shares: &mut [Share], now: Time, wall: u64) -> (Option<
     (state, notes)
 }
 
+/// As [`open`], where another process has the file and is to be taken over from: its rows come another way. What is learned is kept beside it, until
+/// [`State::put_in_place`].
+pub fn open_beside(path: &Path, shares: &mut [Share], now: Time, wall: u64) -> (Option<State>, Vec<Note>) {
+    let shown = path.display();
+    match try_open_beside(path, shares, now, wall) {
+        Ok(state) => (Some(state), Vec::new()),
+        Err(why) => (None, vec![Note::Trouble(format!("state {shown}: {why}: {NOT_KEPT}"))]),
+    }
+}
+
+fn try_open_beside(path: &Path, shares: &mut [Share], now: Time, wall: u64) -> Result<State, String> {
+    let new_path = beside(path, ".new");
+    let new = lock_new(&new_path)?;
+    let here = this_machine();
+    let rows = Share::kept_rows(shares) as u64;
+    // Its holder writes what time it is there, and goes on doing so: that is believed or not, as a whole.
+    let clock = File::open(path).ok().and_then(|file| {
+        let mut bytes = [0; PAGE * 8];
+        (&file).read_exact(&mut bytes).ok()?;
+        let len = file.metadata().ok()?.len();
+        Header::read(&rows::words(&bytes), len, here).ok().map(|(_, beat)| beat.clock_at(wall))
+    });
+    let beat = Beat { number: 1, clock: clock.unwrap_or(wall), wall };
+    let ahead = beat.clock.wrapping_sub(session_time(now).0);
+    let words = make(&new, Header { machine: here, rows }, beat).inspect_err(|_| _ = fs::remove_file(&new_path))?;
+    let memory: Memory = Arc::new(Rows(words.clone()));
+    Share::keep(shares, &memory, ahead);
+    Ok(State { words, _file: new, beat, path: path.to_owned(), waiting: Some(new_path), lost: false, ahead })
+}
+
 fn try_open(path: &Path, shares: &mut [Share], now: Time, wall: u64, notes: &mut Vec<Note>) -> Result<State, String> {
     let shown = path.display();
     let new_path = beside(path, ".new");
@@ -158,10 +190,17 @@ fn try_open(path: &Path, shares: &mut [Share], now: Time, wall: u64, notes: &mut
         return Err(abandon("its place is taken".into()));
     }
     fs::rename(&new_path, path).map_err(|e| abandon(format!("cannot be put in its place: {e}")))?;
-    Ok(State { words, _file: new, beat, path: path.to_owned(), lost: false, ahead })
+    Ok(State { words, _file: new, beat, path: path.to_owned(), waiting: None, lost: false, ahead })
 }
 
 impl State {
+    /// Takes the place of another process's file, which has been taken over from. What should be known stands in the line.
+    pub fn put_in_place(&mut self) -> Option<String> {
+        let from = self.waiting.take()?;
+        let why = fs::rename(&from, &self.path).err()?;
+        Some(format!("state {}: cannot be put in its place: {why}: {NOT_KEPT}", self.path.display()))
+    }
+
     /// Of the mapping: pages of the file, which the system may write out and take back.
     pub fn size(&self) -> TableSize {
         let words = (*self.words).as_ref().len();
@@ -178,6 +217,13 @@ impl State {
             let shown = self.path.display();
             format!("state {shown}: the disk has taken it away: {NOT_KEPT}")
         })
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        // Nobody has been taken over from.
+        self.waiting.iter().for_each(|path| _ = fs::remove_file(path));
     }
 }
 

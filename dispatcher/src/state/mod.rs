@@ -22,4 +22,4 @@ pub mod file;
 pub mod header;
 pub mod rows;
 
-pub use file::{Note, State, open};
+pub use file::{Note, State, open, open_beside};

@@ -4,6 +4,7 @@
 use super::Arrived;
 use crate::config::PortId;
 use crate::flow::{Direction, FlowTable, Oddities, Side, Splice, Window};
+use crate::pack::packed;
 use crate::path::NextHop;
 use crate::time::Time;
 use crate::wire::Mac;
@@ -179,3 +180,5 @@ impl Hot {
         }
     }
 }
+
+packed!(ClientLink { words, tags });

@@ -6,7 +6,7 @@
 //!
 //! From its beginning to its end: `admit` (SYN and cookie), `hello` (what a client sends before the splice), `wait` (for room at a backend), `farewell` (when there was none in time), `dial`, `handshake` (how long it counts), `forward` (spliced), `unacked`
 //! (what we must deliver ourselves), `keepalive`, `close` (closed or reset), `cut` (reset by us). Beside these: `reuse` (addresses and ports that are
-//! used anew), `settled` (what most of them are, in little memory), `times` (when what is told of it was), `timer` (what is due without a frame), `flight` (the server's answer read in passing), `http` (requests and responses, read likewise), `icmp` (errors about it), `evict` (whose buffer is
+//! used anew), `settled` (what most of them are, in little memory), `times` (when what is told of it was), `moving` (as bytes, for another process), `timer` (what is due without a frame), `flight` (the server's answer read in passing), `http` (requests and responses, read likewise), `icmp` (errors about it), `evict` (whose buffer is
 //! taken back), `limiter` and `reset_grace` (when a reset of an unknown connection is sent).
 
 pub mod action;
@@ -27,6 +27,7 @@ pub mod http;
 pub mod icmp;
 pub mod keepalive;
 mod limiter;
+pub mod moving;
 mod record;
 mod reset_grace;
 pub mod reuse;

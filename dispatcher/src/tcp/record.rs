@@ -2,6 +2,7 @@
 
 use super::Times;
 use crate::flow::Key as FlowKey;
+use crate::pack::{Pack, Packer, Unpacker, Unreadable, packed};
 use crate::time::Time;
 pub use crate::tls::Class;
 use crate::wire::proxy::Named;
@@ -360,5 +361,84 @@ impl Record {
             spilled: self.spilled,
             end,
         });
+    }
+}
+
+packed!(Kinds([Option<IdentityKind>; 3]));
+
+// What it has of its backend's limits is counted anew, as whatever is there before there are limits.
+impl Pack for Record {
+    fn pack(&self, to: &mut Packer) {
+        let Record {
+            number,
+            times,
+            service,
+            pool,
+            class,
+            backend,
+            decided,
+            reason,
+            key,
+            offered,
+            id_decided,
+            version,
+            resumed,
+            said,
+            attempts,
+            slot: _,
+            queue_class: _,
+            waited,
+            spilled,
+            told,
+        } = self;
+        (*number, *times).pack(to);
+        (*service, *pool).pack(to);
+        class.pack(to);
+        (*backend, *decided).pack(to);
+        (*reason, *key).pack(to);
+        (*offered, *id_decided).pack(to);
+        (*version, *resumed).pack(to);
+        let said = said.as_deref();
+        said.and_then(|said| said.sni.as_deref()).map(str::to_string).pack(to);
+        said.and_then(|said| said.named).pack(to);
+        (*attempts, *waited).pack(to);
+        (*spilled, *told).pack(to);
+    }
+
+    fn unpack(from: &mut Unpacker<'_>) -> Result<Record, Unreadable> {
+        let (number, times) = Pack::unpack(from)?;
+        let (service, pool) = Pack::unpack(from)?;
+        let class = Pack::unpack(from)?;
+        let (backend, decided) = Pack::unpack(from)?;
+        let (reason, key) = Pack::unpack(from)?;
+        let (offered, id_decided) = Pack::unpack(from)?;
+        let (version, resumed) = Pack::unpack(from)?;
+        let (sni, named) = <(Option<String>, Option<Named>)>::unpack(from)?;
+        let (attempts, waited) = Pack::unpack(from)?;
+        let (spilled, told) = Pack::unpack(from)?;
+        let said =
+            (sni.is_some() || named.is_some()).then(|| Box::new(Said { sni: sni.map(String::into_boxed_str), named }));
+        Ok(Record {
+            number,
+            times,
+            service,
+            pool,
+            class,
+            backend,
+            decided,
+            reason,
+            key,
+            offered,
+            id_decided,
+            version,
+            resumed,
+            said,
+            attempts,
+            slot: None,
+            queue_class: None,
+            waited,
+            spilled,
+            told,
+        })
     }
 }

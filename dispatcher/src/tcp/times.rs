@@ -1,5 +1,6 @@
 //! When a connection began, and how long it then was until what is told of it, in little memory.
 
+use crate::pack::packed;
 use crate::time::Time;
 use core::num::NonZeroU32;
 use core::time::Duration;
@@ -62,6 +63,9 @@ impl Times {
         self.handshake.get()
     }
 }
+
+packed!(Span(Option<NonZeroU32>));
+packed!(Times { began, first_byte, handshake });
 
 #[cfg(test)]
 mod tests {

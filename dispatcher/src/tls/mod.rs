@@ -15,6 +15,8 @@ pub use late::{Late, Lates, over};
 pub use offered::{MAX_PSKS, OfferedSessions, name_text, read_offered, server_name};
 pub use server_flight::{MESSAGE_BYTES, SECOND_HELLO_BYTES, ServerFlight};
 
+use crate::pack::packed_words;
+
 /// How the client's stream began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Class {
@@ -33,3 +35,5 @@ impl Class {
         }
     }
 }
+
+packed_words!(Class { Secure = 0, NonSecure = 1 });

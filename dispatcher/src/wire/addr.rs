@@ -1,6 +1,7 @@
 //! Addresses of both families in one 16-byte form: IPv4 as `::ffff:a.b.c.d` (RFC 4291, section 2.5.5.2), so that
 //! tables need one kind of key. An IPv6 packet that carries such an address on the wire is refused when it is parsed.
 
+use crate::pack::packed;
 use core::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -118,6 +119,8 @@ impl fmt::Debug for Addr {
         write!(f, "{}", self.ip())
     }
 }
+
+packed!(Addr([u8; 16]));
 
 #[cfg(test)]
 mod tests {

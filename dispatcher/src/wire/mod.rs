@@ -9,6 +9,7 @@ pub mod packet;
 pub mod proxy;
 mod seq;
 
+use crate::pack::packed;
 pub use addr::{Addr, Family};
 pub use frame::{Checksum, Frame, Offload};
 pub use seq::{Seq, SeqDelta};
@@ -41,3 +42,5 @@ impl fmt::Debug for Mac {
         fmt::Display::fmt(self, f)
     }
 }
+
+packed!(Mac([u8; 6]));

@@ -117,6 +117,11 @@ impl Vlans {
         (self.kinds, self.tags)
     }
 
+    /// They are no more than there can be.
+    pub fn can_be(&self) -> bool {
+        self.count() <= MAX_TAGS
+    }
+
     /// What was [packed](Vlans::packed).
     #[inline]
     pub fn unpacked(kinds: u8, tags: [u16; MAX_TAGS]) -> Vlans {

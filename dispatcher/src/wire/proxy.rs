@@ -3,6 +3,7 @@
 //! Whether there is one is not guessed: its specification (section 2) has receivers configured to expect it. So there is no third answer beside "this is
 //! one" and "not yet" but that the stream has none that can be read.
 
+use crate::pack::packed;
 use std::net::{IpAddr, SocketAddr};
 
 /// What version 2 begins with.
@@ -168,6 +169,8 @@ pub fn write(named: &Named, to: &mut [u8]) {
     to[ports..ports + 2].copy_from_slice(&client.port().to_be_bytes());
     to[ports + 2..ports + 4].copy_from_slice(&dst.port().to_be_bytes());
 }
+
+packed!(Named { client, to });
 
 #[cfg(test)]
 mod tests {

@@ -3,6 +3,7 @@
 //! "After" is not an order: of three numbers each can be after the next. So [`Seq`] has no `Ord`; ask
 //! [`Seq::is_before`], [`Seq::distance_to`] or [`Seq::in_window`] about numbers known to be near each other.
 
+use crate::pack::packed;
 use core::fmt;
 use core::ops::{Add, AddAssign, Neg, Sub};
 
@@ -96,6 +97,9 @@ impl fmt::Debug for Seq {
         write!(f, "{:#010x}", self.0)
     }
 }
+
+packed!(Seq(u32));
+packed!(SeqDelta(u32));
 
 #[cfg(test)]
 mod tests {

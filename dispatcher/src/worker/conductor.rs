@@ -132,6 +132,11 @@ impl Conductor {
         self.change.revision.directory()
     }
 
+    /// What is fixed at start: ports, address mode, table sizes.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// What they were made of.
     pub fn wanted(&self) -> &Wanted {
         &self.wanted

@@ -13,6 +13,7 @@
 
 use super::doze::{Present, Sleep, have_put};
 use super::steer::{Place, Steering};
+use crate::flow::Key;
 use crate::io::doorbell::Doorbell;
 use crate::io::{HEADROOM, MAX_LINK_HEADER, MAX_UNIT, finish};
 use crate::wire::packet::{Headers, Parsed, WireError};
@@ -197,6 +198,11 @@ impl Exchange {
     pub fn steer_by(&mut self, steering: Arc<Steering>) {
         assert_eq!(steering.workers(), self.touched.len(), "as many workers as there are inboxes");
         self.steering = steering;
+    }
+
+    /// Whose a flow is, by the key of its client's frames; none when it can be nobody's.
+    pub fn owner(&self, key: &Key) -> Option<usize> {
+        self.steering.owner(key)
     }
 
     fn mine(&self) -> &Inbox {

@@ -9,6 +9,7 @@
 //! * [`prober`]: the thread that makes the checks of backends; [`post`]: how it and workers hear of each other.
 //! * [`listing`]: how somebody outside is told of live connections.
 //! * [`pauses`]: how long they were away from their queues.
+//! * [`succession`]: how they stop at a point, for another process to go on.
 //! * [`tap`]: how somebody outside is shown frames, with what became of them.
 //! * [`totals`]: what its ended connections add up to; [`timings`]: how long they and their handshakes took.
 //!
@@ -27,6 +28,7 @@ pub mod poll;
 pub mod post;
 pub mod prober;
 pub mod steer;
+pub mod succession;
 pub mod tap;
 pub mod timings;
 pub mod totals;
@@ -47,13 +49,15 @@ use crate::engine::about::About;
 use crate::engine::connections::{Meant, Shown};
 use crate::engine::trail::{Sought, Trail};
 use crate::engine::{
-    AddressMode, Config, Conflicts, Counters, Effects, Engine, Look, PortId, QueueState, Revision, Share, Verdict,
-    conflicts,
+    AddressMode, Config, Conflicts, Counters, Effects, Engine, Look, Owner, PortId, QueueState, Revision, Share,
+    TakenOver, Verdict, conflicts,
 };
 use crate::flow::{FlowId, Key};
 use crate::io::af_packet::Fanout;
+use crate::io::af_xdp::passing::Passed;
 use crate::io::{self, DeviceInfo, Filter, OpenError, Port, Traffic, af_packet, af_xdp};
 use crate::journal::Journal;
+use crate::pack::Unreadable;
 use crate::path::tunnel::{End, sealed_port};
 use crate::sessions::Sessions;
 use crate::time::Time;
@@ -192,6 +196,18 @@ pub trait FrameHandler {
     fn connection_at(&self, _key: &Key) -> Option<About> {
         None
     }
+    /// See [`Engine::pack`]. Asked for when another process takes over.
+    fn pack(&mut self, _rows_since: Time, _now: Time) -> Vec<u8> {
+        Vec::new()
+    }
+    /// See [`Engine::take_sessions`].
+    fn take_sessions(&mut self, _bytes: &[u8], _now: Time) -> Result<usize, Unreadable> {
+        Ok(0)
+    }
+    /// See [`Engine::take_over`].
+    fn take_over(&mut self, _all: &[Vec<u8>], _owner: Owner<'_>, _now: Time) -> Result<TakenOver, Unreadable> {
+        Ok(TakenOver::default())
+    }
     /// See [`Engine::port_name`].
     fn port_name(&self, _port: PortId) -> Option<&str> {
         None
@@ -319,6 +335,15 @@ impl FrameHandler for Engine {
     fn connection_at(&self, key: &Key) -> Option<About> {
         Engine::connection_at(self, key)
     }
+    fn pack(&mut self, rows_since: Time, now: Time) -> Vec<u8> {
+        Engine::pack(self, rows_since, now)
+    }
+    fn take_sessions(&mut self, bytes: &[u8], now: Time) -> Result<usize, Unreadable> {
+        Engine::take_sessions(self, bytes, now)
+    }
+    fn take_over(&mut self, all: &[Vec<u8>], owner: Owner<'_>, now: Time) -> Result<TakenOver, Unreadable> {
+        Engine::take_over(self, all, owner, now)
+    }
     fn port_name(&self, port: PortId) -> Option<&str> {
         Engine::port_name(self, port)
     }
@@ -442,6 +467,8 @@ pub struct Status {
     session_metrics: Mutex<Option<Metrics>>,
     /// Put down by the outside: which connections to tell of.
     listings: listing::Desk,
+    /// Put down by the outside: where to stop.
+    halts: succession::Stop,
     /// Put down by the outside: which frames to show.
     taps: tap::Bench,
     /// Written by the worker when it can have the lock at once, and at its end in any case.
@@ -472,6 +499,8 @@ pub struct PortPlan {
     pub mtu: u16,
     /// Record everything that passes in this file.
     pub tee: Option<PathBuf>,
+    /// Another process has the device still: it is opened, and nothing arrives before [`Receiver::begin`](io::Receiver::begin).
+    pub standby: bool,
 }
 
 /// What is behind a port.
@@ -512,7 +541,7 @@ fn by_driver(plans: &[PortPlan]) -> (Vec<af_packet::Device>, Vec<af_xdp::Device>
         match &plan.device {
             Device::AfPacket(name, info, offload) => {
                 let info = DeviceInfo { mtu: plan.mtu, ..info.clone() };
-                packet.push(af_packet::Device { name: name.clone(), info, offload: *offload });
+                packet.push(af_packet::Device { name: name.clone(), info, offload: *offload, standby: plan.standby });
             }
             Device::AfXdp(name, info, mode) => {
                 let info = DeviceInfo { mtu: plan.mtu, ..info.clone() };
@@ -568,6 +597,33 @@ impl SharedDevices {
             fanouts: (0..interfaces).map(|_| Arc::default()).collect(),
             xdp: xdp.iter().map(|_| Arc::default()).collect(),
         }
+    }
+
+    /// The same, where another process has passed what it has of af-xdp. `Err`: it cannot be gone on with, and why.
+    pub fn inheriting(plans: &[PortPlan], workers: usize, passed: Passed) -> Result<SharedDevices, String> {
+        let (_, xdp) = by_driver(plans);
+        if xdp.len() != passed.places.len()
+            || xdp.iter().zip(&passed.places).any(|(here, there)| here.name != there.name)
+        {
+            let names: Vec<_> = passed.places.iter().map(|place| place.name.as_str()).collect();
+            return Err(format!("the running one has these devices by af-xdp: {}", names.join(", ")));
+        }
+        if !xdp.is_empty() && passed.memories.len() != workers {
+            let there = passed.memories.len();
+            return Err(format!(
+                "with af-xdp queues stay with their workers: {there} there, {workers} here; another number takes a restart"
+            ));
+        }
+        let mut memories = Some(passed.memories);
+        let common = |place| Arc::new(af_xdp::Common::inherited(place, memories.take().unwrap_or_default()));
+        let xdp = passed.places.into_iter().map(common).collect();
+        Ok(SharedDevices { xdp, ..SharedDevices::new(plans, workers) })
+    }
+
+    /// What another process needs to go on with af-xdp.
+    pub fn lend(&self) -> std::io::Result<Passed> {
+        let places = self.xdp.iter().filter_map(|common| common.lend().transpose()).collect::<std::io::Result<_>>()?;
+        Ok(Passed { places, memories: self.xdp.first().map(|common| common.lend_memories()).unwrap_or_default() })
     }
 
     /// Whether the drivers have room for it.
@@ -663,6 +719,8 @@ pub struct Plan {
     pub journal: Option<Journal>,
     /// What the keys of tunnels are made of; the same for all workers.
     pub tunnel_key: Option<Arc<Secret>>,
+    /// Where it waits, if it is to go on from what another process was.
+    pub gate: Option<succession::Gate>,
 }
 
 /// A worker that runs.
@@ -710,12 +768,16 @@ fn work(
     status: &Status,
     tell: mpsc::SyncSender<Result<Vec<String>, String>>,
 ) {
+    let mut plan = plan;
+    let gate = plan.gate.take();
     match opened.map_err(|e| e.to_string()).and_then(|opened| prepare(plan, opened)) {
         Ok((mut run, descriptions)) => {
             let _ = tell.send(Ok(descriptions));
             // Nobody waits for it any more.
             drop(tell);
-            run.run(status);
+            if gate.is_none_or(|gate| run.wait_at(&gate)) {
+                run.run(status);
+            }
         }
         Err(why) => _ = tell.send(Err(why)),
     }
@@ -789,6 +851,11 @@ impl Worker {
     /// Puts down which frames it is to show, until the tap is ended.
     pub fn show(&self, tap: Arc<Tap>) {
         self.status.show(tap);
+    }
+
+    /// It is to stop there. It is the worker of this number.
+    pub fn halt(&self, number: usize, halt: Arc<succession::Halt>) {
+        self.status.halts.put(number, halt);
     }
 
     /// Asks it to come to an end.

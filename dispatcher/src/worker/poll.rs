@@ -5,11 +5,15 @@ use super::exchange::{Exchange, Handoff, Handover};
 use super::idle::Idler;
 use super::listing::Walk;
 use super::post::{Arrivals, Window};
+use super::succession::{self, Written};
 use super::tap::Tapping;
 use super::{FrameHandler, Idle, Pauses, Snapshot, Status, Totals};
-use crate::engine::{ConnectionRecord, DropReason, Effects, Look, PortId, Sealed, Unsealed, Verdict};
-use crate::io::{self, Burst, Port, Receiver, Transmitter};
+use crate::engine::{ConnectionRecord, DropReason, Effects, Look, PortId, Sealed, TakenOver, Unsealed, Verdict};
+use crate::flow::Key;
+use crate::io::kernel;
+use crate::io::{self, Burst, Divide, Port, Receiver, Transmitter};
 use crate::journal::Journal;
+use crate::pack::Unreadable;
 use crate::path::tunnel::End;
 use crate::time::Time;
 use crate::tunnel::Edge;
@@ -32,6 +36,10 @@ const SHUTDOWN_NAP: Duration = Duration::from_millis(5);
 /// Flows reset in one turn while stopping: no more than what the transmit queues take.
 const SHUTDOWN_BUDGET: usize = 32;
 
+/// Two clocks read so shortly after each other show the same moment; and how often that is tried.
+const AT_ONCE: Duration = Duration::from_micros(5);
+const TRIES: usize = 100;
+
 /// The worker's clock: its time begins at its start.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock(Instant);
@@ -46,6 +54,27 @@ impl Clock {
     #[inline]
     pub fn now(&self) -> Time {
         Time::ZERO + self.0.elapsed()
+    }
+
+    /// What CLOCK_MONOTONIC showed at [`Time::ZERO`]: the same for all processes of a machine.
+    pub fn monotonic_origin(&self) -> Duration {
+        let exact = || {
+            let before = Instant::now();
+            let monotonic = kernel::monotonic();
+            (before.elapsed() < AT_ONCE).then(|| monotonic.saturating_sub(before.duration_since(self.0)))
+        };
+        core::iter::repeat_with(exact)
+            .take(TRIES)
+            .flatten()
+            .next()
+            .unwrap_or_else(|| kernel::monotonic().saturating_sub(self.0.elapsed()))
+    }
+
+    /// The clock of another process of this machine, by its [`Clock::monotonic_origin`]; none when that cannot be.
+    pub fn with_origin(origin: Duration) -> Option<Clock> {
+        let here = Clock(Instant::now());
+        let since = here.monotonic_origin().checked_sub(origin)?;
+        here.0.checked_sub(since).map(Clock)
     }
 
     /// What the wall clock would have shown at [`Time::ZERO`], as it is set now.
@@ -208,6 +237,10 @@ impl<H: FrameHandler> Loop<H> {
         let mut began = None;
         // Relaxed: the flag orders nothing; it need only be seen soon.
         while !status.stop.load(Ordering::Relaxed) {
+            if status.halts.is_there() && self.halt(&status.halts) == succession::Verdict::End {
+                // Others go on with all of it.
+                return self.tell(self.clock.now(), status, true);
+            }
             let now = self.clock.now();
             if let Some(began) = began.take() {
                 self.pauses.turn(now.since(began));
@@ -243,6 +276,52 @@ impl<H: FrameHandler> Loop<H> {
         self.empty_inbox(until);
         self.flush();
         self.tell(self.clock.now(), status, true);
+    }
+
+    /// Which frames are taken, at all ports.
+    pub(super) fn divide(&mut self, by: Divide) {
+        self.rx.iter_mut().for_each(|rx| rx.divide(by));
+    }
+
+    /// Frames arrive from now on.
+    pub(super) fn begin(&mut self) {
+        self.rx.iter_mut().for_each(|rx| rx.begin());
+    }
+
+    /// One turn.
+    pub(super) fn turn_now(&mut self) -> usize {
+        self.turn(self.clock.now())
+    }
+
+    /// See [`FrameHandler::pack`]; with what the ports' other owner needs.
+    pub(super) fn pack(&mut self, rows_since: Time) -> Written {
+        let engine = self.handler.pack(rows_since, self.clock.now());
+        let ports = self.rx.iter_mut().zip(&mut self.outside.tx).map(|(rx, tx)| [rx.pack(), tx.pack()]).collect();
+        Written { engine, ports }
+    }
+
+    /// See [`FrameHandler::take_sessions`].
+    pub(super) fn take_sessions(&mut self, bytes: &[u8]) -> Result<usize, Unreadable> {
+        self.handler.take_sessions(bytes, self.clock.now())
+    }
+
+    /// The ports are this process's, for good.
+    pub(super) fn take_charge(&mut self) {
+        self.rx.iter_mut().for_each(|rx| rx.take_charge());
+    }
+
+    /// See [`FrameHandler::take_over`]. `ports`: of the worker of the same number.
+    pub(super) fn inherit(&mut self, packed: &[Vec<u8>], ports: &[[Vec<u8>; 2]]) -> Result<TakenOver, Unreadable> {
+        for ((rx, tx), [of_rx, of_tx]) in self.rx.iter_mut().zip(&mut self.outside.tx).zip(ports) {
+            if !of_rx.is_empty() {
+                rx.take_over(of_rx)?;
+                tx.take_over(of_tx)?;
+            }
+        }
+        let exchange = self.exchange.as_ref();
+        // What nobody's frame can be is the first one's.
+        let owner = |key: &Key| exchange.and_then(|exchange| exchange.owner(key)).unwrap_or(0);
+        self.handler.take_over(packed, &owner, self.clock.now())
     }
 
     /// Begins to show frames, or ends it, if somebody has said so.

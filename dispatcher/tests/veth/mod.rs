@@ -104,7 +104,7 @@ impl Drop for Far {
 
 /// An interface for the driver `af-packet`, with large units or without.
 pub fn packet_device(device: &str, offload: bool) -> af_packet::Device {
-    af_packet::Device { name: device.to_string(), info: io::device_info(device).unwrap(), offload }
+    af_packet::Device { name: device.to_string(), info: io::device_info(device).unwrap(), offload, standby: false }
 }
 
 /// The far end of a pair: packet sockets, which see everything and give frames as wires carry them.

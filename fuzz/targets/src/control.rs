@@ -92,6 +92,8 @@ impl Control for Willing {
     fn drops(&mut self) -> Vec<Drop> {
         Vec::new()
     }
+    // Who gets the connection closes it.
+    fn take_over(&mut self, _: Peer, _: UnixStream) {}
     fn tunnels(&mut self) -> Vec<dispatcher::control::socket::api::Tunnel> {
         Vec::new()
     }

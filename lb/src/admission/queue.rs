@@ -32,6 +32,11 @@ pub struct Ticket {
     generation: u32,
 }
 
+impl Ticket {
+    /// Nobody's.
+    pub const NONE: Ticket = Ticket { index: u32::MAX, generation: 0 };
+}
+
 /// In which list of his class one stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Place {

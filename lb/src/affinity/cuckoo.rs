@@ -231,6 +231,7 @@ impl<const W: usize> Cuckoo<W> {
             (0..WAYS).filter(move |way| tags >> (way * 8) & 0xff != 0)
         };
         (0..self.heads.len())
+            .filter(|bucket| self.heads[*bucket].tags.load(Relaxed) != 0)
             .flat_map(move |bucket| used(bucket).filter_map(move |way| self.snapshot(bucket, way)))
             .filter(|words| words[W - 1] != 0)
     }

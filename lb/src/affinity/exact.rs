@@ -141,6 +141,20 @@ impl ExactTable {
         self.table.memory()
     }
 
+    /// All live rows that may have been used since then: about what, backend, maker, last use.
+    pub fn save(&self, now: u64, since: u64, mut each: impl FnMut(About, BackendId, u16, u64)) {
+        // Times are exact to a step.
+        let since = since.saturating_sub(2 << self.clock.step);
+        for row in self.table.snapshots().filter(|row| is_live(self.clock, row, now)) {
+            let (rest, used) = (row[REST], self.clock.used(row[REST], now));
+            if used >= since
+                && let Some(about) = about(&row)
+            {
+                each(about, backend(rest), maker(rest), used);
+            }
+        }
+    }
+
     /// All live rows: for tools.
     pub fn rows(&self, now: u64) -> impl Iterator<Item = ExactRow> + '_ {
         self.table.snapshots().filter(move |row| is_live(self.clock, row, now)).filter_map(move |row| {
@@ -149,6 +163,15 @@ impl ExactTable {
             Some(ExactRow { key, backend: backend(rest), used: self.clock.used(rest, now) })
         })
     }
+}
+
+/// What a row says, as it is kept.
+fn about(&[a, b, c, d, rest]: &Words) -> Option<About> {
+    let (key, refused) = (Key::from_words(kind(rest), [a, b, c, d])?, rest & REFUSED != 0);
+    Some(match cookie_end(kind(rest), d) {
+        Some(end) => About::Cookie { key, end, refused },
+        None => About::Exact { key, refused },
+    })
 }
 
 fn is_cookie(row: &Words, (mine, words): &(u64, [u64; 4])) -> bool {
@@ -219,13 +242,9 @@ impl ExactShard {
 
     #[cold]
     fn keep_row_in(&self, mirror: &Mirror, at: usize) {
-        let [a, b, c, d, rest] = self.writer.get(at);
-        if let Some(key) = Key::from_words(kind(rest), [a, b, c, d]) {
-            let refused = rest & REFUSED != 0;
-            let about = match cookie_end(kind(rest), d) {
-                Some(end) => About::Cookie { key, end, refused },
-                None => About::Exact { key, refused },
-            };
+        let row = self.writer.get(at);
+        if let Some(about) = about(&row) {
+            let rest = row[REST];
             mirror.put(at, backend(rest), maker(rest), self.clock.used(rest, self.latest), about);
         }
     }

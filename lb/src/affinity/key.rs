@@ -264,6 +264,19 @@ impl Key {
         Key::of(KeyKind::KeyName, name)
     }
 
+    /// What [`Key::kind`] (by its number) and [`Key::as_bytes`] say of one; `None` for what no key says.
+    pub fn from_parts(kind: u8, bytes: &[u8]) -> Option<Key> {
+        let kinds = [KeyKind::SessionId, KeyKind::Ticket, KeyKind::Psk, KeyKind::KeyName, KeyKind::Cookie];
+        let kind = kinds.into_iter().find(|known| *known as u8 == kind)?;
+        let fits = match kind {
+            KeyKind::SessionId => (1..=32).contains(&bytes.len()),
+            KeyKind::Ticket | KeyKind::Psk => bytes.len() == 32,
+            KeyKind::KeyName => bytes.len() == 16,
+            KeyKind::Cookie => bytes.len() == COOKIE_BYTES,
+        };
+        fits.then(|| Key::of(kind, bytes))
+    }
+
     fn of(kind: KeyKind, from: &[u8]) -> Key {
         let mut bytes = [0; 32];
         bytes[..from.len()].copy_from_slice(from);

@@ -454,6 +454,19 @@ impl NameShard {
         kept.mirror.put(opener.place as usize, backend, opener.maker, opener.used, about);
     }
 
+    /// All that would be kept: about what, backend, maker, last use.
+    pub fn save(&self, each: &mut impl FnMut(About, BackendId, u16, u64)) {
+        for (&(name, backend), opener) in self.openers.iter().filter(|(_, opener)| !opener.told) {
+            let at = self.name_at(&name, super::hash_name(&self.hasher, &name));
+            let doubted = at.is_some_and(|at| self.names.get(at)[META] & DOUBTED != 0);
+            each(About::Name { name, since: opener.since, doubted }, backend, opener.maker, opener.used);
+        }
+        for words in self.candidates.table().snapshots() {
+            let Candidate { name, backend, identity, used } = candidate(&words);
+            each(About::Candidate { name, identity }, backend, super::fair::maker(words[META]), used);
+        }
+    }
+
     /// A backend opened tickets with this name when it was last known.
     pub fn restore_opener(&mut self, event: &NameEvent, since: u64, doubted: bool, metrics: &mut Metrics) {
         let NameEvent { name, hash, backend, .. } = event;

@@ -3,7 +3,7 @@
 use super::exact::{LONGEST_COOKIE, Learned};
 use super::names::NameEvent;
 use super::saved::{About, Memory, Mirror, Saved};
-use super::{Affinity, CHECKS, Metrics, hash_name, host_tag, names};
+use super::{Affinity, Metrics, Reader, hash_name, names};
 use crate::backend::BackendId;
 use crate::time::Millis;
 use std::sync::Arc;
@@ -23,6 +23,19 @@ pub enum Restored {
 /// Rows of memory that [`Affinity::keep`] wants for these workers.
 pub fn kept_rows<'a>(workers: impl Iterator<Item = &'a Affinity>) -> usize {
     workers.map(Affinity::kept_rows).sum()
+}
+
+impl Reader {
+    /// Rows of sessions of all workers, as they would be kept, while they go on. What is learned meanwhile may be among them or not.
+    pub fn save_sessions(&self, now: Millis, called: impl Fn(BackendId) -> Option<u64>, mut each: impl FnMut(&Saved)) {
+        for shard in &self.shared().shards {
+            shard.exact.save(now.0, 0, |about, backend, maker, used| {
+                if let Some(backend) = called(backend) {
+                    each(&Saved { about, backend, maker, used });
+                }
+            });
+        }
+    }
 }
 
 impl Affinity {
@@ -71,7 +84,47 @@ impl Affinity {
             About::Exact { key, .. } | About::Cookie { key, .. } => shared.folded.of(key),
             About::Name { name, .. } | About::Candidate { name, .. } => hash_name(&shared.hasher, name),
         };
-        let Some(worker) = workers.get_mut(shared.shard(hash)) else { return Restored::Refused };
+        if saved.is_of_checks() {
+            workers.iter_mut().for_each(|worker| worker.explain(backend, true));
+        }
+        match workers.get_mut(shared.shard(hash)) {
+            Some(worker) => worker.take_in(saved, hash, backend, now, age),
+            None => Restored::Refused,
+        }
+    }
+
+    /// The same for one worker of those who share the tables, each of which is to be given every row: `None` for one of another's part.
+    pub fn restore_own(&mut self, saved: &Saved, backend: BackendId, now: Millis, age: u64) -> Option<Restored> {
+        let hash = match &saved.about {
+            About::Exact { key, .. } | About::Cookie { key, .. } => self.shared.folded.of(key),
+            About::Name { name, .. } | About::Candidate { name, .. } => hash_name(&self.shared.hasher, name),
+        };
+        if saved.is_of_checks() {
+            self.explain(backend, true);
+        }
+        (self.shared.shard(hash) == usize::from(self.me)).then(|| self.take_in(saved, hash, backend, now, age))
+    }
+
+    /// Live rows of this worker's part, as they would be kept: sessions that may have been used since then, and all key names; not what was told in advance, nor what is known of refusals of
+    /// names. `called`: see [`called`](super::called). Times are those of the tables.
+    pub fn save(
+        &self,
+        now: Millis,
+        since: Millis,
+        called: impl Fn(BackendId) -> Option<u64>,
+        mut each: impl FnMut(&Saved),
+    ) {
+        let mut one = |about, backend, maker, used| {
+            if let Some(backend) = called(backend) {
+                each(&Saved { about, backend, maker, used });
+            }
+        };
+        self.exact.table().save(now.0, since.0, &mut one);
+        self.names.save(&mut one);
+    }
+
+    fn take_in(&mut self, saved: &Saved, hash: u64, backend: BackendId, now: Millis, age: u64) -> Restored {
+        let worker = self;
         let (ttl, sealed) = match &saved.about {
             // One with an end of its own has come to it, or not.
             About::Cookie { end, .. } if *end > 0 => {
@@ -79,8 +132,8 @@ impl Affinity {
                 (if clock <= *end { LONGEST_COOKIE } else { 0 }, false)
             }
             About::Exact { .. } | About::Cookie { .. } => (worker.exact.ttl(), false),
-            About::Name { .. } => (shared.ttl.key, true),
-            About::Candidate { .. } => (shared.ttl.candidate, true),
+            About::Name { .. } => (worker.shared.ttl.key, true),
+            About::Candidate { .. } => (worker.shared.ttl.candidate, true),
         };
         let Some(used) = now.0.checked_sub(age).filter(|_| age <= ttl) else { return Restored::Expired };
         if worker.holders.generation(backend).is_none() || sealed && worker.no_key_names.contains(backend) {
@@ -105,9 +158,6 @@ impl Affinity {
                 let since = used.saturating_sub(saved.used.saturating_sub(*since));
                 let event = NameEvent { name: *name, hash, identity: names::UNKNOWN, backend, client, now: used };
                 worker.names.restore_opener(&event, since, *doubted, &mut metrics);
-                if maker == host_tag(CHECKS) {
-                    workers.iter_mut().for_each(|worker| worker.explain(backend, true));
-                }
             }
             About::Candidate { name, identity } => {
                 let event = NameEvent { name: *name, hash, identity: *identity, backend, client, now: used };

@@ -55,6 +55,10 @@ impl Affinity {
 }
 
 impl Reader {
+    pub(super) fn shared(&self) -> &Shared {
+        &self.0
+    }
+
     /// Live rows of all shards. Walks the tables.
     pub fn census(&self, now: Millis) -> Census {
         let mut census = Census::default();

@@ -14,6 +14,7 @@
 //! are those of a clock that goes on from process to process. No hash of a row is kept: its key is a secret of the process.
 
 use super::key::{Key, KeyName};
+use super::{CHECKS, host_tag};
 use crate::backend::BackendId;
 use core::hash::Hasher;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -96,6 +97,11 @@ pub struct Saved {
 pub struct Damaged;
 
 impl Saved {
+    /// A key name that checks have shown.
+    pub(super) fn is_of_checks(&self) -> bool {
+        matches!(self.about, About::Name { .. }) && self.maker == host_tag(CHECKS)
+    }
+
     /// As it is kept.
     pub fn to_words(&self) -> [u64; SAVED_WORDS] {
         let name = |name: &KeyName| {

@@ -47,11 +47,13 @@ pub enum Kind {
     Liar,
     /// Servers have limits, and clients wait. Excuse: those who waited in vain, and were told so.
     Limits,
+    /// Another process takes over, with another number of workers where there are several. No excuse.
+    Upgrade,
 }
 
 impl Kind {
     /// All.
-    pub const ALL: [Kind; 21] = [
+    pub const ALL: [Kind; 22] = [
         Kind::Loss,
         Kind::Duplication,
         Kind::Reordering,
@@ -73,6 +75,7 @@ impl Kind {
         Kind::Reconfigure,
         Kind::Liar,
         Kind::Limits,
+        Kind::Upgrade,
     ];
 
     /// The word of the command line.
@@ -99,6 +102,7 @@ impl Kind {
             Kind::Reconfigure => "reconfigure",
             Kind::Liar => "liar",
             Kind::Limits => "limits",
+            Kind::Upgrade => "upgrade",
         }
     }
 

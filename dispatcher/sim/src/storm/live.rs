@@ -47,6 +47,8 @@ pub struct Sum {
     pub promised: u64,
     /// Changes of the configuration.
     pub changes: u64,
+    /// Other processes that took over.
+    pub upgrades: u64,
     /// Backends that got the slot of one that had been removed.
     pub successors: u64,
     /// Sessions that had to be taken up where they were made, whatever was changed, and were.
@@ -79,6 +81,7 @@ impl core::ops::AddAssign for Sum {
         self.strangers += other.strangers;
         self.promised += other.promised;
         self.changes += other.changes;
+        self.upgrades += other.upgrades;
         self.successors += other.successors;
         self.kept += other.kept;
         self.waited += other.waited;
@@ -136,6 +139,7 @@ struct Storm<'a> {
     down: Option<(usize, Time)>,
     evil_client: Option<usize>,
     strangers: u64,
+    upgrades: u64,
     /// See [`Sum::kept`].
     kept: u64,
     /// All was delivered, and half an hour later the connection was still not closed.
@@ -289,7 +293,7 @@ impl Storm<'_> {
             w.mistrust(addr);
         }
         if has(Kind::Ports) {
-            w.engine.use_local_ports(6);
+            w.use_local_ports(6);
         }
         if has(Kind::Past) {
             w.keep_the_past();
@@ -301,7 +305,8 @@ impl Storm<'_> {
         let service = w.config.wanted.services[0].clone();
         let operator = Operator::new(service, s.balance, s.servers, servers.len(), s.v6)
             .limiting(limits.into_iter().take(servers.len()).collect());
-        if has(Kind::Limits) {
+        // Units of handshakes under way are not known of in another process.
+        if has(Kind::Limits) && !has(Kind::Upgrade) {
             // What is left when the kinds are taken away that leave a server in the dark of what has ended.
             let quiet = [Kind::Limits, Kind::Workers, Kind::Delay].into_iter().fold(s.kinds, Kinds::without);
             let prompt = [Kind::Crash, Kind::Stall, Kind::Leap, Kind::Ports, Kind::Reconfigure, Kind::EvilServer];
@@ -319,6 +324,7 @@ impl Storm<'_> {
             down: None,
             evil_client,
             strangers: 0,
+            upgrades: 0,
             kept: 0,
             unclosed: vec![],
             twice: HashSet::new(),
@@ -475,6 +481,11 @@ impl Storm<'_> {
             for g in self.open() {
                 self.guests[g].excused |= self.w.conn(self.guests[g].id).received.is_empty();
             }
+        }
+        if has(Kind::Upgrade) && self.w.rng.per_mille(150) {
+            let workers = self.w.rng.between(1, 4);
+            self.w.upgrade(workers);
+            self.upgrades += 1;
         }
         if has(Kind::Mtu) && self.w.rng.per_mille(100) {
             let (least, most) = if self.s.v6 { (1280, 1450) } else { (600, 1450) };
@@ -732,6 +743,7 @@ impl Storm<'_> {
         }
         let mut sum =
             Sum { worlds: 1, connections: self.guests.len() as u64, strangers: self.strangers, ..Sum::default() };
+        sum.upgrades = self.upgrades;
         sum.excused = self.guests.iter().filter(|g| g.excused && !self.twice.contains(&g.local)).count() as u64;
         if self.s.kinds.has(Kind::Reconfigure) {
             (sum.changes, sum.kept) = (self.operator.changes(), self.kept);

@@ -121,7 +121,7 @@ impl Scenario {
         }
         if self.kinds.has(Kind::Workers) {
             let links = [Kind::Loss, Kind::Duplication, Kind::Reordering, Kind::Corruption, Kind::Delay];
-            let with_workers = links.into_iter().chain([Kind::Reconfigure, Kind::Limits]);
+            let with_workers = links.into_iter().chain([Kind::Reconfigure, Kind::Limits, Kind::Upgrade]);
             self.kinds = self.kinds.and(with_workers.collect()).with(Kind::Workers);
         }
         // The far ends of tunnels stand before one engine, at its servers' port, and know the servers of the beginning.

@@ -10,9 +10,11 @@ use super::api::{
 use super::capture::{self, Taps};
 use super::connections::{Asked, Walking};
 use super::explain::Asked as Explain;
+use super::router::Peer;
 use crate::control::events::Events;
 use crate::control::overrides::Order;
 use crate::metrics::{Figures, Reading};
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
@@ -103,6 +105,8 @@ pub trait Control {
     fn forget(&mut self, backend: &str) -> Result<Forgotten, Problem>;
     /// Opens the connections log anew, under its name.
     fn reopen_log(&mut self) -> Result<Reopened, Problem>;
+    /// Another process wants to take over, and says so by this connection from now on.
+    fn take_over(&mut self, who: Peer, heir: UnixStream);
 }
 
 /// Requests that wait for the owner. Full: further ones are refused (503). There are no more connections than this.

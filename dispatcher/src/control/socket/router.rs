@@ -19,9 +19,11 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use core::fmt;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper_util::rt::TokioIo;
 use lb::State as Wanted;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 
 /// Who is at the other end of a connection, as the kernel says (`SO_PEERCRED`).
@@ -76,6 +78,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Handle>)> {
         ("/v1/backends/{backend}/sessions", delete(forget)),
         ("/v1/pools/{pool}/backends", post(add)),
         ("/v1/log/reopen", post(reopen_log)),
+        ("/v1/takeover", post(take_over)),
         ("/v1/openapi.json", get(openapi)),
     ]
 }
@@ -134,6 +137,31 @@ async fn change<T: Serialize + Send + 'static>(
         said(who, &what, done)
     });
     done.await?.map(|done| Json(done).into_response())
+}
+
+/// What the connection is for, once it is no longer for HTTP.
+pub const TAKEOVER: &str = "dispatcher-takeover";
+
+/// Another process wants to take over: the connection is its from now on.
+async fn take_over(
+    State(handle): State<Handle>,
+    Extension(who): Extension<Peer>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let wanted = request.headers().get(header::UPGRADE).is_some_and(|upgrade| upgrade == TAKEOVER);
+    if !wanted {
+        return Err(Problem::new(426, format!("Upgrade: {TAKEOVER}: for dispatcher run --takeover")));
+    }
+    let upgraded = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgraded.await else { return };
+        let Ok(parts) = upgraded.downcast::<TokioIo<UnixStream>>() else { return };
+        // Nothing is said before we have answered.
+        let Ok(stream) = parts.io.into_inner().into_std() else { return };
+        _ = handle.ask(move |c| c.take_over(who, stream)).await;
+    });
+    let head = [(header::UPGRADE, TAKEOVER), (header::CONNECTION, "upgrade")];
+    Ok((StatusCode::SWITCHING_PROTOCOLS, head).into_response())
 }
 
 async fn reopen_log(

@@ -17,6 +17,7 @@ use super::capture::{self, Taps};
 use super::connections::{Asked, Walking};
 use super::explain;
 use super::queue::{Control, Upload};
+use super::router::Peer;
 use crate::checks::{Report, Says};
 use crate::control::agents;
 use crate::control::events::Events;
@@ -38,6 +39,7 @@ use backends::health;
 use lb::Directory;
 use lb::affinity::Reader;
 use std::collections::HashMap;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -66,6 +68,8 @@ pub struct Running<'a> {
     pub events: Events,
     /// By what it is found out.
     pub watch: Watch,
+    /// Another process that wants to take over: who it is, and the connection to it.
+    pub heir: Option<(Peer, UnixStream)>,
 }
 
 impl Running<'_> {
@@ -452,6 +456,11 @@ impl Control for Running<'_> {
             prober.forget_keys(id);
         }
         Ok(Forgotten { backend: backend.to_string(), took: done.took.as_secs_f64() })
+    }
+
+    fn take_over(&mut self, who: Peer, heir: UnixStream) {
+        // The last one who says so; those before hear that their connection is over.
+        self.heir = Some((who, heir));
     }
 
     fn reopen_log(&mut self) -> Result<Reopened, Problem> {

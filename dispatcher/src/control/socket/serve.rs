@@ -147,7 +147,7 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 
 /// One connection: one request, whose head has to be there within `head`. What is wrong with the connection itself is its client's to notice.
 pub async fn serve(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: Option<Peer>,
     router: Router,
     head: Duration,
@@ -163,5 +163,5 @@ pub async fn serve(
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(HEAD_BYTES).max_headers(HEADERS);
-    let _ = http.keep_alive(false).serve_connection(TokioIo::new(stream), service).await;
+    let _ = http.keep_alive(false).serve_connection(TokioIo::new(stream), service).with_upgrades().await;
 }

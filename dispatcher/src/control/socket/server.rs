@@ -6,7 +6,7 @@ use super::serve::{self, CONNECTIONS, Serving, Times};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,10 @@ use tokio::net::{UnixListener, UnixStream};
 /// A socket that is served, until this is dropped.
 pub struct Server {
     path: PathBuf,
+    /// The same as the thread has.
+    listener: OwnedFd,
+    /// Another process has it, too.
+    passed: bool,
     /// Device and inode of the socket: what lies at `path` later may be another's.
     file: (u64, u64),
     serving: Option<Serving>,
@@ -25,6 +29,17 @@ pub fn start(path: &Path, handle: Handle, times: Times) -> Result<Server, String
     let said = |e: io::Error| format!("control socket {}: {e}", path.display());
     make_room(path)?;
     let listener = bind(path).map_err(said)?;
+    serve_at(path, listener, handle, times)
+}
+
+/// Answers at the socket that another process has made and passed.
+pub fn go_on(path: &Path, listener: OwnedFd, handle: Handle, times: Times) -> Result<Server, String> {
+    serve_at(path, net::UnixListener::from(listener), handle, times)
+}
+
+fn serve_at(path: &Path, listener: net::UnixListener, handle: Handle, times: Times) -> Result<Server, String> {
+    let said = |e: io::Error| format!("control socket {}: {e}", path.display());
+    let shared = listener.try_clone().map_err(said)?.into();
     let file = path.symlink_metadata().map(|m| (m.dev(), m.ino())).map_err(said)?;
     let serving = Serving::start("control", move || async move {
         match UnixListener::from_std(listener) {
@@ -38,12 +53,24 @@ pub fn start(path: &Path, handle: Handle, times: Times) -> Result<Server, String
         }
     })
     .map_err(said)?;
-    Ok(Server { path: path.to_owned(), file, serving: Some(serving) })
+    Ok(Server { path: path.to_owned(), listener: shared, passed: false, file, serving: Some(serving) })
+}
+
+impl Server {
+    /// What another process needs to go on with it.
+    pub fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    /// Another process answers here from now on: what lies at the path is its.
+    pub fn pass_on(mut self) {
+        self.passed = true;
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if self.path.symlink_metadata().is_ok_and(|m| (m.dev(), m.ino()) == self.file) {
+        if !self.passed && self.path.symlink_metadata().is_ok_and(|m| (m.dev(), m.ino()) == self.file) {
             let _ = std::fs::remove_file(&self.path);
         }
         // Nobody can connect any more; those who are connected are cut off.

@@ -5,28 +5,64 @@
 //! is no moment at which a frame that was taken before and after goes to the kernel. No worker waits for it.
 
 use super::announcements::{Announcements, Families};
+use super::passing::{Legacy, Memory, Place};
 use super::{Device, Mode, has_long, patiently, refused};
 use crate::io::bpf::{Hook, Map, Program};
 use crate::io::xdp_program::{self, Entries, Maps};
 use crate::io::{Filter, OpenError, sys};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// One device's part of what the workers share: the same for all of them. The program is attached by whoever comes first, until all of
 /// them have let go.
 #[derive(Debug, Default)]
-pub struct Common(Mutex<Weak<Attached>>);
+pub struct Common {
+    attached: Mutex<Weak<Attached>>,
+    /// By worker, of the first device: its memory, for another process.
+    memories: Mutex<BTreeMap<usize, Memory>>,
+    /// What another process has passed to this one.
+    legacy: Option<Legacy>,
+}
 
 impl Common {
+    /// Goes on with what another process has had.
+    pub fn inherited(place: Place, memories: Vec<Memory>) -> Common {
+        Common { legacy: Some(Legacy::new(place, memories)), ..Common::default() }
+    }
+
+    /// For another process; none while no worker has the device open.
+    pub fn lend(&self) -> io::Result<Option<Place>> {
+        let Some(attached) = locked(&self.attached).upgrade() else { return Ok(None) };
+        let sockets = locked(&attached.handed).values().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
+        let link = locked(&attached.state).link.try_clone()?;
+        let Attached { name, hook, frags, .. } = &*attached;
+        Ok(Some(Place { name: name.clone(), hook: *hook, frags: *frags, link, sockets }))
+    }
+
+    /// Of the first device: all workers' memory, for another process.
+    pub fn lend_memories(&self) -> Vec<Memory> {
+        let one = |m: &Memory| Some(Memory { file: m.file.try_clone().ok()?, ..*m });
+        locked(&self.memories).values().filter_map(one).collect()
+    }
+
+    pub(super) fn has_memory(&self, worker: usize, memory: Memory) {
+        locked(&self.memories).insert(worker, memory);
+    }
+
+    pub(super) fn legacy(&self) -> Option<&Legacy> {
+        self.legacy.as_ref()
+    }
+
     /// Has exactly this taken from now on; nothing happens while no worker has the device open. What stays is taken without a gap.
     ///
     /// When it fails, more may be taken than was before, and nothing less.
     pub fn set_filter(&self, filter: &Filter) -> Result<(), OpenError> {
         fits(filter)?;
         // Not kept locked: workers that start or end need not wait for the kernel.
-        let attached = locked(&self.0).upgrade();
+        let attached = locked(&self.attached).upgrade();
         attached.map_or(Ok(()), |attached| attached.set_filter(filter))
     }
 }
@@ -37,7 +73,7 @@ pub fn fits(filter: &Filter) -> Result<(), OpenError> {
 }
 
 /// What is behind these locks is whole after every single step.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -48,7 +84,13 @@ pub(super) struct Attached {
     program: Program,
     sockets: Map,
     hook: Hook,
+    /// The program is one that knows of fragments.
+    frags: bool,
     maps: Maps,
+    /// By queue: the sockets that were given, for another process.
+    handed: Mutex<BTreeMap<u16, OwnedFd>>,
+    /// The program is there; until then another process's is, at the same link.
+    in_charge: AtomicBool,
     /// Locked at the start, when the filter changes, and when the device was made anew.
     state: Mutex<State>,
     /// Locked for moments only, for the first worker looks for them.
@@ -61,7 +103,7 @@ struct State {
     /// The device's number.
     index: u32,
     /// Keeps the program there.
-    _link: OwnedFd,
+    link: OwnedFd,
     groups: Groups,
     /// What is in the maps.
     entries: Entries,
@@ -70,16 +112,17 @@ struct State {
 impl Attached {
     /// The one that there is at this device, or a new one.
     pub(super) fn shared(device: &Device, filter: &Filter, common: &Common) -> Result<Arc<Attached>, OpenError> {
-        let mut common = locked(&common.0);
-        if let Some(attached) = common.upgrade() {
+        let mut there = locked(&common.attached);
+        if let Some(attached) = there.upgrade() {
             return Ok(attached);
         }
-        let attached = Arc::new(Attached::new(device, filter)?);
-        *common = Arc::downgrade(&attached);
+        let place = common.legacy().and_then(Legacy::take_place);
+        let attached = Arc::new(Attached::new(device, filter, place)?);
+        *there = Arc::downgrade(&attached);
         Ok(attached)
     }
 
-    fn new(device: &Device, filter: &Filter) -> Result<Attached, OpenError> {
+    fn new(device: &Device, filter: &Filter, place: Option<Place>) -> Result<Attached, OpenError> {
         fits(filter)?;
         let told = |e: io::Error| refused(&device.name, "program", &e);
         let mut entries = Entries::default();
@@ -90,13 +133,19 @@ impl Attached {
         let maps = filled.map_err(|e| refused(&device.name, "filter map", &e))?;
         let sockets = xdp_program::sockets(device.info.queues.into()).map_err(told)?;
         let index = device.info.index;
-        let (program, hook, link) = attach(device, |frags| xdp_program::load(&maps, &sockets, frags))?;
+        let load = |frags| xdp_program::load(&maps, &sockets, frags);
+        let in_charge = AtomicBool::new(place.is_none());
+        let (program, frags, hook, link) = match place {
+            None => attach(device, load)?,
+            Some(place) => (load(place.frags).map_err(told)?, place.frags, place.hook, place.link),
+        };
         let failed = |e: io::Error| refused(&device.name, "socket", &e);
         let groups = Groups::join(index, multicast_groups(&entries)).map_err(failed)?;
         let announcements = Announcements::open(index, Families::of(&entries)).map_err(failed)?;
-        let state = Mutex::new(State { index, _link: link, groups, entries });
+        let state = Mutex::new(State { index, link, groups, entries });
         let announcements = Mutex::new(announcements);
-        Ok(Attached { name: device.name.clone(), program, sockets, hook, maps, state, announcements })
+        let (name, handed) = (device.name.clone(), Mutex::default());
+        Ok(Attached { name, program, sockets, hook, frags, maps, handed, in_charge, state, announcements })
     }
 
     pub(super) fn hook(&self) -> Hook {
@@ -105,7 +154,17 @@ impl Attached {
 
     /// Frames that come by this queue, and are taken, go to this socket.
     pub(super) fn give_socket(&self, queue: u16, socket: &OwnedFd) -> io::Result<()> {
-        self.sockets.set(&u32::from(queue).to_ne_bytes(), socket.as_raw_fd() as u32)
+        self.sockets.set(&u32::from(queue).to_ne_bytes(), socket.as_raw_fd() as u32)?;
+        locked(&self.handed).insert(queue, socket.try_clone()?);
+        Ok(())
+    }
+
+    /// Our program takes the place of that of a process that has gone, if one has. When that cannot be just now, that one goes on, with what it was told last.
+    pub(super) fn take_charge(&self) {
+        if !self.in_charge.load(Ordering::Relaxed) {
+            let replaced = self.program.replace(&locked(&self.state).link);
+            self.in_charge.store(replaced.is_ok(), Ordering::Relaxed);
+        }
     }
 
     /// The device has another number now: it was made anew.
@@ -115,13 +174,15 @@ impl Attached {
             let link = self.program.attach(index, self.hook)?;
             let groups = Groups::join(index, multicast_groups(&state.entries))?;
             let announcements = Announcements::open(index, Families::of(&state.entries))?;
-            (state.index, state._link, state.groups) = (index, link, groups);
+            self.in_charge.store(true, Ordering::Relaxed);
+            (state.index, state.link, state.groups) = (index, link, groups);
             *locked(&self.announcements) = announcements;
         }
         Ok(())
     }
 
     fn set_filter(&self, filter: &Filter) -> Result<(), OpenError> {
+        self.take_charge();
         let wanted = Entries::of(filter);
         let state = &mut *locked(&self.state);
         let map_error = |e: io::Error| refused(&self.name, "filter map", &e);
@@ -160,7 +221,10 @@ impl Attached {
 ///
 /// A driver whose buffers hold less than the device's MTU takes such a program only; all others are given the plain one, as ever, unless
 /// there are frames that no chunk of ours holds.
-fn attach(device: &Device, load: impl Fn(bool) -> io::Result<Program>) -> Result<(Program, Hook, OwnedFd), OpenError> {
+fn attach(
+    device: &Device,
+    load: impl Fn(bool) -> io::Result<Program>,
+) -> Result<(Program, bool, Hook, OwnedFd), OpenError> {
     let told = |e: io::Error| refused(&device.name, "program", &e);
     let long = has_long(device);
     let program = load(long).map_err(told)?;
@@ -168,7 +232,7 @@ fn attach(device: &Device, load: impl Fn(bool) -> io::Result<Program>) -> Result
     let native = |program: &Program| patiently(|| program.attach(index, Hook::Native));
     if device.mode != Mode::Generic {
         match native(&program) {
-            Ok(link) => return Ok((program, Hook::Native, link)),
+            Ok(link) => return Ok((program, long, Hook::Native, link)),
             // Nothing that another hook would change.
             Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::EBUSY | libc::EEXIST)) => {
                 return Err(told(e));
@@ -178,7 +242,7 @@ fn attach(device: &Device, load: impl Fn(bool) -> io::Result<Program>) -> Result
                     && let Ok(program) = load(true)
                     && let Ok(link) = native(&program)
                 {
-                    return Ok((program, Hook::Native, link));
+                    return Ok((program, true, Hook::Native, link));
                 }
                 if matches!(device.mode, Mode::ZeroCopy | Mode::Copy) {
                     return Err(OpenError(format!(
@@ -190,7 +254,7 @@ fn attach(device: &Device, load: impl Fn(bool) -> io::Result<Program>) -> Result
         }
     }
     let link = patiently(|| program.attach(index, Hook::Generic)).map_err(told)?;
-    Ok((program, Hook::Generic, link))
+    Ok((program, long, Hook::Generic, link))
 }
 
 /// The last three bytes of the addresses of multicast groups.

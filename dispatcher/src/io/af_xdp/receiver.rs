@@ -4,7 +4,8 @@ use super::{Opened, Seat, Sending, max_frame, opened, wait_on};
 use crate::io::link_watch::LinkWatch;
 use crate::io::umem::Umem;
 use crate::io::xsk::Receiving;
-use crate::io::{Burst, Loss, Receiver, Slot, Traffic, WaitFds, sys};
+use crate::io::{Burst, Divide, Loss, Receiver, Slot, Traffic, WaitFds, sys};
+use crate::pack::{Ids, Pack, Packer, Unpacker, Unreadable};
 use crate::wire::Frame;
 use core::cell::Cell;
 use std::io;
@@ -123,6 +124,8 @@ pub(super) struct XdpReceiver {
     max_frame: usize,
     /// By which the other half gets its rings when the device was made anew.
     to_transmitter: Rc<Cell<Option<Box<Sending>>>>,
+    /// Another process may have it from here on.
+    stopped: bool,
     traffic: Traffic,
 }
 
@@ -133,7 +136,7 @@ impl XdpReceiver {
         queues: Vec<Queue>,
         to_transmitter: Rc<Cell<Option<Box<Sending>>>>,
     ) -> io::Result<XdpReceiver> {
-        let mut rx = XdpReceiver {
+        Ok(XdpReceiver {
             wait: wait_on(&queues)?,
             told: Burst::new(),
             link: LinkWatch::new(&seat.device.name, seat.device.info.index)?,
@@ -143,13 +146,13 @@ impl XdpReceiver {
             queues,
             next: 0,
             to_transmitter,
+            stopped: false,
             traffic: Traffic::default(),
-        };
-        rx.refill();
-        Ok(rx)
+        })
     }
 
-    fn refill(&mut self) {
+    /// Lends the kernel what it may have.
+    pub(super) fn refill(&mut self) {
         for queue in &mut self.queues {
             queue.refill(&self.umem, self.seat.port);
         }
@@ -219,6 +222,9 @@ impl XdpReceiver {
 
 impl Receiver for XdpReceiver {
     fn receive(&mut self, burst: &mut Burst) {
+        if self.stopped {
+            return;
+        }
         while !burst.is_full()
             && let Some(slot) = self.told.pop_at(0)
         {
@@ -243,6 +249,46 @@ impl Receiver for XdpReceiver {
     fn wait_fds(&self) -> WaitFds {
         let first = || Some(self.queues.first()?.fd.as_raw_fd());
         self.wait.as_ref().map(AsRawFd::as_raw_fd).or_else(first).into_iter().collect()
+    }
+
+    // The rings go from hand to hand: what lies in them is taken once, whoever takes it.
+    fn divide(&mut self, by: Divide) {
+        self.stopped = matches!(by, Divide::Before(_));
+    }
+
+    fn pack(&mut self) -> Vec<u8> {
+        let mut to = Packer::new();
+        // It is one of all ports.
+        let with_memory = self.seat.port == 0;
+        with_memory.pack(&mut to);
+        if with_memory {
+            self.umem.pack(&mut to);
+        }
+        (self.queues.len() as u32).pack(&mut to);
+        self.queues.iter().for_each(|queue| (queue.lent, queue.lost).pack(&mut to));
+        to.into_bytes()
+    }
+
+    fn take_over(&mut self, packed: &[u8]) -> Result<(), Unreadable> {
+        let nobody = Ids::default();
+        let from = &mut Unpacker::new(packed, &nobody);
+        if bool::unpack(from)? {
+            self.umem.take_over(from)?;
+        }
+        if u32::unpack(from)? as usize != self.queues.len() {
+            return Err(Unreadable::Impossible("another number of queues"));
+        }
+        for queue in &mut self.queues {
+            (queue.lent, queue.lost) = Pack::unpack(from)?;
+            queue.lent = queue.lent.min(queue.size);
+            queue.rings.fill.go_on();
+            queue.rings.rx.go_on();
+        }
+        Ok(())
+    }
+
+    fn take_charge(&mut self) {
+        self.seat.attached.take_charge();
     }
 
     fn device_event(&mut self) {

@@ -6,6 +6,7 @@ use super::{Device, Sending, TRANSMIT, max_frame};
 use crate::io::umem::{Part, Umem};
 use crate::io::xsk::{Descriptor, Transmitting};
 use crate::io::{BURST, Loss, Slot, Traffic, Transmitter, sys};
+use crate::pack::{Ids, Pack, Packer, Unpacker, Unreadable};
 use core::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -305,6 +306,28 @@ impl Transmitter for XdpTransmitter {
                 false
             }
         }
+    }
+
+    fn pack(&mut self) -> Vec<u8> {
+        // The kernel is shown all of it first.
+        self.flush();
+        let mut to = Packer::new();
+        (self.in_flight, self.withdrawn).pack(&mut to);
+        (self.waiting, self.exact).pack(&mut to);
+        self.down.pack(&mut to);
+        to.into_bytes()
+    }
+
+    fn take_over(&mut self, packed: &[u8]) -> Result<(), Unreadable> {
+        let nobody = Ids::default();
+        let from = &mut Unpacker::new(packed, &nobody);
+        (self.in_flight, self.withdrawn) = Pack::unpack(from)?;
+        (self.waiting, self.exact) = Pack::unpack(from)?;
+        self.down = Pack::unpack(from)?;
+        self.staged = 0;
+        self.rings.tx.go_on();
+        self.rings.completion.go_on();
+        Ok(())
     }
 
     fn flush(&mut self) {

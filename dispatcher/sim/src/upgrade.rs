@@ -1,0 +1,163 @@
+//! Another process takes over, in the middle of everything: all engines are written down, and others, of the same secret and clock, go on from that.
+
+use crate::crew::Crew;
+use crate::rng::Rng;
+use crate::twin::Twin;
+use crate::world::World;
+use dispatcher::engine::{Config, Engine, Share, TakenOver};
+use dispatcher::flow::Key;
+use dispatcher::pack::{Ids, Pack, Packer, Unpacker};
+use dispatcher::time::Time;
+use lb::{Directory, Left, LeftBackend};
+
+/// What a process leaves to another: all that its directory still has.
+pub fn left(directory: &Directory) -> Left {
+    let backend = |b: &lb::Backend| LeftBackend { name: b.name.clone(), addr: b.addr, tunnel: b.tunnel };
+    Left {
+        backends: directory.backends().map(backend).collect(),
+        listeners: directory.listeners().iter().map(|l| l.addr()).collect(),
+    }
+}
+
+/// Nothing may be missing.
+fn check(taken: &[TakenOver], flows: usize) {
+    let lost: Vec<_> = taken.iter().filter(|t| t.lost > 0).collect();
+    assert!(lost.is_empty(), "lost in an upgrade: {lost:?}");
+    assert_eq!(taken.iter().map(|t| t.flows).sum::<usize>(), flows, "connections taken over");
+}
+
+impl World {
+    /// The engine, written down.
+    pub fn pack(&mut self) -> Vec<u8> {
+        let now = self.engine_now();
+        let mut packed = vec![];
+        self.engine.look_at(|engine| packed = engine.pack(Time::ZERO, now));
+        packed
+    }
+
+    /// Another process takes over, with so many workers where there are several.
+    pub fn upgrade(&mut self, workers: usize) {
+        let (now, config) = (self.engine_now(), self.config_of_now());
+        let secret = self.secret();
+        match &mut self.crew {
+            Some(crew) => {
+                let taken = crew.upgrade(&config, secret, workers, self.now);
+                check(&taken.0, taken.1);
+            }
+            None => {
+                let flows = self.engine.flows();
+                let taken = self.engine.upgrade(&config, secret, now, self.local_ports);
+                check(&[taken], flows);
+            }
+        }
+        self.show();
+    }
+}
+
+/// One engine goes on from what another was.
+pub fn successor(
+    before: &mut Engine,
+    config: &Config,
+    secret: [u8; 32],
+    now: Time,
+    local_ports: Option<u16>,
+) -> (Engine, TakenOver) {
+    let bytes = before.pack(Time::ZERO, now);
+    let left = left(before.directory());
+    let share = Share::divide_with(config, &secret, 1, &left).expect("a configuration that works").remove(0);
+    let mut engine = Engine::for_worker(config.clone(), secret, share, now).expect("a configuration that works");
+    local_ports.into_iter().for_each(|count| engine.use_local_ports(count));
+    let taken = engine.take_over(core::slice::from_ref(&bytes), &|_| 0, now).expect("it can be read");
+    // What was written is there, and written again the same.
+    if numbers(before.directory()) == numbers(engine.directory()) {
+        assert!(
+            connections(&[bytes]) == connections(&[engine.pack(Time::ZERO, now)]),
+            "connections have changed on their way"
+        );
+    }
+    (engine, taken)
+}
+
+/// Who has which number, as connections have it.
+fn numbers(directory: &Directory) -> String {
+    let backends: Vec<_> = directory.backends().map(|b| (b.id, &b.name, b.addr)).collect();
+    format!("{backends:?} {:?} {:?}", directory.services_called(), directory.pools_called())
+}
+
+/// The section of connections, of those that engines write.
+const CONNECTIONS: u32 = 7;
+
+/// All connections that engines have written, in a fixed order. Not what is said of their readings, which stay behind.
+pub fn connections(packed: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let nobody = Ids::default();
+    let mut all = vec![];
+    for bytes in packed {
+        let mut sections = Unpacker::new(bytes, &nobody);
+        while let Some(section) = sections.section().expect("sections") {
+            let mut from = Unpacker::new(section.bytes, &nobody);
+            while section.kind == CONNECTIONS && !from.is_empty() {
+                let one = from.block().expect("a connection");
+                let mut keys = Unpacker::new(one, &nobody);
+                let keys_len = |keys: &mut Unpacker<'_>| {
+                    <(Key, Option<Key>)>::unpack(keys).expect("keys");
+                    bool::unpack(keys).expect("whether it is read");
+                };
+                keys_len(&mut keys);
+                let left = core::iter::from_fn(|| keys.raw(1).ok()).count();
+                let mut one = one.to_vec();
+                let reading = one.len() - left - 1;
+                one[reading] = 0;
+                all.push(one);
+            }
+        }
+    }
+    all.sort();
+    all
+}
+
+/// The same bytes, of which some of the connections' are others: with checksums that are right.
+pub fn distorted(packed: &[u8], rng: &mut Rng, bytes: usize) -> Vec<u8> {
+    let nobody = Ids::default();
+    let mut sections = Unpacker::new(packed, &nobody);
+    let mut to = Packer::new();
+    while let Some(section) = sections.section().expect("sections") {
+        let mut body = section.bytes.to_vec();
+        if section.kind == CONNECTIONS && !body.is_empty() {
+            for _ in 0..bytes {
+                let at = rng.below(body.len());
+                body[at] = [rng.below(256) as u8, body[at] ^ 1 << rng.below(8), 0, 255][rng.below(4)];
+            }
+        }
+        to.section(section.kind, section.version, |to| to.raw(&body));
+    }
+    to.into_bytes()
+}
+
+impl Twin {
+    /// Both go on in another process.
+    fn upgrade(&mut self, config: &Config, secret: [u8; 32], now: Time, local_ports: Option<u16>) -> TakenOver {
+        let mut told = None;
+        self.exchange(|engine| {
+            let (next, taken) = successor(engine, config, secret, now, local_ports);
+            told.get_or_insert(taken);
+            next
+        });
+        told.expect("there is one at least")
+    }
+}
+
+impl Crew {
+    /// Goes on with so many workers: what they have taken over, and how many connections there were.
+    fn upgrade(&mut self, config: &Config, secret: [u8; 32], workers: usize, now: Time) -> (Vec<TakenOver>, usize) {
+        let flows = self.flows();
+        let left = left(self.loops[0].handler().directory());
+        let before = numbers(self.loops[0].handler().directory());
+        let packed: Vec<Vec<u8>> = self.loops.iter_mut().map(|l| l.handler_mut().pack(Time::ZERO, now)).collect();
+        let taken = self.begin_again(config, secret, workers, now, &left, &packed);
+        if before == numbers(self.loops[0].handler().directory()) {
+            let again: Vec<Vec<u8>> = self.loops.iter_mut().map(|l| l.handler_mut().pack(Time::ZERO, now)).collect();
+            assert!(connections(&packed) == connections(&again), "connections have changed on their way");
+        }
+        (taken, flows)
+    }
+}
