@@ -157,7 +157,7 @@ pub struct Totals {
     /// By [`Prediction`].
     pub predictions: [u64; 6],
     /// By [`IdentityKind`], then [`Prediction`].
-    pub by_kind: [[u64; 6]; 3],
+    pub by_kind: [[u64; 6]; IdentityKind::ALL.len()],
     /// In the order of their first connections.
     pub servers: Vec<(SocketAddr, ServerCounts)>,
     /// Connections to servers beyond what the table can tell apart: not followed.
