@@ -1,5 +1,6 @@
 """Tunnels whose packets are sealed, when time passes, or does not as it should."""
 
+import json
 import os
 import threading
 import time
@@ -10,6 +11,7 @@ from asking import asked, tunnels
 from honest import Honest
 from lab import STATE, by, check
 from registry import test
+from test_bodies import bodies
 
 
 @test
@@ -73,3 +75,32 @@ def tunnel_clock(t):
     check(clients.fetch(clients.address(0))[0].startswith(b"web"), "a visit")
     d.stop()
     return "refused, told, and up when the far end had forgotten"
+
+
+def spent(pid):
+    """Seconds of processor time, of all threads."""
+    with open(f"/proc/{pid}/stat") as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@test
+def tunnel_cost(t):
+    """Bodies of 100 MB down through a tunnel: the processor time a gigabyte takes here, and wireguard-go's at the other end, for the same packets in the same run"""
+    t.servers.want("nginx,nginx,nginx")
+    by(t, "wireguard")
+    sums, rounds = bodies(), int(os.environ.get("LIVE_ROUNDS") or 5)
+    with open(f"{STATE}/tunnel.pid") as f:
+        far = int(f.read())
+    ctl, d = asked(t, "--idle", "sleep")
+    lab.wait_until(lambda: all(one["state"] == "up" for one in tunnels(ctl)), 20, "tunnels up")
+    ours = int(json.loads(ctl("show", "--json"))["pid"])
+    before, moved = (spent(ours), spent(far)), 0
+    for n in range(rounds):
+        got = clients.Download(f"https://{clients.NAME}/body-100M", "--tlsv1.3", source=clients.address(n))
+        check(got.sum == sums["100M"], "other bytes")
+        moved += got.size
+    here, there = (after - was for after, was in zip((spent(ours), spent(far)), before))
+    d.stop()
+    check(there > 0.5, f"wireguard-go spent {there:.2f} s: too little to compare with")
+    return f"{here * 1e9 / moved:.1f} s a gigabyte here, {there * 1e9 / moved:.1f} s there: {here / there:.2f} of it"

@@ -322,9 +322,9 @@ pub fn due(hot: &Hot, c: &mut Connection, now: Time, hello_bytes: usize) -> Opti
 
 /// Until when the hello may take.
 pub fn patience(held: &Held, waiting: &Waiting) -> Time {
-    let half_a_header = waiting.header_due && held.stream.contiguous_len() > 0;
     let request = waiting.request.is_some_and(|walk| walk.has_begun());
-    let begun = waiting.walk.is_hello() || request || held.stream.has_gap() || half_a_header;
+    // Who is to begin with a header does not wait for a server to speak: when nothing has come, that was lost, perhaps more than once.
+    let begun = waiting.walk.is_hello() || request || held.stream.has_gap() || waiting.header_due;
     if begun { waiting.complete_until } else { waiting.silent_until }
 }
 

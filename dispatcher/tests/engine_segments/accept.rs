@@ -122,8 +122,8 @@ fn one_who_is_to_begin_with_a_header_and_does_not_is_refused_by_name_and_nobody_
         b.wait(Duration::from_secs(60));
         b.assert_empty();
     }
-    // Nothing, half of one, and one that ends too soon.
-    for (first, patience) in [(&b""[..], 4), (&LINE[..20], 31)] {
+    // Nothing, which may have been lost more than once (storm seed 119), half of one, and one that ends too soon.
+    for (first, patience) in [(&b""[..], 31), (&LINE[..20], 31)] {
         let mut b = Bench::new(accepting(1, false, true, false), false);
         b.client_syn(&SynOptions { mss: Some(1460), ..SynOptions::default() });
         b.client_sends(seg(ACK, 1, 1, &[]));
