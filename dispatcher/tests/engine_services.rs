@@ -155,7 +155,8 @@ fn protocols_route_where_no_name_does_plain_http_by_its_host_and_what_names_noth
     assert_eq!(pool_of(&w), "default");
     for (client, text, pool) in [
         (3, &b"XGET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n"[..], "api"),
-        (0, b"XGET / HTTP/1.1\r\nHost: other.example.com\r\n\r\n", "default"),
+        (0, b"XGET / HTTP/1.1\r\nHost: other.example.com\r\n\r\n", "shops"),
+        (0, b"XGET / HTTP/1.1\r\nHost: elsewhere.test\r\n\r\n", "default"),
         (1, b"XGET / HTTP/1.1\r\n\r\n", "default"),
         (2, b"hello, this is for api.example.com\r\n\r\n", "default"),
     ] {
