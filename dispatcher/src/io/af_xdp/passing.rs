@@ -1,7 +1,7 @@
 //! Sockets, memory and the place at the device, passed to another process that goes on with them.
 //!
 //! A queue has one socket, and that is bound to the memory of the process that made it: so it is the socket that changes hands, with its rings and its memory. The kernel sees nothing of it. What it has of chunks,
-//! and we, stands in the account of the memory ([`Umem::pack`]), which is written down when the workers stand still. The program is replaced by the new process's own, with maps of its own, in one step
+//! and we, stands in the account of the memory (`Umem::pack`), which is written down when the workers stand still. The program is replaced by the new process's own, with maps of its own, in one step
 //! (`BPF_LINK_UPDATE`), once it runs.
 
 use crate::io::bpf::Hook;
