@@ -244,6 +244,8 @@ impl Key {
     }
 
     /// Of a cookie, given in pieces: its name, `=` and its value.
+    // Apart, so that those who read hellos pay nothing for it: inlined, it costs each of them sixty instructions.
+    #[inline(never)]
     pub fn cookie(pieces: &[&[u8]]) -> Key {
         let mut hash = Sha256::new();
         pieces.iter().for_each(|piece| hash.update(piece));
