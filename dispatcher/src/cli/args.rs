@@ -92,12 +92,33 @@ The report names the connections that could not be followed, and with --backend 
 
 Exit status: 0 done; 1 done, but there were frames that are not read and may hold connections (other link types; what lies in PPPoE, MPLS or tunnels), or nothing was read at all; 2 refused, or a capture is damaged (one line on standard error says why).";
 
+/// What a configuration file says, and flags beside it may not: every flag of `run` but those that say how this one start goes.
+const IN_THE_FILE: [&str; 17] = [
+    "ports",
+    "Service",
+    "Tuning",
+    "workers",
+    "cores",
+    "idle",
+    "connections_log",
+    "control",
+    "overrides",
+    "state",
+    "tunnel_key",
+    "learn_keys",
+    "check",
+    "metrics",
+    "stats_interval",
+    "log_format",
+    "log_level",
+];
+
 /// Flags of `run`.
 #[derive(Args, Debug)]
 pub struct RunArgs {
     /// Take everything from a configuration file instead of flags: several services, pools and routes, changed while it runs (see
     /// docs/configuration.md; `dispatcher check FILE` tells its mistakes)
-    #[arg(long, value_name = "FILE", exclusive = true)]
+    #[arg(long, value_name = "FILE", conflicts_with_all = IN_THE_FILE)]
     pub config: Option<PathBuf>,
 
     /// A network port (repeat)
@@ -422,5 +443,22 @@ mod tests {
     #[test]
     fn clap_finds_nothing_wrong_with_the_declarations() {
         Cli::command().debug_assert();
+    }
+
+    /// By name, so that a flag that is added later is not forgotten. Until there was this test, `--config FILE --takeover` was refused.
+    #[test]
+    fn beside_a_file_run_takes_the_flags_of_an_upgrade_and_no_other() {
+        let command = Cli::command();
+        let mut run = command.find_subcommand("run").cloned().unwrap();
+        run.build();
+        let config = run.get_arguments().find(|flag| flag.get_id() == "config").unwrap();
+        let refused: Vec<_> = run.get_arg_conflicts_with(config).iter().map(|flag| flag.get_id().to_string()).collect();
+        let taken = run.get_arguments().map(|flag| flag.get_id().to_string()).filter(|flag| !refused.contains(flag));
+        let taken: Vec<_> = taken.collect();
+        assert_eq!(taken, ["config", "takeover", "background", "help"]);
+        let words = ["dispatcher", "run", "--config", "file", "--takeover", "--background"];
+        assert!(Cli::try_parse_from(words).is_ok());
+        let words = ["dispatcher", "run", "--config", "file", "--vip", "192.0.2.1:443"];
+        assert!(Cli::try_parse_from(words).is_err());
     }
 }
