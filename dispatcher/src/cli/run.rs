@@ -6,12 +6,13 @@ use super::{REFUSED, Refusal, check, check_file, listing, log, report};
 use crate::checks::Checks;
 use crate::control::configuration::{Configuration, Process};
 use crate::control::events::watch::Watch;
+use crate::control::events::{Kind, News};
 use crate::control::live::{Live, Source};
 use crate::control::overrides::saved::Saved;
 use crate::control::service::Manager;
 use crate::control::socket::api::Overview;
 use crate::control::socket::client::{self, Question};
-use crate::control::socket::running::wall_clock;
+use crate::control::socket::running::{wall_clock, wall_clock_exactly};
 use crate::control::socket::server::Server;
 use crate::control::socket::{self, Control, Running};
 use crate::control::takeover::{self, Giver, Heir};
@@ -147,7 +148,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         let strays = |all| returning.except(Strays::new(all));
         match heir.take(&gates, strays) {
             Ok(taken) => {
-                tracing::info!("took over {}", taken.words);
+                if !queue.events().go_on(&taken.events) {
+                    tracing::warn!("takeover: what has happened before cannot be read, and is left out");
+                }
+                let words = format!("took over {}", taken.words);
+                let news = News::new(Kind::Takeover, false, words).with("version", env!("CARGO_PKG_VERSION"));
+                queue.events().tell(news, wall_clock_exactly());
                 notes.iter().for_each(|note| tracing::info!("{note}"));
                 if let Some(path) = process.control.as_deref() {
                     let go_on = socket::server::go_on(path, taken.control, handle, Default::default());
@@ -274,6 +280,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
                 clock,
                 control: server.listener(),
                 metrics: metrics.as_ref().map(|metrics| (metrics.address, metrics.listener())),
+                events: queue.events(),
             };
             tracing::info!("takeover: {who} begins to take over");
             let given =
@@ -285,7 +292,11 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
                     handed_over = true;
                     break;
                 }
-                Err(why) => tracing::warn!("takeover by {who} has failed: {why}; everything goes on here"),
+                Err(why) => {
+                    let words = format!("takeover by {who} has failed: {why}; everything goes on here");
+                    let news = News::new(Kind::Takeover, true, words).with("by", &who).with("why", why);
+                    queue.events().tell(news, wall_clock_exactly());
+                }
             }
         }
     }

@@ -7,7 +7,7 @@
 //! | new | `HELLO` | its version, and of this protocol |
 //! | old | `WELCOME` | what is fixed, the secret, the clock, what its connections need, its listening sockets; or `REFUSED` |
 //! | new | `PREPARED` | all is built, all ports are open in standby |
-//! | old | `SESSIONS` | the rows of sessions that there are by now: most of what there is |
+//! | old | `SESSIONS` | the rows of sessions that there are by now: most of what there is; and what has happened |
 //! | new | `KNOWN` | they are in its tables |
 //! | old | `BEGIN` | |
 //! | new | `BEGUN` | frames arrive at both |
@@ -19,6 +19,7 @@
 //! Until `GO` has been sent the old one goes on when anything goes wrong, or takes too long, and says why (`REFUSED`). The new one ends then, and says so. If the old one dies after its
 //! estate is complete, the new one runs: nobody else would.
 
+use crate::control::events::Events;
 use crate::engine::moving::pack_sessions;
 use crate::engine::{AddressMode, Config};
 use crate::io::Urgency;
@@ -73,6 +74,9 @@ const LONGEST: Duration = Duration::from_secs(3600);
 
 /// Most that is taken of what a worker wrote.
 const LARGEST: u64 = 64 << 30;
+
+/// Most that is taken of events: many times what all that are kept can be.
+const LARGEST_EVENTS: u64 = 64 << 20;
 
 /// What cannot be another in the process that takes over: connections depend on it. Each line in words.
 fn fixed(config: &Config) -> Vec<String> {
@@ -239,6 +243,8 @@ pub struct Giver<'a> {
     pub control: BorrowedFd<'a>,
     /// Where it answers for metrics.
     pub metrics: Option<(SocketAddr, BorrowedFd<'a>)>,
+    /// What has happened.
+    pub events: &'a Events,
 }
 
 /// Hands all over. When this comes back without an error another process does all of it, and this one is to end without a word to anybody. `Err`: it goes on, and this is why.
@@ -260,7 +266,7 @@ fn try_to_give(passage: &mut Passage, giver: &Giver<'_>, meanwhile: &mut dyn FnM
     if protocol != PROTOCOL {
         return Err(format!("version {version} hands over by protocol {protocol}, and this one by {PROTOCOL}"));
     }
-    let Giver { workers, conductor, rows, devices, secret, clock, control, metrics } = giver;
+    let Giver { workers, conductor, rows, devices, secret, clock, control, metrics, events } = giver;
     let (xdp, passed) = devices.lend().map_err(|e| format!("af-xdp: {e}"))?.into_parts();
     let welcome = Welcome {
         secret: *secret,
@@ -279,7 +285,8 @@ fn try_to_give(passage: &mut Passage, giver: &Giver<'_>, meanwhile: &mut dyn FnM
     let rows_since = clock.now();
     let sessions = pack_sessions(rows, conductor.directory(), rows_since);
     let sessions = pass::memory(&sessions).map_err(|e| e.to_string())?;
-    passage.send(SESSIONS, &[], &[sessions.as_fd()], SOON).map_err(sent)?;
+    let events = pass::memory(&events.to_json()).map_err(|e| e.to_string())?;
+    passage.send(SESSIONS, &[], &[sessions.as_fd(), events.as_fd()], SOON).map_err(sent)?;
     wait_for(passage, KNOWN, Instant::now() + PREPARE, meanwhile)?;
     passage.send(BEGIN, &[], &[], SOON).map_err(sent)?;
     expect(passage, BEGUN, Instant::now() + SOON)?;
@@ -416,10 +423,12 @@ impl Heir {
         let sent = |e: io::Error| in_words(&e);
         self.passage.send(PREPARED, &[], &[], SOON).map_err(sent)?;
         // It walks over all of its tables.
-        let sessions = expect(&mut self.passage, SESSIONS, Instant::now() + PREPARE)?.files.into_iter().next();
-        let sessions = sessions.ok_or("no rows of sessions")?;
+        let mut files = expect(&mut self.passage, SESSIONS, Instant::now() + PREPARE)?.files.into_iter();
+        let sessions = files.next().ok_or("no rows of sessions")?;
         let unread = |e: &dyn core::fmt::Display| format!("what was written cannot be read: {e}");
         let sessions = Arc::new(pass::contents(sessions, LARGEST).map_err(|e| unread(&e))?);
+        let events = files.next().ok_or("no events")?;
+        let events = pass::contents(events, LARGEST_EVENTS).map_err(|e| unread(&e))?;
         let mut rows = 0;
         for answer in gates.ask(&Order::Sessions(sessions), Instant::now() + PREPARE).ok_or(DIED)? {
             let Answer::Sessions(taken) = answer else { return Err(DIED.into()) };
@@ -467,7 +476,7 @@ impl Heir {
             Err(e) => return Err(in_words(&e)),
         }
         gates.tell(&Order::Run).ok_or(DIED)?;
-        Ok(Taken { words, control: self.control.try_clone().map_err(|e| e.to_string())?, metrics: None })
+        Ok(Taken { words, control: self.control.try_clone().map_err(|e| e.to_string())?, metrics: None, events })
     }
 }
 
@@ -479,6 +488,8 @@ pub struct Taken {
     pub control: OwnedFd,
     /// The socket where metrics are asked for, and where that is.
     pub metrics: Option<(SocketAddr, OwnedFd)>,
+    /// What has happened there, for [`Events::go_on`].
+    pub events: Vec<u8>,
 }
 
 /// Asks for the connection itself, by HTTP.

@@ -47,11 +47,13 @@ pub enum Kind {
     Room,
     /// Lines of a log were lost.
     Log,
+    /// This process took over from another, or another one failed to.
+    Takeover,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Backend,
         Kind::Tunnel,
         Kind::Agent,
@@ -63,6 +65,7 @@ impl Kind {
         Kind::Worker,
         Kind::Room,
         Kind::Log,
+        Kind::Takeover,
     ];
 
     /// As it is told.
@@ -79,6 +82,7 @@ impl Kind {
             Kind::Worker => "worker",
             Kind::Room => "room",
             Kind::Log => "log",
+            Kind::Takeover => "takeover",
         }
     }
 }
@@ -177,6 +181,30 @@ impl Events {
         let last = kept.last;
         drop(kept);
         self.latest.send_if_modified(|known| core::mem::replace(known, last) != last);
+    }
+
+    /// Goes on with those of the process that was taken over, which are JSON as [`Events::to_json`] makes it. Their numbers go on, too. Nothing of it is taken, and false is said, if
+    /// it cannot be read, or if something was told here before.
+    pub fn go_on(&self, json: &[u8]) -> bool {
+        let Ok(mut events) = serde_json::from_slice::<VecDeque<api::Event>>(json) else { return false };
+        let consecutive =
+            events.iter().zip(events.iter().skip(1)).all(|(a, b)| a.number.checked_add(1) == Some(b.number));
+        let mut kept = self.lock();
+        if !consecutive || kept.last > 0 {
+            return false;
+        }
+        events.drain(..events.len().saturating_sub(KEPT));
+        kept.last = events.back().map_or(0, |event| event.number);
+        kept.events = events;
+        let last = kept.last;
+        drop(kept);
+        self.latest.send_replace(last);
+        true
+    }
+
+    /// All that are kept, for another process.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.lock().events).unwrap_or_default()
     }
 
     /// Those behind number `after`, oldest first, `most` at once.
@@ -291,6 +319,20 @@ mod tests {
         assert_eq!(told.events.iter().map(|e| e.number).collect::<Vec<_>>(), [21, 22, 23]);
         assert_eq!((told.lost, events.latest(2).events.len(), events.after(told.last, 9).events.len()), (0, 2, 0));
         assert_eq!(events.after(1 << 40, usize::MAX).events.len(), KEPT, "of another dispatcher, before a restart");
+    }
+
+    #[test]
+    fn a_process_that_takes_over_goes_on_with_events_and_their_numbers_and_believes_no_others() {
+        let (old, new) = (Events::default(), Events::default());
+        (0..KEPT + 10).for_each(|n| old.tell(one(n), n as f64));
+        let json = old.to_json();
+        assert!(!new.go_on(&json[..json.len() - 1]));
+        assert!(!new.go_on(String::from_utf8(json.clone()).unwrap().replacen(":20,", ":21,", 1).as_bytes()));
+        assert!(new.go_on(&json));
+        assert_eq!(new.after(0, usize::MAX), old.after(0, usize::MAX));
+        new.tell(one(0), 1e6);
+        assert_eq!(new.latest(1).events[0].number, KEPT as u64 + 11);
+        assert!(!new.go_on(&json), "it has events of its own");
     }
 
     #[test]

@@ -528,11 +528,11 @@ pub struct Events {
 /// Something that has happened.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Event {
-    /// From 1 at the start of the dispatcher, without gaps.
+    /// From 1 at the start of the dispatcher, without gaps; a process that takes over goes on with them.
     pub number: u64,
     /// Seconds since 1970.
     pub time: f64,
-    /// `backend`, `agent`, `key`, `tickets`, `configuration`, `override`, `link`, `worker`, `room` or `log`.
+    /// `backend`, `agent`, `key`, `tickets`, `configuration`, `override`, `link`, `worker`, `room`, `log` or `takeover`.
     pub kind: String,
     /// `info`, or `warning`: somebody should look at it.
     pub level: String,

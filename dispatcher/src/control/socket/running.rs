@@ -154,7 +154,7 @@ fn family(family: Family) -> &'static str {
 }
 
 /// Seconds since 1970, with their parts.
-fn wall_clock_exactly() -> f64 {
+pub fn wall_clock_exactly() -> f64 {
     // Before 1970 nothing happens, and there are no overrides.
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
