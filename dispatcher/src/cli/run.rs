@@ -142,8 +142,9 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     )
     .map_err(Refusal::new)?;
     let Started { workers, cores, conductor, rows, prober, mut state, gates, returning, devices } = started;
-    let mut taken_over = false;
+    let mut taken_over = None;
     if let (Some(heir), Some(gates)) = (heir.take(), gates) {
+        let watched = heir.watched.clone();
         let notes = heir.leaving(conductor.directory());
         let strays = |all| returning.except(Strays::new(all));
         match heir.take(&gates, strays) {
@@ -166,7 +167,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
                 if let Some(news) = state.as_mut().and_then(State::put_in_place) {
                     tracing::warn!("{news}");
                 }
-                taken_over = true;
+                taken_over = Some(watched);
             }
             Err(why) => {
                 // Those at the gates see that nobody will open them.
@@ -183,10 +184,9 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
 
     let mut manager = Manager::from_environment();
     let status = format!("{} workers run", workers.len());
-    if taken_over {
-        manager.took_over(&status)
-    } else {
-        manager.ready(&status)
+    match taken_over {
+        Some(watched) => manager.took_over(&status, watched),
+        None => manager.ready(&status),
     }
     let started = Instant::now();
     let fixed = live.configuration().ports.clone();
@@ -281,6 +281,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
                 control: server.listener(),
                 metrics: metrics.as_ref().map(|metrics| (metrics.address, metrics.listener())),
                 events: queue.events(),
+                watched: manager.watched(),
             };
             tracing::info!("takeover: {who} begins to take over");
             let given =

@@ -3,7 +3,7 @@
 //! A datagram to the socket that `NOTIFY_SOCKET` names; without it nothing is done. Who listens there is no reason for us to wait or to fail.
 
 use crate::io::kernel;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -12,9 +12,19 @@ use std::time::{Duration, Instant};
 /// Half of the time after which the manager takes us for dead, so that one message may be late.
 const SHARE: u32 = 2;
 
+/// By whom a process is watched: what one that takes over must know, since the manager tells it to the first process of a service only.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Watched {
+    /// Where it listens, as in `NOTIFY_SOCKET`.
+    pub socket: Option<String>,
+    /// How often it is told that we live.
+    pub every: Option<Duration>,
+}
+
 /// The way to the service manager.
 #[derive(Debug, Default)]
 pub struct Manager {
+    name: Option<OsString>,
     to: Option<(UnixDatagram, SocketAddr)>,
     /// How often it wants to hear that we live.
     every: Option<Duration>,
@@ -32,17 +42,14 @@ impl Manager {
 
     /// `socket`: a path, or @ and an abstract name. `watchdog`: microseconds.
     pub fn new(socket: Option<OsString>, watchdog: Option<&str>) -> Manager {
-        let address = |name: OsString| match name.as_bytes() {
-            [b'@', name @ ..] => SocketAddr::from_abstract_name(name).ok(),
-            _ => SocketAddr::from_pathname(name).ok(),
-        };
-        let to = socket.and_then(address).and_then(|at| {
-            let from = UnixDatagram::unbound().ok()?;
-            from.set_nonblocking(true).ok()?;
-            Some((from, at))
-        });
         let every = watchdog.and_then(|us| us.parse().ok()).filter(|us| *us > 0).map(Duration::from_micros);
-        Manager { to, every: every.map(|every| every / SHARE), last: None, status: String::new() }
+        let to = socket.as_deref().and_then(connect);
+        Manager { name: socket, to, every: every.map(|every| every / SHARE), last: None, status: String::new() }
+    }
+
+    /// By whom this process is watched.
+    pub fn watched(&self) -> Watched {
+        Watched { socket: self.name.as_ref().and_then(|name| name.clone().into_string().ok()), every: self.every }
     }
 
     fn say(&self, what: &str) {
@@ -63,8 +70,13 @@ impl Manager {
         self.say(&format!("RELOADING=1\nMONOTONIC_USEC={}\n", kernel::monotonic().as_micros()));
     }
 
-    /// All workers run, and this process is the service's from now on, in another's place.
-    pub fn took_over(&mut self, status: &str) {
+    /// All workers run, and this process is the service's from now on, in another's place, which was watched like that. What our own environment says goes first.
+    pub fn took_over(&mut self, status: &str, before: Watched) {
+        if self.to.is_none() {
+            self.name = before.socket.map(OsString::from);
+            self.to = self.name.as_deref().and_then(connect);
+        }
+        self.every = self.every.or(before.every);
         self.say(&format!("MAINPID={}\nREADY=1\nSTATUS={status}\n", std::process::id()));
         self.status = status.to_string();
     }
@@ -101,6 +113,16 @@ impl Manager {
     }
 }
 
+fn connect(name: &OsStr) -> Option<(UnixDatagram, SocketAddr)> {
+    let at = match name.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name).ok()?,
+        _ => SocketAddr::from_pathname(name).ok()?,
+    };
+    let from = UnixDatagram::unbound().ok()?;
+    from.set_nonblocking(true).ok()?;
+    Some((from, at))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,10 +156,16 @@ mod tests {
         beat(&mut manager, 1002, true);
         assert_eq!((heard(&socket).is_some(), heard(&socket).is_some(), heard(&socket)), (true, true, None));
         manager.hands_over_to(7);
-        manager.took_over("2 workers");
+        manager.took_over("2 workers", Watched::default());
         let pid = std::process::id();
         assert_eq!(heard(&socket).unwrap(), "MAINPID=7\n");
         assert_eq!(heard(&socket).unwrap(), format!("MAINPID={pid}\nREADY=1\nSTATUS=2 workers\n"));
+        // Of one that takes over the manager's environment says nothing of a watchdog: until that was passed on it was killed after WatchdogSec.
+        let mut heir = Manager::new(None, None);
+        heir.took_over("2 workers", manager.watched());
+        assert_eq!(heard(&socket).unwrap(), format!("MAINPID={pid}\nREADY=1\nSTATUS=2 workers\n"));
+        beat(&mut heir, 2, true);
+        assert_eq!((heard(&socket).as_deref(), heir.watched()), (Some("WATCHDOG=1\n"), manager.watched()));
         // Without one who listens, or a socket, nothing is waited for.
         std::fs::remove_file(&path).unwrap();
         manager.stopping();

@@ -20,6 +20,7 @@
 //! estate is complete, the new one runs: nobody else would.
 
 use crate::control::events::Events;
+use crate::control::service::Watched;
 use crate::engine::moving::pack_sessions;
 use crate::engine::{AddressMode, Config};
 use crate::io::Urgency;
@@ -104,6 +105,7 @@ struct Welcome {
     fixed: Vec<String>,
     left: Left,
     metrics: Option<SocketAddr>,
+    watched: Watched,
     version: String,
     /// What is passed of af-xdp.
     xdp: Vec<u8>,
@@ -175,6 +177,7 @@ impl Welcome {
             });
             pack_all(&self.left.listeners, to, |addr, to| addr.pack(to));
             self.metrics.pack(to);
+            (self.watched.socket.clone(), self.watched.every).pack(to);
             to.block(&self.xdp);
         });
         to.into_bytes()
@@ -196,8 +199,10 @@ impl Welcome {
         })?;
         let listeners = unpack_all(from, SocketAddr::unpack)?;
         let metrics = Pack::unpack(from)?;
+        let (socket, every) = Pack::unpack(from)?;
+        let watched = Watched { socket, every };
         let xdp = from.block()?.to_vec();
-        Ok(Welcome { secret, origin, fixed, left: Left { backends, listeners }, metrics, version, xdp })
+        Ok(Welcome { secret, origin, fixed, left: Left { backends, listeners }, metrics, watched, version, xdp })
     }
 }
 
@@ -245,6 +250,8 @@ pub struct Giver<'a> {
     pub metrics: Option<(SocketAddr, BorrowedFd<'a>)>,
     /// What has happened.
     pub events: &'a Events,
+    /// By whom it is watched.
+    pub watched: Watched,
 }
 
 /// Hands all over. When this comes back without an error another process does all of it, and this one is to end without a word to anybody. `Err`: it goes on, and this is why.
@@ -266,7 +273,7 @@ fn try_to_give(passage: &mut Passage, giver: &Giver<'_>, meanwhile: &mut dyn FnM
     if protocol != PROTOCOL {
         return Err(format!("version {version} hands over by protocol {protocol}, and this one by {PROTOCOL}"));
     }
-    let Giver { workers, conductor, rows, devices, secret, clock, control, metrics, events } = giver;
+    let Giver { workers, conductor, rows, devices, secret, clock, control, metrics, events, watched } = giver;
     let (xdp, passed) = devices.lend().map_err(|e| format!("af-xdp: {e}"))?.into_parts();
     let welcome = Welcome {
         secret: *secret,
@@ -274,6 +281,7 @@ fn try_to_give(passage: &mut Passage, giver: &Giver<'_>, meanwhile: &mut dyn FnM
         fixed: fixed(conductor.config()),
         left: left(conductor.directory()),
         metrics: metrics.map(|(at, _)| at),
+        watched: watched.clone(),
         version: env!("CARGO_PKG_VERSION").to_string(),
         xdp,
     };
@@ -346,6 +354,8 @@ pub struct Heir {
     pub control: OwnedFd,
     /// The socket where it answers for metrics, and where that is.
     pub metrics: Option<(SocketAddr, OwnedFd)>,
+    /// By whom the other one is watched.
+    pub watched: Watched,
     /// What the other one has of af-xdp, until it is taken.
     pub xdp: Option<Passed>,
     fixed: Vec<String>,
@@ -368,7 +378,7 @@ impl Heir {
         passage.send(HELLO, &hello.into_bytes(), &[], SOON).map_err(|e| in_words(&e))?;
         // It may be busy with a change.
         let message = expect(&mut passage, WELCOME, Instant::now() + PREPARE)?;
-        let Welcome { secret, origin, fixed, left, metrics, version: _, xdp } =
+        let Welcome { secret, origin, fixed, left, metrics, watched, version: _, xdp } =
             Welcome::read(&message.bytes).map_err(|e| format!("what the running one says: {e}"))?;
         let mut files = message.files.into_iter();
         let control = files.next().ok_or("the running one has passed no control socket")?;
@@ -378,7 +388,7 @@ impl Heir {
         };
         let xdp = Passed::of_parts(&xdp, files).map_err(|e| format!("what the running one passes: {e}"))?;
         let clock = Clock::with_origin(origin).ok_or("the running one's clock begins in the future")?;
-        Ok(Heir { passage, secret, clock, left, control, metrics, xdp: Some(xdp), fixed })
+        Ok(Heir { passage, secret, clock, left, control, metrics, watched, xdp: Some(xdp), fixed })
     }
 
     /// Whether this configuration can go on with the other's connections.
