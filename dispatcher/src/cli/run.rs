@@ -34,6 +34,7 @@ use lb::affinity::Reader;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,9 +51,6 @@ const IMPATIENT: i32 = 130;
 
 /// The command. `Err` when nothing was started.
 pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
-    if args.background {
-        return in_background(args);
-    }
     let source = match &args.config {
         None => Source::flags(check::configuration(args)?),
         Some(file) => match check_file::load(file)? {
@@ -65,6 +63,9 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         },
     };
     let process = source.configuration.process.clone();
+    if args.background {
+        return in_background(process.control.as_deref());
+    }
     let saved = match (&process.overrides, &process.control) {
         (Some(file), _) => Some(Saved::at(file)),
         (None, Some(socket)) => Some(Saved::beside(socket)),
@@ -383,12 +384,8 @@ fn returning(
 const ASK: Duration = Duration::from_millis(50);
 
 /// The same command in a process of its own, which goes on when it has taken over, or with what it says when it cannot.
-fn in_background(args: &RunArgs) -> Result<ExitCode, Refusal> {
+fn in_background(control: Option<&Path>) -> Result<ExitCode, Refusal> {
     let refused = |why: String| Refusal::new(format!("takeover: {why}"));
-    let file =
-        args.config.as_ref().and_then(|file| Source::file(&file.to_string_lossy(), &std::fs::read(file).ok()?).ok());
-    let of_file = file.and_then(|source| source.configuration.process.control);
-    let control = args.control.clone().or(of_file);
     let control = control.ok_or_else(|| refused("no --control: by it the running one is found".into()))?;
     let program = std::env::current_exe().map_err(|e| refused(e.to_string()))?;
     let words = std::env::args_os().skip(1).filter(|word| word != "--background");
@@ -400,7 +397,7 @@ fn in_background(args: &RunArgs) -> Result<ExitCode, Refusal> {
             let code = status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0);
             return Ok(code.map_or(ExitCode::FAILURE, ExitCode::from));
         }
-        let answer = client::request(&control, Question::new(Method::GET, "/v1"));
+        let answer = client::request(control, Question::new(Method::GET, "/v1"));
         let told = answer.ok().and_then(|answer| serde_json::from_slice::<Overview>(&answer.body).ok());
         if told.is_some_and(|told| told.pid == other.id()) {
             return Ok(ExitCode::SUCCESS);
