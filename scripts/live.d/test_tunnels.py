@@ -1,6 +1,7 @@
 """Servers behind tunnels: of each kind, with the outer packets of both families."""
 
 import concurrent.futures
+import functools
 import json
 import os
 import signal
@@ -125,9 +126,18 @@ class Tapped:
     def shown(path, fields):
         asked = [x for field in fields for x in ("-e", field)]
         flags = [x for name in ("ip", "udp", "tcp") for x in ("-o", f"{name}.check_checksum:TRUE")]
-        out = subprocess.run(["tshark", "-r", path, "-n", *flags, "-o", "ip.defragment:FALSE", "-T", "fields", "-E", "separator=/t", *asked],
+        out = subprocess.run(["tshark", "-r", path, "-n", *flags, *no_guesses(), "-o", "ip.defragment:FALSE", "-T", "fields", "-E", "separator=/t", *asked],
                              check=True, capture_output=True, text=True)
         return [[value.split(",") if value else [] for value in line.split("\t")] for line in out.stdout.splitlines()]
+
+
+@functools.cache
+def no_guesses():
+    """Flags for tshark: a random source port, of a tunnel or of a client, says nothing of what a packet holds, whatever protocol has it by convention."""
+    tables = subprocess.run(["tshark", "-G", "decodes"], check=True, capture_output=True, text=True).stdout.splitlines()
+    rows = [line.split("\t") for line in tables]
+    named = {row[2] for row in rows if row[0] in ("udp.port", "tcp.port")} - {"vxlan"}
+    return [word for name in sorted(named) for word in ("--disable-protocol", name)]
 
 
 def bytes_of_gue(packet):
