@@ -32,7 +32,7 @@ fn main() {
         .allowlist_function("(_rte|dispatcher)_.*")
         .allowlist_function("rte_(eal_cleanup|strerror|socket_(id|count|id_by_idx))")
         .allowlist_function("rte_eth_(allmulticast|promiscuous)_(enable|disable)")
-        .allowlist_function("rte_eth_dev_(adjust_nb_rx_tx_desc|close|get_mtu|get_port_by_name|info_get)")
+        .allowlist_function("rte_eth_dev_(adjust_nb_rx_tx_desc|close|default_mac_addr_set|get_mtu|get_port_by_name|info_get)")
         .allowlist_function("rte_eth_dev_(socket_id|start|stop)")
         .allowlist_function("rte_eth_(macaddr_get|rx_queue_setup|stats_get|tx_queue_setup)")
         .allowlist_function("rte_mempool_(free|in_use_count|lookup)|rte_pktmbuf_pool_create|rte_lcore_to_socket_id")

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <sched.h>
 #include <rte_version.h>
+#include <rte_dev.h>
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
@@ -80,10 +81,20 @@ void dispatcher_leave(struct rte_mbuf *mbuf, uint16_t port, unsigned l2, unsigne
 /* Whether it checks TCP checksums. */
 int dispatcher_checks_tcp(uint16_t port);
 
-/* What a port's RSS does: its key, and the queue of each entry of its table, which has as many as returned; 0 when it does not tell. */
-unsigned dispatcher_rss(uint16_t port, uint8_t *key, unsigned key_size, uint16_t *table, unsigned table_size);
+/* What a port's RSS does: its key, as long as told then, and the queue of each entry of its table, which has as many as returned; 0 when it does not tell. */
+unsigned dispatcher_rss(uint16_t port, uint8_t *key, unsigned *key_size, uint16_t *table, unsigned table_size);
 /* Whether it hashes ports of TCP over IPv4 (1) and IPv6 (2). */
 int dispatcher_rss_tcp(uint16_t port);
+
+/* Has it do so from now on. 0, or why not. */
+int dispatcher_rss_set(uint16_t port, const uint8_t *key, unsigned key_size, const uint16_t *table, unsigned entries);
+
+/* Finds a device that EAL was not told of, with its arguments behind commas. 0, or why not. */
+int dispatcher_attach(const char *device);
+/* Stops a port, closes it, and has EAL forget its device: another process can have it. 0, or why not. */
+int dispatcher_detach(uint16_t port);
+/* Cards are told addresses of the process's, not the machine's. */
+int dispatcher_iova_is_va(void);
 
 /* 1 up, 0 down, negative when the port does not say. */
 int dispatcher_link_up(uint16_t port);
@@ -92,3 +103,5 @@ int dispatcher_link_up(uint16_t port);
 int dispatcher_log_keep(void);
 /* Copies at most size - 1 bytes of it, oldest first, and a zero: how many. */
 size_t dispatcher_log_read(char *to, size_t size);
+/* From now on it keeps what is said from now on. */
+void dispatcher_log_forget(void);

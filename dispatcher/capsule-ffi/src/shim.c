@@ -204,14 +204,14 @@ int dispatcher_checks_tcp(uint16_t port) {
     return port < RTE_MAX_ETHPORTS && (rx_offloads[port] & CHECKSUMS_TCP) != 0;
 }
 
-unsigned dispatcher_rss(uint16_t port, uint8_t *key, unsigned key_size, uint16_t *table, unsigned table_size) {
+unsigned dispatcher_rss(uint16_t port, uint8_t *key, unsigned *key_size, uint16_t *table, unsigned table_size) {
     struct rte_eth_rss_reta_entry64 groups[64];
     struct rte_eth_dev_info info;
     struct rte_eth_rss_conf conf = {.rss_key = key};
     if (rte_eth_dev_info_get(port, &info) != 0)
         return 0;
     unsigned n = info.reta_size;
-    if (info.hash_key_size == 0 || info.hash_key_size > key_size || n == 0 || n > table_size || n > 64 * 64 || n % 64 != 0)
+    if (info.hash_key_size == 0 || info.hash_key_size > *key_size || n == 0 || n > table_size || n > 64 * 64 || n % 64 != 0)
         return 0;
     conf.rss_key_len = info.hash_key_size;
     memset(groups, 0, sizeof groups);
@@ -219,6 +219,7 @@ unsigned dispatcher_rss(uint16_t port, uint8_t *key, unsigned key_size, uint16_t
         groups[i].mask = ~(uint64_t)0;
     if (rte_eth_dev_rss_hash_conf_get(port, &conf) != 0 || rte_eth_dev_rss_reta_query(port, groups, n) != 0)
         return 0;
+    *key_size = info.hash_key_size;
     for (unsigned i = 0; i < n; i++)
         table[i] = groups[i / 64].reta[i % 64];
     return n;
@@ -230,6 +231,42 @@ int dispatcher_rss_tcp(uint16_t port) {
         return 0;
     return ((conf.rss_hf & RSS_TCP4) != 0) | ((conf.rss_hf & RSS_TCP6) != 0) << 1;
 }
+
+int dispatcher_rss_set(uint16_t port, const uint8_t *key, unsigned key_size, const uint16_t *table, unsigned entries) {
+    struct rte_eth_rss_reta_entry64 groups[64];
+    struct rte_eth_rss_conf conf = {.rss_key = NULL};
+    uint8_t copy[64];
+    if (entries == 0 || entries > 64 * 64 || entries % 64 != 0 || key_size > sizeof copy)
+        return -EINVAL;
+    memset(groups, 0, sizeof groups);
+    for (unsigned i = 0; i < entries; i++) {
+        groups[i / 64].mask = ~(uint64_t)0;
+        groups[i / 64].reta[i % 64] = table[i];
+    }
+    /* What is hashed stays as it is. */
+    int r = rte_eth_dev_rss_hash_conf_get(port, &conf);
+    if (r != 0)
+        return r;
+    memcpy(copy, key, key_size);
+    conf.rss_key = copy;
+    conf.rss_key_len = key_size;
+    r = rte_eth_dev_rss_hash_update(port, &conf);
+    return r != 0 ? r : rte_eth_dev_rss_reta_update(port, groups, entries);
+}
+
+int dispatcher_attach(const char *device) { return rte_dev_probe(device); }
+
+int dispatcher_detach(uint16_t port) {
+    struct rte_eth_dev_info info;
+    int r = rte_eth_dev_info_get(port, &info);
+    if (r != 0)
+        return r;
+    rte_eth_dev_stop(port);
+    rte_eth_dev_close(port);
+    return rte_dev_remove(info.device);
+}
+
+int dispatcher_iova_is_va(void) { return rte_eal_iova_mode() == RTE_IOVA_VA; }
 
 int dispatcher_link_up(uint16_t port) {
     struct rte_eth_link link;
@@ -279,4 +316,10 @@ size_t dispatcher_log_read(char *to, size_t size) {
     pthread_mutex_unlock(&log_lock);
     to[n] = 0;
     return n;
+}
+
+void dispatcher_log_forget(void) {
+    pthread_mutex_lock(&log_lock);
+    log_len = 0;
+    pthread_mutex_unlock(&log_lock);
 }

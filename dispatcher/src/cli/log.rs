@@ -30,8 +30,10 @@ where
         LogLevel::Warning => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
     };
-    // It speaks of its timers, for who debugs it; what becomes of tunnels we say ourselves.
-    let level = Targets::new().with_default(level).with_target("boringtun", LevelFilter::OFF);
+    // boringtun speaks of its timers, capsule of its threads, for who debugs them; what becomes of tunnels we say ourselves.
+    let capsule = level.min(LevelFilter::WARN);
+    let level =
+        Targets::new().with_default(level).with_target("boringtun", LevelFilter::OFF).with_target("capsule", capsule);
     let lines = layer().with_writer(to).log_internal_errors(false);
     match format {
         LogFormat::Text => Registry::default().with(lines.event_format(Text { journal }).with_filter(level)).into(),
@@ -114,8 +116,9 @@ mod tests {
             let down = News::new(Kind::Backend, true, "backend a is down").with("backend", "a").with("by", "check");
             Events::default().tell(down.clone(), 1.0);
             Events::default().tell(News { logged: true, ..down }, 1.0);
-            // What it says of its own timers is nobody's business.
+            // What they say of their own timers and threads is nobody's business.
             tracing::error!(target: "boringtun::noise::timers", "CONNECTION_EXPIRED(REKEY_ATTEMPT_TIME)");
+            tracing::info!(target: "capsule::runtime", "parking core2.");
             tracing::error!("over");
         });
         String::from_utf8(kept.0.lock().unwrap().clone()).unwrap()

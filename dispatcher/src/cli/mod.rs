@@ -8,10 +8,11 @@
 //! * [`log`]: the log on standard error.
 //! * [`replay`]: `dispatcher replay`.
 //! * [`top`]: `dispatcher top`. [`tunnel`]: `dispatcher tunnel`.
-//! * [`run`]: `dispatcher run`; [`report`]: what it prints; [`signs`]: what it warns of.
+//! * [`run`]: `dispatcher run`; `cards`: of DPDK, where it is built in; [`report`]: what it prints; [`signs`]: what it warns of.
 
 pub mod args;
 pub mod capture;
+mod cards;
 pub mod check;
 pub mod check_file;
 pub mod ctl;

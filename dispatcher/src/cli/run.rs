@@ -2,7 +2,7 @@
 
 use super::args::RunArgs;
 use super::signs::Signs;
-use super::{REFUSED, Refusal, check, check_file, listing, log, report};
+use super::{REFUSED, Refusal, cards, check, check_file, listing, log, report};
 use crate::checks::Checks;
 use crate::control::configuration::{Configuration, Process};
 use crate::control::events::watch::Watch;
@@ -15,11 +15,9 @@ use crate::control::socket::client::{self, Question};
 use crate::control::socket::running::{wall_clock, wall_clock_exactly};
 use crate::control::socket::server::Server;
 use crate::control::socket::{self, Control, Running};
-use crate::control::takeover::{self, Giver, Heir};
+use crate::control::takeover::{self, Failed, Giver, Heir};
 use crate::engine::{Returning, Share, Strays};
 use crate::io::kernel;
-#[cfg(feature = "dpdk")]
-use crate::io::{OpenError, dpdk};
 use crate::journal;
 use crate::metrics;
 use crate::state::{self, Note, State};
@@ -112,11 +110,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     }
     one_line_panics();
 
-    #[cfg(feature = "dpdk")]
-    let mut dpdk = start_dpdk(&mut checked).map_err(|e| Refusal::new(e.to_string()))?;
+    let told = heir.as_mut().and_then(|heir| heir.cards.take());
+    let mut dpdk = cards::bring_up(&mut checked, told).map_err(|e| Refusal::new(e.to_string()))?;
     let config = checked.config.clone();
     let mut signs = Signs::new(wanted.ports.clone(), &config.vips());
-    let port_memory = port_memory(&checked.ports, checked.cores.len());
+    let port_memory = cards::port_memory(&checked.ports, checked.cores.len());
+    let are_cards: Vec<bool> = checked.ports.iter().map(cards::is_card).collect();
     let large_units = worker::take_large_units(&checked.ports);
     let (handle, queue) = socket::queue::queue();
     let asked = handle.clone();
@@ -131,24 +130,14 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     if let Some(at) = process.metrics.filter(|at| elsewhere(*at)) {
         metrics = Some(metrics::server::start(at, asked.clone(), Default::default()).map_err(Refusal::new)?);
     }
-    let started = start(
-        checked,
-        process,
-        secret,
-        clock,
-        journal,
-        heir.as_mut(),
-        #[cfg(feature = "dpdk")]
-        &mut dpdk,
-    )
-    .map_err(Refusal::new)?;
-    let Started { workers, cores, conductor, rows, prober, mut state, gates, returning, devices } = started;
+    let started = start(checked, process, secret, clock, journal, heir.as_mut(), &mut dpdk).map_err(Refusal::new)?;
+    let Started { mut workers, cores, conductor, rows, prober, mut state, gates, returning, devices } = started;
     let mut taken_over = None;
     if let (Some(heir), Some(gates)) = (heir.take(), gates) {
         let watched = heir.watched.clone();
         let notes = heir.leaving(conductor.directory());
         let strays = |all| returning.except(Strays::new(all));
-        match heir.take(&gates, strays) {
+        match heir.take(&gates, cards::all(dpdk.as_ref()), strays) {
             Ok(taken) => {
                 if !queue.events().go_on(&taken.events) {
                     tracing::warn!("takeover: what has happened before cannot be read, and is left out");
@@ -168,6 +157,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
                 if let Some(news) = state.as_mut().and_then(State::put_in_place) {
                     tracing::warn!("{news}");
                 }
+                workers.iter_mut().for_each(|w| cards::describe(dpdk.as_ref(), &are_cards, &mut w.ports));
                 taken_over = Some(watched);
             }
             Err(why) => {
@@ -204,7 +194,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         watch: Watch::default(),
         heir: None,
     };
-    let mut handed_over = false;
+    let (mut handed_over, mut lost) = (false, false);
     let mut version = running.conductor.directory().version();
     let mut rates = report::Rates::default();
     let mut next_report = process.stats_interval.map(|every| started + every);
@@ -283,10 +273,13 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
                 metrics: metrics.as_ref().map(|metrics| (metrics.address, metrics.listener())),
                 events: queue.events(),
                 watched: manager.watched(),
+                cards: cards::all(dpdk.as_ref()),
+                heir: who.pid,
             };
             tracing::info!("takeover: {who} begins to take over");
-            let given =
-                takeover::give(stream, &giver, &mut || manager.beat(Instant::now(), || turns.all_turned(&workers)));
+            // Workers that stand still are waited for, and no longer than is told.
+            let mut meanwhile = |turning: bool| manager.beat(Instant::now(), || !turning || turns.all_turned(&workers));
+            let given = takeover::give(stream, &giver, &mut meanwhile);
             match given {
                 Ok(words) => {
                     who.pid.into_iter().for_each(|pid| manager.hands_over_to(pid));
@@ -294,17 +287,24 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
                     handed_over = true;
                     break;
                 }
-                Err(why) => {
-                    let words = format!("takeover by {who} has failed: {why}; everything goes on here");
+                Err(Failed { why, over }) => {
+                    let then = if over { "without its devices nothing goes on" } else { "everything goes on here" };
+                    let words = format!("takeover by {who} has failed: {why}; {then}");
                     let news = News::new(Kind::Takeover, true, words).with("by", &who).with("why", why);
                     queue.events().tell(news, wall_clock_exactly());
+                    if over {
+                        lost = true;
+                        break;
+                    }
                 }
             }
         }
     }
-    if handed_over {
+    if handed_over || lost {
         // What asks servers has no way to them any more, and what it learned another finds out.
         prober.stop();
+    }
+    if handed_over {
         server.take().into_iter().for_each(Server::pass_on);
     }
     // The last one.
@@ -318,7 +318,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         tracing::error!("a worker died; the numbers above may be a little old");
         return Ok(ExitCode::FAILURE);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if lost { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// How far the workers' loops had turned when last looked at.
@@ -335,49 +335,6 @@ impl Turns {
         }
         turned
     }
-}
-
-/// Bytes of memory for frames that all ports take together.
-fn port_memory(ports: &[worker::PortPlan], workers: usize) -> usize {
-    #[cfg(feature = "dpdk")]
-    let of_dpdk = match worker::dpdk_ports(ports).as_slice() {
-        [] => 0,
-        some => dpdk::port_memory(some, workers),
-    };
-    #[cfg(not(feature = "dpdk"))]
-    let of_dpdk = 0;
-    worker::port_memory(ports, workers) + of_dpdk
-}
-
-/// Brings up DPDK, if there is a port of its, and sets down the addresses that its ports turn out to have.
-#[cfg(feature = "dpdk")]
-fn start_dpdk(checked: &mut check::Checked) -> Result<Option<dpdk::Dpdk>, OpenError> {
-    let setups = worker::dpdk_ports(&checked.ports);
-    if setups.is_empty() {
-        return Ok(None);
-    }
-    let cores: Vec<_> = checked.cores.iter().flatten().copied().collect();
-    let started = dpdk::Dpdk::start(setups, &cores)?;
-    let specs = checked.config.ports.iter_mut().zip(&checked.ports);
-    let ours = specs.filter(|(_, plan)| matches!(plan.device, worker::Device::Dpdk(_)));
-    ours.zip(&started.macs).for_each(|((spec, _), mac)| spec.mac = *mac);
-    Ok(Some(started))
-}
-
-/// Whose what returns is, by what DPDK's ports tell of their cards.
-#[cfg(feature = "dpdk")]
-fn returning(
-    config: &crate::engine::Config,
-    ports: &[worker::PortPlan],
-    workers: usize,
-    dpdk: Option<&dpdk::Dpdk>,
-) -> Returning {
-    let mut told = dpdk.into_iter().flat_map(|dpdk| dpdk.rss.iter().cloned());
-    let of_port = |plan: &worker::PortPlan| match plan.device {
-        worker::Device::Dpdk(_) => told.next().flatten(),
-        _ => None,
-    };
-    Returning::by_ports(config, workers, &ports.iter().map(of_port).collect::<Vec<_>>())
 }
 
 /// How often it is asked whether the one in the background has taken over.
@@ -429,10 +386,12 @@ fn heir(process: &Process, checked: &mut check::Checked) -> Result<Heir, Refusal
         match port.device {
             worker::Device::AfPacket(..) => port.standby = true,
             worker::Device::AfXdp(..) => {}
+            _ if cards::can_change_hands(port) => {}
             _ => return Err(refused(&format!("port '{}': its driver cannot hand over: stop, and start", port.name))),
         }
     }
     let heir = Heir::ask(path).map_err(Refusal::new)?;
+    cards::agree(heir.cards.as_ref(), checked).map_err(|why| refused(&why))?;
     heir.fits(&checked.config).map_err(Refusal::new)?;
     Ok(heir)
 }
@@ -445,14 +404,10 @@ fn start(
     clock: Clock,
     journal: Option<journal::Journal>,
     mut heir: Option<&mut Heir>,
-    #[cfg(feature = "dpdk")] dpdk: &mut Option<dpdk::Dpdk>,
+    dpdk: &mut Option<cards::Dpdk>,
 ) -> Result<Started, String> {
     let check::Checked { config, ports, cores, .. } = checked;
-    #[cfg(feature = "dpdk")]
-    let returning = returning(&config, &ports, cores.len(), dpdk.as_ref());
-    #[cfg(not(feature = "dpdk"))]
-    let returning = Returning::by_range(cores.len());
-    let returning = Arc::new(returning);
+    let returning = Arc::new(cards::returning(&config, &ports, cores.len(), dpdk.as_ref()));
     let left = heir.as_ref().map(|heir| heir.left.clone()).unwrap_or_default();
     let mut shares = Share::divide_with(&config, &secret, cores.len(), &left).map_err(|e| e.to_string())?;
     let (state, notes) = match process.state.as_deref() {

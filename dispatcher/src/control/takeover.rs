@@ -16,8 +16,12 @@
 //! | old | `GO` | the last step: it ends, whatever happens, and has never been |
 //! | new | | runs |
 //!
+//! Devices that cannot be in two hands change hands in front of the last step ([`cards`]).
+//!
 //! Until `GO` has been sent the old one goes on when anything goes wrong, or takes too long, and says why (`REFUSED`). The new one ends then, and says so. If the old one dies after its
 //! estate is complete, the new one runs: nobody else would.
+
+mod cards;
 
 use crate::control::events::Events;
 use crate::control::service::Watched;
@@ -25,6 +29,7 @@ use crate::engine::moving::pack_sessions;
 use crate::engine::{AddressMode, Config};
 use crate::io::Urgency;
 use crate::io::af_xdp::passing::Passed;
+use crate::io::cards::{Cards, Told};
 use crate::io::pass::{self, Message, Passage};
 use crate::pack::{Ids, Pack, Packer, Unpacker, Unreadable};
 use crate::worker::poll::Clock;
@@ -109,6 +114,8 @@ struct Welcome {
     version: String,
     /// What is passed of af-xdp.
     xdp: Vec<u8>,
+    /// Of devices that cannot be in two hands.
+    cards: Option<Told>,
 }
 
 /// What a process leaves to another: all that its directory still has.
@@ -180,12 +187,14 @@ impl Welcome {
             (self.watched.socket.clone(), self.watched.every).pack(to);
             to.block(&self.xdp);
         });
+        self.cards.iter().for_each(|told| cards::pack(told, &mut to));
         to.into_bytes()
     }
 
     fn read(bytes: &[u8]) -> Result<Welcome, Unreadable> {
         let nobody = Ids::default();
-        let section = Unpacker::new(bytes, &nobody).section()?.ok_or(Unreadable::CutOff)?;
+        let mut sections = Unpacker::new(bytes, &nobody);
+        let section = sections.section()?.ok_or(Unreadable::CutOff)?;
         if (section.kind, section.version) != (WELCOME, PROTOCOL) {
             return Err(Unreadable::Unknown { kind: section.kind, version: section.version });
         }
@@ -202,7 +211,8 @@ impl Welcome {
         let (socket, every) = Pack::unpack(from)?;
         let watched = Watched { socket, every };
         let xdp = from.block()?.to_vec();
-        Ok(Welcome { secret, origin, fixed, left: Left { backends, listeners }, metrics, watched, version, xdp })
+        let cards = cards::read(&mut sections)?;
+        Ok(Welcome { secret, origin, fixed, left: Left { backends, listeners }, metrics, watched, version, xdp, cards })
     }
 }
 
@@ -252,28 +262,54 @@ pub struct Giver<'a> {
     pub events: &'a Events,
     /// By whom it is watched.
     pub watched: Watched,
+    /// Its devices that cannot be in two hands.
+    pub cards: Option<&'a dyn Cards>,
+    /// The number of the process that takes over, if it is known.
+    pub heir: Option<i32>,
+}
+
+/// Why nothing has come of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failed {
+    /// In words.
+    pub why: String,
+    /// Its devices are gone: it cannot go on.
+    pub over: bool,
+}
+
+impl From<String> for Failed {
+    fn from(why: String) -> Failed {
+        Failed { why, over: false }
+    }
+}
+
+impl From<&str> for Failed {
+    fn from(why: &str) -> Failed {
+        why.to_string().into()
+    }
 }
 
 /// Hands all over. When this comes back without an error another process does all of it, and this one is to end without a word to anybody. `Err`: it goes on, and this is why.
-/// `meanwhile` is called now and then while the other prepares itself.
-pub fn give(heir: UnixStream, giver: &Giver<'_>, meanwhile: &mut dyn FnMut()) -> Result<String, String> {
+/// `meanwhile` is called now and then while the other prepares itself (true), and while workers stand still (false).
+pub fn give(heir: UnixStream, giver: &Giver<'_>, meanwhile: &mut dyn FnMut(bool)) -> Result<String, Failed> {
     let mut passage = Passage::new(heir).map_err(|e| e.to_string())?;
     let given = try_to_give(&mut passage, giver, meanwhile);
-    if let Err(why) = &given {
+    if let Err(Failed { why, .. }) = &given {
         refuse(&mut passage, why);
     }
     given
 }
 
-fn try_to_give(passage: &mut Passage, giver: &Giver<'_>, meanwhile: &mut dyn FnMut()) -> Result<String, String> {
+fn try_to_give(passage: &mut Passage, giver: &Giver<'_>, meanwhile: &mut dyn FnMut(bool)) -> Result<String, Failed> {
     let hello = expect(passage, HELLO, Instant::now() + SOON)?;
     let nobody = Ids::default();
     let (protocol, version) =
         <(u32, String)>::unpack(&mut Unpacker::new(&hello.bytes, &nobody)).map_err(|e| e.to_string())?;
     if protocol != PROTOCOL {
-        return Err(format!("version {version} hands over by protocol {protocol}, and this one by {PROTOCOL}"));
+        return Err(format!("version {version} hands over by protocol {protocol}, and this one by {PROTOCOL}").into());
     }
-    let Giver { workers, conductor, rows, devices, secret, clock, control, metrics, events, watched } = giver;
+    let Giver { workers, conductor, rows, devices, secret, clock, control, metrics, events, watched, cards, heir } =
+        giver;
     let (xdp, passed) = devices.lend().map_err(|e| format!("af-xdp: {e}"))?.into_parts();
     let welcome = Welcome {
         secret: *secret,
@@ -284,6 +320,7 @@ fn try_to_give(passage: &mut Passage, giver: &Giver<'_>, meanwhile: &mut dyn FnM
         watched: watched.clone(),
         version: env!("CARGO_PKG_VERSION").to_string(),
         xdp,
+        cards: cards.map(Cards::tell),
     };
     let sockets = [*control].into_iter().chain(metrics.map(|(_, fd)| fd));
     let files: Vec<BorrowedFd<'_>> = sockets.chain(passed.iter().map(AsFd::as_fd)).collect();
@@ -305,13 +342,23 @@ fn try_to_give(passage: &mut Passage, giver: &Giver<'_>, meanwhile: &mut dyn FnM
     let halt = Arc::new(Halt::new(workers.len(), wall_nanos(), rows_since, until));
     workers.iter().enumerate().for_each(|(n, worker)| worker.halt(n, halt.clone()));
     conductor.rouse();
-    let decided = settle(passage, &halt, until);
-    halt.decide(if decided.is_ok() { Verdict::End } else { Verdict::GoOn });
+    let decided = settle(passage, &halt, until).and_then(|taken| match cards {
+        Some(cards) => {
+            let words = cards::hand_over(passage, *cards, *heir, &cards::PATIENCE, meanwhile)?;
+            Ok(format!("{taken}; {words}"))
+        }
+        None => {
+            passage.send(GO, &[], &[], SOON).map_err(sent)?;
+            Ok(taken)
+        }
+    });
+    let goes_on = decided.as_ref().is_err_and(|failed| !failed.over);
+    halt.decide(if goes_on { Verdict::GoOn } else { Verdict::End });
     decided.map(|taken| format!("version {version} has taken over ({taken}), {} us", began.elapsed().as_micros()))
 }
 
-/// The workers stand still: to the last step, or to nothing.
-fn settle(passage: &mut Passage, halt: &Halt, until: Instant) -> Result<String, String> {
+/// The workers stand still, until the other one has taken all that they have written; in words.
+fn settle(passage: &mut Passage, halt: &Halt, until: Instant) -> Result<String, Failed> {
     let packed = halt.packed(until).ok_or("a worker does not come to rest")?;
     let memory = packed.iter().flat_map(|Written { engine, ports }| {
         let mut to = Packer::new();
@@ -323,15 +370,19 @@ fn settle(passage: &mut Passage, halt: &Halt, until: Instant) -> Result<String, 
     let sent = |e: io::Error| in_words(&e);
     passage.send(ESTATE, &halt.at().to_le_bytes(), &files, SOON).map_err(sent)?;
     let taken = expect(passage, TAKEN, until)?;
-    passage.send(GO, &[], &[], SOON).map_err(sent)?;
     Ok(String::from_utf8_lossy(&taken.bytes).into_owned())
 }
 
 /// As [`expect`], doing something else now and then.
-fn wait_for(passage: &mut Passage, kind: u32, until: Instant, meanwhile: &mut dyn FnMut()) -> Result<Message, String> {
+fn wait_for(
+    passage: &mut Passage,
+    kind: u32,
+    until: Instant,
+    meanwhile: &mut dyn FnMut(bool),
+) -> Result<Message, String> {
     const LOOK: Duration = Duration::from_millis(100);
     loop {
-        meanwhile();
+        meanwhile(true);
         match passage.poll(LOOK) {
             Ok(true) => return expect(passage, kind, until),
             Ok(false) if Instant::now() < until => {}
@@ -358,6 +409,8 @@ pub struct Heir {
     pub watched: Watched,
     /// What the other one has of af-xdp, until it is taken.
     pub xdp: Option<Passed>,
+    /// What it has that cannot be in two hands.
+    pub cards: Option<Told>,
     fixed: Vec<String>,
 }
 
@@ -378,7 +431,7 @@ impl Heir {
         passage.send(HELLO, &hello.into_bytes(), &[], SOON).map_err(|e| in_words(&e))?;
         // It may be busy with a change.
         let message = expect(&mut passage, WELCOME, Instant::now() + PREPARE)?;
-        let Welcome { secret, origin, fixed, left, metrics, watched, version: _, xdp } =
+        let Welcome { secret, origin, fixed, left, metrics, watched, version: _, xdp, cards } =
             Welcome::read(&message.bytes).map_err(|e| format!("what the running one says: {e}"))?;
         let mut files = message.files.into_iter();
         let control = files.next().ok_or("the running one has passed no control socket")?;
@@ -388,7 +441,7 @@ impl Heir {
         };
         let xdp = Passed::of_parts(&xdp, files).map_err(|e| format!("what the running one passes: {e}"))?;
         let clock = Clock::with_origin(origin).ok_or("the running one's clock begins in the future")?;
-        Ok(Heir { passage, secret, clock, left, control, metrics, watched, xdp: Some(xdp), fixed })
+        Ok(Heir { passage, secret, clock, left, control, metrics, watched, xdp: Some(xdp), cards, fixed })
     }
 
     /// Whether this configuration can go on with the other's connections.
@@ -414,8 +467,14 @@ impl Heir {
 
     /// To the last step: when this comes back without an error all workers run. `Err`: the other one goes on; the workers at the gates are to be given up.
     /// `except` is told of connections whose local ports are not their workers'.
-    pub fn take(mut self, gates: &Gates, except: impl FnOnce(Vec<(crate::flow::Key, usize)>)) -> Result<Taken, String> {
-        let result = self.try_to_take(gates, except);
+    /// `cards`: those that the other one has told of.
+    pub fn take(
+        mut self,
+        gates: &Gates,
+        cards: Option<&dyn Cards>,
+        except: impl FnOnce(Vec<(crate::flow::Key, usize)>),
+    ) -> Result<Taken, String> {
+        let result = self.try_to_take(gates, cards, except);
         if let Err(why) = &result {
             refuse(&mut self.passage, why);
         }
@@ -427,6 +486,7 @@ impl Heir {
     fn try_to_take(
         &mut self,
         gates: &Gates,
+        cards: Option<&dyn Cards>,
         except: impl FnOnce(Vec<(crate::flow::Key, usize)>),
     ) -> Result<Taken, String> {
         const DIED: &str = "a worker has died, or does nothing";
@@ -478,12 +538,10 @@ impl Heir {
         let words = format!("{flows} connections, {rows} rows of sessions before and {more} at the end, {bytes} bytes");
         except(strays);
         self.passage.send(TAKEN, words.as_bytes(), &[], SOON).map_err(sent)?;
-        match self.passage.receive(Instant::now() + LONGEST) {
-            Ok(message) if message.kind == GO => {}
-            // It has died, and all that it was is here.
-            Err(e) if matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {}
-            Ok(message) => return Err(String::from_utf8_lossy(&message.bytes).into_owned()),
-            Err(e) => return Err(in_words(&e)),
+        match cards {
+            Some(cards) => cards::receive(&mut self.passage, cards)?,
+            // If it has died, all that it was is here.
+            None => _ = cards::hear(&mut self.passage, GO)?,
         }
         gates.tell(&Order::Run).ok_or(DIED)?;
         Ok(Taken { words, control: self.control.try_clone().map_err(|e| e.to_string())?, metrics: None, events })

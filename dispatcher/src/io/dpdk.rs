@@ -1,16 +1,19 @@
 //! DPDK: cards without the kernel between, and DPDK's virtual devices. Behind the cargo feature `dpdk`.
 //!
-//! `capsule` brings up EAL, the mempools and the ports, and has one thread on each worker's core. From there on it stands
+//! `capsule` brings up EAL and the mempools, and has one thread on each worker's core. From there on it stands
 //! aside: its own batches cost several times what a raw burst does, so the queues are driven by [`queue`]'s halves, as
-//! those of any other driver. DPDK is started once, before any worker: [`Dpdk::start`] comes back when the ports run and every
-//! core waits for work. A [`Seat`] is one core; what is run on it ([`Seat::run`]) opens its queue of every port by
-//! [`Core::open`], and may keep the core for as long as it likes: it is one poll of a capsule pipeline.
+//! those of any other driver; and ports come and go ([`ports`]), which its own cannot. DPDK is started once, before any worker: [`Dpdk::start`] comes
+//! back when the ports run and every core waits for work. A [`Seat`] is one core; what is run on it ([`Seat::run`]) opens its queue of every port by
+//! [`Core::open`], and may keep the core for as long as it likes: it is one turn of a task of capsule's.
+//!
+//! **Another process** that takes over gets the ports when this one has let go of them ([`Cards`]); it has everything else by then ([`Dpdk::start_beside`]). Its
+//! queues are opened without a port, and find it when they are told that it is theirs.
 //!
 //! **Threads.** The first core is EAL's main one, and its thread capsule's main loop, which waits for signals when it has
 //! nothing else to do; the others are threads that capsule starts. `capsule-ffi` registers them with DPDK when they are bound,
 //! without which they would bypass the mempools' caches.
 //!
-//! **Queues.** Each core has one queue of every port. capsule numbers them in order of the cores' numbers ([`queue_of`]). A
+//! **Queues.** Each core has one queue of every port, numbered in order of the cores' numbers ([`queue_of`]). A
 //! port that serves several cores divides what it receives by RSS, if it can.
 //!
 //! **Signals.** capsule ends when one of its signals comes and we say so. We never do for SIGINT and SIGTERM: those
@@ -25,35 +28,37 @@
 mod device;
 mod explain;
 mod large;
+mod ports;
 mod queue;
 mod setup;
 
 pub use device::DpdkDevice;
 pub use setup::{MAX_MTU, Pages, PortSetup, port_memory};
 
+use super::cards::{Card, Cards, Spread, Told};
 use super::link_watch::LinkWatch;
 use super::{MAX_LINK_HEADER, OpenError, Port, RegionId, Traffic, device_info};
 use crate::flow::Rss;
 use crate::wire::Mac;
 use arrayvec::ArrayVec;
-use capsule::batch::Pipeline;
-use capsule::{PortQueue, Runtime};
+use capsule::Runtime;
 use capsule_ffi as ffi;
-use core::cell::Cell;
 use core::mem::ManuallyDrop;
-use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, Ordering};
-use core::task::{Context, Poll};
-use large::{Cuts, Units};
-use queue::{Pool, QueueReceiver, QueueTransmitter};
+use large::Units;
+use queue::{Link, Pool, QueueReceiver, QueueTransmitter};
+use setup::Found;
 use signal_hook::consts::SIGHUP;
-use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::panic::{self, AssertUnwindSafe};
 use std::rc::Rc;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How often a core looks for its work before it has it.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// What `dispatcher_large` says of a port.
 const MERGES: i32 = 1;
@@ -68,10 +73,9 @@ type Job = Box<dyn FnOnce(&Core) + Send>;
 
 /// DPDK, started. Ended, and waited for, when this is dropped; by then whatever ran on its cores must have been told to stop.
 pub struct Dpdk {
-    /// The ports' Ethernet addresses, in order.
-    pub macs: Vec<Mac>,
-    /// And to which worker each brings what, by the order of the cores; none where it has one only, or does not tell.
-    pub rss: Vec<Option<Arc<Rss>>>,
+    /// What the ports are, in order: as they turned out to be, or as the process has told that has them still.
+    cards: Vec<Card>,
+    shared: Arc<Shared>,
     /// Of each core that has not been taken, in order of the cores given.
     seats: Vec<Option<Seat>>,
     host: Option<JoinHandle<()>>,
@@ -97,10 +101,10 @@ struct Shared {
     pages: Pages,
 }
 
-/// What the thread that hosts capsule tells.
-enum Told {
+/// What the thread that hosts capsule says.
+enum Said {
     Failed(OpenError),
-    Built(Vec<Mac>),
+    Built(Vec<Card>),
     /// A core waits for work.
     Ready,
 }
@@ -115,6 +119,15 @@ impl Dpdk {
     ///
     /// Once in the life of a process: DPDK cannot be started again.
     pub fn start(ports: Vec<PortSetup>, cores: &[usize]) -> Result<Dpdk, OpenError> {
+        Dpdk::start_with(ports, cores, None)
+    }
+
+    /// The same without the ports, which another process has: it has told of them, in the same order. [`Cards::take_up`] opens them.
+    pub fn start_beside(ports: Vec<PortSetup>, cores: &[usize], told: Told) -> Result<Dpdk, OpenError> {
+        Dpdk::start_with(ports, cores, Some(told))
+    }
+
+    fn start_with(ports: Vec<PortSetup>, cores: &[usize], told: Option<Told>) -> Result<Dpdk, OpenError> {
         static STARTED: AtomicBool = AtomicBool::new(false);
         if STARTED.swap(true, Ordering::SeqCst) {
             return Err(OpenError("dpdk: can be started once in a process only".into()));
@@ -124,34 +137,70 @@ impl Dpdk {
         let shared = Arc::new(Shared { ports, cores: cores.to_vec(), pages });
         let for_host = shared.clone();
         let (senders, receivers): (Vec<_>, Vec<_>) = cores.iter().map(|_| mpsc::channel()).unzip();
-        let (tell, told) = mpsc::channel();
+        let (tell, said) = mpsc::channel();
         let host = std::thread::Builder::new()
             .name("dpdk".into())
             .spawn(move || {
-                if let Err(why) = host(for_host, receivers, tell.clone()) {
-                    let _ = tell.send(Told::Failed(why));
+                if let Err(why) = host(for_host, receivers, tell.clone(), told) {
+                    let _ = tell.send(Said::Failed(why));
                 }
             })
             .map_err(|e| OpenError(format!("dpdk: cannot start a thread: {e}")))?;
         let seats = senders.into_iter().map(|jobs| Some(Seat { jobs })).collect();
-        let mut dpdk = Dpdk { macs: Vec::new(), rss: Vec::new(), seats, host: Some(host) };
+        let mut dpdk = Dpdk { cards: Vec::new(), shared, seats, host: Some(host) };
         let mut waited_for = cores.len();
         while waited_for > 0 {
-            match told.recv() {
-                Ok(Told::Built(macs)) => dpdk.macs = macs,
-                Ok(Told::Ready) => waited_for -= 1,
-                Ok(Told::Failed(why)) => return Err(why),
+            match said.recv() {
+                Ok(Said::Built(cards)) => dpdk.cards = cards,
+                Ok(Said::Ready) => waited_for -= 1,
+                Ok(Said::Failed(why)) => return Err(why),
                 Err(_) => return Err(OpenError("dpdk: ended while it was starting".into())),
             }
         }
-        // Some ports know only once they run.
-        dpdk.rss = shared.ports.iter().map(|setup| rss_of(&setup.device.name, cores)).collect();
         Ok(dpdk)
+    }
+
+    /// The ports' Ethernet addresses, in order.
+    pub fn macs(&self) -> impl Iterator<Item = Mac> {
+        self.cards.iter().map(|card| card.mac)
+    }
+
+    /// To which worker each port brings what, by the order of the cores; none where it has one only, or does not tell.
+    pub fn rss(&self) -> impl Iterator<Item = Option<Arc<Rss>>> {
+        let of_spread = |spread: &Spread| rss_of(spread, &self.shared.cores).map(Arc::new);
+        self.cards.iter().map(move |card| card.spread.as_ref().and_then(of_spread))
+    }
+
+    /// What the ports are, for people, in order.
+    pub fn descriptions(&self) -> impl Iterator<Item = String> {
+        self.shared.ports.iter().map(|setup| self.shared.describe(setup))
     }
 
     /// The core of worker `number`, by the order of the cores given; none when it has been taken.
     pub fn seat(&mut self, number: usize) -> Option<Seat> {
         self.seats.get_mut(number)?.take()
+    }
+}
+
+impl Cards for Dpdk {
+    fn tell(&self) -> Told {
+        // SAFETY: no arguments.
+        let virtual_addresses = unsafe { ffi::dispatcher_iova_is_va() } != 0;
+        Told { cards: self.cards.clone(), virtual_addresses }
+    }
+
+    fn let_go(&self) -> Result<(), String> {
+        ports::close(&self.shared.ports)
+    }
+
+    fn take_up(&self) -> Result<(), String> {
+        let Shared { ports, cores, .. } = &*self.shared;
+        ports::attach_and_open(ports, cores).map_err(|e| e.0)?;
+        let other = self.cards.iter().find(|card| !ports::go_on_as(&card.name, card.mac, card.spread.as_ref()));
+        other.map_or(Ok(()), |card| {
+            _ = ports::close(ports);
+            Err(format!("dpdk:{}: its address is another one now", card.name))
+        })
     }
 }
 
@@ -188,51 +237,23 @@ impl Seat {
 impl Core {
     /// This core's queue of every port, in order. To be called, and used, on this core's thread; once.
     pub fn open(&self) -> Result<Vec<Port>, OpenError> {
-        // SAFETY: only ports' numbers are given.
-        let merges = |setup: &PortSetup| unsafe {
-            port_of(&setup.device.name).is_some_and(|(port, _)| ffi::dispatcher_large(port) & MERGES != 0)
+        // What a port that is not there can do is not known.
+        let merges = |setup: &PortSetup| match ports::port_of(&setup.device.name) {
+            // SAFETY: only the port's number is given.
+            Some((port, _)) => unsafe { ffi::dispatcher_large(port) & MERGES != 0 },
+            None => setup.offload,
         };
         let units = Units::new(self.shared.ports.iter().any(merges));
-        let pool = Pool { region: RegionId::unique(), raw: self.mempool()?, units, _alive: self.alive.clone() };
-        let pool = Rc::new(pool);
+        // SAFETY: a core's node is asked for by its number.
+        let node = unsafe { ffi::numa_node_of_cpu(self.core as i32) };
+        let raw = ports::mempool(node, self.shared.cores.len())?;
+        let pool = Rc::new(Pool { region: RegionId::unique(), raw, units, _alive: self.alive.clone() });
         self.shared.ports.iter().map(|setup| self.open_port(setup, &pool)).collect()
-    }
-
-    /// capsule makes one for each NUMA node that has cores: ours, or the first.
-    fn mempool(&self) -> Result<*mut ffi::rte_mempool, OpenError> {
-        let mut found: *mut ffi::rte_mempool = core::ptr::null_mut();
-        for number in 0..self.shared.cores.len() {
-            let name = CString::new(format!("mempool{number}")).unwrap_or_default();
-            // SAFETY: a string that ends with a zero; what is found lives as long as DPDK, which `alive` sees to.
-            unsafe {
-                let raw = ffi::rte_mempool_lookup(name.as_ptr());
-                if raw.is_null() {
-                    break;
-                }
-                let near = (*raw).socket_id == ffi::numa_node_of_cpu(self.core as i32);
-                if found.is_null() || near {
-                    found = raw;
-                }
-            }
-        }
-        if found.is_null() { Err(OpenError("dpdk: the mempool is not there".into())) } else { Ok(found) }
     }
 
     fn open_port(&self, setup: &PortSetup, pool: &Rc<Pool>) -> Result<Port, OpenError> {
         let name = &setup.device.name;
         let wrong = |what: &str| OpenError(format!("dpdk:{name}: {what}"));
-        let (port, info) = port_of(name).ok_or_else(|| wrong("the port does not tell what it is"))?;
-        let mut mtu = 0;
-        // SAFETY: a place for the answer.
-        if unsafe { ffi::rte_eth_dev_get_mtu(port, &mut mtu) } == 0 && setup.mtu > mtu {
-            return Err(wrong(&format!("has an MTU of {mtu} only")));
-        }
-        let driver = if info.driver_name.is_null() {
-            "unknown driver".into()
-        } else {
-            // SAFETY: a string of the driver's, that lives as long as it.
-            unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy()
-        };
         let max_frame = usize::from(setup.mtu) + MAX_LINK_HEADER;
         // What DPDK says of the link of a device that stands on a kernel interface is that it is up.
         let watch = match setup.device.interface() {
@@ -243,18 +264,14 @@ impl Core {
             ),
             None => None,
         };
-        // SAFETY: only the port's number is given.
-        let link_up = Rc::new(Cell::new(unsafe { ffi::dispatcher_link_up(port) } != 0));
+        let link = Rc::new(Link::new(name, setup.mtu));
         let (queue, counts_port) = (self.queue, self.queue == 0);
-        // SAFETY: only the port's number is given.
-        let (large, most) = unsafe { (ffi::dispatcher_large(port), ffi::dispatcher_most_segments(port)) };
         let rx = QueueReceiver {
             pool: pool.clone(),
-            port,
+            link: link.clone(),
             queue,
             max_frame,
-            merges: (large & MERGES != 0).then_some(setup.mtu),
-            link_up: link_up.clone(),
+            left: None,
             watch,
             counts_port,
             traffic: Traffic::default(),
@@ -262,80 +279,64 @@ impl Core {
         };
         let tx = QueueTransmitter {
             pool: pool.clone(),
-            port,
+            link,
             queue,
             max_frame,
-            cuts: (large & CUTS != 0).then_some(Cuts { mtu: setup.mtu, most, v6: large & ONLY_V4 == 0 }),
             left: false,
             queued: ArrayVec::new(),
             lens: ArrayVec::new(),
-            link_up,
             counts_port,
             traffic: Traffic::default(),
             failed: 0,
         };
-        let pages = self.shared.pages.as_str();
+        Ok(Port { description: self.shared.describe(setup), rx: Box::new(rx), tx: Box::new(tx) })
+    }
+}
+
+impl Shared {
+    /// A port, for people.
+    fn describe(&self, setup: &PortSetup) -> String {
+        let (name, pages) = (&setup.device.name, self.pages.as_str());
+        let Some((port, info)) = ports::port_of(name) else { return format!("dpdk, {name}, {pages}") };
+        let driver = if info.driver_name.is_null() {
+            "unknown driver".into()
+        } else {
+            // SAFETY: a string of the driver's, that lives as long as it.
+            unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy()
+        };
         // SAFETY: only the port's number is given.
-        let sums = if unsafe { ffi::dispatcher_checks_tcp(port) } != 0 { ", it checks checksums" } else { "" };
+        let (checks, large) = unsafe { (ffi::dispatcher_checks_tcp(port) != 0, ffi::dispatcher_large(port)) };
+        let sums = if checks { ", it checks checksums" } else { "" };
         let large = match (large & MERGES != 0, large & CUTS != 0) {
             (true, true) => ", LRO, TSO",
             (true, false) => ", LRO",
             (false, true) => ", TSO",
             (false, false) => "",
         };
-        let description = match self.shared.cores.as_slice() {
+        match self.cores.as_slice() {
             [core] => format!("dpdk, {driver} {name} on core {core}, {pages}{sums}{large}"),
             cores => {
-                let ports = if rss_of(name, cores).is_some() { "by its RSS" } else { "by range" };
                 let queues = cores.len();
+                let spread = ports::spread_of(name, queues).and_then(|spread| rss_of(&spread, cores));
+                let ports = if spread.is_some() { "by its RSS" } else { "by range" };
                 format!(
                     "dpdk, {driver} {name}, one of {queues} queues on each core, local ports {ports}, {pages}{sums}{large}"
                 )
             }
-        };
-        Ok(Port { description, rx: Box::new(rx), tx: Box::new(tx) })
+        }
     }
 }
 
-/// A port's number and what it says of itself.
-fn port_of(name: &str) -> Option<(u16, ffi::rte_eth_dev_info)> {
-    let (mut port, mut info) = (0, ffi::rte_eth_dev_info::default());
-    let name = CString::new(name).ok()?;
-    // SAFETY: a string that ends with a zero, and places of the right types for the answers.
-    let asked = unsafe {
-        ffi::rte_eth_dev_get_port_by_name(name.as_ptr(), &mut port) == 0
-            && ffi::rte_eth_dev_info_get(port, &mut info) == 0
-    };
-    asked.then_some((port, info))
-}
-
-fn mac_of(name: &str) -> Option<Mac> {
-    let (port, _) = port_of(name)?;
-    let mut mac = ffi::rte_ether_addr::default();
-    // SAFETY: a place for the answer.
-    (unsafe { ffi::rte_eth_macaddr_get(port, &mut mac) } == 0).then_some(Mac(mac.addr_bytes))
-}
-
-/// What a port's card does to divide frames among the cores' queues; none when it does not tell.
-fn rss_of(name: &str, cores: &[usize]) -> Option<Arc<Rss>> {
-    if cores.len() < 2 {
-        return None;
-    }
-    let (port, _) = port_of(name)?;
-    let (mut key, mut table) = ([0u8; 64], [0u16; 4096]);
-    let (key_size, table_size) = (key.len() as u32, table.len() as u32);
-    // SAFETY: room for as much as said.
-    let entries = unsafe { ffi::dispatcher_rss(port, key.as_mut_ptr(), key_size, table.as_mut_ptr(), table_size) };
-    // SAFETY: only the port's number is given.
-    let tcp = unsafe { ffi::dispatcher_rss_tcp(port) };
+/// To which of the workers on these cores a card brings what.
+fn rss_of(spread: &Spread, cores: &[usize]) -> Option<Rss> {
     let worker_of =
-        |queue: u16| cores.iter().position(|core| queue_of(*core, cores) == queue).map(|worker| worker as u16);
-    let table: Vec<_> = table.get(..entries as usize)?.iter().map(|queue| worker_of(*queue)).collect();
-    Rss::new(&key, &table, tcp & 1 != 0, tcp & 2 != 0).map(Arc::new)
+        |queue: &u16| cores.iter().position(|core| queue_of(*core, cores) == *queue).map(|worker| worker as u16);
+    let table: Vec<_> = spread.table.iter().map(worker_of).collect();
+    Rss::new(&spread.key, &table, spread.v4, spread.v6)
 }
 
-/// The whole life of capsule, on the calling thread. `Err` when the cores were never asked for work.
-fn host(shared: Arc<Shared>, jobs: Vec<Receiver<Job>>, tell: Sender<Told>) -> Result<(), OpenError> {
+/// The whole life of capsule, on the calling thread. `Err` when the cores were never asked for work. `told`: of ports that another process has.
+fn host(shared: Arc<Shared>, jobs: Vec<Receiver<Job>>, say: Sender<Said>, told: Option<Told>) -> Result<(), OpenError> {
     // SAFETY: no arguments. Before EAL starts, so that it says nothing on standard error.
     if unsafe { ffi::dispatcher_log_keep() } != 0 {
         return Err(OpenError("dpdk: no memory for its log".into()));
@@ -345,7 +346,11 @@ fn host(shared: Arc<Shared>, jobs: Vec<Receiver<Job>>, tell: Sender<Told>) -> Re
         // SAFETY: a string that ends with a zero, and is copied. No port exists yet.
         unsafe { ffi::dispatcher_want_large(name.as_ptr()) };
     }
-    let config = setup::config(&shared.ports, &shared.cores, shared.pages)?;
+    let found = match &told {
+        None => Found::AtStart,
+        Some(told) => Found::Later { virtual_addresses: told.virtual_addresses },
+    };
+    let config = setup::config(&shared.ports, &shared.cores, shared.pages, found)?;
     let built = {
         // EAL prints its usage and its last words beside its log.
         let _hushed = Hushed::new();
@@ -356,10 +361,16 @@ fn host(shared: Arc<Shared>, jobs: Vec<Receiver<Job>>, tell: Sender<Told>) -> Re
         |what: &str, e: &dyn core::fmt::Display| explain::failed(what, &e.to_string(), &shared.ports, &shared.cores);
     let runtime = built.map_err(|e| failed("cannot start", &e))?;
     let alive: Alive = Arc::new(());
-    let mut runtime = Guarded { runtime: ManuallyDrop::new(runtime), alive: alive.clone() };
-    let macs: Option<Vec<Mac>> = shared.ports.iter().map(|setup| mac_of(&setup.device.name)).collect();
-    let macs = macs.ok_or_else(|| OpenError("dpdk: a port does not tell its address".into()))?;
-    let _ = tell.send(Told::Built(macs));
+    let mut runtime = Guarded { runtime: ManuallyDrop::new(runtime), shared: shared.clone(), alive: alive.clone() };
+    let cards = match told {
+        None => {
+            ports::open(&shared.ports, &shared.cores)?;
+            let cards = shared.ports.iter().map(|setup| card_of(setup, &shared.cores));
+            cards.collect::<Option<_>>().ok_or_else(|| OpenError("dpdk: a port does not tell its address".into()))?
+        }
+        Some(told) => told.cards.into_iter().map(|card| for_queues(card, shared.cores.len())).collect(),
+    };
+    let _ = say.send(Said::Built(cards));
 
     let ended = Arc::new(AtomicBool::new(false));
     let over = ended.clone();
@@ -369,22 +380,32 @@ fn host(shared: Arc<Shared>, jobs: Vec<Receiver<Job>>, tell: Sender<Told>) -> Re
         let station = Station {
             jobs,
             core: Core { shared: shared.clone(), core, queue: queue_of(core, &shared.cores), alive: alive.clone() },
-            ready: tell.clone(),
+            ready: say.clone(),
             // The first has capsule's main loop's thread.
             ended: (number == 0).then(|| ended.clone()),
         };
-        // capsule asks for more (Sync) than a station needs to be.
-        let parcel = Mutex::new(station);
-        runtime
-            .runtime
-            .add_pipeline_to_core(core, move |queues| {
-                let station = parcel.into_inner().unwrap_or_else(|e| e.into_inner());
-                Work { station: Some(station), _queues: queues }
-            })
-            .map_err(|e| failed("cannot run a worker", &e))?;
+        // capsule has pipelines for cores that have ports of its own, and tasks for any: once is enough.
+        let station = Mutex::new(Some(station));
+        let task = move || {
+            let once = station.lock().unwrap_or_else(PoisonError::into_inner).take();
+            once.into_iter().for_each(Station::work);
+        };
+        runtime.runtime.add_periodic_task_to_core(core, task, LOOK).map_err(|e| failed("cannot run a worker", &e))?;
     }
-    drop(alive);
-    runtime.runtime.execute().map_err(|e| failed("cannot start the ports", &e))
+    drop((alive, say));
+    runtime.runtime.execute().map_err(|e| failed("cannot run", &e))
+}
+
+/// A port that is open.
+fn card_of(setup: &PortSetup, cores: &[usize]) -> Option<Card> {
+    let name = &setup.device.name;
+    Some(Card { name: name.clone(), mac: ports::mac_of(name)?, spread: ports::spread_of(name, cores.len()) })
+}
+
+/// One that is to have so many queues.
+fn for_queues(card: Card, queues: usize) -> Card {
+    let spread = card.spread.filter(|_| queues > 1).map(|spread| spread.over(queues));
+    Card { spread, ..card }
 }
 
 /// Standard output and error lead nowhere while this lives.
@@ -426,12 +447,15 @@ impl Drop for Hushed {
 /// Shuts DPDK down, unless something still needs it: then it stays for the life of the process.
 struct Guarded {
     runtime: ManuallyDrop<Runtime>,
+    shared: Arc<Shared>,
     alive: Alive,
 }
 
 impl Drop for Guarded {
     fn drop(&mut self) {
         if Arc::strong_count(&self.alive) == 1 {
+            // Before their buffers are gone.
+            _ = ports::close(&self.shared.ports);
             // SAFETY: dropped here only, and not used again.
             unsafe { ManuallyDrop::drop(&mut self.runtime) };
         }
@@ -442,41 +466,22 @@ impl Drop for Guarded {
 struct Station {
     jobs: Receiver<Job>,
     core: Core,
-    ready: Sender<Told>,
+    ready: Sender<Said>,
     /// Of the first core: to be set when its work is over.
     ended: Option<Arc<AtomicBool>>,
 }
 
-/// A pipeline of capsule's that is polled once, for as long as the worker works.
-struct Work {
-    station: Option<Station>,
-    /// capsule's own handles of the same queues; never used.
-    _queues: HashMap<String, PortQueue>,
-}
-
-impl Future for Work {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
-        if let Some(Station { jobs, core, ready, ended }) = self.station.take() {
-            // Also when the work dies.
-            let _tell = ended.map(TellsEnd);
-            let _ = ready.send(Told::Ready);
-            drop(ready);
-            if let Ok(job) = jobs.recv() {
-                job(&core);
-            }
+impl Station {
+    fn work(self) {
+        let Station { jobs, core, ready, ended } = self;
+        // Also when the work dies.
+        let _tell = ended.map(TellsEnd);
+        let _ = ready.send(Said::Ready);
+        drop(ready);
+        if let Ok(job) = jobs.recv() {
+            job(&core);
         }
-        Poll::Ready(())
     }
-}
-
-impl Pipeline for Work {
-    fn name(&self) -> &str {
-        "worker"
-    }
-
-    fn run_once(&mut self) {}
 }
 
 /// Wakes capsule's main loop, which waits for signals, when dropped.
@@ -485,7 +490,7 @@ struct TellsEnd(Arc<AtomicBool>);
 impl Drop for TellsEnd {
     fn drop(&mut self) {
         self.0.store(true, Ordering::SeqCst);
-        // capsule caught the signal before it polled us, so this does not end the process.
+        // capsule caught the signal before it let us work, so this does not end the process.
         let _ = signal_hook::low_level::raise(SIGHUP);
     }
 }

@@ -21,6 +21,7 @@ pub mod af_packet;
 pub mod af_xdp;
 pub mod arena;
 mod bpf;
+pub mod cards;
 pub mod doorbell;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
@@ -49,8 +50,8 @@ use std::os::fd::RawFd;
 
 pub use offload::finish;
 pub use sys::{
-    DeviceInfo, Urgency, allowed_cores, ask_for_large_pages, can_bind_to, device_info, move_into_large_pages,
-    pin_to_core, wait_readable,
+    DeviceInfo, Urgency, allowed_cores, ask_for_large_pages, can_bind_to, device_info, end_process,
+    move_into_large_pages, pin_to_core, wait_readable,
 };
 pub use umem::Census;
 
@@ -173,7 +174,7 @@ pub trait Receiver {
     /// Frames arrive from now on, where a port was opened in [standby](crate::worker::PortPlan::standby).
     fn begin(&mut self) {}
 
-    /// Another process has the same device, and its frames are divided between the two by the time at which they arrived. Drivers that cannot tell take all.
+    /// Another process has the same device, and its frames are divided between the two by the time at which they arrived. Drivers that cannot tell take all, or as many as may have come by then.
     fn divide(&mut self, _by: Divide) {}
 
     /// What another process needs to go on with this queue, beside what was passed to it beforehand; nothing is received meanwhile.

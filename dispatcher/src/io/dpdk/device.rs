@@ -16,7 +16,7 @@ pub struct DpdkDevice {
 }
 
 /// Frames in a ring of net_af_packet. By itself it takes 512, which is less than what comes while a worker sleeps.
-const RING_FRAMES: usize = 2048;
+pub(super) const RING_FRAMES: usize = 2048;
 
 /// And its bytes.
 pub(super) const RING_BYTES: usize = RING_FRAMES * 2048;
@@ -110,6 +110,11 @@ impl DpdkDevice {
         self.name.starts_with("net_af_packet") || self.name.starts_with("net_af_xdp")
     }
 
+    /// Another process can open it when this one has let go of it. An interface that a device makes itself goes with it, and all that was set at it.
+    pub fn can_change_hands(&self) -> bool {
+        !self.name.starts_with("net_tap")
+    }
+
     /// The kernel's interface that a virtual device stands on; such a one must be there.
     pub fn interface(&self) -> Option<&str> {
         if !self.stands_on_interface() {
@@ -177,6 +182,8 @@ mod tests {
         assert_eq!((vdev.is_pci(), vdev.interface()), (false, Some("wan")));
         assert_eq!(DpdkDevice::parse("net_tap0;iface=new").unwrap().interface(), None, "it makes its interface itself");
         assert_eq!(DpdkDevice::parse("net_null0").unwrap().arguments, None);
+        assert!(card.can_change_hands() && vdev.can_change_hands());
+        assert!(!DpdkDevice::parse("net_tap0;iface=new").unwrap().can_change_hands());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One clear line out of a failure of DPDK's.
 
-use super::{PortSetup, port_of};
+use super::PortSetup;
+use super::ports::port_of;
 use crate::io::OpenError;
 use capsule_ffi as ffi;
 

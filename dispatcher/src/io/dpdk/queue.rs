@@ -5,9 +5,14 @@
 //! several mbufs, see `large`.
 
 use super::Alive;
+use super::device::RING_FRAMES;
 use super::large::{Cuts, Left, Units, merged};
+use super::setup::DESCRIPTORS;
+use super::{CUTS, MERGES, ONLY_V4, ports};
 use crate::io::link_watch::LinkWatch;
-use crate::io::{BURST, Burst, Loss, MAX_UNIT, Receiver, RegionId, Slot, Traffic, Transmitter, offload, prefetch};
+use crate::io::{
+    BURST, Burst, Divide, Loss, MAX_UNIT, Receiver, RegionId, Slot, Traffic, Transmitter, offload, prefetch,
+};
 use crate::wire::{Frame, Offload};
 use arrayvec::ArrayVec;
 use capsule_ffi::{self as ffi, rte_mbuf};
@@ -95,17 +100,82 @@ impl Pool {
     }
 }
 
+/// Most frames that wait at a queue.
+const MOST_WAITING: usize = if DESCRIPTORS > RING_FRAMES { DESCRIPTORS } else { RING_FRAMES };
+
+/// What both halves of a queue know of their port: told by the receiving one, whenever the port is there anew.
+pub(super) struct Link {
+    device: String,
+    mtu: u16,
+    /// None while it is not there.
+    port: Cell<Option<u16>>,
+    /// As seen last.
+    up: Cell<bool>,
+    /// It merges segments.
+    merges: Cell<bool>,
+    /// It completes checksums and cuts large units.
+    cuts: Cell<Option<Cuts>>,
+}
+
+impl Link {
+    /// Of a port that need not be there yet.
+    pub(super) fn new(device: &str, mtu: u16) -> Link {
+        let link = Link {
+            device: device.to_owned(),
+            mtu,
+            port: Cell::new(None),
+            up: Cell::new(false),
+            merges: Cell::new(false),
+            cuts: Cell::new(None),
+        };
+        link.look();
+        link
+    }
+
+    /// What is there now.
+    fn look(&self) {
+        let port = ports::port_of(&self.device).map(|(port, _)| port);
+        self.port.set(port);
+        let Some(port) = port else { return };
+        // SAFETY: only the port's number is given.
+        let (large, most) = unsafe { (ffi::dispatcher_large(port), ffi::dispatcher_most_segments(port)) };
+        self.merges.set(large & MERGES != 0);
+        let cuts = Cuts { mtu: self.mtu, most, v6: large & ONLY_V4 == 0 };
+        self.cuts.set((large & CUTS != 0).then_some(cuts));
+        self.is_up();
+    }
+
+    /// Asks the port. False when there is none.
+    fn is_up(&self) -> bool {
+        // SAFETY: only the port's number is given.
+        self.up.set(self.port.get().is_some_and(|port| unsafe { ffi::dispatcher_link_up(port) } != 0));
+        self.up.get()
+    }
+
+    /// The port's own counts; none when it does not tell.
+    fn counts(&self) -> Option<ffi::rte_eth_stats> {
+        let mut stats = ffi::rte_eth_stats::default();
+        // SAFETY: `stats` is what the function fills.
+        (unsafe { ffi::rte_eth_stats_get(self.port.get()?, &mut stats) } == 0).then_some(stats)
+    }
+}
+
+/// How far a port's own count has come since it was looked at last; one that is less began anew.
+fn grown(count: u64, last: &mut u64) -> u64 {
+    let more = count.checked_sub(*last).unwrap_or(count);
+    *last = count;
+    more
+}
+
 /// Takes bursts from a receive queue.
 pub(super) struct QueueReceiver {
     pub(super) pool: Rc<Pool>,
-    pub(super) port: u16,
+    pub(super) link: Rc<Link>,
     pub(super) queue: u16,
     /// Longest frame that can be sent on, bytes.
     pub(super) max_frame: usize,
-    /// The port merges segments: into frames for others of this MTU.
-    pub(super) merges: Option<u16>,
-    /// Told to the transmitter.
-    pub(super) link_up: Rc<Cell<bool>>,
+    /// How many frames are still taken; none: all. Whoever comes to rest takes no more than may have waited when it was told to.
+    pub(super) left: Option<usize>,
     /// Where the kernel knows better than DPDK whether the link is up.
     pub(super) watch: Option<LinkWatch>,
     /// Of the workers on a port, the one that tells the port's own counts.
@@ -121,10 +191,8 @@ impl QueueReceiver {
         // SAFETY: the burst gave it to us: it is valid, and nobody else touches it.
         let (segments, flags, len, tci) =
             unsafe { ((*mbuf).nb_segs, (*mbuf).ol_flags, (*mbuf).pkt_len as usize, (*mbuf).vlan_tci) };
-        if let Some(mtu) = self.merges
-            && (segments != 1 || len > self.max_frame || flags & ffi::CAPSULE_RX_LRO != 0)
-        {
-            return self.accept_merged(mbuf, mtu);
+        if self.link.merges.get() && (segments != 1 || len > self.max_frame || flags & ffi::CAPSULE_RX_LRO != 0) {
+            return self.accept_merged(mbuf, self.link.mtu);
         }
         if segments != 1 || len > self.max_frame {
             self.traffic.lost(Loss::RxOversized, 1);
@@ -228,11 +296,16 @@ impl QueueReceiver {
 impl Receiver for QueueReceiver {
     fn receive(&mut self, burst: &mut Burst) {
         let mut mbufs = [ptr::null_mut(); BURST];
-        let room = burst.remaining_capacity();
+        let room = burst.remaining_capacity().min(self.left.unwrap_or(BURST));
+        let Some(port) = self.link.port.get().filter(|_| room > 0) else { return };
         // SAFETY: room for as many pointers as asked for; port and queue are started, and this thread is the only one
         // that takes from the queue.
-        let n = unsafe { ffi::_rte_eth_rx_burst(self.port, self.queue, mbufs.as_mut_ptr(), room as u16) };
-        for mbuf in &mbufs[..usize::from(n).min(room)] {
+        let n = unsafe { ffi::_rte_eth_rx_burst(port, self.queue, mbufs.as_mut_ptr(), room as u16) };
+        let n = usize::from(n).min(room);
+        if let Some(left) = &mut self.left {
+            *left -= n;
+        }
+        for mbuf in &mbufs[..n] {
             if let Some(slot) = self.accept(*mbuf) {
                 burst.push(slot);
             }
@@ -255,44 +328,58 @@ impl Receiver for QueueReceiver {
         match &mut self.watch {
             Some(watch) => {
                 self.traffic.link_downs += watch.downs();
-                self.link_up.set(watch.is_up());
+                self.link.up.set(watch.is_up());
             }
             None => {
-                // SAFETY: only the port's number is given.
-                let up = unsafe { ffi::dispatcher_link_up(self.port) } != 0;
-                self.traffic.link_downs += u64::from(self.link_up.replace(up) && !up);
+                let was = self.link.up.get();
+                self.traffic.link_downs += u64::from(was && !self.link.is_up());
             }
         }
-        if !self.counts_port {
-            return self.traffic;
-        }
-        let mut stats = ffi::rte_eth_stats::default();
-        // SAFETY: `stats` is what the function fills.
-        if unsafe { ffi::rte_eth_stats_get(self.port, &mut stats) } == 0 {
+        if self.counts_port
+            && let Some(stats) = self.link.counts()
+        {
             // Frames came faster than they were taken, or no mbuf was free for them.
-            let missed = stats.imissed + stats.rx_nombuf;
-            self.traffic.lost(Loss::RxRingFull, missed.saturating_sub(self.missed));
-            self.missed = missed;
+            let missed = grown(stats.imissed + stats.rx_nombuf, &mut self.missed);
+            self.traffic.lost(Loss::RxRingFull, missed);
         }
         self.traffic
+    }
+
+    fn divide(&mut self, by: Divide) {
+        match by {
+            // Cards do not tell when a frame came.
+            Divide::Before(_) => self.left = Some(MOST_WAITING),
+            Divide::From(_) => {}
+            Divide::No => {
+                self.left = None;
+                // It may have been let go of meanwhile.
+                self.link.look();
+            }
+        }
+    }
+
+    fn pack(&mut self) -> Vec<u8> {
+        // Its own counts go with it.
+        self.traffic();
+        Vec::new()
+    }
+
+    fn take_charge(&mut self) {
+        self.link.look();
     }
 }
 
 /// Gives bursts to a transmit queue.
 pub(super) struct QueueTransmitter {
     pub(super) pool: Rc<Pool>,
-    pub(super) port: u16,
+    pub(super) link: Rc<Link>,
     pub(super) queue: u16,
     pub(super) max_frame: usize,
-    /// The port completes checksums and cuts large units.
-    pub(super) cuts: Option<Cuts>,
     /// Something is left to the port of what is queued.
     pub(super) left: bool,
     /// Ours until they are given; with the bytes of each.
     pub(super) queued: ArrayVec<*mut rte_mbuf, BURST>,
     pub(super) lens: ArrayVec<u32, BURST>,
-    /// As the receiver saw it last.
-    pub(super) link_up: Rc<Cell<bool>>,
     /// As the receiver's.
     pub(super) counts_port: bool,
     pub(super) traffic: Traffic,
@@ -306,12 +393,12 @@ impl QueueTransmitter {
         if self.queued.is_full() {
             self.flush();
         }
-        match left {
+        match left.zip(self.link.port.get()) {
             // SAFETY: the mbuf is ours.
             None => unsafe { (*mbuf).ol_flags = 0 },
-            Some(left) => {
+            Some((left, port)) => {
                 // SAFETY: as above.
-                unsafe { left.tell(mbuf, self.port) };
+                unsafe { left.tell(mbuf, port) };
                 self.left = true;
             }
         }
@@ -322,7 +409,7 @@ impl QueueTransmitter {
     /// What the port is told of an unfinished frame; none when it cannot send it as it is.
     fn left(&self, frame: &Frame<'_>) -> Option<Left> {
         let chain = frame.len().div_ceil(MBUF_ROOM) as u32;
-        self.cuts.filter(|cuts| chain <= cuts.most).and_then(|cuts| Left::of(frame, cuts))
+        self.link.cuts.get().filter(|cuts| chain <= cuts.most).and_then(|cuts| Left::of(frame, cuts))
     }
 
     /// Cut here, with checksums.
@@ -331,13 +418,13 @@ impl QueueTransmitter {
     }
 
     /// Takes those out of the queue that the port would not send as they are told to it.
-    fn prepare(&mut self) {
+    fn prepare(&mut self, port: u16) {
         self.left = false;
         let mut done = 0;
         while done < self.queued.len() {
             let rest = &mut self.queued[done..];
             // SAFETY: `rest` are mbufs of ours, each the first of a frame.
-            let n = unsafe { ffi::_rte_eth_tx_prepare(self.port, self.queue, rest.as_mut_ptr(), rest.len() as u16) };
+            let n = unsafe { ffi::_rte_eth_tx_prepare(port, self.queue, rest.as_mut_ptr(), rest.len() as u16) };
             done += usize::from(n);
             if done < self.queued.len() {
                 // SAFETY: ours still.
@@ -352,7 +439,7 @@ impl QueueTransmitter {
 impl Transmitter for QueueTransmitter {
     fn takes(&self, slot: &Slot) -> bool {
         let plain = slot.offload.is_finished() && Units::number(slot).is_none();
-        slot.region == self.pool.region && (plain || self.cuts.is_some())
+        slot.region == self.pool.region && (plain || self.link.cuts.get().is_some())
     }
 
     fn transmit(&mut self, mut slot: Slot) -> Result<(), Slot> {
@@ -432,15 +519,18 @@ impl Transmitter for QueueTransmitter {
     }
 
     fn flush(&mut self) {
-        if self.left {
-            self.prepare();
+        let port = self.link.port.get();
+        if let Some(port) = port.filter(|_| self.left) {
+            self.prepare(port);
         }
         let (mut done, count) = (0, self.queued.len());
-        while done < count {
+        while done < count
+            && let Some(port) = port
+        {
             let rest = &mut self.queued[done..];
             // SAFETY: `rest` are mbufs of ours, each with one frame; those that are taken are not touched again. The
             // queue is started, and this thread is the only one that gives to it.
-            let n = unsafe { ffi::_rte_eth_tx_burst(self.port, self.queue, rest.as_mut_ptr(), rest.len() as u16) };
+            let n = unsafe { ffi::_rte_eth_tx_burst(port, self.queue, rest.as_mut_ptr(), rest.len() as u16) };
             if n == 0 {
                 break;
             }
@@ -449,7 +539,8 @@ impl Transmitter for QueueTransmitter {
             done = next;
         }
         if done < count {
-            self.traffic.lost(Loss::TxQueueFull, (count - done) as u64);
+            let why = if port.is_some() { Loss::TxQueueFull } else { Loss::TxLinkDown };
+            self.traffic.lost(why, (count - done) as u64);
             // SAFETY: these were not taken, and are ours still.
             self.queued[done..].iter().for_each(|mbuf| unsafe { ffi::_rte_pktmbuf_free(*mbuf) });
         }
@@ -458,15 +549,11 @@ impl Transmitter for QueueTransmitter {
     }
 
     fn traffic(&mut self) -> Traffic {
-        if !self.counts_port {
-            return self.traffic;
-        }
-        let mut stats = ffi::rte_eth_stats::default();
-        // SAFETY: `stats` is what the function fills.
-        if unsafe { ffi::rte_eth_stats_get(self.port, &mut stats) } == 0 {
-            let why = if !self.link_up.get() { Loss::TxLinkDown } else { Loss::TxRefused };
-            self.traffic.lost(why, stats.oerrors.saturating_sub(self.failed));
-            self.failed = stats.oerrors;
+        if self.counts_port
+            && let Some(stats) = self.link.counts()
+        {
+            let why = if !self.link.up.get() { Loss::TxLinkDown } else { Loss::TxRefused };
+            self.traffic.lost(why, grown(stats.oerrors, &mut self.failed));
         }
         self.traffic
     }

@@ -29,13 +29,16 @@ const MBUF_BYTES: usize = 2176 + 128 + 64;
 const MBUF_CACHE: usize = 256;
 
 /// Descriptors of a receive or transmit queue; a port that cannot have so many has what it can.
-const DESCRIPTORS: usize = 1024;
+pub(super) const DESCRIPTORS: usize = 1024;
 
 /// Memory for everything of DPDK's but the buffers: queues, tables, its own accounts.
 const REST: usize = 48 << 20;
 
 /// What the path of EAL's directory ends with. All processes may have one: nothing is put there.
 const NAME: &str = "dispatcher";
+
+/// Where there is no card: where this one alone is allowed, none is looked at.
+const NO_CARD: &str = "ffff:ff:1f.7";
 
 /// Pages that DPDK's memory is in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -139,8 +142,32 @@ fn nodes_fit(sysfs: &Path, ports: &[PortSetup], cores: &[usize]) -> Result<(), O
     Ok(())
 }
 
-/// What capsule is told. Its types cannot be made but from data.
-pub(super) fn config(ports: &[PortSetup], cores: &[usize], pages: Pages) -> Result<RuntimeConfig, OpenError> {
+/// When the ports' devices are found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Found {
+    /// As EAL starts.
+    AtStart,
+    /// Later, when another process has let go of them; it tells its cards addresses of its memory, not the machine's.
+    Later { virtual_addresses: bool },
+}
+
+/// What capsule is told. Its types cannot be made but from data. Of the ports it knows nothing: they are [`ports`](super::ports)'s.
+pub(super) fn config(
+    ports: &[PortSetup],
+    cores: &[usize],
+    pages: Pages,
+    found: Found,
+) -> Result<RuntimeConfig, OpenError> {
+    let config = serde_json::json!({
+        "app_name": NAME, "master_core": cores.first(), "cores": cores, "ports": [],
+        "mempool": { "capacity": buffers(ports.len(), cores.len()), "cache_size": MBUF_CACHE },
+        "dpdk_args": arguments(ports, cores, pages, found).join(" "),
+    });
+    serde_json::from_value(config).map_err(|e| OpenError(format!("dpdk: {e}")))
+}
+
+/// EAL's arguments.
+fn arguments(ports: &[PortSetup], cores: &[usize], pages: Pages, found: Found) -> Vec<String> {
     let pci = ports.iter().any(|p| p.device.is_pci());
     // `--no-shconf`: no files, and so no second process.
     let mut arguments = vec!["--no-telemetry".to_string(), "--no-shconf".into()];
@@ -156,22 +183,25 @@ pub(super) fn config(ports: &[PortSetup], cores: &[usize], pages: Pages) -> Resu
     if !pci {
         arguments.push("--no-pci".into());
     }
-    let described: Vec<_> = ports
-        .iter()
-        .enumerate()
-        .map(|(i, port)| {
-            serde_json::json!({
-                "name": format!("port{i}"), "device": port.device.name, "args": port.device.arguments_for(cores.len()),
-                "cores": cores, "rxd": DESCRIPTORS, "txd": DESCRIPTORS, "promiscuous": true, "multicast": true,
-            })
-        })
-        .collect();
-    let config = serde_json::json!({
-        "app_name": NAME, "master_core": cores.first(), "ports": described,
-        "mempool": { "capacity": buffers(ports.len(), cores.len()), "cache_size": MBUF_CACHE },
-        "dpdk_args": arguments.join(" "),
-    });
-    serde_json::from_value(config).map_err(|e| OpenError(format!("dpdk: {e}")))
+    match found {
+        Found::AtStart => {
+            for port in ports {
+                let name = port.device.name.clone();
+                match port.device.arguments_for(cores.len()) {
+                    _ if port.device.is_pci() => arguments.extend(["-a".into(), name]),
+                    None => arguments.extend(["--vdev".into(), name]),
+                    Some(of_device) => arguments.extend(["--vdev".into(), format!("{name},{of_device}")]),
+                }
+            }
+        }
+        Found::Later { virtual_addresses } if pci => {
+            // EAL would go by the cards that it finds.
+            arguments.push(format!("--iova-mode={}", if virtual_addresses { "va" } else { "pa" }));
+            arguments.extend(["-a".into(), NO_CARD.into()]);
+        }
+        Found::Later { .. } => {}
+    }
+    arguments
 }
 
 /// EAL makes a directory even when it puts nothing there. Another process that starts right now makes it again.
@@ -250,15 +280,28 @@ mod tests {
 
     #[test]
     fn what_dpdk_is_told_depends_on_the_devices() {
-        let args = |names: &[&str], pages| {
-            config(&names.iter().map(|n| setup(n)).collect::<Vec<_>>(), &[1], pages).unwrap().dpdk_args.unwrap()
+        let args = |names: &[&str], pages, found| {
+            arguments(&names.iter().map(|n| setup(n)).collect::<Vec<_>>(), &[1], pages, found).join(" ")
         };
         let mib = memory(2, 1) >> 20;
+        let small = format!("--no-telemetry --no-shconf --no-huge -m {mib} --no-pci");
         assert_eq!(
-            args(&["net_null0", "net_null1"], Pages::Small),
-            format!("--no-telemetry --no-shconf --no-huge -m {mib} --no-pci")
+            args(&["net_null0", "net_af_packet0;iface=a;framecnt=8"], Pages::Small, Found::AtStart),
+            format!("{small} --vdev net_null0 --vdev net_af_packet0,iface=a,framecnt=8,qpairs=1")
         );
-        assert_eq!(args(&["03:00.0", "net_null1"], Pages::Huge), "--no-telemetry --no-shconf --in-memory");
+        let huge = "--no-telemetry --no-shconf --in-memory";
+        assert_eq!(
+            args(&["03:00.0", "net_null1"], Pages::Huge, Found::AtStart),
+            format!("{huge} -a 0000:03:00.0 --vdev net_null1")
+        );
+        // Nothing is found that another process may still have.
+        for (virtual_addresses, mode) in [(true, "va"), (false, "pa")] {
+            let later = Found::Later { virtual_addresses };
+            assert_eq!(args(&["net_null0", "net_null1"], Pages::Small, later), small);
+            assert_eq!(args(&["03:00.0"], Pages::Huge, later), format!("{huge} --iova-mode={mode} -a {NO_CARD}"));
+        }
+        let ports = [setup("net_null0")];
+        assert!(config(&ports, &[1], Pages::Small, Found::AtStart).is_ok(), "capsule can read it");
     }
 
     #[test]
