@@ -101,7 +101,7 @@ class Connection:
         self.sock.setblocking(False)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock.bind((SOURCES[number % len(SOURCES)], 0))
-        self.got, self.last, self.asked, self.begun, self.waits = 0, None, b"", False, False
+        self.got, self.last, self.asked, self.questions, self.begun, self.waits = 0, None, b"", 0, False, False
         code = self.sock.connect_ex(to)
         if code not in (0, errno.EINPROGRESS):
             raise OSError(code, "connect")
@@ -144,10 +144,11 @@ def load(running, idle, pulses, to):
                     asked_at, slowest_answer = time.monotonic(), 0.0
                     for c in list(all_now.values()):
                         if c.kind == "idle":
-                            c.asked = piece(asked * 97, 64)
-                            asked += 1
+                            # Whoever has not had his last answer yet gets it first.
+                            new = piece(asked * 97, 64)
+                            c.asked, c.questions, asked = c.asked + new, c.questions + 1, asked + 1
                             try:
-                                c.sock.send(c.asked)
+                                c.sock.send(new)
                             except OSError as e:
                                 drop(c, e)
                     told()
@@ -179,7 +180,7 @@ def load(running, idle, pulses, to):
                         c.asked = c.asked[len(got) :]
                         c.got += len(got)
                         if not c.asked:
-                            answered += 1
+                            answered, c.questions = answered + c.questions, 0
                             slowest_answer = max(slowest_answer, now - asked_at)
                     else:
                         raise ValueError("wrong bytes")

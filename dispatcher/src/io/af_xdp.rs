@@ -5,8 +5,8 @@
 //! process, however that ends.
 //!
 //! **Memory.** All ports of a worker share one UMEM (`umem`, which has the protocol of ownership): a
-//! frame received by one is sent by another where it lies. Every queue of a device has a socket with its own fill and
-//! rx rings; the worker's first queue of the device also sends. A queue never has more than `Sizes::receive`
+//! frame received by one is sent by another where it lies. Every queue of a device has a socket with rings of its own; by the
+//! worker's first of the device it sends. A queue never has more than `Sizes::receive`
 //! chunks for receiving, and a port no more than `transmit` for sending; the UMEM has room for all of that and for
 //! what is in our hands. So no ring overflows, and a queue that falls behind is a fill ring run dry: the kernel drops and
 //! tells us how many (`rx-ring-full`).
@@ -26,7 +26,8 @@
 //! link is back, long after the peers have given up on it. Without a copy, the device has it all and keeps it.
 //!
 //! **Several workers** have one program at each device in common ([`Common`]), and each a UMEM and queues of its own: an AF_XDP socket
-//! gets frames of the queue only that it is bound to, so every queue of the device is some worker's. What the program takes can be
+//! gets frames of the queue only that it is bound to, so every queue of the device is some worker's. Where another process goes on with them, they may be another
+//! number of workers' (`regions`). What the program takes can be
 //! [changed](Common::set_filter) from outside while they run.
 //!
 //! **A link that goes down** is told by netlink and counted; the sockets stay bound and work again when the link does. A device that
@@ -37,42 +38,34 @@
 
 mod announcements;
 mod attached;
+mod layout;
+mod line;
 pub mod passing;
 mod receiver;
+mod regions;
+mod sockets;
 mod transmitter;
 
 use super::bpf::Hook;
-use super::umem::{self, Census, Long, Umem};
-use super::xsk::{Sizes, Transmitting, Xsk};
-use super::{BURST, DeviceInfo, Filter, HEADROOM, MAX_LINK_HEADER, OpenError, Port, device_info, sys};
+use super::umem::{self, Census};
+use super::{DeviceInfo, Filter, OpenError, Port, sys};
 use attached::Attached;
 pub use attached::{Common, fits};
 use core::cell::Cell;
 use core::time::Duration;
-use passing::Memory;
-use receiver::{Queue, XdpReceiver};
+use layout::{Layout, has_long};
+pub use layout::{Part, memory};
+use receiver::XdpReceiver;
+use regions::Regions;
+use sockets::{Seat, divide, inherited_sockets, sockets, work_without_copy};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 use transmitter::XdpTransmitter;
 
-/// Chunks for receiving into, for all queues of a device together. Also what a burst may bring while the worker is
-/// elsewhere.
-const RECEIVE: u32 = 4096;
-
-/// Least of them for one queue.
-const RECEIVE_LEAST: u32 = 512;
-
-/// Frames on their way out of one port.
-const TRANSMIT: u32 = 2048;
-
-/// Most chunks of a long frame. Cards chain eight buffers and more (`xdp-zc-max-segs`), the kernel 17; four hold what any card's MTU allows.
-const MOST_CHUNKS: usize = 4;
-
-/// Largest chunk: the kernel takes none beyond a page's size.
-const LARGEST_CHUNK: usize = 4096;
+/// Most ports of one worker.
+const MOST_DEVICES: usize = 64;
 
 /// Sockets and links end a little after the process that had them: how long a start waits for a predecessor's.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -108,100 +101,8 @@ pub struct Device {
     pub mode: Mode,
 }
 
-/// Which of several workers it is that opens its queues.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Part {
-    /// Its number.
-    pub worker: usize,
-    /// Of so many, at least 1. Every device must have as many queues.
-    pub workers: usize,
-}
-
-impl Part {
-    /// The only worker: it has all queues.
-    pub const ALL: Part = Part { worker: 0, workers: 1 };
-
-    /// The queues of a device that are this worker's: each is one worker's, and all have as many, or one more.
-    fn queues(self, device: &Device) -> impl Iterator<Item = u16> {
-        (0..device.info.queues).skip(self.worker).step_by(self.workers)
-    }
-}
-
-/// How large the rings of one queue of a device are. Only the worker's first queue sends.
-fn sizes(device: &Device, first: bool) -> Sizes {
-    let share = (RECEIVE / u32::from(device.info.queues)).next_power_of_two().clamp(RECEIVE_LEAST, RECEIVE);
-    Sizes { receive: share, transmit: first.then_some(TRANSMIT) }
-}
-
-/// Longest frame of a device, bytes.
-fn max_frame(device: &Device) -> usize {
-    usize::from(device.info.mtu) + MAX_LINK_HEADER
-}
-
-/// Whether a device has frames that no chunk holds.
-fn has_long(device: &Device) -> bool {
-    umem::KERNEL_HEADROOM + max_frame(device) > LARGEST_CHUNK
-}
-
-/// What the memory of a worker is cut into.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Layout {
-    /// Bytes of a chunk.
-    chunk: usize,
-    /// Chunks of the longest frame as it is sent.
-    most: usize,
-}
-
-impl Layout {
-    /// For every frame of these devices. `chains`: the kernel has frames in several chunks. None when they cannot be had.
-    fn of(devices: &[Device], chains: bool) -> Option<Layout> {
-        let longest = devices.iter().map(max_frame).max().unwrap_or(0);
-        let one = |chunk: &usize| umem::KERNEL_HEADROOM + longest <= *chunk;
-        if let Some(chunk) = [2048, LARGEST_CHUNK].into_iter().find(one) {
-            return Some(Layout { chunk, most: 1 });
-        }
-        // One that fits a chunk behind our headroom does not behind the kernel's: it comes in two.
-        let most = (HEADROOM + longest).div_ceil(LARGEST_CHUNK).max(2);
-        (chains && most <= MOST_CHUNKS).then_some(Layout { chunk: LARGEST_CHUNK, most })
-    }
-
-    /// Largest MTU that there is a layout for.
-    fn largest_mtu(chains: bool) -> usize {
-        let one = LARGEST_CHUNK - umem::KERNEL_HEADROOM;
-        let room = if chains { MOST_CHUNKS * LARGEST_CHUNK - HEADROOM } else { one };
-        room - MAX_LINK_HEADER
-    }
-
-    /// Buffers for long frames: as many as can be on their way out (each has two descriptors at least), a burst in our hands, and one that is
-    /// being put together for each queue.
-    fn long(self, devices: &[Device], part: Part) -> Long {
-        if self.most == 1 {
-            return Long::NONE;
-        }
-        let queues = devices.iter().map(|d| part.queues(d).count()).sum::<usize>();
-        Long { buffers: devices.len() * (TRANSMIT as usize / 2 + BURST) + BURST + queues, chunks: self.most }
-    }
-}
-
-fn chunk_count(devices: &[Device], part: Part) -> usize {
-    let receive = |d: &Device| part.queues(d).count() * sizes(d, false).receive as usize;
-    // In our hands: the burst being worked on, and copies.
-    devices.iter().map(receive).sum::<usize>() + devices.len() * (TRANSMIT as usize + BURST) + BURST
-}
-
-/// Bytes of the memory that these devices, opened together by so many workers, take. 0 when they cannot be opened.
-pub fn memory(devices: &[Device], workers: usize) -> usize {
-    let Some(layout) = Layout::of(devices, true).filter(|_| !devices.is_empty()) else { return 0 };
-    let bytes = |worker| {
-        let part = Part { worker, workers };
-        let long = layout.long(devices, part);
-        (chunk_count(devices, part) + long.buffers * long.chunks) * layout.chunk
-    };
-    (0..workers).map(bytes).sum()
-}
-
 /// Asks where the chunks of the UMEM are: the frames' account, for tests.
-pub struct Account(Rc<Umem>);
+pub struct Account(Rc<Regions>);
 
 impl Account {
     /// Now.
@@ -231,38 +132,28 @@ pub fn open_part(
 ) -> Result<(Vec<Port>, Account), OpenError> {
     let chains = devices.iter().any(has_long) && kernel_chains();
     let Some(layout) = Layout::of(devices, chains) else { return Err(too_long(devices, chains)) };
-    if devices.len() > umem::MAX_PORTS {
-        return Err(OpenError(format!("at most {} af-xdp ports a worker", umem::MAX_PORTS)));
+    if devices.len() > MOST_DEVICES {
+        return Err(OpenError(format!("at most {MOST_DEVICES} af-xdp ports a worker")));
+    }
+    if devices.iter().map(|d| usize::from(d.info.queues)).sum::<usize>() > umem::MOST_SOCKETS {
+        return Err(OpenError(format!("at most {} queues of all af-xdp ports together", umem::MOST_SOCKETS)));
     }
     if let Some(few) = devices.iter().find(|d| usize::from(d.info.queues) < part.workers) {
         return Err(OpenError(too_few_queues(&few.name, few.info.queues, part.workers)));
     }
     sys::lift_memlock_limit();
-    let (count, long) = (chunk_count(devices, part), layout.long(devices, part));
-    let mib = ((count + long.buffers * long.chunks) * layout.chunk) >> 20;
-    let no_memory = |e: io::Error| OpenError(format!("af-xdp: {mib} MiB of memory for frames: {e}"));
-    let first = common.first();
-    let umem = match first.and_then(|common| common.legacy()) {
-        None => Umem::new(count, layout.chunk, long).map_err(no_memory)?,
-        Some(legacy) => {
-            let other = |why: &str| OpenError(format!("af-xdp: the memory that was passed {why}"));
-            let memory = legacy.take_memory(part.worker).ok_or_else(|| other("is not there"))?;
-            if (memory.chunk as usize, memory.chunks as usize, memory.long) != (layout.chunk, count, long) {
-                return Err(other("is cut in another way than here"));
-            }
-            Umem::of_another(memory.file, count, layout.chunk, long).map_err(no_memory)?
-        }
-    };
-    let umem = Rc::new(umem);
-    if let Some(common) = first {
-        common.has_memory(part.worker, Memory::of(&umem).map_err(no_memory)?);
-    }
-    let inherited = first.is_some_and(|common| common.legacy().is_some());
+    let Some(first) = common.first() else { return Err(OpenError("af-xdp: no devices".into())) };
+    let inherited = first.legacy().is_some();
+    let assigned = regions::assigned(devices, part.workers, common)?;
+    let regions = Rc::new(Regions::open(devices, &assigned, part, layout, first)?);
+    let mib = regions.bytes() >> 20;
     let mut seats = Vec::with_capacity(devices.len());
-    for ((device, common), port) in devices.iter().zip(common).zip(0..) {
+    for (((device, common), of_device), port) in devices.iter().zip(common).zip(&assigned).zip(0..) {
         let attached = Attached::shared(device, filter, common)?;
+        let queues = of_device.iter().filter(|at| at.worker == part.worker).copied().collect();
+        let (device, regions) = (device.clone(), regions.clone());
         // How it works is known once its sockets are open.
-        seats.push(Seat { device: device.clone(), attached, part, port, zero_copy: false });
+        seats.push(Seat { device, attached, part, port, zero_copy: false, queues, regions });
     }
 
     let wanted = |mode| devices.iter().find(|d| d.mode == mode);
@@ -286,7 +177,7 @@ pub fn open_part(
     }
     let attempts = if inherited { &[] } else { attempts };
     for (number, flags) in attempts.iter().enumerate() {
-        opened = match sockets(&seats, &umem, *flags) {
+        opened = match sockets(&seats, *flags) {
             Ok(sockets) => Ok(sockets),
             Err((name, e)) => {
                 let another = number + 1 < attempts.len();
@@ -296,7 +187,7 @@ pub fn open_part(
                 return Err(match e.raw_os_error() {
                     Some(libc::EOPNOTSUPP | libc::EINVAL) if *flags == libc::XDP_ZEROCOPY => OpenError(format!(
                         "af-xdp:{name}: its driver has no zero-copy mode{}: mode=copy, or leave mode= away",
-                        if umem.has_long() { " for this MTU" } else { "" }
+                        if regions.have_long() { " for this MTU" } else { "" }
                     )),
                     _ => refused(&name, "socket", &e),
                 });
@@ -309,7 +200,7 @@ pub fn open_part(
     for (mut seat, sockets) in seats.into_iter().zip(opened?) {
         let name = seat.device.name.clone();
         let failed = |e: io::Error| refused(&name, "socket", &e);
-        seat.zero_copy = works_without_copy(&sockets).map_err(failed)?;
+        seat.zero_copy = work_without_copy(&sockets).map_err(failed)?;
         let description = format!(
             "af-xdp, {}, {}{}, {} queue{}{}, UMEM of {mib} MiB for {total} port{}",
             if seat.attached.hook() == Hook::Native { "native" } else { "generic" },
@@ -322,15 +213,15 @@ pub fn open_part(
         );
         let (queues, sending) = divide(&seat, sockets).map_err(failed)?;
         let renewal = Rc::new(Cell::new(None));
-        let tx = XdpTransmitter::new(&seat.device, seat.port, umem.clone(), sending, renewal.clone());
+        let tx = XdpTransmitter::new(&seat.device, sending, renewal.clone());
         let tx = tx.map_err(failed)?;
-        let mut rx = XdpReceiver::new(seat, umem.clone(), queues, renewal).map_err(failed)?;
+        let mut rx = XdpReceiver::new(seat, queues, renewal).map_err(failed)?;
         if !inherited {
-            rx.refill();
+            rx.begin_anew().map_err(failed)?;
         }
         ports.push(Port { description, rx: Box::new(rx), tx: Box::new(tx) });
     }
-    Ok((ports, Account(umem)))
+    Ok((ports, Account(regions)))
 }
 
 /// Says that no memory holds a device's frames, and what to do.
@@ -403,179 +294,5 @@ fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
             }
             other => return other,
         }
-    }
-}
-
-/// A worker's place at a device.
-struct Seat {
-    device: Device,
-    attached: Arc<Attached>,
-    part: Part,
-    /// Among the worker's ports of this driver.
-    port: u8,
-    zero_copy: bool,
-}
-
-/// A socket for every queue of this worker's of every device, bound. On failure: which device, and why.
-fn sockets(seats: &[Seat], umem: &Umem, flags: u16) -> Result<Vec<Vec<Xsk>>, (String, io::Error)> {
-    let mut all: Vec<Vec<Xsk>> = Vec::with_capacity(seats.len());
-    for seat in seats {
-        let first = all.first().and_then(|sockets| sockets.first());
-        all.push(sockets_at(seat, umem, flags, first, true).map_err(|e| (seat.device.name.clone(), e))?);
-    }
-    Ok(all)
-}
-
-/// The same of those that another process has passed.
-fn inherited_sockets(seats: &[Seat], common: &[Arc<Common>]) -> Result<Vec<Vec<Xsk>>, (String, io::Error)> {
-    let of_seat = |(seat, common): (&Seat, &Arc<Common>)| {
-        let failed = |e| (seat.device.name.clone(), e);
-        let mut sockets = Vec::new();
-        for queue in seat.part.queues(&seat.device) {
-            let fd = common.legacy().and_then(|legacy| legacy.take_socket(queue));
-            let fd = fd.ok_or_else(|| failed(io::Error::other("it is not there")))?;
-            let xsk = Xsk::over(fd, sizes(&seat.device, sockets.is_empty())).map_err(failed)?;
-            seat.attached.give_socket(queue, &xsk.fd).map_err(failed)?;
-            sockets.push(xsk);
-        }
-        Ok(sockets)
-    };
-    seats.iter().zip(common).map(of_seat).collect()
-}
-
-/// The same at one device. `first`: whose registration of the UMEM is shared; if none, the UMEM is registered anew.
-fn sockets_at(seat: &Seat, umem: &Umem, flags: u16, first: Option<&Xsk>, patient: bool) -> io::Result<Vec<Xsk>> {
-    let device = &seat.device;
-    let mut sockets: Vec<Xsk> = Vec::with_capacity(device.info.queues.into());
-    for queue in seat.part.queues(device) {
-        let shared = first.or(sockets.first());
-        let registration = if shared.is_none() { Some(umem.registration()) } else { None };
-        let xsk = Xsk::new(registration, sizes(device, sockets.is_empty()))?;
-        // Those that share take the first one's flags.
-        let chains = if umem.has_long() { libc::XDP_USE_SG } else { 0 };
-        let flags = if shared.is_none() { flags | libc::XDP_USE_NEED_WAKEUP | chains } else { 0 };
-        let shared = shared.map(|first| &first.fd);
-        let bind = || sys::bind_xdp(&xsk.fd, device.info.index, queue.into(), flags, shared);
-        if patient { patiently(bind) } else { bind() }?;
-        sockets.push(xsk);
-    }
-    for (queue, xsk) in seat.part.queues(device).zip(&sockets) {
-        seat.attached.give_socket(queue, &xsk.fd)?;
-    }
-    Ok(sockets)
-}
-
-fn works_without_copy(sockets: &[Xsk]) -> io::Result<bool> {
-    let first = sockets.first().ok_or(io::ErrorKind::InvalidInput)?;
-    let options: libc::xdp_options = sys::get_option(&first.fd, libc::SOL_XDP, libc::XDP_OPTIONS)?;
-    Ok(options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0)
-}
-
-/// What a transmitter sends by.
-struct Sending {
-    fd: Rc<OwnedFd>,
-    rings: Transmitting,
-    zero_copy: bool,
-}
-
-/// Into what is received by, and what is sent by.
-fn divide(seat: &Seat, sockets: Vec<Xsk>) -> io::Result<(Vec<Queue>, Sending)> {
-    let (mut queues, mut sending) = (Vec::with_capacity(sockets.len()), None);
-    for xsk in sockets {
-        let fd = Rc::new(xsk.fd);
-        queues.push(Queue::new(fd.clone(), xsk.receiving, sizes(&seat.device, false).receive));
-        if let Some(rings) = xsk.transmitting {
-            sending = Some(Sending { fd, rings, zero_copy: seat.zero_copy });
-        }
-    }
-    Ok((queues, sending.ok_or(io::ErrorKind::InvalidInput)?))
-}
-
-/// What is readable when a frame has come by one of these queues; none if that is the only queue's own descriptor.
-fn wait_on(queues: &[Queue]) -> io::Result<Option<OwnedFd>> {
-    match queues {
-        [_one] => Ok(None),
-        several => sys::readable_together(&several.iter().map(|q| &*q.fd).collect::<Vec<_>>()).map(Some),
-    }
-}
-
-/// What a device that was made anew is used by.
-struct Opened {
-    index: u32,
-    queues: Vec<Queue>,
-    sending: Sending,
-}
-
-/// Opens a device that was removed, and is there again: in the mode that it had, with as many queues and no longer frames. The UMEM
-/// is registered a second time: whose registration it shared is not known any more.
-fn opened(seat: &Seat, umem: &Umem) -> io::Result<Opened> {
-    let info = device_info(&seat.device.name).map_err(io::Error::other)?;
-    if info.queues != seat.device.info.queues || info.mtu < seat.device.info.mtu || !info.up {
-        return Err(io::ErrorKind::Unsupported.into());
-    }
-    let index = info.index;
-    seat.attached.follow(index)?;
-    let device = Device { info: DeviceInfo { mtu: seat.device.info.mtu, ..info }, ..seat.device.clone() };
-    let anew = Seat { device, attached: seat.attached.clone(), ..*seat };
-    let flags = if seat.zero_copy { libc::XDP_ZEROCOPY } else { libc::XDP_COPY };
-    let sockets = sockets_at(&anew, umem, flags, None, false)?;
-    let (queues, sending) = divide(&anew, sockets)?;
-    Ok(Opened { index, queues, sending })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::Mac;
-
-    fn device(mtu: u16, queues: u16) -> Device {
-        let info = DeviceInfo { index: 1, mac: Mac([2; 6]), mtu, up: true, merges: false, strips_vlan: false, queues };
-        Device { name: "x".into(), info, mode: Mode::Auto }
-    }
-
-    #[test]
-    fn every_queue_is_one_workers_and_there_are_chunks_for_every_ring_and_for_what_is_in_our_hands() {
-        for queues in [1, 2, 3, 8, 63, 64] {
-            let device = device(1500, queues);
-            for workers in 1..=usize::from(queues).min(9) {
-                let mut all = Vec::new();
-                for worker in 0..workers {
-                    let part = Part { worker, workers };
-                    let mine: Vec<_> = part.queues(&device).collect();
-                    let lent = mine.len() * sizes(&device, false).receive as usize;
-                    assert!(!mine.is_empty() && mine.len() <= usize::from(queues).div_ceil(workers));
-                    assert!(chunk_count(std::slice::from_ref(&device), part) > lent + TRANSMIT as usize + BURST);
-                    all.extend(mine);
-                }
-                all.sort_unstable();
-                assert_eq!(all, (0..queues).collect::<Vec<_>>());
-            }
-            let each = sizes(&device, false).receive;
-            assert!(each.is_power_of_two() && u32::from(queues) * each >= RECEIVE);
-        }
-    }
-
-    #[test]
-    fn chunks_hold_the_longest_frame_behind_the_kernels_headroom_and_several_hold_a_long_one() {
-        let of = |mtus: &[u16], chains| {
-            let devices: Vec<_> = mtus.iter().map(|mtu| device(*mtu, 1)).collect();
-            Layout::of(&devices, chains).map(|layout| (layout.chunk, layout.most))
-        };
-        for chains in [false, true] {
-            assert_eq!(of(&[1500], chains), Some((2048, 1)));
-            assert_eq!(of(&[1770], chains), Some((2048, 1)));
-            assert_eq!(of(&[1500, 1771], chains), Some((4096, 1)));
-            assert_eq!(of(&[3818], chains), Some((4096, 1)));
-            let largest = Layout::largest_mtu(chains) as u16;
-            assert!(of(&[largest], chains).is_some() && of(&[largest + 1], chains).is_none());
-        }
-        assert_eq!(of(&[3819], false), None);
-        assert_eq!(of(&[3819], true), Some((4096, 2)));
-        assert_eq!(of(&[1500, 9000], true), Some((4096, 3)));
-        assert!(!has_long(&device(3818, 1)) && has_long(&device(3819, 1)));
-        let old = too_long(&[device(1500, 1), device(9000, 1)], false).0;
-        assert!(old.contains("an MTU of 3818 at most before Linux 6.6: ip link set dev x mtu 3818"), "{old}");
-        let Err(e) = open(&[device(20_000, 1)], &Filter::default()) else { panic!("opened") };
-        assert!(e.0.contains("mtu 16266") || e.0.contains("mtu 3818"), "{e}");
     }
 }

@@ -162,7 +162,7 @@ impl Receiver for FaultyReceiver {
         self.inner.pack()
     }
 
-    fn take_over(&mut self, packed: &[u8]) -> Result<(), Unreadable> {
+    fn take_over(&mut self, packed: &[&[u8]]) -> Result<(), Unreadable> {
         self.inner.take_over(packed)
     }
 

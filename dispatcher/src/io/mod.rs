@@ -182,8 +182,8 @@ pub trait Receiver {
         Vec::new()
     }
 
-    /// Goes on with what another process has had. Before the transmitting half does.
-    fn take_over(&mut self, _packed: &[u8]) -> Result<(), Unreadable> {
+    /// Goes on with what another process has had, by what all of its workers [wrote](Receiver::pack) of this port. Before the transmitting half does.
+    fn take_over(&mut self, _packed: &[&[u8]]) -> Result<(), Unreadable> {
         Ok(())
     }
 
@@ -238,7 +238,7 @@ pub trait Transmitter {
     }
 
     /// See [`Receiver::take_over`].
-    fn take_over(&mut self, _packed: &[u8]) -> Result<(), Unreadable> {
+    fn take_over(&mut self, _packed: &[&[u8]]) -> Result<(), Unreadable> {
         Ok(())
     }
 

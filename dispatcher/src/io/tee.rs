@@ -80,7 +80,7 @@ impl Receiver for TeeReceiver {
         self.inner.pack()
     }
 
-    fn take_over(&mut self, packed: &[u8]) -> Result<(), Unreadable> {
+    fn take_over(&mut self, packed: &[&[u8]]) -> Result<(), Unreadable> {
         self.inner.take_over(packed)
     }
 
@@ -130,7 +130,7 @@ impl Transmitter for TeeTransmitter {
         self.inner.pack()
     }
 
-    fn take_over(&mut self, packed: &[u8]) -> Result<(), Unreadable> {
+    fn take_over(&mut self, packed: &[&[u8]]) -> Result<(), Unreadable> {
         self.inner.take_over(packed)
     }
 

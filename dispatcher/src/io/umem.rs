@@ -1,6 +1,6 @@
-//! The memory of AF_XDP: one piece of it for all ports of a worker, cut into chunks of one size.
+//! The memory of AF_XDP: a piece of it for all ports of a worker, cut into chunks of one size.
 //!
-//! **Ownership.** Every chunk is in exactly one of four places, and its `Place` says which:
+//! **Ownership.** Every chunk is in exactly one of four places, and its `Place` says which, and with the kernel by which socket:
 //!
 //! ```text
 //!            lend_to_kernel              received
@@ -23,40 +23,26 @@
 //! into one, and sent from there without another copy, a descriptor for each chunk that it touches. They are never lent for
 //! receiving. All chunks of one are `Held` together, and go back together: one that was sent, or was not touched, is `Done` until
 //! the others of its buffer are.
+//!
+//! **Several workers** can have a part of one region each, after a takeover with another number of workers ([`division`]): each has an account of all of its chunks, and
+//! those that are another's are `ELSEWHERE`, a place that no step leads from. So they have no chunk in common, and need no word with each other.
+
+pub(super) mod division;
+mod place;
 
 use super::{HEADROOM, RegionId, Slot, prefetch, sys};
-use crate::pack::{Packer, Unpacker, Unreadable};
+use crate::pack::{Packer, Unreadable};
 use crate::wire::Frame;
 use core::cell::{Cell, RefCell};
+use division::{Holders, Shape};
+pub(super) use place::MOST_SOCKETS;
+use place::Place;
 use std::io;
 use std::os::fd::OwnedFd;
 
 /// What the kernel leaves free in front of a received frame (`XDP_PACKET_HEADROOM`), bytes.
 pub const KERNEL_HEADROOM: usize = 256;
 const _: () = assert!(KERNEL_HEADROOM >= HEADROOM, "pushing tags needs no room of its own");
-
-/// Where a chunk is; with the kernel, also by which port: a port whose device is removed takes its chunks with it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Place(u8);
-
-impl Place {
-    const FREE: Place = Place(0);
-    const HELD: Place = Place(1);
-    /// In a long buffer that is being sent: back from the kernel, or never given to it.
-    const DONE: Place = Place(1 << 2);
-    const KIND: u8 = 3;
-
-    const fn receiving(port: u8) -> Place {
-        Place(port << 2 | 2)
-    }
-
-    const fn sending(port: u8) -> Place {
-        Place(port << 2 | 3)
-    }
-}
-
-/// Most ports of one UMEM.
-pub(super) const MAX_PORTS: usize = 64;
 
 /// How many chunks are where.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -146,9 +132,10 @@ impl Umem {
         Umem::over(file, chunks, chunk, long)
     }
 
-    /// What another process has passed, of this size; nothing is free before it has been [taken over](Umem::take_over).
+    /// What another process has passed, of this size; nothing of it is ours before it has been [taken over](Umem::take_over).
     pub(super) fn of_another(file: OwnedFd, chunks: usize, chunk: usize, long: Long) -> io::Result<Umem> {
         let umem = Umem::over(file, chunks, chunk, long)?;
+        umem.places.iter().for_each(|place| place.set(Place::ELSEWHERE));
         umem.free.borrow_mut().clear();
         umem.free_long.borrow_mut().clear();
         Ok(umem)
@@ -169,27 +156,33 @@ impl Umem {
         })
     }
 
-    /// For another process: the memory, bytes of a chunk, chunks, long buffers.
-    pub(super) fn lend(&self) -> io::Result<(OwnedFd, usize, usize, Long)> {
-        Ok((self.file.try_clone()?, self.chunk, self.singles, self.long))
+    /// For another process: the memory, and bytes of a chunk.
+    pub(super) fn lend(&self) -> io::Result<(OwnedFd, usize)> {
+        Ok((self.file.try_clone()?, self.chunk))
+    }
+
+    /// Bytes of so many of its chunks, and as large a part of the long buffers.
+    pub(super) fn part_of_bytes(&self, chunks: usize) -> usize {
+        (self.map.len() as u64 * chunks as u64 / self.singles.max(1) as u64) as usize
+    }
+
+    /// How it is cut.
+    pub(super) fn shape(&self) -> Shape {
+        Shape { singles: self.singles, long: self.long }
     }
 
     /// Writes down where every chunk is.
     pub(super) fn pack(&self, to: &mut Packer) {
-        let places: Vec<u8> = self.places.iter().map(|place| place.get().0).collect();
+        let places: Vec<u8> = self.places.iter().flat_map(|place| place.get().to_bytes()).collect();
         to.block(&places);
     }
 
-    /// Every chunk is where another process says. What it had in its hands is free: it has it no more.
-    pub(super) fn take_over(&self, from: &mut Unpacker<'_>) -> Result<(), Unreadable> {
-        let places = from.block()?;
-        if places.len() != self.places.len() {
-            return Err(Unreadable::Impossible("chunks of another memory"));
-        }
-        for (place, said) in self.places.iter().zip(places) {
-            let said = Place(*said);
-            let with_kernel = said.0 & Place::KIND >= 2 || said == Place::DONE;
-            place.set(if with_kernel { said } else { Place::FREE });
+    /// Has those chunks which are this worker's by what all wrote down ([`Umem::pack`]) who had a part of the region. What those had in their hands is free: they have it no more.
+    pub(super) fn take_over(&self, accounts: &[&[u8]], holders: &Holders, worker: usize) -> Result<(), Unreadable> {
+        let places = division::together(accounts, self.places.len())?;
+        let owners = division::divide(&places, self.shape(), holders)?;
+        for ((place, said), owner) in self.places.iter().zip(places).zip(owners) {
+            place.set(if owner != worker { Place::ELSEWHERE } else { said.of_kernel().unwrap_or(Place::FREE) });
         }
         let is_free = |index: &usize| self.places[*index].get() == Place::FREE;
         *self.free.borrow_mut() = (0..self.singles).filter(is_free).rev().map(|index| index as u32).collect();
@@ -281,19 +274,19 @@ impl Umem {
         }
     }
 
-    /// A free chunk's address for a fill ring of this port's.
-    pub(super) fn lend_to_kernel(&self, port: u8) -> Option<u64> {
+    /// A free chunk's address for the fill ring of this socket.
+    pub(super) fn lend_to_kernel(&self, socket: u16) -> Option<u64> {
         let index = self.free.borrow_mut().pop()?;
-        let stepped = self.step(index as usize, Place::FREE, Place::receiving(port));
+        let stepped = self.step(index as usize, Place::FREE, Place::receiving(socket));
         debug_assert!(stepped, "the free list holds free chunks");
         Some(u64::from(index) * self.chunk as u64)
     }
 
-    /// What the kernel says that this port has received. None when it cannot be true.
-    pub(super) fn received(&self, port: u8, address: u64, len: u32) -> Option<Slot> {
+    /// What the kernel says that this socket has received. None when it cannot be true.
+    pub(super) fn received(&self, socket: u16, address: u64, len: u32) -> Option<Slot> {
         let index = self.index(address);
         let head = (address % self.chunk as u64) as usize;
-        if head + len as usize > self.chunk || !self.step(index, Place::receiving(port), Place::HELD) {
+        if head + len as usize > self.chunk || !self.step(index, Place::receiving(socket), Place::HELD) {
             return None;
         }
         prefetch::headers(self.map.as_ptr().wrapping_add(address as usize));
@@ -385,22 +378,22 @@ impl Umem {
         ((head + slot.len()).div_ceil(self.chunk)).max(1) as u32
     }
 
-    /// Turns a slot into what transmit descriptors of this port's say.
+    /// Turns a slot into what transmit descriptors of this socket say.
     ///
     /// # Panics
     /// When the slot is of another region.
-    pub(super) fn to_send(&self, port: u8, slot: Slot) -> Parts {
+    pub(super) fn to_send(&self, socket: u16, slot: Slot) -> Parts {
         let index = self.index_of(&slot);
         let at = index as u64 * self.chunk as u64 + u64::from(slot.head);
         let end = at + u64::from(slot.len);
         if self.long_of(index).is_none() {
-            let stepped = self.step(index, Place::HELD, Place::sending(port));
+            let stepped = self.step(index, Place::HELD, Place::sending(socket));
             debug_assert!(stepped, "a slot's chunk is held");
         } else {
             // What the frame does not touch has nothing to wait for.
             let touched = self.index(at)..=self.index(end.saturating_sub(1).max(at));
             for chunk in index..index + self.long.chunks {
-                let place = if touched.contains(&chunk) { Place::sending(port) } else { Place::DONE };
+                let place = if touched.contains(&chunk) { Place::sending(socket) } else { Place::DONE };
                 let stepped = self.step(chunk, Place::HELD, place);
                 debug_assert!(stepped, "all chunks of a slot are held");
             }
@@ -408,31 +401,31 @@ impl Umem {
         Parts { at, end, chunk: self.chunk as u64, over: false }
     }
 
-    /// The kernel has done with a chunk that this port was to send. False when it did not have it.
-    pub(super) fn sent(&self, port: u8, address: u64) -> bool {
+    /// The kernel has done with a chunk that this socket was to send. False when it did not have it.
+    pub(super) fn sent(&self, socket: u16, address: u64) -> bool {
         let index = self.index(address);
         if let Some(first) = self.long_of(index) {
-            let back = self.step(index, Place::sending(port), Place::DONE);
+            let back = self.step(index, Place::sending(socket), Place::DONE);
             if back {
                 self.settle(first);
             }
             return back;
         }
-        let back = self.step(index, Place::sending(port), Place::FREE);
+        let back = self.step(index, Place::sending(socket), Place::FREE);
         if back {
             self.free.borrow_mut().push(index as u32);
         }
         back
     }
 
-    /// The sockets by which this port received are closed: the chunks that they had are free.
-    pub(super) fn reclaim_receiving(&self, port: u8) {
-        self.reclaim(Place::receiving(port));
+    /// The socket is closed: the chunks that it had for receiving are free.
+    pub(super) fn reclaim_receiving(&self, socket: u16) {
+        self.reclaim(Place::receiving(socket));
     }
 
-    /// The socket by which this port sent is closed: the chunks that it had are free. How many frames they were.
-    pub(super) fn reclaim_sending(&self, port: u8) -> usize {
-        self.reclaim(Place::sending(port)) + self.reclaim_long(Place::sending(port))
+    /// The socket is closed: the chunks that it had for sending are free. How many frames they were.
+    pub(super) fn reclaim_sending(&self, socket: u16) -> usize {
+        self.reclaim(Place::sending(socket)) + self.reclaim_long(Place::sending(socket))
     }
 
     fn reclaim(&self, from: Place) -> usize {
@@ -463,161 +456,17 @@ impl Umem {
 
     /// How many chunks are where. Counts them: not for the hot path.
     pub(super) fn census(&self) -> Census {
-        let count = |place: Place| self.places.iter().filter(|p| p.get().0 & Place::KIND == place.0).count();
+        let count = |kind| self.places.iter().filter(|place| place.get().kind() == kind).count();
+        let with = |place| self.places.iter().filter(|p| p.get() == place).count();
         Census {
-            chunks: self.places.len(),
+            chunks: self.places.len() - with(Place::ELSEWHERE),
             free: self.free.borrow().len() + self.free_long.borrow().len() * self.long.chunks,
-            receiving: count(Place::receiving(0)),
-            held: count(Place::HELD),
-            sending: count(Place::sending(0)) + self.places.iter().filter(|p| p.get() == Place::DONE).count(),
+            receiving: count(Place::receiving(0).kind()),
+            held: with(Place::HELD),
+            sending: count(Place::sending(0).kind()) + with(Place::DONE),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn what_the_kernel_cannot_have_is_not_believed() {
-        let umem = Umem::new(2, 2048, Long::NONE).unwrap();
-        assert!(umem.received(1, 0, 60).is_none(), "it was not lent");
-        let address = umem.lend_to_kernel(1).unwrap();
-        assert!(umem.received(1, address + 2000, 60).is_none(), "beyond its chunk");
-        assert!(umem.received(1, 1 << 40, 60).is_none(), "beyond the memory");
-        let slot = umem.received(1, address + 256, 60).unwrap();
-        assert!(umem.received(1, address + 256, 60).is_none(), "a second time");
-        assert!(!umem.sent(1, address + 256), "it is ours");
-        let sending: Vec<_> = umem.to_send(1, slot).collect();
-        assert_eq!(sending, [Part { address: address + 256, len: 60, goes_on: false }]);
-        let sending = sending[0].address;
-        assert!(umem.sent(1, sending) && !umem.sent(1, sending), "it comes back once");
-        assert_eq!(umem.census().free, 2);
-    }
-
-    #[test]
-    fn what_one_port_has_is_not_another_ports_and_comes_back_when_its_device_is_gone() {
-        let umem = Umem::new(4, 2048, Long::NONE).unwrap();
-        let [a, b] = [1, 2].map(|port| umem.lend_to_kernel(port).unwrap());
-        assert!(umem.received(2, a, 60).is_none() && umem.received(1, b, 60).is_none());
-        let sending = umem.to_send(2, umem.copy_in(&[1; 60]).unwrap()).next().unwrap().address;
-        let held = umem.copy_in(&[2; 60]).unwrap();
-        assert!(!umem.sent(1, sending));
-        umem.reclaim_receiving(1);
-        assert_eq!(umem.reclaim_sending(1), 0);
-        assert_eq!(umem.census(), Census { chunks: 4, free: 1, receiving: 1, held: 1, sending: 1 });
-        assert_eq!(umem.reclaim_sending(2), 1);
-        umem.reclaim_receiving(2);
-        umem.release(held);
-        assert_eq!(umem.census().free, 4);
-        assert!(!umem.sent(2, sending), "told late");
-    }
-
-    #[test]
-    fn frames_keep_their_bytes_and_their_headroom() {
-        let umem = Umem::new(2, 2048, Long::NONE).unwrap();
-        let mut a = umem.copy_in(&[1, 2, 3]).unwrap();
-        let b = umem.copy_in(&[9; 1900]).unwrap();
-        assert!(umem.copy_in(&[0]).is_none(), "two chunks, both taken");
-        let mut frame = umem.frame(&mut a);
-        assert_eq!(frame.bytes(), [1, 2, 3]);
-        assert!(frame.push_front(HEADROOM) && !frame.push_front(1));
-        umem.release(a);
-        umem.release(b);
-        assert!(umem.copy_in(&[0; 2000]).is_none(), "does not fit");
-        assert_eq!(umem.census().free, 2);
-    }
-
-    #[test]
-    fn a_long_frame_is_put_together_and_taken_apart_at_the_chunks_borders() {
-        let umem = Umem::new(3, 2048, Long { buffers: 1, chunks: 3 }).unwrap();
-        let frame: Vec<u8> = (0..5000).map(|i| (i * 7 + i / 251) as u8).collect();
-        // As the kernel gives it: behind its headroom in each chunk.
-        let mut whole = umem.long_buffer().unwrap();
-        assert!(umem.long_buffer().is_none(), "there is one");
-        for part in frame.chunks(2048 - KERNEL_HEADROOM) {
-            let mut piece = umem.copy_in(part).unwrap();
-            assert!(umem.append(&mut whole, &mut piece));
-            umem.release(piece);
-        }
-        assert!(umem.frame(&mut whole).bytes() == frame);
-        let mut rest = umem.copy_in(&[0; 1500]).unwrap();
-        assert!(!umem.append(&mut whole, &mut rest), "headroom, and 5000: less than 1500 are left");
-        umem.release(rest);
-        assert_eq!(umem.parts_of(&whole), 3);
-        let parts: Vec<_> = umem.to_send(1, whole).collect();
-        let first = 3 * 2048;
-        let expected = [
-            (first + HEADROOM as u64, 2048 - HEADROOM as u32, true),
-            (first + 2048, 2048, true),
-            (first + 4096, 5000 - 4096 + HEADROOM as u32, false),
-        ];
-        assert_eq!(parts, expected.map(|(address, len, goes_on)| Part { address, len, goes_on }));
-        assert!(umem.copy_in(&frame).is_none(), "it is under way");
-        // In whatever order they come back.
-        assert!(umem.sent(1, parts[2].address) && umem.sent(1, parts[0].address));
-        assert!(!umem.sent(1, parts[0].address), "a second time");
-        assert!(umem.copy_in(&frame).is_none(), "a part of it is under way");
-        assert_eq!(umem.census(), Census { chunks: 6, free: 3, receiving: 0, held: 0, sending: 3 });
-        assert!(umem.sent(1, parts[1].address));
-        assert_eq!(umem.census().free, 6);
-        // One that touches two chunks, and the device is gone with it: one frame.
-        let mut slot = umem.copy_in(&frame).unwrap();
-        slot.reframe(100, 2000);
-        assert_eq!((umem.parts_of(&slot), umem.to_send(2, slot).count()), (2, 2));
-        assert_eq!((umem.reclaim_sending(1), umem.reclaim_sending(2)), (0, 1));
-        assert_eq!(umem.census().free, 6);
-        assert!(umem.copy_in(&[0; 3 * 2048 - HEADROOM + 1]).is_none(), "longer than a long buffer");
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-        /// Against a naive model: sets of indices. Whatever is done in whatever order, each chunk is in one place.
-        #[test]
-        fn no_order_of_events_loses_or_doubles_a_chunk(events in prop::collection::vec((0u8..7, 0usize..16), 0..400)) {
-            let umem = Umem::new(16, 2048, Long { buffers: 3, chunks: 3 }).unwrap();
-            let (mut kernel, mut held, mut sending) = (Vec::new(), Vec::new(), Vec::new());
-            // Of long frames: those in our hands, and how many parts of each are under way.
-            let (mut long, mut parts): (Vec<Slot>, Vec<Vec<Part>>) = Default::default();
-            for (event, n) in events {
-                match event {
-                    0 => if let Some(address) = umem.lend_to_kernel(1) { kernel.push(address) },
-                    1 if !kernel.is_empty() => {
-                        let address = kernel.remove(n % kernel.len());
-                        held.push(umem.received(1, address + 256, 64).unwrap());
-                    }
-                    2 => if let Some(slot) = umem.copy_in(&[n as u8; 60]) { held.push(slot) },
-                    3 if n % 2 == 0 && !long.is_empty() => umem.release(long.remove(n % long.len())),
-                    3 if !held.is_empty() => umem.release(held.remove(n % held.len())),
-                    4 if n % 2 == 0 && !long.is_empty() => {
-                        let slot = long.remove(n % long.len());
-                        let expected = umem.parts_of(&slot) as usize;
-                        parts.push(umem.to_send(1, slot).collect());
-                        prop_assert_eq!(parts.last().map(Vec::len), Some(expected));
-                    }
-                    4 if !held.is_empty() => sending.push(umem.to_send(1, held.remove(n % held.len())).next().unwrap().address),
-                    5 if n % 2 == 0 && !parts.is_empty() => {
-                        let which = n % parts.len();
-                        let left = parts[which].len();
-                        let part = parts[which].remove(n % left);
-                        prop_assert!(umem.sent(1, part.address) && !umem.sent(1, part.address));
-                        parts.retain(|left| !left.is_empty());
-                    }
-                    5 if !sending.is_empty() => prop_assert!(umem.sent(1, sending.remove(n % sending.len()))),
-                    6 => if let Some(slot) = umem.copy_in(&vec![n as u8; 2000 + 250 * n]) { long.push(slot) },
-                    _ => {}
-                }
-                let free = 16 - kernel.len() - held.len() - sending.len() + 3 * (3 - long.len() - parts.len());
-                let expected = Census {
-                    chunks: 25,
-                    free,
-                    receiving: kernel.len(),
-                    held: held.len() + 3 * long.len(),
-                    sending: sending.len() + 3 * parts.len(),
-                };
-                prop_assert_eq!(umem.census(), expected);
-            }
-        }
-    }
-}
+mod tests;

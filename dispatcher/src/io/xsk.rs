@@ -221,18 +221,14 @@ pub(super) struct Transmitting {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
     pub(super) receive: u32,
-    /// None: it does not send.
-    pub(super) transmit: Option<u32>,
+    pub(super) transmit: u32,
 }
-
-/// Completions of a socket that does not send: the kernel wants to have a ring for them all the same.
-const NO_COMPLETIONS: u32 = 16;
 
 /// A socket with its rings, not yet bound.
 pub(super) struct Xsk {
     pub(super) fd: OwnedFd,
     pub(super) receiving: Receiving,
-    pub(super) transmitting: Option<Transmitting>,
+    pub(super) transmitting: Transmitting,
 }
 
 impl Xsk {
@@ -244,11 +240,9 @@ impl Xsk {
         }
         let set = |option, size: u32| sys::set_option(&fd, libc::SOL_XDP, option, size as i32);
         set(libc::XDP_UMEM_FILL_RING, sizes.receive)?;
-        set(libc::XDP_UMEM_COMPLETION_RING, sizes.transmit.unwrap_or(NO_COMPLETIONS))?;
+        set(libc::XDP_UMEM_COMPLETION_RING, sizes.transmit)?;
         set(libc::XDP_RX_RING, sizes.receive)?;
-        if let Some(size) = sizes.transmit {
-            set(libc::XDP_TX_RING, size)?;
-        }
+        set(libc::XDP_TX_RING, sizes.transmit)?;
         Xsk::over(fd, sizes)
     }
 
@@ -260,12 +254,9 @@ impl Xsk {
             fill: Producer(Ring::new(&fd, fill as libc::off_t, &offsets.fr, sizes.receive)?),
             rx: Consumer(Ring::new(&fd, libc::XDP_PGOFF_RX_RING, &offsets.rx, sizes.receive)?),
         };
-        let transmitting = match sizes.transmit {
-            Some(size) => Some(Transmitting {
-                tx: Producer(Ring::new(&fd, libc::XDP_PGOFF_TX_RING, &offsets.tx, size)?),
-                completion: Consumer(Ring::new(&fd, completion as libc::off_t, &offsets.cr, size)?),
-            }),
-            None => None,
+        let transmitting = Transmitting {
+            tx: Producer(Ring::new(&fd, libc::XDP_PGOFF_TX_RING, &offsets.tx, sizes.transmit)?),
+            completion: Consumer(Ring::new(&fd, completion as libc::off_t, &offsets.cr, sizes.transmit)?),
         };
         Ok(Xsk { fd, receiving, transmitting })
     }

@@ -608,11 +608,13 @@ impl SharedDevices {
             let names: Vec<_> = passed.places.iter().map(|place| place.name.as_str()).collect();
             return Err(format!("the running one has these devices by af-xdp: {}", names.join(", ")));
         }
-        if !xdp.is_empty() && passed.memories.len() != workers {
-            let there = passed.memories.len();
-            return Err(format!(
-                "with af-xdp queues stay with their workers: {there} there, {workers} here; another number takes a restart"
-            ));
+        for (here, there) in xdp.iter().zip(&passed.places) {
+            if usize::from(here.info.queues) != there.queues() {
+                let (name, here, there) = (&here.name, here.info.queues, there.queues());
+                return Err(format!(
+                    "af-xdp:{name} has {here} receive queues, and had {there} when the running one started: a restart, or as many as before (ethtool -L)"
+                ));
+            }
         }
         let mut memories = Some(passed.memories);
         let common = |place| Arc::new(af_xdp::Common::inherited(place, memories.take().unwrap_or_default()));
@@ -623,7 +625,8 @@ impl SharedDevices {
     /// What another process needs to go on with af-xdp.
     pub fn lend(&self) -> std::io::Result<Passed> {
         let places = self.xdp.iter().filter_map(|common| common.lend().transpose()).collect::<std::io::Result<_>>()?;
-        Ok(Passed { places, memories: self.xdp.first().map(|common| common.lend_memories()).unwrap_or_default() })
+        let memories = self.xdp.first().map(|common| common.lend_memories()).transpose()?.unwrap_or_default();
+        Ok(Passed { places, memories })
     }
 
     /// Whether the drivers have room for it.

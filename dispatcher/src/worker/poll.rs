@@ -310,12 +310,17 @@ impl<H: FrameHandler> Loop<H> {
         self.rx.iter_mut().for_each(|rx| rx.take_charge());
     }
 
-    /// See [`FrameHandler::take_over`]. `ports`: of the worker of the same number.
-    pub(super) fn inherit(&mut self, packed: &[Vec<u8>], ports: &[[Vec<u8>; 2]]) -> Result<TakenOver, Unreadable> {
-        for ((rx, tx), [of_rx, of_tx]) in self.rx.iter_mut().zip(&mut self.outside.tx).zip(ports) {
+    /// See [`FrameHandler::take_over`]. `ports`: by worker there, and port, what halves of ports have written.
+    pub(super) fn inherit(&mut self, packed: &[Vec<u8>], ports: &[Vec<[Vec<u8>; 2]>]) -> Result<TakenOver, Unreadable> {
+        for (n, (rx, tx)) in self.rx.iter_mut().zip(&mut self.outside.tx).enumerate() {
+            let half = |which: usize| -> Vec<&[u8]> {
+                let of_port = ports.iter().filter_map(|worker| worker.get(n));
+                of_port.map(|halves| &halves[which][..]).filter(|half| !half.is_empty()).collect()
+            };
+            let (of_rx, of_tx) = (half(0), half(1));
             if !of_rx.is_empty() {
-                rx.take_over(of_rx)?;
-                tx.take_over(of_tx)?;
+                rx.take_over(&of_rx)?;
+                tx.take_over(&of_tx)?;
             }
         }
         let exchange = self.exchange.as_ref();

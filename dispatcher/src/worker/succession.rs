@@ -197,8 +197,6 @@ pub enum Answer {
 /// A worker's side of the gate.
 #[derive(Debug)]
 pub struct Gate {
-    /// Whose it is.
-    worker: usize,
     orders: mpsc::Receiver<Order>,
     answers: mpsc::Sender<Answer>,
 }
@@ -213,11 +211,11 @@ pub struct Gates {
 /// For so many workers.
 pub fn gates(workers: usize) -> (Gates, Vec<Gate>) {
     let mut gates = Gates { orders: Vec::new(), answers: Vec::new() };
-    let gate = |worker| {
+    let gate = |_| {
         let ((order, orders), (answer, answers)) = (mpsc::channel(), mpsc::channel());
         gates.orders.push(order);
         gates.answers.push(answers);
-        Gate { worker, orders, answers: answer }
+        Gate { orders, answers: answer }
     };
     let all = (0..workers).map(gate).collect();
     (gates, all)
@@ -305,8 +303,7 @@ impl<H: FrameHandler> Loop<H> {
                 }
                 Order::TakeOver(estate) => {
                     self.divide(Divide::From(estate.at.saturating_sub(OVERLAP.as_nanos() as u64)));
-                    let ports = estate.ports.get(gate.worker).map_or(&[][..], |ports| ports);
-                    Answer::TakenOver(self.inherit(&estate.engines, ports))
+                    Answer::TakenOver(self.inherit(&estate.engines, &estate.ports))
                 }
                 Order::Run => {
                     drop(urgency);

@@ -5,8 +5,9 @@
 //! is no moment at which a frame that was taken before and after goes to the kernel. No worker waits for it.
 
 use super::announcements::{Announcements, Families};
+use super::layout::has_long;
 use super::passing::{Legacy, Memory, Place};
-use super::{Device, Mode, has_long, patiently, refused};
+use super::{Device, Mode, patiently, refused};
 use crate::io::bpf::{Hook, Map, Program};
 use crate::io::xdp_program::{self, Entries, Maps};
 use crate::io::{Filter, OpenError, sys};
@@ -21,35 +22,35 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 #[derive(Debug, Default)]
 pub struct Common {
     attached: Mutex<Weak<Attached>>,
-    /// By worker, of the first device: its memory, for another process.
-    memories: Mutex<BTreeMap<usize, Memory>>,
+    /// Of the first device: the regions of all, by number, for another process.
+    memories: Mutex<BTreeMap<u32, Memory>>,
     /// What another process has passed to this one.
     legacy: Option<Legacy>,
 }
 
 impl Common {
     /// Goes on with what another process has had.
-    pub fn inherited(place: Place, memories: Vec<Memory>) -> Common {
+    pub fn inherited(place: Place, memories: BTreeMap<u32, Memory>) -> Common {
         Common { legacy: Some(Legacy::new(place, memories)), ..Common::default() }
     }
 
     /// For another process; none while no worker has the device open.
     pub fn lend(&self) -> io::Result<Option<Place>> {
         let Some(attached) = locked(&self.attached).upgrade() else { return Ok(None) };
-        let sockets = locked(&attached.handed).values().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
+        let one = |(socket, region): &(OwnedFd, u32)| Ok((socket.try_clone()?, *region));
+        let sockets = locked(&attached.handed).values().map(one).collect::<io::Result<_>>()?;
         let link = locked(&attached.state).link.try_clone()?;
         let Attached { name, hook, frags, .. } = &*attached;
         Ok(Some(Place { name: name.clone(), hook: *hook, frags: *frags, link, sockets }))
     }
 
-    /// Of the first device: all workers' memory, for another process.
-    pub fn lend_memories(&self) -> Vec<Memory> {
-        let one = |m: &Memory| Some(Memory { file: m.file.try_clone().ok()?, ..*m });
-        locked(&self.memories).values().filter_map(one).collect()
+    /// Of the first device: all regions, for another process.
+    pub fn lend_memories(&self) -> io::Result<BTreeMap<u32, Memory>> {
+        locked(&self.memories).iter().map(|(number, memory)| Ok((*number, memory.try_clone()?))).collect()
     }
 
-    pub(super) fn has_memory(&self, worker: usize, memory: Memory) {
-        locked(&self.memories).insert(worker, memory);
+    pub(super) fn has_memory(&self, number: u32, memory: Memory) {
+        locked(&self.memories).insert(number, memory);
     }
 
     pub(super) fn legacy(&self) -> Option<&Legacy> {
@@ -87,8 +88,8 @@ pub(super) struct Attached {
     /// The program is one that knows of fragments.
     frags: bool,
     maps: Maps,
-    /// By queue: the sockets that were given, for another process.
-    handed: Mutex<BTreeMap<u16, OwnedFd>>,
+    /// By queue: the sockets that were given, and of which region each is, for another process.
+    handed: Mutex<BTreeMap<u16, (OwnedFd, u32)>>,
     /// The program is there; until then another process's is, at the same link.
     in_charge: AtomicBool,
     /// Locked at the start, when the filter changes, and when the device was made anew.
@@ -152,10 +153,10 @@ impl Attached {
         self.hook
     }
 
-    /// Frames that come by this queue, and are taken, go to this socket.
-    pub(super) fn give_socket(&self, queue: u16, socket: &OwnedFd) -> io::Result<()> {
+    /// Frames that come by this queue, and are taken, go to this socket, which is bound to this region.
+    pub(super) fn give_socket(&self, queue: u16, region: u32, socket: &OwnedFd) -> io::Result<()> {
         self.sockets.set(&u32::from(queue).to_ne_bytes(), socket.as_raw_fd() as u32)?;
-        locked(&self.handed).insert(queue, socket.try_clone()?);
+        locked(&self.handed).insert(queue, (socket.try_clone()?, region));
         Ok(())
     }
 

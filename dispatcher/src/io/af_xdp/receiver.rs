@@ -1,6 +1,8 @@
 //! The receiving half of a port: all queues that its worker has of the device.
 
-use super::{Opened, Seat, Sending, max_frame, opened, wait_on};
+use super::layout::max_frame;
+use super::regions::Regions;
+use super::sockets::{Opened, Seat, Sending, opened, wait_on};
 use crate::io::link_watch::LinkWatch;
 use crate::io::umem::Umem;
 use crate::io::xsk::Receiving;
@@ -8,6 +10,7 @@ use crate::io::{Burst, Divide, Loss, Receiver, Slot, Traffic, WaitFds, sys};
 use crate::pack::{Ids, Pack, Packer, Unpacker, Unreadable};
 use crate::wire::Frame;
 use core::cell::Cell;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
@@ -17,8 +20,10 @@ const REFILL: u32 = 32;
 
 /// What one queue receives.
 pub(super) struct Queue {
+    socket: u16,
     pub(super) fd: Rc<OwnedFd>,
     rings: Receiving,
+    umem: Rc<Umem>,
     /// Most chunks lent to the kernel.
     size: u32,
     /// Chunks in the fill and rx rings.
@@ -38,17 +43,17 @@ enum Partial {
 }
 
 impl Queue {
-    pub(super) fn new(fd: Rc<OwnedFd>, rings: Receiving, size: u32) -> Queue {
-        Queue { fd, rings, size, lent: 0, lost: 0, partial: None }
+    pub(super) fn new(socket: u16, fd: Rc<OwnedFd>, rings: Receiving, umem: Rc<Umem>, size: u32) -> Queue {
+        Queue { socket, fd, rings, umem, size, lent: 0, lost: 0, partial: None }
     }
 
     /// Lends the kernel as many chunks as it may have, if it is worth it.
-    fn refill(&mut self, umem: &Umem, port: u8) {
+    fn refill(&mut self) {
         if self.size - self.lent < REFILL {
             return;
         }
         while self.lent < self.size
-            && let Some(address) = umem.lend_to_kernel(port)
+            && let Some(address) = self.umem.lend_to_kernel(self.socket)
         {
             let put = self.rings.fill.put(address);
             debug_assert!(put, "the ring is as large as what is lent");
@@ -59,13 +64,8 @@ impl Queue {
 
     /// One more part of a frame that comes in several; none when the kernel's word for it cannot be true. The frame, with its last part.
     #[cold]
-    fn put_together(
-        &mut self,
-        umem: &Umem,
-        part: Option<Slot>,
-        goes_on: bool,
-        max_frame: usize,
-    ) -> Option<Result<Slot, Loss>> {
+    fn put_together(&mut self, part: Option<Slot>, goes_on: bool, max_frame: usize) -> Option<Result<Slot, Loss>> {
+        let umem = &self.umem;
         // No buffer is free when all are on their way out.
         let begun = || umem.long_buffer().map_or(Partial::Lost(Loss::RxRingFull), Partial::Whole);
         let mut partial = self.partial.take().unwrap_or_else(begun);
@@ -99,10 +99,10 @@ impl Queue {
     }
 
     /// Gives up a frame of which the rest will not come, if there is one: why it is lost.
-    fn give_up(&mut self, umem: &Umem) -> Option<Loss> {
+    fn give_up(&mut self) -> Option<Loss> {
         match self.partial.take()? {
             Partial::Whole(slot) => {
-                umem.release(slot);
+                self.umem.release(slot);
                 Some(Loss::RxTruncated)
             }
             Partial::Lost(why) => Some(why),
@@ -112,7 +112,7 @@ impl Queue {
 
 pub(super) struct XdpReceiver {
     seat: Seat,
-    umem: Rc<Umem>,
+    regions: Rc<Regions>,
     queues: Vec<Queue>,
     /// The queue that is looked at first.
     next: usize,
@@ -132,17 +132,16 @@ pub(super) struct XdpReceiver {
 impl XdpReceiver {
     pub(super) fn new(
         seat: Seat,
-        umem: Rc<Umem>,
         queues: Vec<Queue>,
         to_transmitter: Rc<Cell<Option<Box<Sending>>>>,
     ) -> io::Result<XdpReceiver> {
         Ok(XdpReceiver {
-            wait: wait_on(&queues)?,
+            wait: None,
             told: Burst::new(),
             link: LinkWatch::new(&seat.device.name, seat.device.info.index)?,
             max_frame: max_frame(&seat.device),
+            regions: seat.regions.clone(),
             seat,
-            umem,
             queues,
             next: 0,
             to_transmitter,
@@ -151,11 +150,11 @@ impl XdpReceiver {
         })
     }
 
-    /// Lends the kernel what it may have.
-    pub(super) fn refill(&mut self) {
-        for queue in &mut self.queues {
-            queue.refill(&self.umem, self.seat.port);
-        }
+    /// Nobody has had its queues before: lends the kernel what it may have.
+    pub(super) fn begin_anew(&mut self) -> io::Result<()> {
+        self.wait = wait_on(&self.queues)?;
+        self.queues.iter_mut().for_each(Queue::refill);
+        Ok(())
     }
 
     fn receive_from(&mut self, number: usize, burst: &mut Burst) {
@@ -164,9 +163,9 @@ impl XdpReceiver {
         while !burst.is_full() {
             let Some(descriptor) = queue.rings.rx.take() else { break };
             queue.lent = queue.lent.saturating_sub(1);
-            let received = self.umem.received(self.seat.port, descriptor.address, descriptor.len);
+            let received = queue.umem.received(queue.socket, descriptor.address, descriptor.len);
             if descriptor.goes_on() || queue.partial.is_some() {
-                match queue.put_together(&self.umem, received, descriptor.goes_on(), self.max_frame) {
+                match queue.put_together(received, descriptor.goes_on(), self.max_frame) {
                     Some(Ok(slot)) => {
                         self.traffic.passed(slot.len());
                         burst.push(slot);
@@ -179,7 +178,7 @@ impl XdpReceiver {
             match received {
                 Some(slot) if slot.len() > self.max_frame => {
                     self.traffic.lost(Loss::RxOversized, 1);
-                    self.umem.release(slot);
+                    queue.umem.release(slot);
                 }
                 Some(slot) => {
                     self.traffic.passed(slot.len());
@@ -191,7 +190,7 @@ impl XdpReceiver {
         if queue.lent != before {
             queue.rings.rx.done();
         }
-        queue.refill(&self.umem, self.seat.port);
+        queue.refill();
         if queue.rings.fill.needs_wakeup() {
             sys::kick_receive(&queue.fd);
         }
@@ -200,22 +199,22 @@ impl XdpReceiver {
     /// Takes up a device that was removed, and is there again under its name: with new sockets, since those that have lost their
     /// device are of no use any more. False while that cannot be.
     fn take_up_again(&mut self) -> bool {
-        let Ok(Opened { index, queues, sending }) = opened(&self.seat, &self.umem) else {
+        let Ok(Opened { index, queues, sending }) = opened(&self.seat) else {
             return false;
         };
         let Ok(wait) = wait_on(&queues) else { return false };
         let Ok(link) = LinkWatch::new(&self.seat.device.name, index) else { return false };
         for queue in &mut self.queues {
-            if let Some(why) = queue.give_up(&self.umem) {
+            if let Some(why) = queue.give_up() {
                 self.traffic.lost(why, 1);
             }
         }
         // The old ones are closed before their chunks are lent to the new ones.
         (self.queues, self.wait, self.link, self.next) = (queues, wait, link, 0);
-        self.umem.reclaim_receiving(self.seat.port);
+        self.queues.iter().for_each(|queue| queue.umem.reclaim_receiving(queue.socket));
         self.seat.device.info.index = index;
         self.to_transmitter.set(Some(Box::new(sending)));
-        self.refill();
+        self.queues.iter_mut().for_each(Queue::refill);
         true
     }
 }
@@ -239,11 +238,11 @@ impl Receiver for XdpReceiver {
     }
 
     fn frame<'a>(&'a mut self, slot: &'a mut Slot) -> Frame<'a> {
-        self.umem.frame(slot)
+        self.regions.of(slot.region()).frame(slot)
     }
 
     fn release(&mut self, slot: Slot) {
-        self.umem.release(slot);
+        self.regions.of(slot.region()).release(slot);
     }
 
     fn wait_fds(&self) -> WaitFds {
@@ -262,28 +261,37 @@ impl Receiver for XdpReceiver {
         let with_memory = self.seat.port == 0;
         with_memory.pack(&mut to);
         if with_memory {
-            self.umem.pack(&mut to);
+            self.regions.pack(&mut to);
         }
         (self.queues.len() as u32).pack(&mut to);
-        self.queues.iter().for_each(|queue| (queue.lent, queue.lost).pack(&mut to));
+        self.queues.iter().for_each(|queue| (queue.socket, (queue.lent, queue.lost)).pack(&mut to));
         to.into_bytes()
     }
 
-    fn take_over(&mut self, packed: &[u8]) -> Result<(), Unreadable> {
-        let nobody = Ids::default();
-        let from = &mut Unpacker::new(packed, &nobody);
-        if bool::unpack(from)? {
-            self.umem.take_over(from)?;
+    fn take_over(&mut self, packed: &[&[u8]]) -> Result<(), Unreadable> {
+        let (nobody, mut accounts, mut queues) = (Ids::default(), BTreeMap::new(), BTreeMap::new());
+        for packed in packed {
+            let from = &mut Unpacker::new(packed, &nobody);
+            if bool::unpack(from)? {
+                Regions::read(from, &mut accounts)?;
+            }
+            for _ in 0..u32::unpack(from)? {
+                let (socket, counts) = <(u16, (u32, u64))>::unpack(from)?;
+                queues.insert(socket, counts);
+            }
         }
-        if u32::unpack(from)? as usize != self.queues.len() {
-            return Err(Unreadable::Impossible("another number of queues"));
+        if self.seat.port == 0 {
+            self.regions.take_over(&accounts)?;
         }
         for queue in &mut self.queues {
-            (queue.lent, queue.lost) = Pack::unpack(from)?;
+            let counts = queues.get(&queue.socket).ok_or(Unreadable::Impossible("a queue of nobody"))?;
+            (queue.lent, queue.lost) = *counts;
             queue.lent = queue.lent.min(queue.size);
             queue.rings.fill.go_on();
             queue.rings.rx.go_on();
         }
+        // Not before: whoever asks whether something can be read has the kernel look at what is to be sent.
+        self.wait = wait_on(&self.queues).map_err(|_| Unreadable::NoRoom)?;
         Ok(())
     }
 
@@ -298,10 +306,10 @@ impl Receiver for XdpReceiver {
         }
         // The first worker has them, and hands them to the others.
         if self.seat.part.worker == 0 {
-            let (told, umem) = (&mut self.told, &self.umem);
+            let (told, regions) = (&mut self.told, &self.regions);
             self.seat.attached.take_announcements(|frame| {
                 if !told.is_full()
-                    && let Some(slot) = umem.copy_in(frame)
+                    && let Some(slot) = regions.copy_in(frame)
                 {
                     told.push(slot);
                 }
