@@ -143,6 +143,11 @@ impl<'a> Unpacker<'a> {
         self.bytes.is_empty()
     }
 
+    /// All that is left.
+    pub fn rest(self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// So many bytes.
     pub fn raw(&mut self, n: usize) -> Result<&'a [u8], Unreadable> {
         let (taken, rest) = self.bytes.split_at_checked(n).ok_or(Unreadable::CutOff)?;
@@ -154,6 +159,17 @@ impl<'a> Unpacker<'a> {
     pub fn block(&mut self) -> Result<&'a [u8], Unreadable> {
         let len = u32::unpack(self)?;
         self.raw(len as usize)
+    }
+
+    /// The same into memory that may have room for it: whatever was there before is forgotten.
+    pub fn block_into<const N: usize>(&mut self, to: &mut arrayvec::ArrayVec<u8, N>) -> Result<(), Unreadable> {
+        to.clear();
+        to.try_extend_from_slice(self.block()?).map_err(|_| Unreadable::Impossible("so many bytes"))
+    }
+
+    /// What somebody reads who takes bytes off the front of what is left, and says nothing when he cannot.
+    pub fn by<T>(&mut self, read: impl FnOnce(&mut &[u8]) -> Option<T>) -> Result<T, Unreadable> {
+        read(&mut self.bytes).ok_or(Unreadable::Impossible("a state that cannot be"))
     }
 
     /// The same, to be read.
@@ -198,7 +214,7 @@ macro_rules! numbers {
     };
 }
 
-numbers!(u8, u16, u32, u64);
+numbers!(u8, u16, u32, u64, i64);
 
 impl Pack for bool {
     fn pack(&self, to: &mut Packer) {
@@ -248,6 +264,20 @@ impl<T: Pack, const N: usize> Pack for [T; N] {
             all.push(T::unpack(from)?);
         }
         all.into_inner().map_err(|_| Unreadable::CutOff)
+    }
+}
+
+impl<T: Pack, const N: usize> Pack for arrayvec::ArrayVec<T, N> {
+    fn pack(&self, to: &mut Packer) {
+        (self.len() as u16).pack(to);
+        self.iter().for_each(|one| one.pack(to));
+    }
+    fn unpack(from: &mut Unpacker<'_>) -> Result<Self, Unreadable> {
+        let mut all = arrayvec::ArrayVec::new();
+        for _ in 0..u16::unpack(from)? {
+            all.try_push(T::unpack(from)?).map_err(|_| Unreadable::Impossible("so many"))?;
+        }
+        Ok(all)
     }
 }
 
@@ -305,68 +335,6 @@ impl Pack for std::net::SocketAddr {
     }
 }
 
-impl Pack for lb::Reason {
-    fn pack(&self, to: &mut Packer) {
-        (*self as u8).pack(to);
-    }
-    fn unpack(from: &mut Unpacker<'_>) -> Result<Self, Unreadable> {
-        let number = usize::from(u8::unpack(from)?);
-        lb::Reason::ALL.get(number).copied().ok_or(Unreadable::Impossible("reason"))
-    }
-}
-
-impl Pack for lb::IdentityKind {
-    fn pack(&self, to: &mut Packer) {
-        (*self as u8).pack(to);
-    }
-    fn unpack(from: &mut Unpacker<'_>) -> Result<Self, Unreadable> {
-        let number = usize::from(u8::unpack(from)?);
-        lb::IdentityKind::ALL.get(number).copied().ok_or(Unreadable::Impossible("kind of identity"))
-    }
-}
-
-impl Pack for lb::Key {
-    fn pack(&self, to: &mut Packer) {
-        (self.kind() as u8).pack(to);
-        to.block(self.as_bytes());
-    }
-    fn unpack(from: &mut Unpacker<'_>) -> Result<Self, Unreadable> {
-        let kind = u8::unpack(from)?;
-        lb::Key::from_parts(kind, from.block()?).ok_or(Unreadable::Impossible("key of a row"))
-    }
-}
-
-impl Pack for BackendId {
-    fn pack(&self, to: &mut Packer) {
-        self.0.pack(to);
-    }
-    fn unpack(from: &mut Unpacker<'_>) -> Result<BackendId, Unreadable> {
-        let number = u16::unpack(from)?;
-        from.ids.backends.get(&number).copied().ok_or(Unreadable::NoSuchBackend)
-    }
-}
-
-// One that is not here has no name any more, and a connection outlives it.
-impl Pack for ServiceId {
-    fn pack(&self, to: &mut Packer) {
-        self.to_bits().pack(to);
-    }
-    fn unpack(from: &mut Unpacker<'_>) -> Result<ServiceId, Unreadable> {
-        let bits = u32::unpack(from)?;
-        Ok(from.ids.services.get(&bits).copied().unwrap_or(ServiceId::NONE))
-    }
-}
-
-impl Pack for PoolId {
-    fn pack(&self, to: &mut Packer) {
-        self.to_bits().pack(to);
-    }
-    fn unpack(from: &mut Unpacker<'_>) -> Result<PoolId, Unreadable> {
-        let bits = u32::unpack(from)?;
-        Ok(from.ids.pools.get(&bits).copied().unwrap_or(PoolId::NONE))
-    }
-}
-
 /// Implements [`Pack`] for a struct by its fields, in this order. All of them have to be named: who adds one is told to think of it. For what is packed in memory,
 /// too: all its fields are `Copy`.
 macro_rules! packed {
@@ -412,6 +380,9 @@ macro_rules! packed_words {
 }
 
 pub(crate) use {packed, packed_words};
+
+mod foreign;
+pub(crate) use foreign::{pack_follower, unpack_follower};
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,7 @@
 //! all adds up. With one worker, two and four.
 
 use core::time::Duration;
-use dispatcher::engine::Config;
+use dispatcher::engine::{Config, End};
 use lb::admission::{ClassSpec, Classes};
 use lb::{Algorithm, BackendId, BackendLimits, MaxHandshakes, State};
 use sim::apps::{Closing, Ended, Plan, Write, pattern};
@@ -97,6 +97,82 @@ fn servers_never_see_more_than_their_limits_and_everybody_is_served() {
         assert!(sum.waited > 50, "seed {seed}: {sum:?}");
         w.assert_all_complete();
     }
+}
+
+/// Other processes take over, with other numbers of workers, while clients wait and shake hands.
+#[test]
+fn limits_hold_through_upgrades_and_everybody_is_served_and_counted_once() {
+    for (seed, workers) in [(5, 1), (6, 2), (7, 4)] {
+        let mut w = World::new("limits", patient(limited(3, 4, 25), 300), seed, 6, 3, false);
+        if workers > 1 {
+            w.employ(workers);
+        }
+        let mut rng = Rng::new(seed);
+        let (mut waiting, mut units) = (0, 0);
+        for _ in 0..15 {
+            arrive(&mut w, &mut rng, 6, 10, 4);
+            waiting += w.admission().0;
+            let used = |w: &World| -> Vec<_> {
+                let directory = w.directory().clone();
+                directory.backends().map(|b| directory.live().slots().used(b.id)).collect()
+            };
+            let before = used(&w);
+            units += before.iter().map(|used| used.units).sum::<u32>();
+            w.upgrade(1 + rng.below(4));
+            assert_eq!(used(&w), before);
+            check(&w, true);
+        }
+        run(&mut w, true);
+        let (_, sum) = w.admission();
+        assert_eq!((sum.admitted, sum.timed_out, sum.refused), (150, 0, 0), "seed {seed}");
+        assert!(waiting > 50 && units > 50, "seed {seed}: {waiting} waited, {units} units were in use");
+        w.assert_all_complete();
+        w.assert_quiescent();
+    }
+}
+
+/// One that has a server for so long, and three who wait for it, one after the other; then another process takes over. What is told of the three.
+fn three_wait(seconds: u64, held: Duration, apart: Duration) -> Vec<(u32, usize, End)> {
+    let mut w = World::new("turns", patient(limited(1, 1, 20), seconds), 21, 6, 1, false);
+    let mut plan = Plan::tls(&Hello::default(), b"good bye");
+    let last = Write { pause: held, ..Write::now(plan.writes[1].bytes.split_off(5)) };
+    plan.writes.push(last);
+    w.connect(0, plan);
+    let all: Vec<_> = (1..4)
+        .map(|client| {
+            w.run(apart);
+            w.connect(client, Plan::tls(&Hello::default(), b"hello"))
+        })
+        .collect();
+    w.run(apart);
+    assert_eq!(w.admission().0, 3);
+    w.upgrade(1);
+    assert_eq!(w.admission().0, 3);
+    run(&mut w, true);
+    w.run(Duration::from_secs(1));
+    let told = |id: &(usize, usize)| {
+        let local = w.conn(*id).local;
+        let at = w.told.iter().position(|told| told.client == local).unwrap();
+        (w.told[at].waited_ms, at, w.told[at].end)
+    };
+    all.iter().map(told).collect()
+}
+
+#[test]
+fn who_waits_has_waited_as_long_after_an_upgrade_as_before() {
+    for (waited, _, end) in three_wait(2, Duration::from_secs(20), Duration::from_millis(300)) {
+        assert!(end == End::QueueTimeout && (2000..2010).contains(&waited), "{end:?} after {waited} ms of 2000");
+    }
+}
+
+#[test]
+fn who_waits_keeps_his_turn_through_an_upgrade() {
+    let told = three_wait(60, Duration::from_millis(120), Duration::from_millis(20));
+    assert!(told.iter().all(|(_, _, end)| *end == End::Fin));
+    assert!(told.is_sorted_by_key(|(_, at, _)| *at), "{told:?}");
+    // From when each came, and not from the upgrade.
+    let waited: Vec<_> = told.iter().map(|(waited, ..)| *waited).collect();
+    assert!(waited.is_sorted_by(|a, b| a - b > 10), "{waited:?}");
 }
 
 #[test]

@@ -15,6 +15,8 @@
 //! early data). The follower does not know what the server said; but a second hello repeats version and random of the first
 //! (RFC 8446, 4.1.2), which no ciphertext does.
 
+mod saved;
+
 use crate::codepoint::{AlertDescription, AlertLevel, ContentType, HandshakeType, ProtocolVersion};
 use crate::event::{Event, Side};
 use crate::hello::{ClientHello, Framing, ServerHello};

@@ -2,11 +2,11 @@
 
 mod common;
 
-use common::{connections, datagram_events, events, line, message, records};
+use common::{connections, datagram_events, events, events_with, line, message, records};
 use proptest::prelude::*;
 use ssl_parse::{
-    ClientHello, Event, Framing, Outcome, ProtocolVersion, Side, client_hello, client_hello_so_far, dtls, server_hello,
-    sslv2,
+    ClientHello, Event, Follower, Framing, Outcome, ProtocolVersion, Side, client_hello, client_hello_so_far, dtls,
+    server_hello, sslv2,
 };
 
 /// Slices of `bytes` between the cuts, wherever they are.
@@ -58,6 +58,23 @@ fn read_all(bytes: &[u8]) {
     client_hello_so_far(bytes, &mut scratch);
 }
 
+fn saved<const N: usize>(follower: &Follower<N>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    follower.save(|piece| bytes.extend_from_slice(piece));
+    bytes
+}
+
+/// Goes on in another one, which has read something else before.
+fn carry<const N: usize>(follower: &mut Follower<N>) {
+    let bytes = saved(follower);
+    let mut other = Follower::new(Side::Client);
+    other.feed(&[22, 3, 1, 0, 60, 1, 0, 0, 56, 3, 3, 9, 9, 9], |_| ());
+    let mut left = bytes.as_slice();
+    assert!(other.restore(&mut left).is_some() && left.is_empty(), "{follower:?}");
+    assert_eq!(saved(&other), bytes);
+    *follower = other;
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
@@ -79,6 +96,42 @@ proptest! {
         } else {
             prop_assert_eq!(events::<4096>(side, slices(&bytes, &cuts)), events::<4096>(side, [bytes.as_slice()]));
             prop_assert_eq!(events::<150>(side, slices(&bytes, &cuts)), events::<150>(side, bytes.chunks(1)));
+        }
+    }
+
+    #[test]
+    fn a_follower_that_is_written_down_and_read_again_anywhere_reports_the_same(
+        (datagram, side, bytes) in damaged(), cuts in prop::collection::vec(any::<usize>(), 0..12),
+    ) {
+        if !datagram {
+            prop_assert_eq!(events_with::<4096>(side, slices(&bytes, &cuts), carry), events::<4096>(side, [&bytes[..]]));
+            // With little memory, tickets come in pieces.
+            prop_assert_eq!(events_with::<64>(side, slices(&bytes, &cuts), carry), events::<64>(side, [&bytes[..]]));
+            prop_assert_eq!(events_with::<64>(side, bytes.chunks(1), carry), events::<64>(side, [&bytes[..]]));
+        }
+    }
+
+    #[test]
+    fn whatever_is_read_as_a_follower_s_state_follows_on_or_is_refused(
+        (_, side, bytes) in damaged(),
+        at in any::<prop::sample::Index>(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        garbage in prop::collection::vec(any::<u8>(), 0..120),
+    ) {
+        let mut follower = Follower::<150>::new(side);
+        let (before, behind) = bytes.split_at(at.index(bytes.len() + 1));
+        follower.feed(before, |_| ());
+        let mut state = saved(&follower);
+        for (at, to) in changes {
+            let at = at.index(state.len());
+            state[at] = to;
+        }
+        for state in [&state[..], &garbage] {
+            let mut follower = Follower::<150>::new(side);
+            if follower.restore(&mut &state[..]).is_some() {
+                follower.feed(behind, |_| ());
+                follower.feed(&bytes, |_| ());
+            }
         }
     }
 

@@ -5,10 +5,10 @@ use crate::rng::Rng;
 use crate::twin::Twin;
 use crate::world::World;
 use dispatcher::engine::{Config, Engine, Share, TakenOver};
-use dispatcher::flow::Key;
 use dispatcher::pack::{Ids, Pack, Packer, Unpacker};
 use dispatcher::time::Time;
-use lb::{Directory, Left, LeftBackend};
+use lb::affinity::SAVED_WORDS;
+use lb::{Algorithm, Directory, Left, LeftBackend};
 
 /// What a process leaves to another: all that its directory still has.
 pub fn left(directory: &Directory) -> Left {
@@ -45,6 +45,13 @@ impl World {
                 check(&taken.0, taken.1);
             }
             None => {
+                let in_turn =
+                    |pool: &lb::PoolSpec| matches!(pool.balance, Algorithm::RoundRobin | Algorithm::LeastConn);
+                let limited = config.backends().iter().any(|b| b.limits.bind());
+                if self.full > 0 || config.probe || limited || config.wanted.pools.iter().any(in_turn) {
+                    // What it says first may find no room; backends are asked at once, and whose turn it is begins anew.
+                    self.engine.part();
+                }
                 let flows = self.engine.flows();
                 let taken = self.engine.upgrade(&config, secret, now, self.local_ports);
                 check(&[taken], flows);
@@ -84,10 +91,26 @@ fn numbers(directory: &Directory) -> String {
     format!("{backends:?} {:?} {:?}", directory.services_called(), directory.pools_called())
 }
 
-/// The section of connections, of those that engines write.
+/// Sections, of those that engines write.
+const ROWS: u32 = 6;
 const CONNECTIONS: u32 = 7;
 
-/// All connections that engines have written, in a fixed order. Not what is said of their readings, which stay behind.
+/// All affinity rows that an engine has written, in a fixed order.
+pub fn rows(packed: &[u8]) -> Vec<[u64; SAVED_WORDS]> {
+    let nobody = Ids::default();
+    let mut all = vec![];
+    let mut sections = Unpacker::new(packed, &nobody);
+    while let Some(section) = sections.section().expect("sections") {
+        let mut from = Unpacker::new(section.bytes, &nobody);
+        while section.kind == ROWS && !from.is_empty() {
+            all.push(Pack::unpack(&mut from).expect("a row"));
+        }
+    }
+    all.sort_unstable();
+    all
+}
+
+/// All connections that engines have written, in a fixed order, with all that is kept of them.
 pub fn connections(packed: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let nobody = Ids::default();
     let mut all = vec![];
@@ -96,18 +119,7 @@ pub fn connections(packed: &[Vec<u8>]) -> Vec<Vec<u8>> {
         while let Some(section) = sections.section().expect("sections") {
             let mut from = Unpacker::new(section.bytes, &nobody);
             while section.kind == CONNECTIONS && !from.is_empty() {
-                let one = from.block().expect("a connection");
-                let mut keys = Unpacker::new(one, &nobody);
-                let keys_len = |keys: &mut Unpacker<'_>| {
-                    <(Key, Option<Key>)>::unpack(keys).expect("keys");
-                    bool::unpack(keys).expect("whether it is read");
-                };
-                keys_len(&mut keys);
-                let left = core::iter::from_fn(|| keys.raw(1).ok()).count();
-                let mut one = one.to_vec();
-                let reading = one.len() - left - 1;
-                one[reading] = 0;
-                all.push(one);
+                all.push(from.block().expect("a connection").to_vec());
             }
         }
     }
@@ -134,15 +146,15 @@ pub fn distorted(packed: &[u8], rng: &mut Rng, bytes: usize) -> Vec<u8> {
 }
 
 impl Twin {
-    /// Both go on in another process.
+    /// The first one goes on in another process, and the other one as if nothing had been: nobody may tell them apart.
     fn upgrade(&mut self, config: &Config, secret: [u8; 32], now: Time, local_ports: Option<u16>) -> TakenOver {
-        let mut told = None;
+        let mut told = TakenOver::default();
         self.exchange(|engine| {
             let (next, taken) = successor(engine, config, secret, now, local_ports);
-            told.get_or_insert(taken);
+            told = taken;
             next
         });
-        told.expect("there is one at least")
+        told
     }
 }
 
@@ -152,9 +164,13 @@ impl Crew {
         let flows = self.flows();
         let left = left(self.loops[0].handler().directory());
         let before = numbers(self.loops[0].handler().directory());
+        let workers_before = self.loops.len();
+        let waiting: usize = self.loops.iter().map(|l| l.handler().waiting()).sum();
         let packed: Vec<Vec<u8>> = self.loops.iter_mut().map(|l| l.handler_mut().pack(Time::ZERO, now)).collect();
         let taken = self.begin_again(config, secret, workers, now, &left, &packed);
-        if before == numbers(self.loops[0].handler().directory()) {
+        // Lines are shorter where there are more of them, and not everybody may find his place again.
+        let all_stand = self.loops.len() == workers_before || waiting == 0;
+        if all_stand && before == numbers(self.loops[0].handler().directory()) {
             let again: Vec<Vec<u8>> = self.loops.iter_mut().map(|l| l.handler_mut().pack(Time::ZERO, now)).collect();
             assert!(connections(&packed) == connections(&again), "connections have changed on their way");
         }

@@ -7,6 +7,7 @@
 
 use crate::backends::Health;
 use crate::flow::FlowId;
+use crate::pack::{Pack, Packer, Unpacker, Unreadable};
 use crate::path::{GateId, GateTerms, Revision};
 use lb::admission::{Admission, ClassCounters, ClassId, Parked, Slot, Ticket};
 use lb::{BackendId, Directory, Live, State};
@@ -282,6 +283,26 @@ impl Gates {
                 counters: *gate.admission.metrics().of(class),
             })
         })
+    }
+
+    /// Writes what became of all who asked.
+    pub fn pack(&self, to: &mut Packer) {
+        (None::<GateId>, (ClassId(0), self.retired)).pack(to);
+        self.states().for_each(|state| (Some(state.gate), (state.class, state.counters)).pack(to));
+    }
+
+    /// One of those that another process wrote: where there was a gate, of which of its classes.
+    pub fn unpack_counts(from: &mut Unpacker<'_>) -> Result<(Option<GateId>, ClassId, ClassCounters), Unreadable> {
+        let (gate, (class, counters)) = Pack::unpack(from)?;
+        Ok((gate, class, counters))
+    }
+
+    /// Counts on from there.
+    pub fn count_on(&mut self, gate: Option<GateId>, class: ClassId, counters: ClassCounters) {
+        match gate.and_then(|gate| self.get(gate)) {
+            Some(gate) => gate.admission.count_on(class, counters),
+            None => self.retired += counters,
+        }
     }
 
     /// What became of all who asked, also where nobody is asked any more.

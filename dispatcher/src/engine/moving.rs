@@ -1,8 +1,8 @@
 //! All of an engine as bytes, for another process that goes on with it, and back.
 //!
 //! Written is what connections need to go on, and what would be missed: connections in every state with what they hold, what is known of backends and next hops,
-//! affinity rows, where the local ports have got to, the running number, counters. Not written: what follows from the secret and the clock, which both processes have in
-//! common (cookies, hashes); the reading of servers' answers, which ends (`unwatched`); places in lines, which are asked for anew in the same order; trails; rates of resets.
+//! affinity rows, where the local ports have got to, the running number, counters; of connections also what is read of them in passing, what they have of their backends' limits,
+//! and since when they wait. Not written: what follows from the secret and the clock, which both processes have in common (cookies, hashes); trails; rates of resets.
 //!
 //! Whoever takes over may have another number of workers. Each of them is given what all workers of the other process wrote, and takes what is its own. A connection whose local
 //! port is another worker's here is told of as a stray ([`Strays`](crate::path::Strays)).
@@ -15,20 +15,30 @@
 //! | 4 | next hops |
 //! | 5 | local ports |
 //! | 6 | affinity rows |
-//! | 7 | connections |
+//! | 7 | connections, each with the parts that others keep of it |
+//! | 8 | what became of those who asked for room |
+//! | 9 | how far slow starts and limits that are found out have got |
 
-use super::admission::{Stranded, Token};
+mod head;
+mod settle;
+
+pub use settle::TakenOver;
+
+use super::admission::Gates;
 use super::{AddressMode, Engine, session_time};
 use crate::flow::{FlowId, Key, Side};
 use crate::pack::{Ids, Pack, Packer, Section, Unpacker, Unreadable};
-use crate::tcp::connection::{Opening, Stage, State};
-use crate::tcp::{Connection, Hot, moving, timer};
+use crate::tcp::connection::State;
+use crate::tcp::moving;
 use crate::time::Time;
+use crate::tls::Late;
 use crate::wire::packet::protocol;
+use head::Head;
+use lb::admission::ClassId;
 use lb::affinity::{Reader, Restored, SAVED_WORDS, Saved, called};
-use lb::{BackendId, Directory, Millis};
+use lb::{BackendId, Directory, Millis, ServiceId};
+use settle::{Arriving, Readings};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 
 const HEAD: u32 = 1;
 const COUNTERS: u32 = 2;
@@ -37,35 +47,23 @@ const NEIGHBOURS: u32 = 4;
 const PORTS: u32 = 5;
 const ROWS: u32 = 6;
 const FLOWS: u32 = 7;
+const ASKED: u32 = 8;
+const PACE: u32 = 9;
+
+/// Parts of a connection that others keep.
+mod part {
+    pub const FLIGHT: u8 = 1;
+    pub const HTTP: u8 = 2;
+    pub const LATE: u8 = 3;
+    pub const UNITS: u8 = 4;
+    pub const PLACE: u8 = 5;
+}
 
 /// Of the formats of all sections. A version that writes others writes another number there.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Whose a connection is here, by the key of its client's frames.
 pub type Owner<'a> = &'a dyn Fn(&Key) -> usize;
-
-/// What an engine has taken over.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct TakenOver {
-    /// Connections, in any state.
-    pub flows: usize,
-    /// Those of its own that it could not take.
-    pub lost: usize,
-    /// Why the first of these.
-    pub why: Option<Unreadable>,
-    /// Affinity rows.
-    pub rows: usize,
-    /// By the keys of their backends' frames: connections whose local ports are not this worker's.
-    pub strays: Vec<Key>,
-}
-
-/// The first section.
-struct Head {
-    worker: u32,
-    workers: u32,
-    serial: u64,
-    ids: Ids,
-}
 
 /// What rows call backends.
 fn names_in_rows(directory: &Directory) -> impl Fn(BackendId) -> Option<u64> {
@@ -81,19 +79,11 @@ pub fn pack_sessions(rows: &Reader, directory: &Directory, now: Time) -> Vec<u8>
     to.into_bytes()
 }
 
-/// One connection on its way.
-struct Arriving {
-    client: Key,
-    server: Option<Key>,
-    hot: Hot,
-    c: Connection,
-}
-
 impl Engine {
     /// All of it, as bytes; of rows of sessions those that may have been used since `rows_since`: the others went before ([`pack_sessions`]). It can go on as if nothing had been.
     pub fn pack(&mut self, rows_since: Time, now: Time) -> Vec<u8> {
         let mut to = Packer::new();
-        to.section(HEAD, VERSION, |to| self.pack_head(to));
+        to.section(HEAD, VERSION, |to| Head::pack(self, to));
         to.section(COUNTERS, VERSION, |to| self.counters.pack(to));
         to.section(HEALTH, VERSION, |to| self.health.pack(to));
         to.section(NEIGHBOURS, VERSION, |to| self.neighbours.pack(to));
@@ -120,49 +110,59 @@ impl Engine {
                     (client, server).pack(to);
                     let Engine { flows, buffers, .. } = self;
                     let (hot, c) = flows.both(id);
-                    moving::loses_its_reading(c).pack(to);
                     moving::pack(hot, c, buffers, to);
+                    self.pack_parts(id, to);
                 });
                 // It may have been folded.
                 self.refresh(id);
             }
         });
+        to.section(ASKED, VERSION, |to| self.gates.pack(to));
+        to.section(PACE, VERSION, |to| self.pace.pack(&self.observed, self.worker == 0, to));
         to.into_bytes()
     }
 
-    fn pack_head(&self, to: &mut Packer) {
-        (self.worker as u32, self.workers as u32).pack(to);
-        self.serial.pack(to);
-        (self.directory.backends().count() as u32).pack(to);
-        for b in self.directory.backends() {
-            (b.id, b.name.clone()).pack(to);
-            (b.addr, b.tunnel.map(|tunnel| tunnel.to_string())).pack(to);
+    fn pack_parts(&mut self, id: FlowId, to: &mut Packer) {
+        let gate = self.gate_id(id).and_then(|gate| self.gates.find(gate));
+        let Engine { flows, flights, readings, lates, buffers, gates, .. } = self;
+        let mut part = |kind: u8, write: &mut dyn FnMut(&mut Packer)| {
+            kind.pack(to);
+            to.sized(|to| write(to));
+        };
+        let c = flows.get_mut(id);
+        c.flight.into_iter().for_each(|id| part(part::FLIGHT, &mut |to| flights.pack(id, buffers, to)));
+        c.http.into_iter().for_each(|id| part(part::HTTP, &mut |to| readings.pack(id, buffers, to)));
+        if let Late::Begun(place) = c.late {
+            part(part::LATE, &mut |to| lates.pack(place, buffers, to));
         }
-        let (services, pools) = (self.directory.services_called(), self.directory.pools_called());
-        (services.len() as u32).pack(to);
-        services.iter().for_each(|(id, name)| (*id, name.to_string()).pack(to));
-        (pools.len() as u32).pack(to);
-        pools.iter().for_each(|(id, name)| (*id, name.to_string()).pack(to));
+        if let Some(slot) = &c.record.slot {
+            part(part::UNITS, &mut |to| (slot.class(), slot.units()).pack(to));
+        }
+        let ticket = c.queued().map(|queued| queued.ticket);
+        let parked = gate.zip(ticket).and_then(|(gate, ticket)| gates.at(gate).admission.parked(ticket));
+        if let Some(parked) = parked {
+            part(part::PLACE, &mut |to| (parked.since, parked.failed).pack(to));
+        }
     }
 
     /// Takes its part of what all workers of another process have written, each its own, in any order. For an engine that has had no frame, with the same secret and a clock with the same
     /// origin. An error says that it is of no use: whatever was taken is not to be used either.
     pub fn take_over(&mut self, all: &[Vec<u8>], owner: Owner<'_>, now: Time) -> Result<TakenOver, Unreadable> {
         let mut taken = TakenOver::default();
+        let nobody = Ids::default();
+        let heads = all.iter().map(|bytes| match Unpacker::new(bytes, &nobody).section()? {
+            Some(Section { kind: HEAD, version: VERSION, bytes }) => Head::read(bytes, &self.directory),
+            Some(Section { kind: HEAD, version, .. }) => Err(Unreadable::Unknown { kind: HEAD, version }),
+            _ => Err(Unreadable::Impossible("no head")),
+        });
+        let heads = heads.collect::<Result<Vec<Head>, Unreadable>>()?;
         let (mut arriving, mut same_ports) = (Vec::new(), false);
-        for (n, bytes) in all.iter().enumerate() {
-            let nobody = Ids::default();
+        for (n, (bytes, head)) in all.iter().zip(&heads).enumerate() {
             let mut sections = Unpacker::new(bytes, &nobody);
-            let mut head = None;
             while let Some(Section { kind, version, bytes }) = sections.section()? {
                 if version != VERSION {
                     return Err(Unreadable::Unknown { kind, version });
                 }
-                if kind == HEAD {
-                    head = Some(Head::read(bytes, &self.directory)?);
-                    continue;
-                }
-                let head = head.as_ref().ok_or(Unreadable::Impossible("no head"))?;
                 let mut from = Unpacker::new(bytes, &head.ids);
                 match kind {
                     COUNTERS if n % self.workers == self.worker => self.counters.take_over(&mut from)?,
@@ -174,14 +174,18 @@ impl Engine {
                     FLOWS => {
                         while !from.is_empty() {
                             let mut one = from.sized()?;
-                            self.unpack_flow(&mut one, owner, &mut arriving, &mut taken);
+                            self.unpack_flow(&mut one, head, owner, &mut arriving, &mut taken);
                         }
                     }
-                    // Of a later version, which can do without.
+                    ASKED if n % self.workers == self.worker => self.take_counts(head, &mut from)?,
+                    PACE if n == self.worker % all.len() => {
+                        let Engine { pace, live, worker, .. } = self;
+                        pace.take_over(&mut from, (*worker == 0).then(|| &**live.slots()), now)?;
+                    }
+                    // The head, and what is of a later version, which can do without.
                     _ => {}
                 }
             }
-            let head = head.ok_or(Unreadable::Impossible("no head"))?;
             self.serial = self.serial.max(head.serial);
             debug_assert!(head.worker < head.workers);
         }
@@ -189,11 +193,12 @@ impl Engine {
         let step = self.step;
         self.serial = self.serial.next_multiple_of(step) + self.worker as u64;
         self.trails.begin_at(self.serial + 1);
+        // By that it is known who may be given to whom.
+        self.gates.follow_health(&self.directory, &self.health);
         self.settle_in(arriving, &mut taken);
         if !same_ports && self.config.address_mode == AddressMode::Snat {
             self.dial_elsewhere();
         }
-        self.gates.follow_health(&self.directory, &self.health);
         Ok(taken)
     }
 
@@ -255,12 +260,23 @@ impl Engine {
         Ok(rows)
     }
 
+    /// Counts on from what became of those who asked for room there.
+    fn take_counts(&mut self, head: &Head, from: &mut Unpacker<'_>) -> Result<(), Unreadable> {
+        while !from.is_empty() {
+            let (gate, class, counters) = Gates::unpack_counts(from)?;
+            let class = gate.map(|gate| head.class(gate.service, class)).unwrap_or_default();
+            self.gates.count_on(gate, class, counters);
+        }
+        Ok(())
+    }
+
     /// Reads one connection, if it is this worker's.
-    fn unpack_flow(
+    fn unpack_flow<'a>(
         &mut self,
-        from: &mut Unpacker<'_>,
+        from: &mut Unpacker<'a>,
+        head: &Head,
         owner: Owner<'_>,
-        all: &mut Vec<Arriving>,
+        all: &mut Vec<Arriving<'a>>,
         taken: &mut TakenOver,
     ) {
         let mut read = || {
@@ -268,16 +284,19 @@ impl Engine {
             if owner(&client) != self.worker {
                 return Ok(());
             }
-            self.counters.unwatched += u64::from(bool::unpack(from)?);
             let Engine { buffers, routes, .. } = self;
             let hop = |id| Some(routes.backend(id)?.hop);
-            let (hot, mut c) = moving::unpack(from, buffers, routes.ports.len(), hop)?;
-            let bound = matches!(c.state, State::Spliced(_)) || c.dialing().is_some();
-            if bound && server.is_none() {
-                moving::release(&mut c.state, buffers);
-                return Err(Unreadable::Impossible("a state that cannot be"));
+            let (hot, c) = moving::unpack(from, buffers, routes.ports.len(), hop)?;
+            let (readings, taken, place) = Default::default();
+            let mut one = Arriving { client, server, hot, c, readings, taken, place };
+            let bound = matches!(one.c.state, State::Spliced(_)) || one.c.dialing().is_some();
+            let parts = one.read_parts(from);
+            if bound && server.is_none() || parts.is_err() {
+                moving::release(&mut one.c.state, buffers);
+                return Err(parts.err().unwrap_or(Unreadable::Impossible("a state that cannot be")));
             }
-            all.push(Arriving { client, server, hot, c });
+            one.follow_classes(|service, class| head.class(service, class));
+            all.push(one);
             Ok(())
         };
         if let Err(why) = read() {
@@ -285,107 +304,40 @@ impl Engine {
             taken.why.get_or_insert(why);
         }
     }
-
-    /// Puts connections into all the tables that know of them.
-    fn settle_in(&mut self, mut arriving: Vec<Arriving>, taken: &mut TakenOver) {
-        // Those that wait stand in line in their order, and so do those that are closed.
-        arriving.sort_by_key(|one| match &one.c.state {
-            State::Opening(Opening { stage: Stage::Queued(queued), .. }) => queued.since,
-            State::TimeWait { until } => *until,
-            _ => Time::ZERO,
-        });
-        for Arriving { client, server, hot, mut c } in arriving {
-            let can_be = |key: &Key| {
-                key.protocol == protocol::TCP && [key.src, key.dst].iter().all(|addr| addr.family() == client.family())
-            };
-            let fits = can_be(&client) && server.is_none_or(|key| can_be(&key)) && !self.flows.contains(&client);
-            let id = if fits && self.flows.len() < self.flows.capacity() {
-                let buffer = c.stream().and_then(|stream| stream.buffer_index());
-                let id = self.flows.insert(client, hot, c);
-                if let (Some(id), Some(buffer)) = (id, buffer) {
-                    self.eviction.taken(buffer, id);
-                }
-                id
-            } else {
-                moving::release(&mut c.state, &mut self.buffers);
-                None
-            };
-            let Some(id) = id else {
-                taken.lost += 1;
-                taken.why.get_or_insert(Unreadable::NoRoom);
-                continue;
-            };
-            if let Some(server) = server
-                && !self.flows.bind(id, server)
-            {
-                taken.lost += 1;
-                taken.why.get_or_insert(Unreadable::NoRoom);
-                let mut c = self.flows.remove(id);
-                moving::release(&mut c.state, &mut self.buffers);
-                continue;
-            }
-            taken.flows += 1;
-            self.note_taken(id, (&client, server.as_ref()), taken);
-        }
-    }
-
-    fn note_taken(&mut self, id: FlowId, (client, server): (&Key, Option<&Key>), taken: &mut TakenOver) {
-        if let Some(flows) = self.routes.revision.flows_at(client.dst, client.dport) {
-            flows.opened(self.worker);
-        }
-        if let Some(server) = server
-            && self.returning.owner(server).is_some_and(|owner| owner != self.worker)
-        {
-            taken.strays.push(*server);
-        }
-        let generation = self.flows.generation(id);
-        let Engine { flows, live, unfinished, gates, wheel, config, .. } = self;
-        let (hot, c) = flows.both(id);
-        // It counts, and has nothing of limits in hand, like those from before there were any.
-        c.record.backend.filter(|_| !c.record.told).into_iter().for_each(|b| live.opened(b));
-        c.record.backend.into_iter().chain(c.record.decided).for_each(|b| unfinished.refer(b));
-        match &c.state {
-            State::TimeWait { until } => wheel.line_up(id.0, *until),
-            _ => wheel.arm(id.0, timer::wakes_at(hot, c, config.flow_idle_timeout)),
-        }
-        if let Some(queued) = c.queued() {
-            gates.large += usize::from(queued.large);
-            gates.stranded.push(Stranded::Free(Token { id, generation }));
-        }
-        self.refresh(id);
-    }
 }
 
-impl Head {
-    fn read(bytes: &[u8], directory: &Directory) -> Result<Head, Unreadable> {
-        let nobody = Ids::default();
-        let from = &mut Unpacker::new(bytes, &nobody);
-        let (worker, workers) = <(u32, u32)>::unpack(from)?;
-        let serial = u64::unpack(from)?;
-        if worker >= workers || serial > u64::MAX / 2 {
-            return Err(Unreadable::Impossible("whose it is"));
-        }
-        let mut head = Head { worker, workers, serial, ids: Ids::default() };
-        for _ in 0..u32::unpack(from)? {
-            let (number, name) = <(u16, String)>::unpack(from)?;
-            let (addr, tunnel) = <(SocketAddr, Option<String>)>::unpack(from)?;
-            let same = |b: &&lb::Backend| {
-                b.name == name && b.addr == addr && b.tunnel.map(|tunnel| tunnel.to_string()) == tunnel
-            };
-            if let Some(here) = directory.backends().find(same) {
-                head.ids.backends.insert(number, here.id);
+impl<'a> Arriving<'a> {
+    /// What others keep of it.
+    fn read_parts(&mut self, from: &mut Unpacker<'a>) -> Result<(), Unreadable> {
+        while !from.is_empty() {
+            let kind = u8::unpack(from)?;
+            let mut one = from.sized()?;
+            let all = one.clone().rest();
+            match kind {
+                part::FLIGHT => self.readings.flight = Some(all),
+                part::HTTP => self.readings.http = Some(all),
+                part::LATE => self.readings.late = Some(all),
+                part::UNITS => self.taken = Some(Pack::unpack(&mut one)?),
+                part::PLACE => self.place = Some(Pack::unpack(&mut one)?),
+                _ => return Err(Unreadable::Impossible("a part of a connection")),
             }
         }
-        for _ in 0..u32::unpack(from)? {
-            let (bits, name) = <(u32, String)>::unpack(from)?;
-            let here = directory.services().find(|service| service.name() == name);
-            here.into_iter().for_each(|service| _ = head.ids.services.insert(bits, service.id()));
+        let spliced = matches!(self.c.state, State::Spliced(_));
+        let Readings { flight, http, late } = self.readings;
+        let reads = flight.is_some() || http.is_some() || late.is_some();
+        let has_ended = self.c.record.told || self.c.record.backend.is_none();
+        match reads && !(spliced || self.c.dialing().is_some()) || self.taken.is_some() && has_ended {
+            true => Err(Unreadable::Impossible("a part that it cannot have")),
+            false => Ok(()),
         }
-        for _ in 0..u32::unpack(from)? {
-            let (bits, name) = <(u32, String)>::unpack(from)?;
-            let here = directory.pools().find(|pool| pool.name() == name);
-            here.into_iter().for_each(|pool| _ = head.ids.pools.insert(bits, pool.id()));
-        }
-        Ok(head)
+    }
+
+    /// By their numbers here.
+    fn follow_classes(&mut self, here: impl Fn(ServiceId, ClassId) -> ClassId) {
+        let service = self.c.record.service;
+        let classes = [self.c.record.queue_class.as_mut(), self.taken.as_mut().map(|(class, _)| class)];
+        classes.into_iter().flatten().for_each(|class| *class = here(service, *class));
+        let asks = self.c.opening().and_then(|opening| opening.asks.as_mut());
+        asks.into_iter().for_each(|asks| asks.class = here(service, asks.class));
     }
 }

@@ -7,9 +7,11 @@
 //! built anew for that, and a returning client goes to its server as ever.
 
 use crate::backends::Health;
+use crate::pack::{Pack, Packer, Unpacker, Unreadable};
 use crate::time::Time;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
 use core::time::Duration;
+use lb::admission::auto::AUTO_WORDS;
 use lb::admission::slots::{FULL, MOST};
 use lb::admission::{Auto, Limits, Samples, Slots, SlowStart};
 use lb::{BackendId, BackendLimits, Directory, MaxHandshakes, Millis, State};
@@ -177,6 +179,50 @@ impl Pace {
         if self.finds_out && self.get(id).is_some_and(|paced| paced.auto.is_some()) {
             observed.add(id, resumed, took, slots.used(id).units);
         }
+    }
+
+    /// Writes how far they have got. `gathers`: this is the one who says limits.
+    pub fn pack(&mut self, observed: &Observed, gathers: bool, to: &mut Packer) {
+        (self.due, self.all.len() as u32).pack(to);
+        for paced in &mut self.all {
+            if let Some(auto) = paced.auto.as_mut().filter(|_| gathers) {
+                let (samples, peak) = observed.take(paced.id);
+                auto.gather(&samples, peak);
+            }
+            to.sized(|to| {
+                (paced.id, paced.off).pack(to);
+                (paced.recovered, paced.down).pack(to);
+                paced.auto.as_ref().map(Auto::to_words).pack(to);
+            });
+        }
+    }
+
+    /// Goes on from what another process knew of those that are here, too. `slots`: of the one who says limits.
+    pub fn take_over(&mut self, from: &mut Unpacker<'_>, slots: Option<&Slots>, now: Time) -> Result<(), Unreadable> {
+        let (due, count) = <(Time, u32)>::unpack(from)?;
+        self.due = due;
+        for _ in 0..count {
+            let mut one = from.sized()?;
+            let id = match <(BackendId, bool)>::unpack(&mut one) {
+                Err(Unreadable::NoSuchBackend) => continue,
+                id => id?.0,
+            };
+            let (recovered, down) = <(Option<Millis>, bool)>::unpack(&mut one)?;
+            let auto = Option::<[u64; AUTO_WORDS]>::unpack(&mut one)?;
+            let Ok(n) = self.all.binary_search_by_key(&id, |paced| paced.id) else { continue };
+            let paced = &mut self.all[n];
+            if paced.wanted.slow_start.is_some() {
+                (paced.recovered, paced.down) = (recovered, down);
+                recovered.into_iter().for_each(|at| paced.slow.recovered(at));
+            }
+            if let (Some(mine), Some(words)) = (&mut paced.auto, auto)
+                && !mine.go_on_from(&words)
+            {
+                return Err(Unreadable::Impossible("a limit that is found out"));
+            }
+            slots.into_iter().for_each(|slots| slots.set_limits(id, paced.limits(Millis(now.as_millis()))));
+        }
+        Ok(())
     }
 
     /// There is something to look at.

@@ -4,6 +4,7 @@
 //! most gives way, and of these the oldest: whoever makes thousands of flows stops being read along himself, not others.
 
 use super::FlowId;
+use crate::pack::{Pack, Packer, Unpacker, Unreadable};
 use crate::time::Time;
 use core::time::Duration;
 
@@ -112,6 +113,26 @@ impl<T> Watches<T> {
         Some((WatchId(i), &mut self.places[i as usize]))
     }
 
+    /// Writes whose a place is, and since when, for [`Watches::take_over`].
+    pub fn pack(&self, id: WatchId, to: &mut Packer) {
+        let Some(Holder { flow: _, client, opened, heard }) = self.holders.get(id.0 as usize).copied().flatten() else {
+            return;
+        };
+        (client, (opened, heard)).pack(to);
+    }
+
+    /// As [`Watches::open`], for one that had a place in another process.
+    pub fn take_over(
+        &mut self,
+        flow: FlowId,
+        from: &mut Unpacker<'_>,
+    ) -> Result<Option<(WatchId, &mut Option<T>)>, Unreadable> {
+        let (client, (opened, heard)) = Pack::unpack(from)?;
+        let Some((id, _)) = self.open(flow, client, opened) else { return Ok(None) };
+        self.holders[id.0 as usize] = Some(Holder { flow, client, opened, heard });
+        Ok(Some((id, &mut self.places[id.0 as usize])))
+    }
+
     /// One that is open, whose other end has said something; and who its client is.
     pub fn heard(&mut self, id: WatchId, now: Time) -> Option<(&mut T, u64)> {
         let holder = self.holders.get_mut(id.0 as usize)?.as_mut()?;
@@ -123,6 +144,12 @@ impl<T> Watches<T> {
     pub fn get_mut(&mut self, id: WatchId) -> Option<&mut T> {
         self.holders.get(id.0 as usize)?.as_ref()?;
         self.places[id.0 as usize].as_mut()
+    }
+
+    /// The same, to be looked at.
+    pub fn get(&self, id: WatchId) -> Option<&T> {
+        self.holders.get(id.0 as usize)?.as_ref()?;
+        self.places[id.0 as usize].as_ref()
     }
 
     /// The place is free again; what was read there, which means nothing from now on. `None` of one that is free.

@@ -1,5 +1,7 @@
 //! What stands between two heads: skipped byte by byte, or not at all.
 
+use crate::pack::{Pack, Packer, Unpacker, Unreadable};
+
 /// Longest body that is skipped, bytes: of one that is longer every segment would be looked at for the sake of what may follow it.
 pub(super) const LONGEST: u64 = 1 << 20;
 /// Longest line of a chunk's size, and of a trailer.
@@ -120,6 +122,57 @@ impl Chunk {
             (Chunk::TrailerEnds(false, all), b'\n') => Chunk::Trailer(0, all + 1),
             _ => return None,
         }))
+    }
+}
+
+impl Pack for Body {
+    fn pack(&self, to: &mut Packer) {
+        match *self {
+            Body::Length(left) => (0u8, left).pack(to),
+            Body::Chunks(chunk, total) => ((1u8, total), chunk).pack(to),
+        }
+    }
+    fn unpack(from: &mut Unpacker<'_>) -> Result<Body, Unreadable> {
+        let (kind, number) = <(u8, u64)>::unpack(from)?;
+        match kind {
+            0 => Ok(Body::Length(number)),
+            // Beyond that it is not followed.
+            1 if number <= LONGEST => Ok(Body::Chunks(Chunk::unpack(from)?, number)),
+            _ => Err(Unreadable::Impossible("body")),
+        }
+    }
+}
+
+impl Pack for Chunk {
+    fn pack(&self, to: &mut Packer) {
+        let (kind, large, small, yes) = match *self {
+            Chunk::Size(size, digits) => (0u8, size, digits, false),
+            Chunk::Extension(size, n) => (1, size, n, false),
+            Chunk::SizeEnds(size) => (2, size, 0, false),
+            Chunk::Data(left) => (3, left, 0, false),
+            Chunk::DataEnds => (4, 0, 0, false),
+            Chunk::DataEnded => (5, 0, 0, false),
+            Chunk::Trailer(line, all) => (6, line.into(), all, false),
+            Chunk::TrailerEnds(empty, all) => (7, 0, all, empty),
+        };
+        ((kind, large), (small, yes)).pack(to);
+    }
+    fn unpack(from: &mut Unpacker<'_>) -> Result<Chunk, Unreadable> {
+        let ((kind, large), (small, yes)) = <((u8, u64), (u32, bool))>::unpack(from)?;
+        let fits = large < 1 << 60 && small <= LONGEST_TRAILER + 1;
+        Ok(match kind {
+            _ if !fits => return Err(Unreadable::Impossible("chunk")),
+            0 => Chunk::Size(large, small),
+            1 => Chunk::Extension(large, small),
+            2 => Chunk::SizeEnds(large),
+            3 => Chunk::Data(large),
+            4 => Chunk::DataEnds,
+            5 => Chunk::DataEnded,
+            // A line is no longer than all of them.
+            6 if large <= small.into() => Chunk::Trailer(large as u32, small),
+            7 => Chunk::TrailerEnds(yes, small),
+            _ => return Err(Unreadable::Impossible("chunk")),
+        })
     }
 }
 

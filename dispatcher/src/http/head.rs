@@ -1,5 +1,6 @@
 //! The head of a message as it comes, in pieces of any size: line by line, in bounded memory.
 
+use crate::pack::{Pack, Packer, Unpacker, Unreadable, packed_words};
 use arrayvec::ArrayVec;
 
 /// Longest head, bytes; servers send a tenth of that.
@@ -77,6 +78,27 @@ impl<const N: usize> Head<N> {
         let Head { line: _, stage, cut, folded, told, cr, physical, total, empty, plain } = self;
         (*stage, *cut, *folded, *told, *cr) = (Stage::Start, false, false, false, false);
         (*physical, *total, *empty, *plain) = (0, 0, 0, true);
+    }
+
+    /// Writes it.
+    pub fn pack(&self, to: &mut Packer) {
+        let Head { line, stage, cut, folded, told, cr, physical, total, empty, plain } = self;
+        to.block(line);
+        (*stage, (*cut, *folded)).pack(to);
+        ((*told, *cr), *plain).pack(to);
+        ((*physical, *total), *empty).pack(to);
+    }
+
+    /// The inverse, where it lies.
+    pub fn unpack(&mut self, from: &mut Unpacker<'_>) -> Result<(), Unreadable> {
+        from.block_into(&mut self.line)?;
+        (self.stage, (self.cut, self.folded)) = Pack::unpack(from)?;
+        ((self.told, self.cr), self.plain) = Pack::unpack(from)?;
+        ((self.physical, self.total), self.empty) = Pack::unpack(from)?;
+        if self.empty > EMPTY_LINES + 1 {
+            return Err(Unreadable::Impossible("so many empty lines"));
+        }
+        Ok(())
     }
 
     /// Every line so far ended with CR LF, stood alone and has no control characters: everybody reads them alike.
@@ -177,6 +199,8 @@ impl<const N: usize> Head<N> {
         ended
     }
 }
+
+packed_words!(Stage { Start = 0, Fields = 1, Ended = 2, Broken = 3 });
 
 #[cfg(test)]
 mod tests {

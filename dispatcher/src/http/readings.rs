@@ -3,6 +3,7 @@
 use super::{Pending, Requests, Responses};
 use crate::flow::watches::{Patience, WatchId, Watches};
 use crate::flow::{Assembler, BufferPool, FlowId};
+use crate::pack::{Pack, Packer, Unpacker, Unreadable};
 use crate::time::Time;
 use crate::wire::Seq;
 use arrayvec::ArrayVec;
@@ -40,6 +41,27 @@ impl Reading {
             read_to: Seq(0),
             said: ArrayVec::new(),
         }
+    }
+
+    fn pack(&self, buffers: &BufferPool, to: &mut Packer) {
+        let Reading { responses, requests, pending, stream, read_to, said } = self;
+        responses.pack(to);
+        requests.pack(to);
+        pending.pack(to);
+        read_to.pack(to);
+        to.block(said);
+        stream.pack(buffers, to);
+    }
+
+    /// The inverse, where it lies. Last what takes a buffer, so that none is taken for what cannot be read.
+    fn unpack(&mut self, buffers: &mut BufferPool, from: &mut Unpacker<'_>) -> Result<(), Unreadable> {
+        self.responses.unpack(from)?;
+        self.requests.unpack(from)?;
+        self.pending = Pack::unpack(from)?;
+        self.read_to = Pack::unpack(from)?;
+        from.block_into(&mut self.said)?;
+        self.stream = Assembler::unpack(buffers, from)?;
+        Ok(())
     }
 
     /// The backend has answered and is given what is held, from `begin` on. `clear`: it gets nothing else.
@@ -185,6 +207,31 @@ impl Readings {
     /// One that is open.
     pub fn get_mut(&mut self, id: WatchId) -> Option<&mut Reading> {
         self.places.get_mut(id)
+    }
+
+    /// Writes one, for [`Readings::take_over`].
+    pub fn pack(&self, id: WatchId, buffers: &BufferPool, to: &mut Packer) {
+        if let Some(reading) = self.places.get(id) {
+            self.places.pack(id, to);
+            reading.pack(buffers, to);
+        }
+    }
+
+    /// Takes over what another process was reading of `flow`; none when there is no place for it, or no buffer.
+    pub fn take_over(
+        &mut self,
+        flow: FlowId,
+        buffers: &mut BufferPool,
+        from: &mut Unpacker<'_>,
+    ) -> Result<Option<WatchId>, Unreadable> {
+        let Some((id, place)) = self.places.take_over(flow, from)? else { return Ok(None) };
+        match place.get_or_insert_with(Reading::new).unpack(buffers, from) {
+            Ok(()) => Ok(Some(id)),
+            Err(why) => {
+                self.places.close(id);
+                if why == Unreadable::NoRoom { Ok(None) } else { Err(why) }
+            }
+        }
     }
 
     /// Done: `note` hears what it has shown, and the place is free again.

@@ -4,6 +4,7 @@ use super::body::{Body, LONGEST, Skipped};
 use super::head::{Head, Part};
 use super::request::request_line;
 use super::words::{decimal, field};
+use crate::pack::{Pack, Packer, Unpacker, Unreadable, packed, packed_words};
 use arrayvec::ArrayVec;
 
 /// Requests that may wait for their responses.
@@ -62,6 +63,31 @@ impl Requests {
     pub fn restart(&mut self) {
         self.head.restart();
         (self.at, self.said) = (At::Head, Said::default());
+    }
+
+    /// Writes it.
+    pub fn pack(&self, to: &mut Packer) {
+        let Requests { head, at, said } = self;
+        head.pack(to);
+        match at {
+            At::Head => 0u8.pack(to),
+            At::Body(body) => (1u8, *body).pack(to),
+            At::Lost => 2u8.pack(to),
+        }
+        said.pack(to);
+    }
+
+    /// The inverse, where it lies.
+    pub fn unpack(&mut self, from: &mut Unpacker<'_>) -> Result<(), Unreadable> {
+        self.head.unpack(from)?;
+        self.at = match u8::unpack(from)? {
+            0 => At::Head,
+            1 => At::Body(Body::unpack(from)?),
+            2 => At::Lost,
+            _ => return Err(Unreadable::Impossible("where requests are read")),
+        };
+        self.said = Pack::unpack(from)?;
+        Ok(())
     }
 
     /// Nothing more is known of what the client asks.
@@ -160,6 +186,9 @@ impl Said {
         }
     }
 }
+
+packed_words!(Method { Head = 0, Connect = 1, Other = 2 });
+packed!(Said { method, minor, length, chunked });
 
 #[cfg(test)]
 mod tests {

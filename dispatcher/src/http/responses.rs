@@ -5,6 +5,7 @@ use super::head::{Head, Part};
 use super::requests::{Method, Pending};
 use super::set_cookie::{Life, SetCookie, date};
 use super::words::{decimal, field};
+use crate::pack::{Pack, Packer, Unpacker, Unreadable};
 use arrayvec::ArrayVec;
 use lb::{Affinity, Identity, Sighting};
 
@@ -84,6 +85,35 @@ impl Responses {
         self.at = if fits { At::Head } else { At::Over };
         self.said.restart();
         (self.offered, self.answered, self.resumed) = (offered, false, None);
+    }
+
+    /// Writes it.
+    pub fn pack(&self, to: &mut Packer) {
+        let Responses { head, at, said, name, offered, answered, resumed } = self;
+        head.pack(to);
+        match at {
+            At::Head => 0u8.pack(to),
+            At::Body(body) => (1u8, *body).pack(to),
+            At::Over => 2u8.pack(to),
+        }
+        said.pack(to);
+        to.block(name);
+        (*offered, (*answered, *resumed)).pack(to);
+    }
+
+    /// The inverse, where it lies.
+    pub fn unpack(&mut self, from: &mut Unpacker<'_>) -> Result<(), Unreadable> {
+        self.head.unpack(from)?;
+        self.at = match u8::unpack(from)? {
+            0 => At::Head,
+            1 => At::Body(Body::unpack(from)?),
+            2 => At::Over,
+            _ => return Err(Unreadable::Impossible("where responses are read")),
+        };
+        self.said = Pack::unpack(from)?;
+        from.block_into(&mut self.name)?;
+        (self.offered, (self.answered, self.resumed)) = Pack::unpack(from)?;
+        Ok(())
     }
 
     /// The server may have got another request than the one that was read: what it answers says nothing of the cookie that was offered.
@@ -282,6 +312,22 @@ fn status(line: &[u8]) -> Option<(u8, u16)> {
     let (version, code, behind) = (rest.get(..2)?, rest.get(2..5)?, rest.get(5));
     let fits = matches!(version, [b'0' | b'1', b' ']) && matches!(behind, None | Some(b' '));
     decimal(code).filter(|code| fits && (100..1000).contains(code)).map(|code| (version[0] - b'0', code as u16))
+}
+
+impl Pack for Said {
+    fn pack(&self, to: &mut Packer) {
+        let Said { minor, status, length, chunked, doubtful, date, set } = self;
+        (*minor, *status).pack(to);
+        (*length, (*chunked, *doubtful)).pack(to);
+        date.pack(to);
+        set.pack(to);
+    }
+    fn unpack(from: &mut Unpacker<'_>) -> Result<Said, Unreadable> {
+        let (minor, status) = Pack::unpack(from)?;
+        let (length, (chunked, doubtful)) = Pack::unpack(from)?;
+        let (date, set) = (Pack::unpack(from)?, Pack::unpack(from)?);
+        Ok(Said { minor, status, length, chunked, doubtful, date, set })
+    }
 }
 
 #[cfg(test)]

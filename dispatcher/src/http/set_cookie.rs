@@ -2,6 +2,7 @@
 
 use super::request::LONGEST_VALUE;
 use super::words::unquoted;
+use crate::pack::packed;
 use lb::Identity;
 
 /// What ended before this is over, whatever time it is: servers delete cookies by dates of 1970. The first of January 2020, in seconds since 1970.
@@ -69,6 +70,8 @@ impl SetCookie {
         }
     }
 }
+
+packed!(SetCookie { identity, max_age, expires });
 
 /// `Max-Age`: digits, perhaps behind a minus; anything else is ignored (RFC 6265 section 5.2.2).
 fn seconds(value: &[u8]) -> Option<i64> {

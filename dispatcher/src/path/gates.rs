@@ -3,6 +3,7 @@
 //! Worked out for a version of the directory by whichever worker takes it over first, and the same for all: what they have in common of it
 //! ([`Terms`]) is made once. What has not changed is that of the version before, so that whoever waits is not disturbed.
 
+use crate::pack::packed;
 use crate::wire::Family;
 use lb::admission::{Config, Terms};
 use lb::{BackendId, BackendSet, Directory, PoolId, ServiceId};
@@ -29,6 +30,8 @@ impl GateId {
         if self.v6 { Family::V6 } else { Family::V4 }
     }
 }
+
+packed!(GateId { service, pool, v6 });
 
 /// By what requests are admitted somewhere.
 #[derive(Clone, Debug)]

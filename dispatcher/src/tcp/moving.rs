@@ -1,11 +1,11 @@
 //! A connection as bytes, for another process that goes on with it, and back.
 //!
-//! All of it is written that it needs to go on, with the stream that it holds. Not written is what only this process has, and what is made anew from the rest: the
-//! reading of the server's flight and of a late hello, the units of a handshake, its place in a line (it asks again, in its turn), next hops, marks.
+//! All of it is written that it needs to go on, with the stream that it holds. Not here is what others keep for it, who write it themselves: what is read of it in passing, what it
+//! has of its backend's limits, its place in a line. Nor what only this process has, and what is made anew from the rest: next hops, marks.
 
 use super::connection::{
-    Agreed, Asked, Connection, Cut, Dialing, Farewell, Held, MAX_ATTEMPTS, Opening, Proxy, Queued, Stage, State, Told,
-    Unacked, Waiting,
+    Agreed, Asked, Asks, Connection, Cut, Dialing, Farewell, Handshake, Held, MAX_ATTEMPTS, Opening, Proxy, Queued,
+    Stage, State, Told, Unacked, Waiting,
 };
 use super::hot::{ClientLink, Hot, Marks, Through};
 use super::record::Record;
@@ -23,6 +23,8 @@ use ssl_parse::{HelloWalk, Outcome};
 
 packed!(Agreed { mss, wscale, sack, ecn, timestamps });
 packed!(Asked { times, heard });
+packed!(Asks { class, cost, own });
+packed!(Handshake { since, given, answered });
 packed!(Told { acked, next, ack });
 packed_words!(Proxy { No = 0, Ours = 1, AsAccepted = 2 });
 
@@ -36,11 +38,6 @@ mod state {
     pub const RESET: u8 = 5;
     pub const CUT: u8 = 6;
     pub const FAREWELL: u8 = 7;
-}
-
-/// What is read of it is not followed any further.
-pub fn loses_its_reading(c: &Connection) -> bool {
-    c.flight.is_some() || c.http.is_some() || matches!(c.late, Late::Begun(_))
 }
 
 /// Writes one.
@@ -57,10 +54,9 @@ pub fn pack(hot: &Hot, c: &Connection, buffers: &BufferPool, to: &mut Packer) {
         former,
         odd,
         asked,
-        // Its readings and its units stay behind.
         flight: _,
         http: _,
-        handshake: _,
+        handshake,
         late,
         proxy,
         record,
@@ -78,6 +74,7 @@ pub fn pack(hot: &Hot, c: &Connection, buffers: &BufferPool, to: &mut Packer) {
         Late::Unclear => 2,
     };
     (late, *proxy).pack(to);
+    handshake.pack(to);
     pack_state(state, buffers, to);
 }
 
@@ -98,6 +95,7 @@ pub fn unpack(
     let odd = Pack::unpack(from)?;
     let asked = Asked::unpack(from)?;
     let (late, proxy) = <(u8, Proxy)>::unpack(from)?;
+    let handshake = Pack::unpack(from)?;
     let late = match late {
         0 => Late::No,
         1 => Late::Awaited,
@@ -138,7 +136,7 @@ pub fn unpack(
         asked,
         flight: None,
         http: None,
-        handshake: None,
+        handshake,
         late,
         proxy,
         record,
@@ -205,7 +203,7 @@ fn unpack_hot(hot: &mut Hot, from: &mut Unpacker<'_>) -> Result<Option<Through>,
 
 fn pack_state(state: &State, buffers: &BufferPool, to: &mut Packer) {
     match state {
-        State::Opening(Opening { held: Held { stream, acked, urgent }, tried, asks: _, stage }) => {
+        State::Opening(Opening { held: Held { stream, acked, urgent }, tried, asks, stage }) => {
             match stage {
                 Stage::AwaitHello(Waiting {
                     silent_until,
@@ -237,8 +235,8 @@ fn pack_state(state: &State, buffers: &BufferPool, to: &mut Packer) {
                 }
             }
             (*acked, *urgent).pack(to);
-            (tried.len() as u8).pack(to);
-            tried.iter().for_each(|id| id.pack(to));
+            tried.pack(to);
+            asks.pack(to);
             stream.pack(buffers, to);
         }
         State::Spliced(unacked) => {
@@ -279,7 +277,7 @@ fn unpack_state(from: &mut Unpacker<'_>, buffers: &mut BufferPool, hop: Option<N
             let (ack_at, unacked) = Pack::unpack(from)?;
             let (since, header_due) = <(Time, bool)>::unpack(from)?;
             let mut request = bool::unpack(from)?.then(RequestWalk::default);
-            let (held, tried) = unpack_held(from, buffers)?;
+            let (held, tried, asks) = unpack_held(from, buffers)?;
             let mut walk = HelloWalk::default();
             if !header_due {
                 // All of it lies there; what it comes to is asked when more has come, as it was.
@@ -289,24 +287,24 @@ fn unpack_state(from: &mut Unpacker<'_>, buffers: &mut BufferPool, hop: Option<N
                 }
             }
             let waiting = Waiting { silent_until, complete_until, ack_at, unacked, since, header_due, walk, request };
-            State::Opening(Opening { held, tried, asks: None, stage: Stage::AwaitHello(waiting) })
+            State::Opening(Opening { held, tried, asks, stage: Stage::AwaitHello(waiting) })
         }
         state::QUEUED => {
             let (since, ack_at) = Pack::unpack(from)?;
             let (ask_at, asked) = Pack::unpack(from)?;
-            let (held, tried) = unpack_held(from, buffers)?;
+            let (held, tried, asks) = unpack_held(from, buffers)?;
             let large = held.stream.buffer_index().is_some();
             let queued = Queued { ticket: Ticket::NONE, since, ack_at, large, ask_at, asked };
-            State::Opening(Opening { held, tried, asks: None, stage: Stage::Queued(queued) })
+            State::Opening(Opening { held, tried, asks, stage: Stage::Queued(queued) })
         }
         state::DIALING => {
             let (header, syns) = Pack::unpack(from)?;
             let challenges = Pack::unpack(from)?;
             let (since, retry_at) = Pack::unpack(from)?;
             let hop = hop.ok_or(Unreadable::Impossible("a dial to nobody"))?;
-            let (held, tried) = unpack_held(from, buffers)?;
+            let (held, tried, asks) = unpack_held(from, buffers)?;
             let dialing = Dialing { header, hop, syns, challenges, since, retry_at };
-            State::Opening(Opening { held, tried, asks: None, stage: Stage::Dialing(dialing) })
+            State::Opening(Opening { held, tried, asks, stage: Stage::Dialing(dialing) })
         }
         state::SPLICED => State::Spliced(if bool::unpack(from)? {
             let (header, una) = Pack::unpack(from)?;
@@ -339,16 +337,12 @@ fn unpack_state(from: &mut Unpacker<'_>, buffers: &mut BufferPool, hop: Option<N
     })
 }
 
+type Tried = ArrayVec<BackendId, MAX_ATTEMPTS>;
+
 /// Last what takes a buffer, so that none is taken for what cannot be read.
-fn unpack_held(
-    from: &mut Unpacker<'_>,
-    buffers: &mut BufferPool,
-) -> Result<(Held, ArrayVec<BackendId, MAX_ATTEMPTS>), Unreadable> {
+fn unpack_held(from: &mut Unpacker<'_>, buffers: &mut BufferPool) -> Result<(Held, Tried, Option<Asks>), Unreadable> {
     let (acked, urgent) = <(Seq, Option<Seq>)>::unpack(from)?;
-    let mut tried = ArrayVec::new();
-    for _ in 0..u8::unpack(from)? {
-        tried.try_push(BackendId::unpack(from)?).map_err(|_| Unreadable::Impossible("so many tried"))?;
-    }
+    let (tried, asks) = (Pack::unpack(from)?, Pack::unpack(from)?);
     let stream = Assembler::unpack(buffers, from)?;
-    Ok((Held { stream, acked, urgent }, tried))
+    Ok((Held { stream, acked, urgent }, tried, asks))
 }

@@ -366,7 +366,7 @@ impl Record {
 
 packed!(Kinds([Option<IdentityKind>; 3]));
 
-// What it has of its backend's limits is counted anew, as whatever is there before there are limits.
+// What it has of its backend's limits is written beside it, by who counts that. Classes are those of the process that writes.
 impl Pack for Record {
     fn pack(&self, to: &mut Packer) {
         let Record {
@@ -386,7 +386,7 @@ impl Pack for Record {
             said,
             attempts,
             slot: _,
-            queue_class: _,
+            queue_class,
             waited,
             spilled,
             told,
@@ -402,7 +402,7 @@ impl Pack for Record {
         said.and_then(|said| said.sni.as_deref()).map(str::to_string).pack(to);
         said.and_then(|said| said.named).pack(to);
         (*attempts, *waited).pack(to);
-        (*spilled, *told).pack(to);
+        (*queue_class, (*spilled, *told)).pack(to);
     }
 
     fn unpack(from: &mut Unpacker<'_>) -> Result<Record, Unreadable> {
@@ -415,7 +415,7 @@ impl Pack for Record {
         let (version, resumed) = Pack::unpack(from)?;
         let (sni, named) = <(Option<String>, Option<Named>)>::unpack(from)?;
         let (attempts, waited) = Pack::unpack(from)?;
-        let (spilled, told) = Pack::unpack(from)?;
+        let (queue_class, (spilled, told)) = Pack::unpack(from)?;
         let said =
             (sni.is_some() || named.is_some()).then(|| Box::new(Said { sni: sni.map(String::into_boxed_str), named }));
         Ok(Record {
@@ -435,7 +435,7 @@ impl Pack for Record {
             said,
             attempts,
             slot: None,
-            queue_class: None,
+            queue_class,
             waited,
             spilled,
             told,

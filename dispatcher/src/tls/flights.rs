@@ -6,6 +6,7 @@
 use super::{OfferedSessions, ServerFlight};
 use crate::flow::watches::{Patience, WatchId, Watches};
 use crate::flow::{Assembler, BufferPool, FlowId};
+use crate::pack::{Pack, Packer, Unpacker, Unreadable};
 use crate::time::Time;
 use crate::wire::Seq;
 use arrayvec::ArrayVec;
@@ -50,6 +51,27 @@ impl FlightReading {
             read_to: Seq(0),
             given: (Seq(0), ArrayVec::new()),
         }
+    }
+
+    fn pack(&self, buffers: &BufferPool, to: &mut Packer) {
+        let FlightReading { flight, stream, given_at, took, hello_end, read_to, given: (begin, given) } = self;
+        flight.pack(to);
+        (*given_at, *took).pack(to);
+        (*hello_end, *read_to).pack(to);
+        begin.pack(to);
+        to.block(given);
+        stream.pack(buffers, to);
+    }
+
+    /// The inverse, in its place. Last what takes a buffer, so that none is taken for what cannot be read.
+    fn unpack(&mut self, buffers: &mut BufferPool, from: &mut Unpacker<'_>) -> Result<(), Unreadable> {
+        self.flight.unpack(from)?;
+        (self.given_at, self.took) = Pack::unpack(from)?;
+        (self.hello_end, self.read_to) = Pack::unpack(from)?;
+        self.given.0 = Pack::unpack(from)?;
+        from.block_into(&mut self.given.1)?;
+        self.stream = Assembler::unpack(buffers, from)?;
+        Ok(())
     }
 
     /// The backend is given `held`, from `begin` on.
@@ -181,6 +203,31 @@ impl ServerFlights {
     /// One that is open.
     pub fn get_mut(&mut self, id: FlightId) -> Option<&mut FlightReading> {
         self.places.get_mut(id)
+    }
+
+    /// Writes one, for [`ServerFlights::take_over`].
+    pub fn pack(&self, id: FlightId, buffers: &BufferPool, to: &mut Packer) {
+        if let Some(reading) = self.places.get(id) {
+            self.places.pack(id, to);
+            reading.pack(buffers, to);
+        }
+    }
+
+    /// Takes over what another process was reading of `flow`; none when there is no place for it, or no buffer.
+    pub fn take_over(
+        &mut self,
+        flow: FlowId,
+        buffers: &mut BufferPool,
+        from: &mut Unpacker<'_>,
+    ) -> Result<Option<FlightId>, Unreadable> {
+        let Some((id, place)) = self.places.take_over(flow, from)? else { return Ok(None) };
+        match place.get_or_insert_with(FlightReading::new).unpack(buffers, from) {
+            Ok(()) => Ok(Some(id)),
+            Err(why) => {
+                self.places.close(id);
+                if why == Unreadable::NoRoom { Ok(None) } else { Err(why) }
+            }
+        }
     }
 
     /// Done: `note` hears what it has shown, and the place is free again.

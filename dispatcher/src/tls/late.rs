@@ -12,6 +12,7 @@
 use super::{Class, OfferedSessions, read_offered};
 use crate::counters::Counters;
 use crate::flow::{Assembler, BufferPool, FlowId};
+use crate::pack::{Pack, Packer, Unpacker, Unreadable};
 use crate::time::Time;
 use crate::wire::Seq;
 use core::time::Duration;
@@ -105,6 +106,49 @@ impl Lates {
             unclear,
         });
         Some(place as u8)
+    }
+
+    /// Writes what is put together at a place, for [`Lates::take_over`].
+    pub fn pack(&self, place: u8, buffers: &BufferPool, to: &mut Packer) {
+        // How far it was followed is seen again.
+        if let Some(Some(Begun { flow: _, client, since, stream, walk: _, unclear })) =
+            self.places.get(usize::from(place))
+        {
+            (*client, *since).pack(to);
+            unclear.pack(to);
+            stream.pack(buffers, to);
+        }
+    }
+
+    /// Takes over what another process was putting together of `flow`; none when there is no place for it, or no buffer.
+    pub fn take_over(
+        &mut self,
+        flow: FlowId,
+        buffers: &mut BufferPool,
+        from: &mut Unpacker<'_>,
+    ) -> Result<Option<u8>, Unreadable> {
+        let (client, since) = <(u16, Time)>::unpack(from)?;
+        let unclear = bool::unpack(from)?;
+        let mut stream = match Assembler::unpack(buffers, from) {
+            Err(Unreadable::NoRoom) => return Ok(None),
+            stream => stream?,
+        };
+        let Some(place) = self.open(flow, client, stream.base(), unclear, since) else {
+            stream.release(buffers);
+            return Ok(None);
+        };
+        if let Some(begun) = self.get_mut(place) {
+            _ = begun.walk.advance(stream.contiguous(buffers));
+            begun.stream = stream;
+        }
+        Ok(Some(place))
+    }
+
+    /// None is waited for, and nothing is said of it.
+    pub fn forget(&mut self, late: &mut Late, buffers: &mut BufferPool) {
+        if let Late::Begun(place) = core::mem::replace(late, Late::No) {
+            self.close(place, buffers);
+        }
     }
 
     fn close(&mut self, place: u8, buffers: &mut BufferPool) {

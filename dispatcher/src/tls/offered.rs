@@ -1,5 +1,6 @@
 //! What a ClientHello offers to resume.
 
+use crate::pack::{Pack, Packer, Unpacker, Unreadable};
 use arrayvec::ArrayVec;
 use lb::{Identity, IdentityKind, Lookup, Offered};
 use ssl_parse::{AfterHello, ClientHello};
@@ -115,6 +116,30 @@ impl OfferedSessions {
         session_id.clone_from(&other.session_id);
         (*id_may_be_random, *id_is_of_ticket) = (other.id_may_be_random, other.id_is_of_ticket);
         (*unsure, *ech, *len, *after) = (other.unsure, other.ech, other.len, other.after);
+    }
+
+    /// Writes it.
+    pub(super) fn pack(&self, to: &mut Packer) {
+        let OfferedSessions { identities, session_id, id_may_be_random, id_is_of_ticket, unsure, ech, len, after } =
+            self;
+        identities.pack(to);
+        to.block(session_id);
+        (*id_may_be_random, *id_is_of_ticket).pack(to);
+        (*unsure, *ech).pack(to);
+        (*len as u64, *after).pack(to);
+    }
+
+    /// The inverse, in its place.
+    pub(super) fn unpack(&mut self, from: &mut Unpacker<'_>) -> Result<(), Unreadable> {
+        self.identities = Pack::unpack(from)?;
+        from.block_into(&mut self.session_id)?;
+        (self.id_may_be_random, self.id_is_of_ticket) = Pack::unpack(from)?;
+        (self.unsure, self.ech) = Pack::unpack(from)?;
+        let (len, after) = <(u64, Option<AfterHello>)>::unpack(from)?;
+        // It lay in one buffer.
+        self.len = u16::try_from(len).map_err(|_| Unreadable::Impossible("length of a hello"))?.into();
+        self.after = after;
+        Ok(())
     }
 
     /// Bytes of the hello on the wire; 0 when it was not read from a stream.

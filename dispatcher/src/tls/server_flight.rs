@@ -22,6 +22,8 @@
 //! ticket (SHA-256); a server that has that ID in its cache cannot have chosen it, since nobody finds a ticket to a given digest. GnuTLS,
 //! Go, Java and NSS invent it: their tickets are known from their issue.
 
+use crate::pack::{Pack, Packer, Unpacker, Unreadable, pack_follower, unpack_follower};
+
 use super::offered::{OfferedSessions, Psks, psks_of};
 use lb::{Affinity, Identity, IdentityKind, Offered, Sighting, TicketDigest};
 use ssl_parse::{ClientHello, Event, Follower, HandshakeType, ServerHello, Side};
@@ -120,6 +122,69 @@ impl ServerFlight {
         *its_id_known = id_known;
         (*long_ticket, *new_id, *retry) = (None, None, Retry::No);
         (*distrusted, *undecided, *version, *resumed) = (false, false, None, None);
+    }
+
+    /// Writes it: all of it that is looked at again.
+    pub fn pack(&self, to: &mut Packer) {
+        let ServerFlight {
+            offer,
+            id_known,
+            follower,
+            long_ticket,
+            new_id,
+            client,
+            reads_client,
+            retry,
+            distrusted,
+            undecided,
+            version,
+            resumed,
+        } = self;
+        offer.pack(to);
+        pack_follower(follower, to);
+        long_ticket.pack(to);
+        (*id_known, *new_id).pack(to);
+        reads_client.pack(to);
+        if *reads_client {
+            pack_follower(client, to);
+        }
+        match retry {
+            Retry::No => 0u8.pack(to),
+            Retry::Asked => 1u8.pack(to),
+            Retry::Answered(psks) => {
+                2u8.pack(to);
+                psks.pack(to);
+            }
+            Retry::Unclear => 3u8.pack(to),
+        }
+        (*distrusted, *undecided).pack(to);
+        (*version, *resumed).pack(to);
+    }
+
+    /// The inverse, in its place. When it cannot be read, what is here is to begin anew.
+    pub fn unpack(&mut self, from: &mut Unpacker<'_>) -> Result<(), Unreadable> {
+        self.offer.unpack(from)?;
+        unpack_follower(&mut self.follower, from)?;
+        self.long_ticket = Pack::unpack(from)?;
+        (self.id_known, self.new_id) = Pack::unpack(from)?;
+        self.reads_client = bool::unpack(from)?;
+        if self.reads_client {
+            unpack_follower(&mut self.client, from)?;
+        }
+        self.retry = match u8::unpack(from)? {
+            0 => Retry::No,
+            1 => Retry::Asked,
+            2 => Retry::Answered(Pack::unpack(from)?),
+            3 => Retry::Unclear,
+            _ => return Err(Unreadable::Impossible("Retry")),
+        };
+        (self.distrusted, self.undecided) = Pack::unpack(from)?;
+        (self.version, self.resumed) = Pack::unpack(from)?;
+        let sides = (self.follower.side(), self.reads_client.then(|| self.client.side()));
+        if !matches!(sides, (Side::Server, None | Some(Side::Client))) {
+            return Err(Unreadable::Impossible("whose stream is read"));
+        }
+        Ok(())
     }
 
     /// What the client offered.

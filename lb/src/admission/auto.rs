@@ -80,6 +80,9 @@ struct Best {
     before: u64,
 }
 
+/// Words of [`Auto::to_words`].
+pub const AUTO_WORDS: usize = 16;
+
 /// The limit of one backend. One owner; a few words, and nothing that could be full.
 #[derive(Clone, Debug)]
 pub struct Auto {
@@ -126,6 +129,50 @@ impl Auto {
     /// The lower of this and of other limits.
     pub fn limits(&self, limits: Limits) -> Limits {
         Limits { units: Some(limits.units.map_or(self.limit, |units| units.min(self.limit))), ..limits }
+    }
+
+    /// What was seen, and the most units that were in use, for the next [`Auto::adjust`] to go by.
+    pub fn gather(&mut self, seen: &Samples, peak: u32) {
+        self.gathered.merge(seen);
+        self.peak = self.peak.max(peak);
+    }
+
+    /// All that it knows, in words.
+    pub fn to_words(&self) -> [u64; AUTO_WORDS] {
+        let Auto { limit, most: _, best, window_ends, due, gathered: Samples(kinds), peak, settling, look, aside } =
+            self;
+        let mut words = [0; AUTO_WORDS];
+        let flags = u64::from(*settling) | u64::from(*look) << 1;
+        let rest = [u64::from(*limit), window_ends.map_or(u64::MAX, |at| at.0), due.0, u64::from(*peak), flags];
+        let best = best.iter().flat_map(|best| [best.this, best.before]);
+        let times = kinds.iter().flat_map(|times| [u64::from(times.count), times.sum, times.least]);
+        let all = rest.into_iter().chain([u64::from(aside.unwrap_or(0))]).chain(best).chain(times);
+        words.iter_mut().zip(all).for_each(|(word, is)| *word = is);
+        words
+    }
+
+    /// Goes on from what another one knew. False, and nothing is changed, when that cannot be.
+    pub fn go_on_from(&mut self, words: &[u64; AUTO_WORDS]) -> bool {
+        let [limit, window_ends, due, peak, flags, aside, a, b, c, d, times @ ..] = *words;
+        let units = |word: u64| u32::try_from(word).ok().filter(|units| *units <= MOST);
+        let (Some(limit), Some(peak), Some(aside)) = (units(limit), units(peak), units(aside)) else { return false };
+        let mut kinds = [Times::default(); 2];
+        for (kind, said) in kinds.iter_mut().zip(times.chunks_exact(3)) {
+            let Ok(count) = u32::try_from(said[0]) else { return false };
+            // No time is longer than an hour.
+            if said[1] > u64::from(count) * 3_600_000_000 {
+                return false;
+            }
+            *kind = Times { count, sum: said[1], least: said[2] };
+        }
+        let within = |units: u32| units.clamp(u32::from(FULL), self.most);
+        self.limit = within(limit);
+        self.best = [Best { this: a, before: b }, Best { this: c, before: d }];
+        self.window_ends = (window_ends != u64::MAX).then_some(Millis(window_ends));
+        (self.due, self.gathered, self.peak) = (Millis(due), Samples(kinds), peak);
+        (self.settling, self.look) = (flags & 1 != 0, flags & 2 != 0);
+        self.aside = (aside > 0).then(|| within(aside));
+        true
     }
 
     /// What was seen since the last call, and the most units that were in use. To be called every few milliseconds; true when the limit has changed.

@@ -213,10 +213,20 @@ impl Admission {
     pub fn next_parked(&mut self) -> Option<Parked> {
         let all = (0..MAX_CLASSES as u8).map(ClassId).filter_map(|class| self.line.first_of_class(class));
         let index = all.min_by_key(|&index| self.line.get(index).since)?;
-        let Waiter { token, since, origin: class, cost, own, avoid, place, .. } = self.out(index);
+        let waiter = self.out(index);
+        Some(self.as_parked(&waiter))
+    }
+
+    /// One who waits, as it was made and since when; it waits on.
+    pub fn parked(&self, ticket: Ticket) -> Option<Parked> {
+        self.line.find(ticket).map(|index| self.as_parked(self.line.get(index)))
+    }
+
+    fn as_parked(&self, waiter: &Waiter) -> Parked {
+        let Waiter { token, since, origin: class, cost, own, avoid, place, .. } = *waiter;
         let backend = |member: u16| self.shared.members.get(usize::from(member)).copied();
         let failed = backend(avoid).filter(|_| place == Place::Again);
-        Some(Parked { request: Request { token, class, cost, own: backend(own) }, since, failed })
+        Parked { request: Request { token, class, cost, own: backend(own) }, since, failed }
     }
 
     /// One that has waited by former terms, with the class here that has its class's name (else the last): it keeps its place by its time.
@@ -224,8 +234,17 @@ impl Admission {
     /// # Errors
     /// There is no room for it.
     pub fn resume(&mut self, parked: &Parked, former: &Classes) -> Result<Ticket, Refusal> {
+        let class = self.shared.classes.alike(former)[parked.request.class.index()];
+        self.stand(&Parked { request: Request { class, ..parked.request }, ..*parked })
+    }
+
+    /// The same of one whose class is one of these terms', whoever kept it waiting before.
+    ///
+    /// # Errors
+    /// There is no room for it.
+    pub fn stand(&mut self, parked: &Parked) -> Result<Ticket, Refusal> {
         let Parked { request, since, failed } = *parked;
-        let class = self.shared.classes.alike(former)[request.class.index()];
+        let class = self.class_within(request.class);
         let waiter = self.waiter(since, &Request { class, ..request }, failed);
         let place = match failed {
             Some(_) => Place::Again,
@@ -461,6 +480,20 @@ impl Admission {
             }
         }
         if holds { Outcome::Held } else { Outcome::Nobody }
+    }
+
+    /// A slot that was taken in another process, of whatever is left: it counts, and is to be given back, as if it had been taken here. Limits are not asked, for it is there. None of a
+    /// backend that is no member.
+    pub fn taken_over(&mut self, backend: BackendId, class: ClassId, units: u8) -> Option<Slot> {
+        let (member, class) = (self.member(backend)?, self.class_within(class));
+        let units = units.min(slots::FULL);
+        self.shared.count(member, class, Used { connections: 1, units: u32::from(units) });
+        Some(Slot { backend, class, units, ledger: self.shared.ledger.number() })
+    }
+
+    /// Counts on from what another process had counted of a class.
+    pub fn count_on(&mut self, class: ClassId, counters: ClassCounters) {
+        *self.metrics.at(self.class_within(class)) += counters;
     }
 
     /// The handshake at this slot's backend is over, well or not: its units are free, its connection is not. Again: nothing.

@@ -66,14 +66,15 @@ impl Slot {
     }
 }
 
-/// One that waited by terms that others have followed: to be asked again by [`Admission::resume`].
+/// One that waited by terms that others have followed, or in another process: to be asked again by [`Admission::resume`] or [`Admission::stand`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Parked {
     /// As it was made; its class is one of the former terms'.
     pub request: Request,
-    pub(super) since: Millis,
+    /// Since when it has waited.
+    pub since: Millis,
     /// Its dial to this one failed.
-    pub(super) failed: Option<BackendId>,
+    pub failed: Option<BackendId>,
 }
 
 /// What becomes of a request.

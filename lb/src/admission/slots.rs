@@ -221,6 +221,13 @@ impl Slots {
         }
     }
 
+    /// Takes what is taken already, whatever the limits say.
+    pub(crate) fn take_over(&self, id: BackendId, cost: Used) {
+        if let Some(entry) = self.entries.get(id.index()) {
+            entry.used.fetch_add(VERSION.wrapping_add(cost.to_word()), Ordering::AcqRel);
+        }
+    }
+
     /// Gives back what was taken, or counted. True when somebody may wait for it: the backend has a limit.
     pub fn give_back(&self, id: BackendId, cost: Used) -> bool {
         let Some(entry) = self.entries.get(id.index()) else { return false };

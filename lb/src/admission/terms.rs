@@ -9,7 +9,7 @@ use super::queue::{Line, NOBODY};
 use super::request::Slot;
 use super::reserve::Ledger;
 use super::share::{Board, MAX_WORKERS};
-use super::slots::{Slots, Take};
+use super::slots::{Slots, Take, Used};
 use crate::backend::{BackendId, MAX_BACKENDS, State};
 use crate::sync::Arc;
 use crate::time::Millis;
@@ -140,6 +140,13 @@ impl Shared {
             self.ledger.taken(id, class, cost.used());
         }
         take
+    }
+
+    /// Counts what is taken already.
+    pub(super) fn count(&self, member: usize, class: ClassId, cost: Used) {
+        let id = self.members[member];
+        self.slots.take_over(id, cost);
+        self.ledger.taken(id, class, cost);
     }
 
     pub(super) fn could_take(&self, member: usize, class: ClassId, cost: Cost) -> Take {

@@ -1,6 +1,7 @@
 //! What rows are about, and what a client offers.
 
 use core::fmt;
+use sha2::digest::common::hazmat::SerializableState;
 use sha2::{Digest, Sha256};
 
 /// The first 16 bytes of an RFC 5077-style ticket: which ticket key sealed it.
@@ -102,6 +103,19 @@ impl Identity {
         &self.key
     }
 
+    /// What [`Identity::kind`], [`Identity::key`] and [`Identity::name`] say of one; `None` for what none says.
+    pub fn from_parts(kind: IdentityKind, key: Key, name: Option<KeyName>) -> Option<Identity> {
+        let fits = match (kind, key.kind) {
+            (IdentityKind::SessionId, KeyKind::SessionId) | (IdentityKind::Cookie, KeyKind::Cookie) => name.is_none(),
+            (IdentityKind::Ticket, KeyKind::Ticket) | (IdentityKind::Psk, KeyKind::Psk) => true,
+            (IdentityKind::Ticket | IdentityKind::Psk, KeyKind::KeyName) => {
+                name.is_some_and(|name| name == key.as_bytes())
+            }
+            _ => false,
+        };
+        fits.then_some(Identity { kind, key, name })
+    }
+
     /// All of it is known: it was digested.
     pub fn is_whole(&self) -> bool {
         self.key.kind != KeyKind::KeyName
@@ -129,6 +143,19 @@ impl TicketDigest {
         }
         self.len += bytes.len();
         self.hash.update(bytes);
+    }
+
+    /// What was given so far: its digest's own state, so many bytes of the head, and the number of all.
+    pub fn save(&self) -> (impl AsRef<[u8]> + use<>, KeyName, u64) {
+        (self.hash.serialize(), self.head, self.len as u64)
+    }
+
+    /// The inverse; `None` of a state that the digest does not know.
+    pub fn restore(state: &[u8], head: KeyName, len: u64) -> Option<TicketDigest> {
+        let hash = Sha256::deserialize(&state.try_into().ok()?).ok()?;
+        // None is longer.
+        let len = usize::from(u16::try_from(len).ok()?);
+        Some(TicketDigest { hash, head, len })
     }
 
     /// All bytes were given: the same identity as of the whole ticket. `None` when it was empty.

@@ -123,6 +123,15 @@ pub fn line(event: &Event<'_>) -> Option<String> {
 
 /// All events of a stream fed in those slices, as text; bytes of long tickets joined, for only they may be cut by the slicing.
 pub fn events<'a, const N: usize>(side: Side, slices: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
+    events_with::<N>(side, slices, |_| ())
+}
+
+/// The same, when something is done with the follower between slices.
+pub fn events_with<'a, const N: usize>(
+    side: Side,
+    slices: impl IntoIterator<Item = &'a [u8]>,
+    mut between: impl FnMut(&mut Follower<N>),
+) -> Vec<String> {
     let mut follower = Follower::<N>::new(side);
     let mut all = Vec::new();
     let mut ticket = Vec::new();
@@ -135,6 +144,7 @@ pub fn events<'a, const N: usize>(side: Side, slices: impl IntoIterator<Item = &
             Event::LongTicketEnd => all.push(format!("long ticket {}", hex(&std::mem::take(&mut ticket)))),
             event => all.push(line(&event).unwrap_or_else(|| format!("{event:?}"))),
         });
+        between(&mut follower);
     }
     if !ticket.is_empty() {
         all.push(format!("long ticket so far {}", hex(&ticket)));

@@ -49,6 +49,8 @@ pub struct Sum {
     pub changes: u64,
     /// Other processes that took over.
     pub upgrades: u64,
+    /// Connections of worlds in which all that was done after them was, to the byte, what would have been done without.
+    pub untouched: u64,
     /// Backends that got the slot of one that had been removed.
     pub successors: u64,
     /// Sessions that had to be taken up where they were made, whatever was changed, and were.
@@ -82,6 +84,7 @@ impl core::ops::AddAssign for Sum {
         self.promised += other.promised;
         self.changes += other.changes;
         self.upgrades += other.upgrades;
+        self.untouched += other.untouched;
         self.successors += other.successors;
         self.kept += other.kept;
         self.waited += other.waited;
@@ -305,8 +308,7 @@ impl Storm<'_> {
         let service = w.config.wanted.services[0].clone();
         let operator = Operator::new(service, s.balance, s.servers, servers.len(), s.v6)
             .limiting(limits.into_iter().take(servers.len()).collect());
-        // Units of handshakes under way are not known of in another process.
-        if has(Kind::Limits) && !has(Kind::Upgrade) {
+        if has(Kind::Limits) {
             // What is left when the kinds are taken away that leave a server in the dark of what has ended.
             let quiet = [Kind::Limits, Kind::Workers, Kind::Delay].into_iter().fold(s.kinds, Kinds::without);
             let prompt = [Kind::Crash, Kind::Stall, Kind::Leap, Kind::Ports, Kind::Reconfigure, Kind::EvilServer];
@@ -744,6 +746,10 @@ impl Storm<'_> {
         let mut sum =
             Sum { worlds: 1, connections: self.guests.len() as u64, strangers: self.strangers, ..Sum::default() };
         sum.upgrades = self.upgrades;
+        if self.upgrades > 0 && self.w.crew.is_none() && self.w.engine.is_compared() {
+            self.w.engine.compare_rows(self.w.engine_now());
+            sum.untouched = sum.connections;
+        }
         sum.excused = self.guests.iter().filter(|g| g.excused && !self.twice.contains(&g.local)).count() as u64;
         if self.s.kinds.has(Kind::Reconfigure) {
             (sum.changes, sum.kept) = (self.operator.changes(), self.kept);
