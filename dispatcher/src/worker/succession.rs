@@ -197,8 +197,9 @@ pub enum Answer {
 /// A worker's side of the gate.
 #[derive(Debug)]
 pub struct Gate {
-    /// Whose it is.
+    /// Whose it is, of so many.
     worker: usize,
+    workers: usize,
     orders: mpsc::Receiver<Order>,
     answers: mpsc::Sender<Answer>,
 }
@@ -217,7 +218,7 @@ pub fn gates(workers: usize) -> (Gates, Vec<Gate>) {
         let ((order, orders), (answer, answers)) = (mpsc::channel(), mpsc::channel());
         gates.orders.push(order);
         gates.answers.push(answers);
-        Gate { worker, orders, answers: answer }
+        Gate { worker, workers, orders, answers: answer }
     };
     let all = (0..workers).map(gate).collect();
     (gates, all)
@@ -306,7 +307,7 @@ impl<H: FrameHandler> Loop<H> {
                 Order::TakeOver(estate) => {
                     self.divide(Divide::From(estate.at.saturating_sub(OVERLAP.as_nanos() as u64)));
                     let ports = estate.ports.get(gate.worker).map_or(&[][..], |ports| ports);
-                    Answer::TakenOver(self.inherit(&estate.engines, ports))
+                    Answer::TakenOver(self.inherit(&estate.engines, ports, (gate.worker, gate.workers)))
                 }
                 Order::Run => {
                     drop(urgency);
