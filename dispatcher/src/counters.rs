@@ -1,6 +1,6 @@
 //! Every way to lose a frame has a name, and the name is a counter.
 
-use crate::pack::{Pack, Packer, Unpacker, Unreadable};
+use crate::pack::{Pack, Packer, Unpacker, Unreadable, count};
 use crate::wire::packet::WireError;
 
 /// Declares [`DropReason`] with its operators' names, so that the list stands in one place.
@@ -278,7 +278,7 @@ impl Counters {
     /// Adds those of another process.
     pub fn take_over(&mut self, from: &mut Unpacker<'_>) -> Result<(), Unreadable> {
         for _ in 0..u32::unpack(from)? {
-            let (name, number) = <(String, u64)>::unpack(from)?;
+            let (name, number) = (String::unpack(from)?, count(from)?);
             let find = |name: &str| DropReason::ALL.iter().position(|reason| reason.as_str() == name);
             let mine = if let Some(reason) = name.strip_prefix("refused:") {
                 find(reason).map(|n| &mut self.refused[n])

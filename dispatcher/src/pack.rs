@@ -361,6 +361,47 @@ macro_rules! packed {
     };
 }
 
+/// What is counted: no number gets so far that several of them could not be added up.
+pub trait Counted {
+    /// It can have been counted.
+    fn can_be(&self) -> bool;
+}
+
+impl Counted for u64 {
+    fn can_be(&self) -> bool {
+        *self < 1 << 54
+    }
+}
+
+impl<const N: usize> Counted for [u64; N] {
+    fn can_be(&self) -> bool {
+        self.iter().all(Counted::can_be)
+    }
+}
+
+/// One that was counted.
+pub fn count(from: &mut Unpacker<'_>) -> Result<u64, Unreadable> {
+    let number = u64::unpack(from)?;
+    if number.can_be() { Ok(number) } else { Err(Unreadable::Impossible("a count")) }
+}
+
+/// As [`packed`], for a struct of counts.
+macro_rules! packed_counts {
+    ($type:ident { $($field:ident),* $(,)? }) => {
+        impl $crate::pack::Pack for $type {
+            fn pack(&self, to: &mut $crate::pack::Packer) {
+                let $type { $($field),* } = *self;
+                $($crate::pack::Pack::pack(&$field, to);)*
+            }
+            fn unpack(from: &mut $crate::pack::Unpacker<'_>) -> Result<Self, $crate::pack::Unreadable> {
+                let all = $type { $($field: $crate::pack::Pack::unpack(from)?),* };
+                let can_be = true $(&& $crate::pack::Counted::can_be(&all.$field))*;
+                if can_be { Ok(all) } else { Err($crate::pack::Unreadable::Impossible("a count")) }
+            }
+        }
+    };
+}
+
 /// Implements [`Pack`] for an enum without fields: each variant as the number beside it, for good.
 macro_rules! packed_words {
     ($type:ident { $($variant:ident = $number:literal),* $(,)? }) => {
@@ -379,7 +420,7 @@ macro_rules! packed_words {
     };
 }
 
-pub(crate) use {packed, packed_words};
+pub(crate) use {packed, packed_counts, packed_words};
 
 mod foreign;
 pub(crate) use foreign::{pack_follower, unpack_follower};

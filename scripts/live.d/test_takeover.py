@@ -16,6 +16,7 @@ from registry import test
 
 PORT = 7000
 SERVER = "10.78.0.14"
+METRICS = "127.0.0.1:9136"
 
 
 class Peers:
@@ -71,7 +72,7 @@ class Comers:
 
 
 def flags(control, workers, mode):
-    args = lab.base_args(vips=[f"{VIP}:{PORT}"], backends=[f"web0={SERVER}:{PORT}"])
+    args = [*lab.base_args(vips=[f"{VIP}:{PORT}"], backends=[f"web0={SERVER}:{PORT}"]), "--metrics", METRICS]
     pairs = [p for p in zip(args[::2], args[1::2]) if p[0] != "--workers"]
     if mode == "dnat":
         pairs = [p for p in pairs if p[0] != "--address-mode"] + [("--address-mode", "dnat")]
@@ -105,6 +106,21 @@ def succeed(t, old, args, log):
     return new
 
 
+def counted(address):
+    """All that is counted, as Prometheus is told it, of all workers together. Checks begin anew with each process."""
+    with lab.inside("dispatcher"):
+        done = subprocess.run(["curl", "-sf", "--retry", "5", f"http://{address}/metrics"], capture_output=True, text=True, check=True)
+    text = done.stdout
+    kinds, found = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.M)), {}
+    for name, labels, value in re.findall(r"^(\w+)(\{.*\})? (\S+)$", text, re.M):
+        kind = kinds.get(name) or kinds.get(re.sub("_(bucket|count|sum)$", "", name))
+        if kind in ("counter", "histogram") and name != "dispatcher_checks_total":
+            series = name + re.sub(r'worker="\d+",?', "", labels)
+            found[series] = found.get(series, 0) + float(value)
+    check(found, f"no figure: {text[:300]} {done.stderr}")
+    return found
+
+
 def middle(values):
     return sorted(values)[len(values) // 2] if values else 0
 
@@ -130,8 +146,9 @@ def upgrades(t, times, running, idle, mode="snat", pulses=10, counts=(1, 2, 2, 1
     time.sleep(2)
     quiet = [gap for _, gap in load.tell("look")["gaps"]]
     comers = Comers()
-    halts, worst, moved, handed = [], [], [], []
+    halts, worst, moved, handed, figures = [], [], [], [], {}
     for n in range(times):
+        figures |= counted(METRICS)
         args = flags(control, counts[(n + 1) % len(counts)], mode)
         before = time.monotonic()
         new = succeed(t, d, args, log)
@@ -145,6 +162,9 @@ def upgrades(t, times, running, idle, mode="snat", pulses=10, counts=(1, 2, 2, 1
         d = new
         time.sleep(0.3)
         seen = load.tell("look")
+        now = counted(METRICS)
+        fallen = {series: (figure, now.get(series)) for series, figure in figures.items() if now.get(series, 0) < figure}
+        check(len(figures) > 50 and not fallen, f"behind upgrade {n + 1} these of {len(figures)} figures fell back: {fallen}")
         check(seen["broken"] == 0, f"behind upgrade {n + 1}: {seen['broken']} connections are broken: {seen['wrong'][:3]}")
         worst.append(max((gap * 1000 for at, gap in seen["gaps"] if at >= before), default=3.0))
         load.tell("ask") if n % 5 == 4 or n == times - 1 else None
@@ -163,7 +183,7 @@ def upgrades(t, times, running, idle, mode="snat", pulses=10, counts=(1, 2, 2, 1
     d.stop()
     # There the pause is the devices'.
     handed = f", of these {middle([a for a, _ in handed])} to let go of the devices and {middle([b for _, b in handed])} to open them" if handed else ""
-    return (f"{mode}, {times} upgrades, {running} running and {idle} idle connections, {seen['verified'] >> 20} MiB verified, {comers.served} connected meanwhile (slowest {comers.slowest * 1000:.0f} ms): 0 broken; "
+    return (f"{mode}, {times} upgrades, {running} running and {idle} idle connections, {seen['verified'] >> 20} MiB verified, {comers.served} connected meanwhile (slowest {comers.slowest * 1000:.0f} ms): 0 broken, and none of {len(figures)} counters fell back; "
             f"nobody serves {middle(halts):.1f} ms in the median, {max(halts):.1f} at worst{handed}; longest gap of a connection {middle(worst):.1f} ms in the median, {max(worst):.1f} at worst "
             f"(without upgrades {max(quiet, default=0.003) * 1000:.1f})")
 
@@ -334,6 +354,14 @@ def takeover(t):
 def takeover_dnat(t):
     """The same where servers see the clients' own addresses"""
     return upgrades(t, 4, 100, 100, mode="dnat", counts=COUNTS)
+
+
+@test
+def takeover_wireguard(t):
+    """Servers behind a tunnel whose packets are sealed: each new process has keys of its own made at once, and no connection through the tunnel is broken"""
+    lab.by(t, "wireguard")
+    # Each worker has its own key and inner address.
+    return upgrades(t, 4, 50, 50, counts=[max(WORKERS, 1)])
 
 
 @test

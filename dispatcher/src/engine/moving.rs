@@ -18,6 +18,7 @@
 //! | 7 | connections, each with the parts that others keep of it |
 //! | 8 | what became of those who asked for room |
 //! | 9 | how far slow starts and limits that are found out have got |
+//! | 10 | what became of those who offered to resume, by backend |
 
 mod head;
 mod settle;
@@ -35,8 +36,8 @@ use crate::tls::Late;
 use crate::wire::packet::protocol;
 use head::Head;
 use lb::admission::ClassId;
-use lb::affinity::{Reader, Restored, SAVED_WORDS, Saved, called};
-use lb::{BackendId, Directory, Millis, ServiceId};
+use lb::affinity::{KindCounters, Reader, Restored, SAVED_WORDS, Saved, called};
+use lb::{BackendId, Directory, IdentityKind, Millis, ServiceId};
 use settle::{Arriving, Readings};
 use std::collections::HashMap;
 
@@ -49,6 +50,7 @@ const ROWS: u32 = 6;
 const FLOWS: u32 = 7;
 const ASKED: u32 = 8;
 const PACE: u32 = 9;
+const RESUMED: u32 = 10;
 
 /// Parts of a connection that others keep.
 mod part {
@@ -58,6 +60,9 @@ mod part {
     pub const UNITS: u8 = 4;
     pub const PLACE: u8 = 5;
 }
+
+/// Sections of this kind and above are others', who write them behind an engine's.
+pub const OTHERS: u32 = 32;
 
 /// Of the formats of all sections. A version that writes others writes another number there.
 const VERSION: u32 = 2;
@@ -118,6 +123,11 @@ impl Engine {
             }
         });
         to.section(ASKED, VERSION, |to| self.gates.pack(to));
+        to.section(RESUMED, VERSION, |to| {
+            let metrics = self.affinity.metrics();
+            let all = self.directory.backends().flat_map(|b| IdentityKind::ALL.map(|kind| (b.id, kind)));
+            all.for_each(|(id, kind)| to.sized(|to| (id, (kind, metrics.of(id, kind))).pack(to)));
+        });
         to.section(PACE, VERSION, |to| self.pace.pack(&self.observed, self.worker == 0, to));
         to.into_bytes()
     }
@@ -160,6 +170,9 @@ impl Engine {
         for (n, (bytes, head)) in all.iter().zip(&heads).enumerate() {
             let mut sections = Unpacker::new(bytes, &nobody);
             while let Some(Section { kind, version, bytes }) = sections.section()? {
+                if kind >= OTHERS {
+                    continue;
+                }
                 if version != VERSION {
                     return Err(Unreadable::Unknown { kind, version });
                 }
@@ -178,6 +191,17 @@ impl Engine {
                         }
                     }
                     ASKED if n % self.workers == self.worker => self.take_counts(head, &mut from)?,
+                    RESUMED if n % self.workers == self.worker => {
+                        while !from.is_empty() {
+                            match <(BackendId, (IdentityKind, KindCounters))>::unpack(&mut from.sized()?) {
+                                Err(Unreadable::NoSuchBackend) => {}
+                                one => {
+                                    let (id, (kind, counters)) = one?;
+                                    self.affinity.count_on(id, kind, counters);
+                                }
+                            }
+                        }
+                    }
                     PACE if n == self.worker % all.len() => {
                         let Engine { pace, live, worker, .. } = self;
                         pace.take_over(&mut from, (*worker == 0).then(|| &**live.slots()), now)?;

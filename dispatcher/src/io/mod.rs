@@ -41,7 +41,7 @@ mod vnet;
 mod xdp_program;
 mod xsk;
 
-use crate::pack::Unreadable;
+use crate::pack::{Unreadable, packed_counts};
 use crate::wire::{Frame, Offload};
 use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -358,6 +358,8 @@ pub struct Traffic {
     /// How often a device that had been removed was taken up again.
     pub reopened: u64,
 }
+
+packed_counts!(Traffic { frames, bytes, losses, link_downs, reopened });
 
 impl Traffic {
     fn passed(&mut self, len: usize) {

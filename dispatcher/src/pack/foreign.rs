@@ -2,7 +2,7 @@
 
 use super::{Pack, Packer, Unpacker, Unreadable};
 use lb::admission::{ClassCounters, ClassId, Cost};
-use lb::affinity::{Identity, KeyName, TicketDigest};
+use lb::affinity::{Identity, KeyName, KindCounters, TicketDigest};
 use lb::{BackendId, Millis, PoolId, ServiceId};
 use ssl_parse::{AfterHello, Follower};
 
@@ -118,4 +118,16 @@ pub(crate) fn unpack_follower<const N: usize>(
 packed!(Millis(u64));
 packed!(ClassId(u8));
 packed_words!(Cost { Resumed = 0, Full = 1, NotTls = 2 });
-packed!(ClassCounters { asked, admitted, waited, spilled, demoted, abandoned, timed_out, refused, waits, waited_ms });
+packed_counts!(KindCounters { offered, promised, accepted, refused, broken, unknown });
+packed_counts!(ClassCounters {
+    asked,
+    admitted,
+    waited,
+    spilled,
+    demoted,
+    abandoned,
+    timed_out,
+    refused,
+    waits,
+    waited_ms
+});

@@ -2,9 +2,10 @@
 
 use super::key::Secret;
 use super::peer::{INITIATION, Peer};
-use super::shown::Shown;
+use super::shown::{Counts, Shown};
 use crate::counters::DropReason;
 use crate::engine::{Sealed, Unsealed};
+use crate::pack::{Pack, Packer, Unpacker, Unreadable};
 use crate::path::tunnel::End;
 use crate::time::Time;
 use boringtun::noise::rate_limiter::RateLimiter;
@@ -12,6 +13,7 @@ use boringtun::x25519::{PublicKey, StaticSecret};
 use core::time::Duration;
 use lb::Directory;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Handshakes a second that a worker takes from all its tunnels together; beyond that senders are asked to show that they are where they say. One costs
@@ -95,6 +97,23 @@ impl Edge {
             }
         }
         self.now = now;
+    }
+
+    /// Writes what was counted of each tunnel, for [`Edge::count_on`]. Nothing else of them goes to another process: it makes keys of its own, so that no number is ever used twice
+    /// under one key, whichever of the two goes on.
+    pub fn pack_counts(&self, to: &mut Packer) {
+        (self.peers.len() as u32).pack(to);
+        self.peers.iter().for_each(|peer| (SocketAddr::from(peer.end), (peer.key, peer.counts)).pack(to));
+    }
+
+    /// Counts on from what another process had counted of those tunnels that are here, too. `edge`: none where there are no tunnels any more.
+    pub fn count_on(mut edge: Option<&mut Edge>, from: &mut Unpacker<'_>) -> Result<(), Unreadable> {
+        for _ in 0..u32::unpack(from)? {
+            let (end, (key, counts)) = <(SocketAddr, ([u8; 32], Counts))>::unpack(from)?;
+            let peers = edge.iter_mut().flat_map(|edge| &mut edge.peers);
+            peers.filter(|peer| (peer.end, peer.key) == (End::from(end), key)).for_each(|peer| peer.counts += counts);
+        }
+        Ok(())
     }
 
     /// No message is longer, bytes.

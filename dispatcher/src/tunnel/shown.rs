@@ -1,6 +1,8 @@
 //! What is told of tunnels: never a key that is not public.
 
+use crate::pack::packed_counts;
 use crate::time::Time;
+use core::ops::AddAssign;
 use std::net::SocketAddr;
 
 /// Where a tunnel stands.
@@ -50,6 +52,46 @@ pub struct Counts {
     /// Handshakes beyond the rate.
     pub flooded: u64,
 }
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Counts) {
+        let Counts {
+            messages_in,
+            bytes_in,
+            messages_out,
+            bytes_out,
+            handshakes,
+            initiations,
+            unopened,
+            replayed,
+            old_handshakes,
+            flooded,
+        } = other;
+        self.messages_in += messages_in;
+        self.bytes_in += bytes_in;
+        self.messages_out += messages_out;
+        self.bytes_out += bytes_out;
+        self.handshakes += handshakes;
+        self.initiations += initiations;
+        self.unopened += unopened;
+        self.replayed += replayed;
+        self.old_handshakes += old_handshakes;
+        self.flooded += flooded;
+    }
+}
+
+packed_counts!(Counts {
+    messages_in,
+    bytes_in,
+    messages_out,
+    bytes_out,
+    handshakes,
+    initiations,
+    unopened,
+    replayed,
+    old_handshakes,
+    flooded,
+});
 
 /// One worker's tunnel.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -20,6 +20,7 @@
 pub mod changes;
 pub mod conductor;
 pub mod doze;
+mod earlier;
 pub mod exchange;
 pub mod idle;
 pub mod listing;

@@ -1,6 +1,7 @@
 //! The poll loop: the clock once a turn, a burst from every port, everything that is due, then what is queued goes out.
 
 use super::changes::{Change, Subscriber};
+use super::earlier::{Earlier, Sums};
 use super::exchange::{Exchange, Handoff, Handover};
 use super::idle::Idler;
 use super::listing::Walk;
@@ -13,7 +14,7 @@ use crate::flow::Key;
 use crate::io::kernel;
 use crate::io::{self, Burst, Divide, Port, Receiver, Transmitter};
 use crate::journal::Journal;
-use crate::pack::Unreadable;
+use crate::pack::{Packer, Unreadable};
 use crate::path::tunnel::End;
 use crate::time::Time;
 use crate::tunnel::Edge;
@@ -157,6 +158,13 @@ pub struct Loop<H> {
     walk: Option<Walk>,
     /// Messages of tunnels' own are made in here.
     message: Box<[u8]>,
+    /// Counted by processes before this one.
+    earlier: Earlier,
+}
+
+/// In the order of their numbers.
+fn port_names<H: FrameHandler>(handler: &H, ports: usize) -> Vec<&str> {
+    (0..ports).map(|n| handler.port_name(PortId(n as u8)).unwrap_or_default()).collect()
 }
 
 impl<H: FrameHandler> Loop<H> {
@@ -188,6 +196,7 @@ impl<H: FrameHandler> Loop<H> {
             window: None,
             walk: None,
             message: Box::default(),
+            earlier: Earlier::default(),
         }
     }
 
@@ -295,7 +304,11 @@ impl<H: FrameHandler> Loop<H> {
 
     /// See [`FrameHandler::pack`]; with what the ports' other owner needs.
     pub(super) fn pack(&mut self, rows_since: Time) -> Written {
-        let engine = self.handler.pack(rows_since, self.clock.now());
+        let mut engine = self.handler.pack(rows_since, self.clock.now());
+        let (now, mut behind) = (self.sums(), Packer::new());
+        let Outside { totals, edge, .. } = &self.outside;
+        Sums { ports: port_names(&self.handler, self.rx.len()), now, totals, edge: edge.as_deref() }.pack(&mut behind);
+        engine.extend(behind.into_bytes());
         let ports = self.rx.iter_mut().zip(&mut self.outside.tx).map(|(rx, tx)| [rx.pack(), tx.pack()]).collect();
         Written { engine, ports }
     }
@@ -310,8 +323,13 @@ impl<H: FrameHandler> Loop<H> {
         self.rx.iter_mut().for_each(|rx| rx.take_charge());
     }
 
-    /// See [`FrameHandler::take_over`]. `ports`: by worker there, and port, what halves of ports have written.
-    pub(super) fn inherit(&mut self, packed: &[Vec<u8>], ports: &[Vec<[Vec<u8>; 2]>]) -> Result<TakenOver, Unreadable> {
+    /// See [`FrameHandler::take_over`]. `ports`: by worker there, and port, what halves of ports have written; this is worker `me` of so many.
+    pub(super) fn inherit(
+        &mut self,
+        packed: &[Vec<u8>],
+        ports: &[Vec<[Vec<u8>; 2]>],
+        (me, workers): (usize, usize),
+    ) -> Result<TakenOver, Unreadable> {
         for (n, (rx, tx)) in self.rx.iter_mut().zip(&mut self.outside.tx).enumerate() {
             let half = |which: usize| -> Vec<&[u8]> {
                 let of_port = ports.iter().filter_map(|worker| worker.get(n));
@@ -322,6 +340,11 @@ impl<H: FrameHandler> Loop<H> {
                 rx.take_over(&of_rx)?;
                 tx.take_over(&of_tx)?;
             }
+        }
+        let Loop { handler, rx, outside: Outside { totals, edge, .. }, earlier, .. } = self;
+        let names = port_names(handler, rx.len());
+        for engine in packed.iter().skip(me).step_by(workers.max(1)) {
+            earlier.take_over(engine, &names, totals, edge.as_deref_mut())?;
         }
         let exchange = self.exchange.as_ref();
         // What nobody's frame can be is the first one's.
@@ -623,6 +646,19 @@ impl<H: FrameHandler> Loop<H> {
         self.outside.tx.iter_mut().for_each(|tx| tx.flush());
     }
 
+    /// All that it has counted, and processes before it.
+    fn sums(&mut self) -> Earlier {
+        let Loop { rx, outside, exchange, earlier, busy_turns, idle_turns, .. } = self;
+        let now = exchange.as_ref().map_or_else(Handover::default, Exchange::counts);
+        Earlier {
+            received: rx.iter_mut().enumerate().map(|(n, rx)| earlier.received(n, rx.traffic())).collect(),
+            sent: outside.tx.iter_mut().enumerate().map(|(n, tx)| earlier.sent(n, tx.traffic())).collect(),
+            handover: earlier.handover(now),
+            busy_turns: *busy_turns + earlier.busy_turns,
+            idle_turns: *idle_turns + earlier.idle_turns,
+        }
+    }
+
     fn tell(&mut self, now: Time, status: &Status, last: bool) {
         let mut snapshot = match status.snapshot.try_lock() {
             Ok(guard) => guard,
@@ -663,15 +699,18 @@ impl<H: FrameHandler> Loop<H> {
         tunnels.clear();
         tunnels.extend(self.outside.edge.iter().flat_map(|edge| edge.shown()));
         received.clear();
-        received.extend(self.rx.iter_mut().map(|rx| rx.traffic()));
+        let earlier = &self.earlier;
+        received.extend(self.rx.iter_mut().enumerate().map(|(n, rx)| earlier.received(n, rx.traffic())));
         sent.clear();
-        sent.extend(self.outside.tx.iter_mut().map(|tx| tx.traffic()));
+        let tx = self.outside.tx.iter_mut().enumerate();
+        sent.extend(tx.map(|(n, tx)| earlier.sent(n, tx.traffic())));
         totals.clone_from(&self.outside.totals);
         if last {
             *sessions = self.handler.sessions(now);
         }
-        (*busy_turns, *idle_turns) = (self.busy_turns, self.idle_turns);
-        *handover = self.exchange.as_ref().map_or_else(Handover::default, Exchange::counts);
+        *busy_turns = self.busy_turns + earlier.busy_turns;
+        *idle_turns = self.idle_turns + earlier.idle_turns;
+        *handover = earlier.handover(self.exchange.as_ref().map_or_else(Handover::default, Exchange::counts));
         pauses.follow(&self.pauses);
         drop(snapshot);
         self.tell_sessions(status);

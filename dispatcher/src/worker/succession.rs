@@ -197,6 +197,9 @@ pub enum Answer {
 /// A worker's side of the gate.
 #[derive(Debug)]
 pub struct Gate {
+    /// Whose it is, of so many.
+    worker: usize,
+    workers: usize,
     orders: mpsc::Receiver<Order>,
     answers: mpsc::Sender<Answer>,
 }
@@ -211,11 +214,11 @@ pub struct Gates {
 /// For so many workers.
 pub fn gates(workers: usize) -> (Gates, Vec<Gate>) {
     let mut gates = Gates { orders: Vec::new(), answers: Vec::new() };
-    let gate = |_| {
+    let gate = |worker| {
         let ((order, orders), (answer, answers)) = (mpsc::channel(), mpsc::channel());
         gates.orders.push(order);
         gates.answers.push(answers);
-        Gate { orders, answers: answer }
+        Gate { worker, workers, orders, answers: answer }
     };
     let all = (0..workers).map(gate).collect();
     (gates, all)
@@ -303,7 +306,7 @@ impl<H: FrameHandler> Loop<H> {
                 }
                 Order::TakeOver(estate) => {
                     self.divide(Divide::From(estate.at.saturating_sub(OVERLAP.as_nanos() as u64)));
-                    Answer::TakenOver(self.inherit(&estate.engines, &estate.ports))
+                    Answer::TakenOver(self.inherit(&estate.engines, &estate.ports, (gate.worker, gate.workers)))
                 }
                 Order::Run => {
                     drop(urgency);

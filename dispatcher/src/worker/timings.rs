@@ -4,6 +4,7 @@
 //! are summed by adding. A histogram of high resolution (hdrhistogram) would be some kilobytes for each, ten times a second, to be cut down to these in the end.
 
 use crate::engine::ConnectionRecord;
+use crate::pack::{Pack, Packer, Unpacker, Unreadable, packed_counts};
 use core::time::Duration;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -127,6 +128,32 @@ impl ByService {
         }
     }
 }
+
+impl ByService {
+    /// Writes them.
+    pub(super) fn pack(&self, to: &mut Packer) {
+        (self.all.len() as u32).pack(to);
+        for Timings { service, handshakes, connections } in &self.all {
+            service.to_string().pack(to);
+            (*handshakes, *connections).pack(to);
+        }
+    }
+
+    /// Adds those of another process.
+    pub(super) fn take_over(&mut self, from: &mut Unpacker<'_>) -> Result<(), Unreadable> {
+        for _ in 0..u32::unpack(from)? {
+            let service = String::unpack(from)?;
+            let (handshakes, connections) = <([Histogram; 2], Histogram)>::unpack(from)?;
+            if let Some(mine) = self.entry(&service) {
+                mine.connections.merge(&connections);
+                mine.handshakes.iter_mut().zip(&handshakes).for_each(|(mine, theirs)| mine.merge(theirs));
+            }
+        }
+        Ok(())
+    }
+}
+
+packed_counts!(Histogram { counts, sum });
 
 #[cfg(test)]
 mod tests {

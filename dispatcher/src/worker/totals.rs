@@ -2,6 +2,7 @@
 
 use super::timings::ByService;
 use crate::engine::{BALANCED, Class, ConnectionRecord};
+use crate::pack::{Pack, Packer, Unpacker, Unreadable, count};
 use lb::{BackendId, Reason};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -157,6 +158,70 @@ impl Totals {
         backend.new_sessions += u64::from(record.resumed == Some(false));
         backend.bytes_to_server += record.bytes_to_server;
         backend.bytes_to_client += record.bytes_to_client;
+    }
+}
+
+impl Totals {
+    /// Writes them.
+    pub(super) fn pack(&self, to: &mut Packer) {
+        // Places are found again by names.
+        let Totals {
+            connections,
+            secure,
+            offered,
+            resumed,
+            led,
+            balanced,
+            backends,
+            places: _,
+            slots: _,
+            beyond,
+            no_backend,
+            timings,
+        } = self;
+        ((*connections, *secure), (*offered, *resumed)).pack(to);
+        (led.len() as u8).pack(to);
+        led.iter().for_each(|n| n.pack(to));
+        (*balanced, *no_backend).pack(to);
+        beyond.pack(to);
+        (backends.len() as u32).pack(to);
+        backends.iter().for_each(|backend| backend.pack(to));
+        timings.pack(to);
+    }
+
+    /// Adds those of another process.
+    pub(super) fn take_over(&mut self, from: &mut Unpacker<'_>) -> Result<(), Unreadable> {
+        let mut theirs = Totals::default();
+        (theirs.connections, theirs.secure) = (count(from)?, count(from)?);
+        (theirs.offered, theirs.resumed) = (count(from)?, count(from)?);
+        for n in 0..usize::from(u8::unpack(from)?) {
+            let number = count(from)?;
+            theirs.led.get_mut(n).into_iter().for_each(|mine| *mine = number);
+        }
+        (theirs.balanced, theirs.no_backend) = (count(from)?, count(from)?);
+        theirs.beyond = Pack::unpack(from)?;
+        for _ in 0..u32::unpack(from)? {
+            let backend = BackendTotals::unpack(from)?;
+            theirs.entry(&backend.name).merge(&backend);
+        }
+        theirs.timings.take_over(from)?;
+        self.merge(&theirs);
+        Ok(())
+    }
+}
+
+impl Pack for BackendTotals {
+    fn pack(&self, to: &mut Packer) {
+        let BackendTotals { name, connections, resumed, new_sessions, bytes_to_server, bytes_to_client } = self;
+        name.to_string().pack(to);
+        ((*connections, *resumed), *new_sessions).pack(to);
+        (*bytes_to_server, *bytes_to_client).pack(to);
+    }
+    fn unpack(from: &mut Unpacker<'_>) -> Result<BackendTotals, Unreadable> {
+        let name = String::unpack(from)?.into();
+        let (connections, resumed, new_sessions) = (count(from)?, count(from)?, count(from)?);
+        let (bytes_to_server, bytes_to_client) = (count(from)?, count(from)?);
+        Ok(BackendTotals { name, connections, resumed, new_sessions, bytes_to_server, bytes_to_client })
     }
 }
 

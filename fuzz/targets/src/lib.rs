@@ -17,6 +17,7 @@
 //! | [`http`] | requests and responses of plain HTTP/1 | the same in any slicing; no cookie learned but those of heads that `httparse` finds |
 //! | [`tunnel`] | a frame, a message, steps of a tunnel | what is found lies within; nothing opens that is damaged, old or nobody's, and nothing twice |
 //! | [`state`] | a state file, or rows of one | no row but those that were written; each of them told once |
+//! | [`takeover`] | what another process has written down | refused or taken over; whatever was taken ends in order |
 
 mod capture;
 mod config;
@@ -30,6 +31,7 @@ mod http;
 mod messages;
 mod oracle;
 mod state;
+mod takeover;
 mod tunnel;
 
 pub use capture::capture;
@@ -42,13 +44,14 @@ pub use hello::{client_hello, follower, server_hello};
 pub use http::http;
 pub use messages::messages;
 pub use state::state;
+pub use takeover::{takeover, takeover_seed};
 pub use tunnel::tunnel;
 
 /// A target: a name, and what it does.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     ("client_hello", client_hello),
     ("server_hello", server_hello),
     ("follower", follower),
@@ -62,4 +65,5 @@ pub const TARGETS: [Target; 13] = [
     ("state", state),
     ("http", http),
     ("tunnel", tunnel),
+    ("takeover", takeover),
 ];

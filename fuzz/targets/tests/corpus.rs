@@ -97,4 +97,5 @@ targets! {
     state: 100,
     http: 100,
     tunnel: 20,
+    takeover: 40,
 }

@@ -795,6 +795,13 @@ impl Affinity {
         self.names.sweep(now.0, SWEEP, &mut self.metrics);
     }
 
+    /// Counts on from what another process had counted.
+    pub fn count_on(&mut self, backend: BackendId, kind: IdentityKind, counted: KindCounters) {
+        if let Some(counters) = self.metrics.at(backend, kind) {
+            *counters += counted;
+        }
+    }
+
     /// This worker's counters.
     pub fn metrics(&self) -> Metrics {
         let mut metrics = self.metrics.clone();

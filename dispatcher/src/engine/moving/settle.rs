@@ -114,7 +114,8 @@ impl Engine {
         }
         if let Some(bytes) = late {
             let place = lates.take_over(id, buffers, &mut Unpacker::new(bytes, &nobody))?;
-            c.late = place.map_or(Late::No, Late::Begun);
+            // Without a place it is still told of in the end, as one that was not read.
+            c.late = place.map_or(Late::Unclear, Late::Begun);
         }
         let here = [c.flight.is_some(), c.http.is_some(), matches!(c.late, Late::Begun(_))];
         counters.unwatched += (all - here.into_iter().filter(|here| *here).count()) as u64;

@@ -113,6 +113,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (n, line) in words.iter().enumerate() {
         seeds.keep("flags", vec![n as u8], line.as_bytes())?;
     }
+    for seed in 1..5 {
+        seeds.keep("takeover", vec![seed as u8], &fuzz_targets::takeover_seed(seed))?;
+    }
     Ok(())
 }
 
