@@ -88,6 +88,12 @@ def took(d):
     return None
 
 
+def steps(d):
+    """The same by its steps: milliseconds until its workers were at rest, had written all down, had passed it, and the new one had it."""
+    found = [re.search(r"takeover: at rest in (\d+) us, written after (\d+), passed after (\d+), taken after (\d+)", line) for line in list(d.err)]
+    return next(([int(us) / 1000 for us in one.groups()] for one in found if one), [0] * 4)
+
+
 def succeed(t, old, args, log):
     """Another one takes over."""
     new = t.dispatcher(args=[*args, "--takeover"], log=log)
@@ -125,7 +131,7 @@ def upgrades(t, times, running, idle, mode="snat", pulses=10, counts=(1, 2, 2, 1
     time.sleep(2)
     quiet = [gap for _, gap in load.tell("look")["gaps"]]
     comers = Comers()
-    halts, worst, moved = [], [], []
+    halts, worst, moved, parts = [], [], [], []
     for n in range(times):
         args = flags(control, counts[(n + 1) % len(counts)], mode)
         before = time.monotonic()
@@ -134,6 +140,7 @@ def upgrades(t, times, running, idle, mode="snat", pulses=10, counts=(1, 2, 2, 1
         check(said, f"what it says of the takeover: {''.join(d.err)[-400:]}")
         moved.append(said[0])
         halts.append(said[1] / 1000)
+        parts.append(steps(d))
         d = new
         time.sleep(0.3)
         seen = load.tell("look")
@@ -153,8 +160,10 @@ def upgrades(t, times, running, idle, mode="snat", pulses=10, counts=(1, 2, 2, 1
     load.tell("end")
     load.process.wait(10)
     d.stop()
+    names = ("at rest after", "all is written", "it is passed", "it is taken")
+    by_steps = ", ".join(f"{name} {middle(values):.1f}" for name, values in zip(names, zip(*parts)))
     return (f"{mode}, {times} upgrades, {running} running and {idle} idle connections, {seen['verified'] >> 20} MiB verified, {comers.served} connected meanwhile (slowest {comers.slowest * 1000:.0f} ms): 0 broken; "
-            f"nobody serves {middle(halts):.1f} ms in the median, {max(halts):.1f} at worst; longest gap of a connection {middle(worst):.1f} ms in the median, {max(worst):.1f} at worst "
+            f"nobody serves {middle(halts):.1f} ms in the median ({by_steps}), {max(halts):.1f} at worst; longest gap of a connection {middle(worst):.1f} ms in the median, {max(worst):.1f} at worst "
             f"(without upgrades {max(quiet, default=0.003) * 1000:.1f})")
 
 

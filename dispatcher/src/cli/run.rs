@@ -147,6 +147,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         let strays = |all| returning.except(Strays::new(all));
         match heir.take(&gates, strays) {
             Ok(taken) => {
+                devices.take_charge();
                 tracing::info!("took over {}", taken.words);
                 notes.iter().for_each(|note| tracing::info!("{note}"));
                 if let Some(path) = process.control.as_deref() {
@@ -290,6 +291,14 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         }
     }
     if handed_over {
+        // Freeing all that memory takes a while, and the other one has enough to do.
+        #[cfg(feature = "dpdk")]
+        let waited_for = dpdk.is_some();
+        #[cfg(not(feature = "dpdk"))]
+        let waited_for = false;
+        if !waited_for {
+            crate::io::go_behind_others();
+        }
         // What asks servers has no way to them any more, and what it learned another finds out.
         prober.stop();
         server.take().into_iter().for_each(Server::pass_on);
