@@ -89,6 +89,13 @@ struct Arriving {
     c: Connection,
 }
 
+impl Arriving {
+    /// Its place among others of its kind is by time.
+    fn stands_in_line(&self) -> bool {
+        matches!(self.c.state, State::Opening(Opening { stage: Stage::Queued(_), .. }) | State::TimeWait { .. })
+    }
+}
+
 impl Engine {
     /// All of it, as bytes; of rows of sessions those that may have been used since `rows_since`: the others went before ([`pack_sessions`]). It can go on as if nothing had been.
     pub fn pack(&mut self, rows_since: Time, now: Time) -> Vec<u8> {
@@ -189,7 +196,7 @@ impl Engine {
         let step = self.step;
         self.serial = self.serial.next_multiple_of(step) + self.worker as u64;
         self.trails.begin_at(self.serial + 1);
-        self.settle_in(arriving, &mut taken);
+        self.settle_in_order(arriving, &mut taken);
         if !same_ports && self.config.address_mode == AddressMode::Snat {
             self.dial_elsewhere();
         }
@@ -266,7 +273,7 @@ impl Engine {
         let mut read = || {
             let (client, server) = <(Key, Option<Key>)>::unpack(from)?;
             if owner(&client) != self.worker {
-                return Ok(());
+                return Ok(None);
             }
             self.counters.unwatched += u64::from(bool::unpack(from)?);
             let Engine { buffers, routes, .. } = self;
@@ -277,56 +284,63 @@ impl Engine {
                 moving::release(&mut c.state, buffers);
                 return Err(Unreadable::Impossible("a state that cannot be"));
             }
-            all.push(Arriving { client, server, hot, c });
-            Ok(())
+            Ok(Some(Arriving { client, server, hot, c }))
         };
-        if let Err(why) = read() {
-            taken.lost += 1;
-            taken.why.get_or_insert(why);
+        match read() {
+            // Few as a rule, and each is large: the others are not carried to and fro.
+            Ok(Some(one)) if one.stands_in_line() => all.push(one),
+            Ok(Some(one)) => self.settle(one, taken),
+            Ok(None) => {}
+            Err(why) => {
+                taken.lost += 1;
+                taken.why.get_or_insert(why);
+            }
         }
     }
 
-    /// Puts connections into all the tables that know of them.
-    fn settle_in(&mut self, mut arriving: Vec<Arriving>, taken: &mut TakenOver) {
-        // Those that wait stand in line in their order, and so do those that are closed.
+    /// Puts those into the tables that stand in line: those that wait, and those that are closed, each in their order.
+    fn settle_in_order(&mut self, mut arriving: Vec<Arriving>, taken: &mut TakenOver) {
         arriving.sort_by_key(|one| match &one.c.state {
             State::Opening(Opening { stage: Stage::Queued(queued), .. }) => queued.since,
             State::TimeWait { until } => *until,
             _ => Time::ZERO,
         });
-        for Arriving { client, server, hot, mut c } in arriving {
-            let can_be = |key: &Key| {
-                key.protocol == protocol::TCP && [key.src, key.dst].iter().all(|addr| addr.family() == client.family())
-            };
-            let fits = can_be(&client) && server.is_none_or(|key| can_be(&key)) && !self.flows.contains(&client);
-            let id = if fits && self.flows.len() < self.flows.capacity() {
-                let buffer = c.stream().and_then(|stream| stream.buffer_index());
-                let id = self.flows.insert(client, hot, c);
-                if let (Some(id), Some(buffer)) = (id, buffer) {
-                    self.eviction.taken(buffer, id);
-                }
-                id
-            } else {
-                moving::release(&mut c.state, &mut self.buffers);
-                None
-            };
-            let Some(id) = id else {
-                taken.lost += 1;
-                taken.why.get_or_insert(Unreadable::NoRoom);
-                continue;
-            };
-            if let Some(server) = server
-                && !self.flows.bind(id, server)
-            {
-                taken.lost += 1;
-                taken.why.get_or_insert(Unreadable::NoRoom);
-                let mut c = self.flows.remove(id);
-                moving::release(&mut c.state, &mut self.buffers);
-                continue;
+        arriving.into_iter().for_each(|one| self.settle(one, taken));
+    }
+
+    /// Puts a connection into all the tables that know of it.
+    fn settle(&mut self, Arriving { client, server, hot, mut c }: Arriving, taken: &mut TakenOver) {
+        let can_be = |key: &Key| {
+            key.protocol == protocol::TCP && [key.src, key.dst].iter().all(|addr| addr.family() == client.family())
+        };
+        let fits = can_be(&client) && server.is_none_or(|key| can_be(&key)) && !self.flows.contains(&client);
+        let id = if fits && self.flows.len() < self.flows.capacity() {
+            let buffer = c.stream().and_then(|stream| stream.buffer_index());
+            let id = self.flows.insert(client, hot, c);
+            if let (Some(id), Some(buffer)) = (id, buffer) {
+                self.eviction.taken(buffer, id);
             }
-            taken.flows += 1;
-            self.note_taken(id, (&client, server.as_ref()), taken);
+            id
+        } else {
+            moving::release(&mut c.state, &mut self.buffers);
+            None
+        };
+        let Some(id) = id else {
+            taken.lost += 1;
+            taken.why.get_or_insert(Unreadable::NoRoom);
+            return;
+        };
+        if let Some(server) = server
+            && !self.flows.bind(id, server)
+        {
+            taken.lost += 1;
+            taken.why.get_or_insert(Unreadable::NoRoom);
+            let mut c = self.flows.remove(id);
+            moving::release(&mut c.state, &mut self.buffers);
+            return;
         }
+        taken.flows += 1;
+        self.note_taken(id, (&client, server.as_ref()), taken);
     }
 
     fn note_taken(&mut self, id: FlowId, (client, server): (&Key, Option<&Key>), taken: &mut TakenOver) {
