@@ -94,6 +94,12 @@ def devices(d):
     return (int(found.group(1)), int(found.group(2))) if found else None
 
 
+def steps(d):
+    """The same by its steps: milliseconds until its workers were at rest, had written all down, had passed it, and the new one had it."""
+    found = [re.search(r"takeover: at rest in (\d+) us, written after (\d+), passed after (\d+), taken after (\d+)", line) for line in list(d.err)]
+    return next(([int(us) / 1000 for us in one.groups()] for one in found if one), [0] * 4)
+
+
 def succeed(t, old, args, log):
     """Another one takes over."""
     new = t.dispatcher(args=[*args, "--takeover"], log=log)
@@ -146,7 +152,7 @@ def upgrades(t, times, running, idle, mode="snat", pulses=10, counts=(1, 2, 2, 1
     time.sleep(2)
     quiet = [gap for _, gap in load.tell("look")["gaps"]]
     comers = Comers()
-    halts, worst, moved, handed, figures = [], [], [], [], {}
+    halts, worst, moved, parts, handed, figures = [], [], [], [], [], {}
     for n in range(times):
         figures |= counted(METRICS)
         args = flags(control, counts[(n + 1) % len(counts)], mode)
@@ -156,6 +162,7 @@ def upgrades(t, times, running, idle, mode="snat", pulses=10, counts=(1, 2, 2, 1
         check(said, f"what it says of the takeover: {''.join(d.err)[-400:]}")
         moved.append(said[0])
         halts.append(said[1] / 1000)
+        parts.append(steps(d))
         if DRIVER == "dpdk":
             check(devices(d), f"what it says of its devices: {''.join(d.err)[-400:]}")
             handed.append(devices(d))
@@ -183,8 +190,10 @@ def upgrades(t, times, running, idle, mode="snat", pulses=10, counts=(1, 2, 2, 1
     d.stop()
     # There the pause is the devices'.
     handed = f", of these {middle([a for a, _ in handed])} to let go of the devices and {middle([b for _, b in handed])} to open them" if handed else ""
+    names = ("at rest after", "all is written", "it is passed", "it is taken")
+    by_steps = ", ".join(f"{name} {middle(values):.1f}" for name, values in zip(names, zip(*parts)))
     return (f"{mode}, {times} upgrades, {running} running and {idle} idle connections, {seen['verified'] >> 20} MiB verified, {comers.served} connected meanwhile (slowest {comers.slowest * 1000:.0f} ms): 0 broken, and none of {len(figures)} counters fell back; "
-            f"nobody serves {middle(halts):.1f} ms in the median, {max(halts):.1f} at worst{handed}; longest gap of a connection {middle(worst):.1f} ms in the median, {max(worst):.1f} at worst "
+            f"nobody serves {middle(halts):.1f} ms in the median ({by_steps}), {max(halts):.1f} at worst{handed}; longest gap of a connection {middle(worst):.1f} ms in the median, {max(worst):.1f} at worst "
             f"(without upgrades {max(quiet, default=0.003) * 1000:.1f})")
 
 

@@ -139,6 +139,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
         let strays = |all| returning.except(Strays::new(all));
         match heir.take(&gates, cards::all(dpdk.as_ref()), strays) {
             Ok(taken) => {
+                devices.take_charge();
                 if !queue.events().go_on(&taken.events) {
                     tracing::warn!("takeover: what has happened before cannot be read, and is left out");
                 }
@@ -299,6 +300,10 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
                 }
             }
         }
+    }
+    if handed_over && dpdk.is_none() {
+        // Freeing all that memory takes a while, and the other one has enough to do.
+        crate::io::go_behind_others();
     }
     if handed_over || lost {
         // What asks servers has no way to them any more, and what it learned another finds out.

@@ -331,18 +331,20 @@ fn try_to_give(passage: &mut Passage, giver: &Giver<'_>, meanwhile: &mut dyn FnM
     let sessions = pack_sessions(rows, conductor.directory(), rows_since);
     let sessions = pass::memory(&sessions).map_err(|e| e.to_string())?;
     let events = pass::memory(&events.to_json()).map_err(|e| e.to_string())?;
-    passage.send(SESSIONS, &[], &[sessions.as_fd(), events.as_fd()], SOON).map_err(sent)?;
+    let connections = |workers: &[Worker]| workers.iter().map(|w| w.status.snapshot().flows).sum::<usize>();
+    let there = (connections(workers) as u64).to_le_bytes();
+    passage.send(SESSIONS, &there, &[sessions.as_fd(), events.as_fd()], SOON).map_err(sent)?;
     wait_for(passage, KNOWN, Instant::now() + PREPARE, meanwhile)?;
     passage.send(BEGIN, &[], &[], SOON).map_err(sent)?;
     expect(passage, BEGUN, Instant::now() + SOON)?;
     // From here on nobody serves until it is decided.
     let _urgency = Urgency::begin();
-    let (began, connections) = (Instant::now(), workers.iter().map(|w| w.status.snapshot().flows).sum());
-    let until = began + still(connections);
+    let began = Instant::now();
+    let until = began + still(connections(workers));
     let halt = Arc::new(Halt::new(workers.len(), wall_nanos(), rows_since, until));
     workers.iter().enumerate().for_each(|(n, worker)| worker.halt(n, halt.clone()));
     conductor.rouse();
-    let decided = settle(passage, &halt, until).and_then(|taken| match cards {
+    let decided = settle(passage, &halt, (began, until)).and_then(|taken| match cards {
         Some(cards) => {
             let words = cards::hand_over(passage, *cards, *heir, &cards::PATIENCE, meanwhile)?;
             Ok(format!("{taken}; {words}"))
@@ -358,9 +360,11 @@ fn try_to_give(passage: &mut Passage, giver: &Giver<'_>, meanwhile: &mut dyn FnM
 }
 
 /// The workers stand still, until the other one has taken all that they have written; in words.
-fn settle(passage: &mut Passage, halt: &Halt, until: Instant) -> Result<String, Failed> {
+fn settle(passage: &mut Passage, halt: &Halt, (began, until): (Instant, Instant)) -> Result<String, Failed> {
     let packed = halt.packed(until).ok_or("a worker does not come to rest")?;
-    let memory = packed.iter().flat_map(|Written { engine, ports }| {
+    let written = began.elapsed();
+    let rest = packed.iter().map(|written| written.rest).max().unwrap_or_default();
+    let memory = packed.iter().flat_map(|Written { engine, ports, .. }| {
         let mut to = Packer::new();
         pack_all(ports, &mut to, |halves, to| halves.iter().for_each(|half| to.block(half)));
         [pass::memory(engine), pass::memory(&to.into_bytes())]
@@ -369,7 +373,10 @@ fn settle(passage: &mut Passage, halt: &Halt, until: Instant) -> Result<String, 
     let files: Vec<BorrowedFd<'_>> = memory.iter().map(AsFd::as_fd).collect();
     let sent = |e: io::Error| in_words(&e);
     passage.send(ESTATE, &halt.at().to_le_bytes(), &files, SOON).map_err(sent)?;
+    let passed = began.elapsed();
     let taken = expect(passage, TAKEN, until)?;
+    let [rest, written, passed, all] = [rest, written, passed, began.elapsed()].map(|took| took.as_micros());
+    tracing::info!("takeover: at rest in {rest} us, written after {written}, passed after {passed}, taken after {all}");
     Ok(String::from_utf8_lossy(&taken.bytes).into_owned())
 }
 
@@ -493,14 +500,18 @@ impl Heir {
         let sent = |e: io::Error| in_words(&e);
         self.passage.send(PREPARED, &[], &[], SOON).map_err(sent)?;
         // It walks over all of its tables.
-        let mut files = expect(&mut self.passage, SESSIONS, Instant::now() + PREPARE)?.files.into_iter();
+        let message = expect(&mut self.passage, SESSIONS, Instant::now() + PREPARE)?;
+        let mut files = message.files.into_iter();
         let sessions = files.next().ok_or("no rows of sessions")?;
+        // Of each worker, if they are divided evenly; and some more, since they come and go.
+        let there = message.bytes.as_slice().try_into().map_or(0, u64::from_le_bytes) as usize;
+        let connections = (there / gates.len().max(1) + there / 8).saturating_add(256);
         let unread = |e: &dyn core::fmt::Display| format!("what was written cannot be read: {e}");
         let sessions = Arc::new(pass::contents(sessions, LARGEST).map_err(|e| unread(&e))?);
         let events = files.next().ok_or("no events")?;
         let events = pass::contents(events, LARGEST_EVENTS).map_err(|e| unread(&e))?;
         let mut rows = 0;
-        for answer in gates.ask(&Order::Sessions(sessions), Instant::now() + PREPARE).ok_or(DIED)? {
+        for answer in gates.ask(&Order::Sessions(sessions, connections), Instant::now() + PREPARE).ok_or(DIED)? {
             let Answer::Sessions(taken) = answer else { return Err(DIED.into()) };
             rows += taken.map_err(|e| unread(&e))?;
         }
@@ -511,6 +522,7 @@ impl Heir {
         self.passage.send(BEGUN, &[], &[], SOON).map_err(sent)?;
         // How long that may take is for the other one to say, who knows how much it is.
         let message = expect(&mut self.passage, ESTATE, Instant::now() + LONGEST)?;
+        let began = Instant::now();
         let at = message.bytes.as_slice().try_into().map(u64::from_le_bytes).map_err(|_| "no time of division")?;
         let (mut engines, mut ports) = (Vec::new(), Vec::new());
         let mut files = message.files.into_iter();
@@ -523,7 +535,9 @@ impl Heir {
         }
         let bytes: usize = engines.iter().map(Vec::len).sum();
         let estate = Arc::new(Estate { at, engines, ports });
+        let read_after = began.elapsed();
         let answers = gates.ask(&Order::TakeOver(estate), Instant::now() + LONGEST).ok_or(DIED)?;
+        let taken_after = began.elapsed();
         let (mut flows, mut more, mut strays) = (0, 0, Vec::new());
         for (worker, answer) in answers.into_iter().enumerate() {
             let Answer::TakenOver(taken) = answer else { return Err(DIED.into()) };
@@ -535,7 +549,11 @@ impl Heir {
             (flows, more) = (flows + taken.flows, more + taken.rows);
             strays.extend(taken.strays.into_iter().map(|key| (key, worker)));
         }
-        let words = format!("{flows} connections, {rows} rows of sessions before and {more} at the end, {bytes} bytes");
+        let words = format!(
+            "{flows} connections, {rows} rows of sessions before and {more} at the end, {bytes} bytes; read in {} us, in its tables after {}",
+            read_after.as_micros(),
+            taken_after.as_micros()
+        );
         except(strays);
         self.passage.send(TAKEN, words.as_bytes(), &[], SOON).map_err(sent)?;
         match cards {

@@ -350,6 +350,11 @@ impl Engine {
         self.flows.memory()
     }
 
+    /// The memory that so many connections take, of another process which has them until now.
+    pub fn memory_for(&self, connections: usize) -> [core::ops::Range<*const u8>; 4] {
+        self.flows.memory_for(connections)
+    }
+
     /// All counters so far.
     pub fn counters(&self) -> &Counters {
         &self.counters

@@ -350,6 +350,18 @@ impl<H, C: Into<F>, F: Into<C>> FlowTable<H, C, F> {
         [self.index.memory(), slab.cast()..slab.wrapping_add(self.hot.capacity()).cast()]
     }
 
+    /// The memory that so many flows take which are put into an empty table.
+    pub fn memory_for(&self, flows: usize) -> [core::ops::Range<*const u8>; 4] {
+        let flows = flows.min(self.capacity);
+        let (hot, cold, whole) = (self.hot.as_ptr(), self.cold.as_ptr(), self.whole.as_ptr());
+        [
+            self.index.memory(),
+            hot.cast()..hot.wrapping_add(flows).cast(),
+            cold.cast()..cold.wrapping_add(flows).cast(),
+            whole.cast()..whole.wrapping_add(flows).cast(),
+        ]
+    }
+
     /// Adds a flow whose client's frames carry `client_key`. `None` when the table is full: the flow is dropped, and
     /// the client's retransmission may find room.
     ///

@@ -50,8 +50,8 @@ use std::os::fd::RawFd;
 
 pub use offload::finish;
 pub use sys::{
-    DeviceInfo, Urgency, allowed_cores, ask_for_large_pages, can_bind_to, device_info, end_process,
-    move_into_large_pages, pin_to_core, wait_readable,
+    DeviceInfo, Urgency, allowed_cores, ask_for_large_pages, can_bind_to, device_info, end_process, go_behind_others,
+    move_into_large_pages, pin_to_core, populate, wait_readable,
 };
 pub use umem::Census;
 

@@ -12,6 +12,8 @@ use std::ffi::CStr;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::thread::JoinHandleExt;
+use std::thread::JoinHandle;
 
 /// What the kernel says of a network device.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -125,6 +127,17 @@ pub fn ask_for_large_pages(memory: &Range<*const u8>) {
     if end.saturating_sub(start) >= WORTH_LARGE_PAGES {
         // SAFETY: advice about how pages are backed: whatever the range, what is in them stays as it is, and what is not mapped is refused.
         unsafe { libc::madvise(start as *mut _, end - start, libc::MADV_HUGEPAGE) };
+    }
+}
+
+/// Has the system give all of this memory now, which otherwise it does page by page when it is first written (`MADV_POPULATE_WRITE`, Linux 5.14).
+pub fn populate(memory: &Range<*const u8>) {
+    // SAFETY: reads a number.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+    let (start, end) = ((memory.start as usize).next_multiple_of(page), memory.end as usize / page * page);
+    if end > start {
+        // SAFETY: what is in the pages stays as it is, and what is not mapped is refused; so does a kernel that does not know it.
+        unsafe { libc::madvise(start as *mut _, end - start, libc::MADV_POPULATE_WRITE) };
     }
 }
 
@@ -618,12 +631,28 @@ impl Urgency {
         schedule(libc::SCHED_RR, 1);
         Urgency(())
     }
+
+    /// The same of another thread, until one that it has begun itself is over: who is to hear of something at once must not have to wait for its turn first.
+    pub fn begin_for<T>(thread: &JoinHandle<T>) {
+        // SAFETY: the thread has not been joined, so its number is its own; the parameters outlive the call, which only reads them.
+        unsafe {
+            let mut parameters: libc::sched_param = zeroed();
+            parameters.sched_priority = 1;
+            libc::pthread_setschedparam(thread.as_pthread_t(), libc::SCHED_RR, &raw const parameters);
+        }
+    }
 }
 
 impl Drop for Urgency {
     fn drop(&mut self) {
         schedule(libc::SCHED_OTHER, 0);
     }
+}
+
+/// The calling thread goes behind all others from now on, for good: what it still has to do nobody waits for.
+pub fn go_behind_others() {
+    // SAFETY: of numbers only. Of a thread's own number (0) it is the thread, not the process.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
 }
 
 /// What is not allowed is not done.

@@ -65,6 +65,7 @@ use crate::time::Time;
 use crate::tunnel::{self, Edge, News, Secret};
 use crate::wire::Frame;
 use crate::wire::packet::Headers;
+use core::ops::Range;
 use lb::admission::ClassCounters;
 use lb::affinity::{Metrics, Update};
 use lb::{BackendId, BackendSet, Directory, Tunnel};
@@ -205,6 +206,10 @@ pub trait FrameHandler {
     fn take_sessions(&mut self, _bytes: &[u8], _now: Time) -> Result<usize, Unreadable> {
         Ok(0)
     }
+    /// See [`Engine::memory_for`].
+    fn memory_for(&self, _connections: usize) -> Vec<Range<*const u8>> {
+        Vec::new()
+    }
     /// See [`Engine::take_over`].
     fn take_over(&mut self, _all: &[Vec<u8>], _owner: Owner<'_>, _now: Time) -> Result<TakenOver, Unreadable> {
         Ok(TakenOver::default())
@@ -341,6 +346,9 @@ impl FrameHandler for Engine {
     }
     fn take_sessions(&mut self, bytes: &[u8], now: Time) -> Result<usize, Unreadable> {
         Engine::take_sessions(self, bytes, now)
+    }
+    fn memory_for(&self, connections: usize) -> Vec<Range<*const u8>> {
+        Engine::memory_for(self, connections).into()
     }
     fn take_over(&mut self, all: &[Vec<u8>], owner: Owner<'_>, now: Time) -> Result<TakenOver, Unreadable> {
         Engine::take_over(self, all, owner, now)
@@ -630,6 +638,12 @@ impl SharedDevices {
         Ok(Passed { places, memories })
     }
 
+    /// The devices are this process's, for good. Not for workers, which run already: exchanging a program may have to wait for whatever else is being
+    /// changed at the machine's devices, and that of the process before does the same.
+    pub fn take_charge(&self) {
+        self.xdp.iter().for_each(|common| common.take_charge());
+    }
+
     /// Whether the drivers have room for it.
     pub fn fits(&self, filter: &Filter) -> Result<(), OpenError> {
         if self.xdp.is_empty() { Ok(()) } else { af_xdp::fits(filter) }
@@ -774,13 +788,15 @@ fn work(
 ) {
     let mut plan = plan;
     let gate = plan.gate.take();
+    // Whoever takes over waits for those.
+    let has_cards = opened.as_ref().is_ok_and(|opened| !opened.is_empty());
     match opened.map_err(|e| e.to_string()).and_then(|opened| prepare(plan, opened)) {
         Ok((mut run, descriptions)) => {
             let _ = tell.send(Ok(descriptions));
             // Nobody waits for it any more.
             drop(tell);
-            if gate.is_none_or(|gate| run.wait_at(&gate)) {
-                run.run(status);
+            if gate.is_none_or(|gate| run.wait_at(&gate)) && run.run(status) == poll::Ending::TakenOver && !has_cards {
+                io::go_behind_others();
             }
         }
         Err(why) => _ = tell.send(Err(why)),
@@ -859,6 +875,7 @@ impl Worker {
 
     /// It is to stop there. It is the worker of this number.
     pub fn halt(&self, number: usize, halt: Arc<succession::Halt>) {
+        io::Urgency::begin_for(&self.thread);
         self.status.halts.put(number, halt);
     }
 

@@ -134,6 +134,15 @@ impl Effects for Outside {
     }
 }
 
+/// Why a loop has come to its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// It was told to, or no port will have a frame again.
+    Stopped,
+    /// Another process goes on with all of it.
+    TakenOver,
+}
+
 /// One worker's loop.
 pub struct Loop<H> {
     handler: H,
@@ -239,7 +248,7 @@ impl<H: FrameHandler> Loop<H> {
     }
 
     /// Turns until it is told to stop, or until no port will ever have a frame again.
-    pub fn run(&mut self, status: &Status) {
+    pub fn run(&mut self, status: &Status) -> Ending {
         // Whoever asks before the first turns are over is not to think that all backends are down.
         self.tell(self.clock.now(), status, false);
         // When the last turn began, if it led to this one at once.
@@ -248,7 +257,8 @@ impl<H: FrameHandler> Loop<H> {
         while !status.stop.load(Ordering::Relaxed) {
             if status.halts.is_there() && self.halt(&status.halts) == succession::Verdict::End {
                 // Others go on with all of it.
-                return self.tell(self.clock.now(), status, true);
+                self.tell(self.clock.now(), status, true);
+                return Ending::TakenOver;
             }
             let now = self.clock.now();
             if let Some(began) = began.take() {
@@ -285,6 +295,7 @@ impl<H: FrameHandler> Loop<H> {
         self.empty_inbox(until);
         self.flush();
         self.tell(self.clock.now(), status, true);
+        Ending::Stopped
     }
 
     /// Which frames are taken, at all ports.
@@ -310,12 +321,17 @@ impl<H: FrameHandler> Loop<H> {
         Sums { ports: port_names(&self.handler, self.rx.len()), now, totals, edge: edge.as_deref() }.pack(&mut behind);
         engine.extend(behind.into_bytes());
         let ports = self.rx.iter_mut().zip(&mut self.outside.tx).map(|(rx, tx)| [rx.pack(), tx.pack()]).collect();
-        Written { engine, ports }
+        Written { engine, ports, ..Written::default() }
     }
 
     /// See [`FrameHandler::take_sessions`].
     pub(super) fn take_sessions(&mut self, bytes: &[u8]) -> Result<usize, Unreadable> {
         self.handler.take_sessions(bytes, self.clock.now())
+    }
+
+    /// So many connections will be taken over: their memory is there before.
+    pub(super) fn expect(&self, connections: usize) {
+        self.handler.memory_for(connections).iter().for_each(io::populate);
     }
 
     /// The ports are this process's, for good.

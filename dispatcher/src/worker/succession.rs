@@ -25,6 +25,9 @@ const OVERLAP: Duration = Duration::from_micros(100);
 /// How often a worker looks whether the others take nothing any more.
 const LOOK: Duration = Duration::from_micros(50);
 
+/// How long a worker that begins to run still goes before all others of the machine: frames wait for it.
+const CATCH_UP: Duration = Duration::from_millis(5);
+
 /// The wall clock, as drivers divide by it.
 pub fn wall_nanos() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
@@ -46,6 +49,8 @@ pub struct Written {
     pub engine: Vec<u8>,
     /// By port: of its receiving and its transmitting half.
     pub ports: Vec<[Vec<u8>; 2]>,
+    /// How long it took to come to rest.
+    pub rest: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -173,8 +178,8 @@ pub struct Estate {
 /// What a worker at the gate is told. When nobody can tell it anything any more, it ends.
 #[derive(Clone, Debug)]
 pub enum Order {
-    /// Its part of these rows of sessions is its own.
-    Sessions(Arc<Vec<u8>>),
+    /// Its part of these rows of sessions is its own; and about so many connections will be.
+    Sessions(Arc<Vec<u8>>, usize),
     /// Frames arrive from now on.
     Begin,
     /// Its part of this is its own.
@@ -225,6 +230,16 @@ pub fn gates(workers: usize) -> (Gates, Vec<Gate>) {
 }
 
 impl Gates {
+    /// Workers.
+    pub fn len(&self) -> usize {
+        self.orders.len()
+    }
+
+    /// There is none.
+    pub fn is_empty(&self) -> bool {
+        self.orders.is_empty()
+    }
+
     /// Tells all of them, and waits for their answers, in order. `None` when one does not answer in time, or has died.
     pub fn ask(&self, order: &Order, until: Instant) -> Option<Vec<Answer>> {
         self.tell(order)?;
@@ -243,15 +258,17 @@ impl<H: FrameHandler> Loop<H> {
     #[cold]
     pub(super) fn halt(&mut self, stop: &Stop) -> Verdict {
         let Some((worker, halt)) = stop.take() else { return Verdict::GoOn };
+        // It has begun already, by who put the halt down; here it ends.
+        let _urgency = Urgency::begin();
         if halt.is_decided() {
             return halt.verdict();
         }
-        let _urgency = Urgency::begin();
         self.divide(Divide::Before(halt.at));
         let verdict = match self.come_to_rest(&halt) {
             true => {
+                let rest = Duration::from_nanos(wall_nanos().saturating_sub(halt.at));
                 let packed = self.pack(halt.rows_since);
-                halt.wrote(worker, packed);
+                halt.wrote(worker, Written { rest, ..packed });
                 halt.verdict()
             }
             // Whoever waits for it gives up at that time, too.
@@ -293,12 +310,21 @@ impl<H: FrameHandler> Loop<H> {
         }
     }
 
+    /// Works on what has come while nobody served: for a moment only, since nothing else of this thread's is looked at meanwhile.
+    fn catch_up(&mut self) {
+        let until = Instant::now() + CATCH_UP;
+        while self.turn_now() > 0 && Instant::now() < until {}
+    }
+
     /// Waits at the gate. False when it is not to run.
     pub(super) fn wait_at(&mut self, gate: &Gate) -> bool {
         let mut urgency = None;
         while let Ok(order) = gate.orders.recv() {
             let answer = match order {
-                Order::Sessions(bytes) => Answer::Sessions(self.take_sessions(&bytes)),
+                Order::Sessions(bytes, connections) => {
+                    self.expect(connections);
+                    Answer::Sessions(self.take_sessions(&bytes))
+                }
                 Order::Begin => {
                     urgency = Some(Urgency::begin());
                     self.begin();
@@ -309,8 +335,9 @@ impl<H: FrameHandler> Loop<H> {
                     Answer::TakenOver(self.inherit(&estate.engines, &estate.ports, (gate.worker, gate.workers)))
                 }
                 Order::Run => {
-                    drop(urgency);
                     self.take_charge();
+                    self.catch_up();
+                    drop(urgency);
                     return true;
                 }
             };

@@ -49,6 +49,12 @@ impl Common {
         locked(&self.memories).iter().map(|(number, memory)| Ok((*number, memory.try_clone()?))).collect()
     }
 
+    /// See [`SharedDevices::take_charge`](crate::worker::SharedDevices::take_charge).
+    pub fn take_charge(&self) {
+        let attached = locked(&self.attached).upgrade();
+        attached.iter().for_each(|attached| attached.take_charge());
+    }
+
     pub(super) fn has_memory(&self, number: u32, memory: Memory) {
         locked(&self.memories).insert(number, memory);
     }
@@ -161,7 +167,7 @@ impl Attached {
     }
 
     /// Our program takes the place of that of a process that has gone, if one has. When that cannot be just now, that one goes on, with what it was told last.
-    pub(super) fn take_charge(&self) {
+    fn take_charge(&self) {
         if !self.in_charge.load(Ordering::Relaxed) {
             let replaced = self.program.replace(&locked(&self.state).link);
             self.in_charge.store(replaced.is_ok(), Ordering::Relaxed);

@@ -295,10 +295,6 @@ impl Receiver for XdpReceiver {
         Ok(())
     }
 
-    fn take_charge(&mut self) {
-        self.seat.attached.take_charge();
-    }
-
     fn device_event(&mut self) {
         self.traffic.link_downs += self.link.downs();
         if self.link.is_gone() && self.take_up_again() {
