@@ -219,7 +219,7 @@ impl Engine {
         self.trails.begin_at(self.serial + 1);
         // By that it is known who may be given to whom.
         self.gates.follow_health(&self.directory, &self.health);
-        self.settle_in(arriving, &mut taken);
+        self.settle_in_order(arriving, &mut taken);
         if !same_ports && self.config.address_mode == AddressMode::Snat {
             self.dial_elsewhere();
         }
@@ -294,7 +294,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Reads one connection, if it is this worker's.
+    /// Reads one connection, if it is this worker's, and puts it into the tables, or to those that stand in line.
     fn unpack_flow<'a>(
         &mut self,
         from: &mut Unpacker<'a>,
@@ -306,7 +306,7 @@ impl Engine {
         let mut read = || {
             let (client, server) = <(Key, Option<Key>)>::unpack(from)?;
             if owner(&client) != self.worker {
-                return Ok(());
+                return Ok(None);
             }
             let Engine { buffers, routes, .. } = self;
             let hop = |id| Some(routes.backend(id)?.hop);
@@ -320,12 +320,17 @@ impl Engine {
                 return Err(parts.err().unwrap_or(Unreadable::Impossible("a state that cannot be")));
             }
             one.follow_classes(|service, class| head.class(service, class));
-            all.push(one);
-            Ok(())
+            Ok(Some(one))
         };
-        if let Err(why) = read() {
-            taken.lost += 1;
-            taken.why.get_or_insert(why);
+        match read() {
+            // Few as a rule, and each is large: the others are not carried to and fro.
+            Ok(Some(one)) if one.stands_in_line() => all.push(one),
+            Ok(Some(one)) => self.settle(one, taken),
+            Ok(None) => {}
+            Err(why) => {
+                taken.lost += 1;
+                taken.why.get_or_insert(why);
+            }
         }
     }
 }

@@ -52,27 +52,36 @@ pub(super) struct Arriving<'a> {
     pub place: Option<Place>,
 }
 
+impl Arriving<'_> {
+    /// Its place among others of its kind is by time.
+    pub fn stands_in_line(&self) -> bool {
+        matches!(self.c.state, State::Opening(Opening { stage: Stage::Queued(_), .. }) | State::TimeWait { .. })
+    }
+}
+
 impl Engine {
-    /// Puts connections into all the tables that know of them.
-    pub(super) fn settle_in(&mut self, mut arriving: Vec<Arriving<'_>>, taken: &mut TakenOver) {
-        // Those that wait stand in line in their order, and so do those that are closed.
+    /// Puts those into the tables that stand in line: those that wait, and those that are closed, each in their order.
+    pub(super) fn settle_in_order(&mut self, mut arriving: Vec<Arriving<'_>>, taken: &mut TakenOver) {
         arriving.sort_by_key(|one| match &one.c.state {
             State::Opening(Opening { stage: Stage::Queued(queued), .. }) => queued.since,
             State::TimeWait { until } => *until,
             _ => Time::ZERO,
         });
-        for one in arriving {
-            match self.settle(one, taken) {
-                Ok(()) => taken.flows += 1,
-                Err(why) => {
-                    taken.lost += 1;
-                    taken.why.get_or_insert(why);
-                }
+        arriving.into_iter().for_each(|one| self.settle(one, taken));
+    }
+
+    /// Puts a connection into all the tables that know of it.
+    pub(super) fn settle(&mut self, one: Arriving<'_>, taken: &mut TakenOver) {
+        match self.try_to_settle(one, taken) {
+            Ok(()) => taken.flows += 1,
+            Err(why) => {
+                taken.lost += 1;
+                taken.why.get_or_insert(why);
             }
         }
     }
 
-    fn settle(&mut self, one: Arriving<'_>, taken: &mut TakenOver) -> Result<(), Unreadable> {
+    fn try_to_settle(&mut self, one: Arriving<'_>, taken: &mut TakenOver) -> Result<(), Unreadable> {
         let Arriving { client, server, hot, mut c, readings, taken: units, place } = one;
         let can_be = |key: &Key| {
             key.protocol == protocol::TCP && [key.src, key.dst].iter().all(|addr| addr.family() == client.family())
