@@ -291,7 +291,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
                 Err(Failed { why, over }) => {
                     let then = if over { "without its devices nothing goes on" } else { "everything goes on here" };
                     let words = format!("takeover by {who} has failed: {why}; {then}");
-                    let news = News::new(Kind::Takeover, true, words).with("by", &who).with("why", why);
+                    let news = News::new(Kind::Takeover, true, words).with("by", who).with("why", why);
                     queue.events().tell(news, wall_clock_exactly());
                     if over {
                         lost = true;
