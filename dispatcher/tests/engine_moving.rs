@@ -19,7 +19,7 @@ fn busy(seed: u64) -> World {
         p.proxy_protocol = seed.is_multiple_of(2);
         p.cookie = Some(COOKIE.parse().unwrap());
     });
-    if seed % 3 > 0 {
+    if !seed.is_multiple_of(3) {
         // Some wait.
         let limits = BackendLimits {
             max_connections: Some(5),
