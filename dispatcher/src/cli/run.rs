@@ -301,10 +301,6 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
             }
         }
     }
-    if handed_over && dpdk.is_none() {
-        // Freeing all that memory takes a while, and the other one has enough to do.
-        crate::io::go_behind_others();
-    }
     if handed_over || lost {
         // What asks servers has no way to them any more, and what it learned another finds out.
         prober.stop();
@@ -315,6 +311,10 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     // The last one.
     state.iter_mut().for_each(|state| _ = state.beat(clock.now(), wall_millis()));
     drop((server, metrics, queue));
+    if handed_over {
+        // Freeing all that memory takes a while, and the other one has enough to do.
+        crate::io::go_behind_others();
+    }
     let directory = running.conductor.directory().clone();
     let (last, died): (Vec<_>, Vec<_>) = workers.into_iter().map(Worker::join).unzip();
     let journal_lost = writer.map_or(0, |w| w.finish());
