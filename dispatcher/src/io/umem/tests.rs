@@ -165,7 +165,7 @@ impl Worker {
             2 if !receiving.is_empty() => {
                 held.push(umem.received(*socket, receiving.remove(n % receiving.len()), 60).unwrap());
             }
-            3 => held.extend(umem.copy_in(&vec![n as u8; if n % 3 == 0 { 3000 } else { 60 }])),
+            3 => held.extend(umem.copy_in(&vec![n as u8; if n.is_multiple_of(3) { 3000 } else { 60 }])),
             4 | 5 if !held.is_empty() => {
                 sending.extend(umem.to_send(*socket, held.remove(n % held.len())).map(|part| part.address));
             }
