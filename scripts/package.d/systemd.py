@@ -56,7 +56,7 @@ class Container:
 
 
 def journal(container):
-    return run(*container.inside("journalctl", "--no-pager", "-u", "dispatcher", "-n", "30", "-o", "cat")).stdout
+    return run(*container.inside("journalctl", "--no-pager", "-u", "dispatcher", "-n", "40", "-o", "short-precise")).stdout
 
 
 def main():

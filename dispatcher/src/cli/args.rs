@@ -192,6 +192,10 @@ pub struct RunArgs {
     #[arg(long, requires = "takeover")]
     pub background: bool,
 
+    /// The first half of --background, for that alone.
+    #[arg(long, hide = true, requires = "takeover")]
+    pub detached: bool,
+
     /// Where what operators say by `dispatcher ctl` is kept over a restart [default: beside the control socket, PATH.overrides]
     #[arg(long, value_name = "FILE")]
     pub overrides: Option<PathBuf>,
@@ -455,7 +459,7 @@ mod tests {
         let refused: Vec<_> = run.get_arg_conflicts_with(config).iter().map(|flag| flag.get_id().to_string()).collect();
         let taken = run.get_arguments().map(|flag| flag.get_id().to_string()).filter(|flag| !refused.contains(flag));
         let taken: Vec<_> = taken.collect();
-        assert_eq!(taken, ["config", "takeover", "background", "help"]);
+        assert_eq!(taken, ["config", "takeover", "background", "detached", "help"]);
         let words = ["dispatcher", "run", "--config", "file", "--takeover", "--background"];
         assert!(Cli::try_parse_from(words).is_ok());
         let words = ["dispatcher", "run", "--config", "file", "--vip", "192.0.2.1:443"];

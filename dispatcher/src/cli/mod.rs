@@ -11,6 +11,7 @@
 //! * [`run`]: `dispatcher run`; `cards`: of DPDK, where it is built in; [`report`]: what it prints; [`signs`]: what it warns of.
 
 pub mod args;
+mod background;
 pub mod capture;
 mod cards;
 pub mod check;

@@ -1,6 +1,7 @@
 //! `dispatcher run`: checks, starts the workers, reports until it is told to stop.
 
 use super::args::RunArgs;
+use super::background;
 use super::signs::Signs;
 use super::{REFUSED, Refusal, cards, check, check_file, listing, log, report};
 use crate::checks::Checks;
@@ -10,8 +11,6 @@ use crate::control::events::{Kind, News};
 use crate::control::live::{Live, Source};
 use crate::control::overrides::saved::Saved;
 use crate::control::service::Manager;
-use crate::control::socket::api::Overview;
-use crate::control::socket::client::{self, Question};
 use crate::control::socket::running::{wall_clock, wall_clock_exactly};
 use crate::control::socket::server::Server;
 use crate::control::socket::{self, Control, Running};
@@ -27,13 +26,11 @@ use crate::worker::poll::Clock;
 use crate::worker::prober::{self, Prober};
 use crate::worker::succession::{self, Gates};
 use crate::worker::{self, Conductor, Exchange, Plan, SharedDevices, Steering, Worker, changes, post};
-use hyper::Method;
 use lb::affinity::Reader;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use std::io::{self, Write};
-use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -49,6 +46,9 @@ const IMPATIENT: i32 = 130;
 
 /// The command. `Err` when nothing was started.
 pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
+    if args.detached {
+        return background::leave();
+    }
     let source = match &args.config {
         None => Source::flags(check::configuration(args)?),
         Some(file) => match check_file::load(file)? {
@@ -62,7 +62,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
     };
     let process = source.configuration.process.clone();
     if args.background {
-        return in_background(process.control.as_deref());
+        return background::start(process.control.as_deref());
     }
     let saved = match (&process.overrides, &process.control) {
         (Some(file), _) => Some(Saved::at(file)),
@@ -339,32 +339,6 @@ impl Turns {
             self.0 = now;
         }
         turned
-    }
-}
-
-/// How often it is asked whether the one in the background has taken over.
-const ASK: Duration = Duration::from_millis(50);
-
-/// The same command in a process of its own, which goes on when it has taken over, or with what it says when it cannot.
-fn in_background(control: Option<&Path>) -> Result<ExitCode, Refusal> {
-    let refused = |why: String| Refusal::new(format!("takeover: {why}"));
-    let control = control.ok_or_else(|| refused("no --control: by it the running one is found".into()))?;
-    let program = std::env::current_exe().map_err(|e| refused(e.to_string()))?;
-    let words = std::env::args_os().skip(1).filter(|word| word != "--background");
-    let mut other =
-        Command::new(program).args(words).stdin(Stdio::null()).spawn().map_err(|e| refused(e.to_string()))?;
-    loop {
-        if let Some(status) = other.try_wait().map_err(|e| refused(e.to_string()))? {
-            // It has said why.
-            let code = status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0);
-            return Ok(code.map_or(ExitCode::FAILURE, ExitCode::from));
-        }
-        let answer = client::request(control, Question::new(Method::GET, "/v1"));
-        let told = answer.ok().and_then(|answer| serde_json::from_slice::<Overview>(&answer.body).ok());
-        if told.is_some_and(|told| told.pid == other.id()) {
-            return Ok(ExitCode::SUCCESS);
-        }
-        std::thread::sleep(ASK);
     }
 }
 
