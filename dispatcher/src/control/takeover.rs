@@ -16,7 +16,7 @@
 //! | old | `GO` | the last step: it ends, whatever happens, and has never been |
 //! | new | | runs |
 //!
-//! Devices that cannot be in two hands change hands in front of the last step ([`cards`]).
+//! Devices that cannot be in two hands change hands in front of the last step (`cards`).
 //!
 //! Until `GO` has been sent the old one goes on when anything goes wrong, or takes too long, and says why (`REFUSED`). The new one ends then, and says so. If the old one dies after its
 //! estate is complete, the new one runs: nobody else would.

@@ -204,7 +204,7 @@ pub struct Taken {
     pub control: OwnedFd,
     /// The socket where metrics are asked for, and where that is.
     pub metrics: Option<(SocketAddr, OwnedFd)>,
-    /// What has happened there, for [`Events::go_on`].
+    /// What has happened there, for [`Events::go_on`](crate::control::events::Events::go_on).
     pub events: Vec<u8>,
 }
 
