@@ -32,7 +32,7 @@ pub struct StormArgs {
     #[arg(long, value_enum, default_value = "all")]
     preset: Preset,
     /// Exactly these kinds of trouble in every world, separated by commas: loss, duplication, reordering, corruption, delay, full, crash,
-    /// stall, leap, mtu, ports, tables, forgery, past, reuse, evil-clients, evil-server, workers, reconfigure, liar, limits; or none
+    /// stall, leap, mtu, ports, tables, forgery, past, reuse, evil-clients, evil-server, workers, reconfigure, liar, limits, upgrade; or none
     #[arg(long, value_name = "KIND,...", value_parser = kinds)]
     only: Option<Kinds>,
     /// Never these kinds of trouble

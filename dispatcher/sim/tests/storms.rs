@@ -105,3 +105,12 @@ fn a_burst_that_is_handed_over_out_of_order_is_not_reset_soon_after_our_start() 
     let kinds = [Kind::Loss, Kind::Reordering, Kind::Corruption, Kind::Workers].into_iter().collect();
     attempt(&Scenario::new(647, &Wish { kinds: Some(kinds), ..Wish::default() }), None).unwrap();
 }
+
+/// An answer that is read for too long is let go of at the next look for such: at the same one, whether another process took over meanwhile or not.
+#[test]
+fn an_answer_that_lasts_too_long_is_let_go_of_at_the_same_moment_behind_a_takeover() {
+    use Kind::{Duplication, EvilServer, Forgery, Leap, Loss, Reordering, Reuse, Upgrade};
+    let kinds = [Loss, Duplication, Reordering, Leap, Forgery, Reuse, EvilServer, Upgrade].into_iter().collect();
+    let wish = Wish { kinds: Some(kinds), connections: 12, ..Wish::default() };
+    attempt(&Scenario::new(609, &wish), None).unwrap();
+}

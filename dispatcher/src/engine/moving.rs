@@ -211,6 +211,9 @@ impl Engine {
                 }
             }
             self.serial = self.serial.max(head.serial);
+            if head.swept <= now {
+                self.swept = head.swept;
+            }
             debug_assert!(head.worker < head.workers);
         }
         // The numbers of one worker are apart by the number of workers.

@@ -2,6 +2,7 @@
 
 use crate::engine::Engine;
 use crate::pack::{Ids, Pack, Packer, Unpacker, Unreadable};
+use crate::time::Time;
 use lb::admission::{ClassId, MAX_CLASSES};
 use lb::{Directory, ServiceId};
 use std::collections::HashMap;
@@ -12,6 +13,8 @@ pub(super) struct Head {
     pub worker: u32,
     pub workers: u32,
     pub serial: u64,
+    /// What has lasted for too long goes at the same moments as there.
+    pub swept: Time,
     pub ids: Ids,
     /// By service here: which classes those of its numbers there are. One whose name is not here is the last.
     classes: HashMap<u32, [ClassId; MAX_CLASSES]>,
@@ -27,9 +30,9 @@ impl Head {
 
     /// Of an engine.
     pub fn pack(engine: &Engine, to: &mut Packer) {
-        let Engine { worker, workers, serial, directory, .. } = engine;
+        let Engine { worker, workers, serial, swept, directory, .. } = engine;
         (*worker as u32, *workers as u32).pack(to);
-        serial.pack(to);
+        (*serial, *swept).pack(to);
         (directory.backends().count() as u32).pack(to);
         for b in directory.backends() {
             (b.id, b.name.clone()).pack(to);
@@ -52,11 +55,11 @@ impl Head {
         let nobody = Ids::default();
         let from = &mut Unpacker::new(bytes, &nobody);
         let (worker, workers) = <(u32, u32)>::unpack(from)?;
-        let serial = u64::unpack(from)?;
+        let (serial, swept) = Pack::unpack(from)?;
         if worker >= workers || serial > u64::MAX / 2 {
             return Err(Unreadable::Impossible("whose it is"));
         }
-        let mut head = Head { worker, workers, serial, ids: Ids::default(), classes: HashMap::new() };
+        let mut head = Head { worker, workers, serial, swept, ids: Ids::default(), classes: HashMap::new() };
         for _ in 0..u32::unpack(from)? {
             let (number, name) = <(u16, String)>::unpack(from)?;
             let (addr, tunnel) = <(SocketAddr, Option<String>)>::unpack(from)?;
