@@ -114,3 +114,10 @@ fn an_answer_that_lasts_too_long_is_let_go_of_at_the_same_moment_behind_a_takeov
     let wish = Wish { kinds: Some(kinds), connections: 12, ..Wish::default() };
     attempt(&Scenario::new(609, &wish), None).unwrap();
 }
+
+/// A connection whose dial failed waits for room, and the answer of the one that did not answer is still waited for: it is taken over like any other.
+#[test]
+fn one_that_waits_again_behind_a_failed_dial_is_taken_over() {
+    let kinds = [Kind::Loss, Kind::Full, Kind::Leap, Kind::Limits, Kind::Upgrade].into_iter().collect();
+    attempt(&Scenario::new(15, &Wish { kinds: Some(kinds), connections: 12, ..Wish::default() }), None).unwrap();
+}

@@ -354,11 +354,12 @@ impl<'a> Arriving<'a> {
                 _ => return Err(Unreadable::Impossible("a part of a connection")),
             }
         }
-        let spliced = matches!(self.c.state, State::Spliced(_));
+        // One whose dial failed may wait for room again, and its reading has begun.
+        let may_read = matches!(self.c.state, State::Spliced(_) | State::Opening(_));
         let Readings { flight, http, late } = self.readings;
         let reads = flight.is_some() || http.is_some() || late.is_some();
         let has_ended = self.c.record.told || self.c.record.backend.is_none();
-        match reads && !(spliced || self.c.dialing().is_some()) || self.taken.is_some() && has_ended {
+        match reads && !may_read || self.taken.is_some() && has_ended {
             true => Err(Unreadable::Impossible("a part that it cannot have")),
             false => Ok(()),
         }
