@@ -191,7 +191,7 @@ fn every_flag_has_its_key() {
         let key = match flag {
             "vip" => "listen",
             // The file itself; how this process begins.
-            "help" | "config" | "takeover" | "background" => continue,
+            "help" | "config" | "takeover" | "background" | "detached" => continue,
             other => other,
         };
         assert!(KEYS.iter().any(|k| k.name == key), "--{flag} has no key");
