@@ -74,7 +74,9 @@ pub fn pack(hot: &Hot, c: &Connection, buffers: &BufferPool, to: &mut Packer) {
         Late::Unclear => 2,
     };
     (late, *proxy).pack(to);
-    handshake.pack(to);
+    // Where its units have been given back there is nothing to end.
+    let under_way = record.slot.as_ref().is_some_and(|slot| slot.units() > 0);
+    handshake.as_ref().filter(|_| under_way).copied().pack(to);
     pack_state(state, buffers, to);
 }
 
