@@ -113,24 +113,35 @@ impl<T> Watches<T> {
         Some((WatchId(i), &mut self.places[i as usize]))
     }
 
-    /// Writes whose a place is, and since when, for [`Watches::take_over`].
-    pub fn pack(&self, id: WatchId, to: &mut Packer) {
-        let Some(Holder { flow: _, client, opened, heard }) = self.holders.get(id.0 as usize).copied().flatten() else {
+    /// Writes whose a place is, since when, and, by `pack`, what is read there, for [`Watches::take_over`]. Nothing of one that is free.
+    pub fn pack(&self, id: WatchId, to: &mut Packer, pack: impl FnOnce(&T, &mut Packer)) {
+        let (Some(Some(holder)), Some(Some(reading))) =
+            (self.holders.get(id.0 as usize), self.places.get(id.0 as usize))
+        else {
             return;
         };
+        let Holder { flow: _, client, opened, heard } = *holder;
         (client, (opened, heard)).pack(to);
+        pack(reading, to);
     }
 
-    /// As [`Watches::open`], for one that had a place in another process.
+    /// As [`Watches::open`], for one that had a place in another process: `unpack` reads what was read there. None when there is no place for it, or no buffer.
     pub fn take_over(
         &mut self,
         flow: FlowId,
         from: &mut Unpacker<'_>,
-    ) -> Result<Option<(WatchId, &mut Option<T>)>, Unreadable> {
+        unpack: impl FnOnce(&mut Option<T>, &mut Unpacker<'_>) -> Result<(), Unreadable>,
+    ) -> Result<Option<WatchId>, Unreadable> {
         let (client, (opened, heard)) = Pack::unpack(from)?;
         let Some((id, _)) = self.open(flow, client, opened) else { return Ok(None) };
         self.holders[id.0 as usize] = Some(Holder { flow, client, opened, heard });
-        Ok(Some((id, &mut self.places[id.0 as usize])))
+        match unpack(&mut self.places[id.0 as usize], from) {
+            Ok(()) => Ok(Some(id)),
+            Err(why) => {
+                self.close(id);
+                if why == Unreadable::NoRoom { Ok(None) } else { Err(why) }
+            }
+        }
     }
 
     /// One that is open, whose other end has said something; and who its client is.
@@ -144,12 +155,6 @@ impl<T> Watches<T> {
     pub fn get_mut(&mut self, id: WatchId) -> Option<&mut T> {
         self.holders.get(id.0 as usize)?.as_ref()?;
         self.places[id.0 as usize].as_mut()
-    }
-
-    /// The same, to be looked at.
-    pub fn get(&self, id: WatchId) -> Option<&T> {
-        self.holders.get(id.0 as usize)?.as_ref()?;
-        self.places[id.0 as usize].as_ref()
     }
 
     /// The place is free again; what was read there, which means nothing from now on. `None` of one that is free.

@@ -211,10 +211,7 @@ impl Readings {
 
     /// Writes one, for [`Readings::take_over`].
     pub fn pack(&self, id: WatchId, buffers: &BufferPool, to: &mut Packer) {
-        if let Some(reading) = self.places.get(id) {
-            self.places.pack(id, to);
-            reading.pack(buffers, to);
-        }
+        self.places.pack(id, to, |reading, to| reading.pack(buffers, to));
     }
 
     /// Takes over what another process was reading of `flow`; none when there is no place for it, or no buffer.
@@ -224,14 +221,10 @@ impl Readings {
         buffers: &mut BufferPool,
         from: &mut Unpacker<'_>,
     ) -> Result<Option<WatchId>, Unreadable> {
-        let Some((id, place)) = self.places.take_over(flow, from)? else { return Ok(None) };
-        match place.get_or_insert_with(Reading::new).unpack(buffers, from) {
-            Ok(()) => Ok(Some(id)),
-            Err(why) => {
-                self.places.close(id);
-                if why == Unreadable::NoRoom { Ok(None) } else { Err(why) }
-            }
-        }
+        let unpack = |place: &mut Option<Reading>, from: &mut Unpacker<'_>| {
+            place.get_or_insert_with(Reading::new).unpack(buffers, from)
+        };
+        self.places.take_over(flow, from, unpack)
     }
 
     /// Done: `note` hears what it has shown, and the place is free again.

@@ -52,7 +52,7 @@ pub(super) fn left(directory: &Directory) -> Left {
     }
 }
 
-pub(super) fn pack_tunnel(tunnel: &Option<Tunnel>, to: &mut Packer) {
+fn pack_tunnel(tunnel: &Option<Tunnel>, to: &mut Packer) {
     let Some(tunnel) = tunnel else { return 0u8.pack(to) };
     match tunnel.kind {
         TunnelKind::Ipip => 1u8.pack(to),
@@ -69,7 +69,7 @@ pub(super) fn pack_tunnel(tunnel: &Option<Tunnel>, to: &mut Packer) {
     tunnel.endpoint.pack(to);
 }
 
-pub(super) fn unpack_tunnel(from: &mut Unpacker<'_>) -> Result<Option<Tunnel>, Unreadable> {
+fn unpack_tunnel(from: &mut Unpacker<'_>) -> Result<Option<Tunnel>, Unreadable> {
     let kind = match u8::unpack(from)? {
         0 => return Ok(None),
         1 => TunnelKind::Ipip,
