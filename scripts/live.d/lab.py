@@ -301,8 +301,9 @@ class Dispatcher:
         self.status = self.process.returncode
 
 
-def base_args(vips=None, backends=None):
-    """The lab's own flags; with VIPs (ADDR:PORT) and backends (NAME=ADDR:PORT) of the test's where given."""
+def base_args(vips=None, backends=None, workers=None):
+    """The lab's own flags; with VIPs (ADDR:PORT), backends (NAME=ADDR:PORT) and workers of the test's where given. Each worker counts and takes turns by
+    itself: where that is compared to the last one, there is to be one."""
     args = lab("args").split()
     pairs = list(zip(args[::2], args[1::2]))
     if vips is not None:
@@ -312,6 +313,8 @@ def base_args(vips=None, backends=None):
         first = next((value for flag, value in pairs if flag == "--backend"), "")
         tunnel = first[first.index(",tunnel="):] if ",tunnel=" in first else ""
         pairs = [p for p in pairs if p[0] != "--backend"] + [("--backend", b + tunnel) for b in backends]
+    if workers is not None:
+        pairs = [p for p in pairs if p[0] != "--workers"] + [("--workers", str(workers))]
     return [word for pair in pairs for word in pair]
 
 

@@ -25,13 +25,6 @@ def among(namespace, *command):
     return subprocess.run(["ip", "netns", "exec", f"{PREFIX}-{namespace}", *command], capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 
-def with_workers(workers):
-    """The lab's flags with so many workers."""
-    args = lab.base_args()
-    pairs = [p for p in zip(args[::2], args[1::2]) if p[0] != "--workers"]
-    return [word for pair in pairs for word in pair] + ["--workers", str(workers)]
-
-
 def through_queue(t, namespace, device, queue):
     """From now on everything leaves `device` by this queue of two, whichever core sends it (XPS)."""
     def cores(of, mask):
@@ -73,7 +66,7 @@ def two_workers(t):
     # What clients send comes by the first queue, what servers send by the second.
     through_queue(t, "clients", "c0", 0)
     through_queue(t, "servers", "s0", 1)
-    d = t.dispatcher(args=with_workers(2))
+    d = t.dispatcher(args=lab.base_args(workers=2))
     sums = bodies()
     ctx = clients.context()
     for i in range(60):

@@ -59,7 +59,7 @@ def client(heard, source, session=None, keep=None, early=None):
 
 
 def addresses(*numbers):
-    return lab.base_args([f"{VIP}:443"], [f"web{n}=10.78.0.{n}:8443" for n in numbers])
+    return lab.base_args([f"{VIP}:443"], [f"web{n}=10.78.0.{n}:8443" for n in numbers], workers=1)
 
 
 @test

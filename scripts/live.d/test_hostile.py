@@ -247,7 +247,7 @@ def half_a_hello(t):
 def flow_table_full(t):
     """--flow-capacity reached: those in it live, others wait and are served when there is room"""
     t.servers.want("nginx,nginx,haproxy")
-    d = t.dispatcher("--flow-capacity", "100")
+    d = t.dispatcher("--flow-capacity", "100", args=lab.base_args(workers=1))
     ctx = clients.context()
     held = []
     for i in range(100):

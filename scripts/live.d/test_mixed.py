@@ -207,7 +207,7 @@ def mixed(t, version):
     t.servers.want(",".join(KINDS), {"1.2": "ticket", "1.3": "tls13"}[version])
     # No IPv6: not all of these servers listen there.
     # Browsers open connections that they may need, and say nothing on them for a while.
-    d = t.dispatcher("--balance", "least-conn", "--hello-timeout", "10s", args=lab.base_args([f"{VIP}:443"], backends()))
+    d = t.dispatcher("--balance", "least-conn", "--hello-timeout", "10s", args=lab.base_args([f"{VIP}:443"], backends(), workers=1))
     kinds = [Placed, OpenSsl, Curl, GnuTls, Java, Python, Large] + ([Chromium] if shutil.which("chromium") else [])
     told, returned, resumed, misses = [], Counter(), Counter(), Counter()
     reasons = {kind: set() for kind in KINDS}

@@ -203,7 +203,7 @@ def balancing(t):
 
     def shares(count, same, *flags, weights=(1, 1, 1)):
         backends = [f"web{n}=10.78.0.{10 + n}:443,weight={w}" for n, w in zip((1, 2, 3), weights)]
-        d = t.dispatcher(*flags, args=lab.base_args([f"{VIP}:443"], backends))
+        d = t.dispatcher(*flags, args=lab.base_args([f"{VIP}:443"], backends, workers=1))
         for i in range(count):
             clients.fetch(clients.address(0 if same else i))
         log = d.await_log(count)
