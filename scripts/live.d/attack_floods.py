@@ -44,7 +44,7 @@ def flooded(t, kind, share=None):
         rate = share * d.taken_since(mark)
         flood.stop()
         time.sleep(1)
-    honest = Honest()
+    honest = Honest(t)
     quiet = honest.during(QUIET)
     flood = Flood(t, d, kind, rate)
     time.sleep(0.5)

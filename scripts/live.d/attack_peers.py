@@ -24,7 +24,7 @@ def beside(t, attack, seconds=UNDER, least=1.0, flags=()):
     dispatcher, stopped, and what was seen."""
     t.servers.want("nginx,nginx,haproxy")
     d = t.dispatcher(*flags)
-    honest = Honest()
+    honest = Honest(t)
     quiet = honest.during(QUIET)
     before = d.memory()
     stop = threading.Event()

@@ -71,7 +71,7 @@ def flood_tunnel_handshakes(t):
     by(t, "wireguard")
     ctl, d = asked(t)
     lab.wait_until(lambda: all(one["state"] == "up" for one in tunnels(ctl)), 20, "tunnels up")
-    honest = Honest()
+    honest = Honest(t)
     quiet = honest.during(5)
     flood = Handshakes(t, d.mac("lan"))
     time.sleep(0.5)

@@ -34,9 +34,11 @@ class Seen:
 class Honest:
     """Clients in threads of their own, each with new connections one after the other until told to stop.
 
-    A visit is a TCP connection, a TLS handshake and a small answer. It counts for the phase in which it began."""
+    A visit is a TCP connection, a TLS handshake and a small answer. It counts for the phase in which it began. They end with their test, whatever
+    becomes of that."""
 
-    def __init__(self, threads=3, pause=0.02, timeout=30):
+    def __init__(self, t, threads=3, pause=0.02, timeout=30):
+        t.undo.append(self.finish)
         self.visits, self.stopping = [], threading.Event()
         self.pause, self.timeout = pause, timeout
         self.threads = [threading.Thread(target=self.run, args=(n,), daemon=True) for n in range(threads)]

@@ -125,7 +125,7 @@ def wireguard_anew(t):
     by(t, "wireguard")
     ctl, d = asked(t)
     up(ctl)
-    honest = Honest()
+    honest = Honest(t)
     quiet = honest.during(2)
     lab.lab("far", "stop")
     lab.lab("far", "start")
@@ -193,9 +193,11 @@ backend = [{{ name = "web1", address = "{outer}:80", tunnel = {{ kind = "wiregua
     device = "wgd-" + lab.PREFIX
     commands = commands.replace("ip link add dispatcher0 type wireguard\n", "").replace("/etc/wireguard/dispatcher0.key", pub).replace("dispatcher0", device)
     go = subprocess.Popen([*lab.lab_namespace("servers"), "env", "WG_PROCESS_FOREGROUND=1", "wireguard-go", "-f", device], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    t.undo.append(lambda: (go.kill(), go.wait()))
-    shown = [*lab.lab_namespace("servers"), "wg", "show", device]
-    lab.wait_until(lambda: subprocess.run(shown, capture_output=True).returncode == 0, 10, "wireguard-go")
+    # So that it removes its socket.
+    t.undo.append(lambda: (go.terminate(), go.wait()))
+    # wg would take a socket at which nobody listens yet for one that was left behind, and remove it.
+    listens = [*lab.lab_namespace("servers"), "ss", "-Hxl", "src", f"/var/run/wireguard/{device}.sock"]
+    lab.wait_until(lambda: subprocess.run(listens, check=True, capture_output=True).stdout, 10, "wireguard-go")
     lab.in_servers("sh", "-ec", commands)
     server = subprocess.Popen([*lab.lab_namespace("servers"), "/usr/bin/python3", "-m", "http.server", "--bind", inner, "--directory", STATE, "80"],
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -128,7 +128,7 @@ def killed_in_transfer(t):
     check(len(ends) == 20, f"{len(ends)} of 20 told")
     told = max(ends) - at
     check(told < 5, f"the last was told after {told:.1f} s")
-    honest = Honest()
+    honest = Honest(t)
     hurt = honest.during(3)
     honest.finish()
     hurt = hurt.seen()
@@ -156,7 +156,7 @@ def stopped_for_seconds(t):
     def download(i):
         sums.append(clients.Download(f"https://{clients.NAME}/1M", "--limit-rate", "200k", source=clients.address(i)).sum)
 
-    honest = Honest()
+    honest = Honest(t)
     threads = [threading.Thread(target=download, args=(i,)) for i in range(12)]
     [x.start() for x in threads]
     time.sleep(1.5)

@@ -21,7 +21,7 @@ def tunnel_keys_anew(t):
     by(t, "wireguard")
     ctl, d = asked(t)
     lab.wait_until(lambda: all(one["state"] == "up" for one in tunnels(ctl)), 20, "tunnels up")
-    honest, whole = Honest(), os.path.getsize(STATE + "/1M")
+    honest, whole = Honest(t), os.path.getsize(STATE + "/1M")
     stopping, transfers, wrong = threading.Event(), [], []
 
     def transfer(n):
