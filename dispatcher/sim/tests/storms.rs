@@ -115,6 +115,16 @@ fn an_answer_that_lasts_too_long_is_let_go_of_at_the_same_moment_behind_a_takeov
     attempt(&Scenario::new(609, &wish), None).unwrap();
 }
 
+/// A server sends a SYN-ACK with a number that is none of its own and rightly resets who acknowledges it; the reset is lost behind the dispatcher, and what
+/// the client repeats begins another connection, elsewhere: its client is served once, and whole.
+#[test]
+fn a_client_that_misses_the_reset_of_an_evil_server_is_served_by_another() {
+    use Kind::{EvilServer, Limits, Loss, Reordering, Reuse, Upgrade};
+    let kinds = [Loss, Reordering, Reuse, EvilServer, Limits, Upgrade].into_iter().collect();
+    let wish = Wish { kinds: Some(kinds), ..Wish::default() };
+    attempt(&Scenario::new(7506, &wish), None).unwrap();
+}
+
 /// A connection whose dial failed waits for room, and the answer of the one that did not answer is still waited for: it is taken over like any other.
 #[test]
 fn one_that_waits_again_behind_a_failed_dial_is_taken_over() {
