@@ -125,6 +125,18 @@ fn a_client_that_misses_the_reset_of_an_evil_server_is_served_by_another() {
     attempt(&Scenario::new(7506, &wish), None).unwrap();
 }
 
+/// A server is no longer wanted, and its last connections go on: what they have of its limits is taken over like that of others.
+#[test]
+fn what_is_taken_of_a_server_that_is_no_longer_wanted_is_taken_over() {
+    use Kind::{Corruption, Crash, Duplication, Leap, Limits, Loss, Reconfigure, Reordering, Stall, Upgrade, Workers};
+    let several = [Duplication, Reordering, Corruption, Workers, Reconfigure, Limits, Upgrade].into_iter().collect();
+    let one = [Loss, Reordering, Crash, Stall, Leap, Reconfigure, Limits, Upgrade].into_iter().collect();
+    for (seed, kinds, connections) in [(30000, several, 6), (40007, one, 14)] {
+        let wish = Wish { kinds: Some(kinds), connections, ..Wish::default() };
+        attempt(&Scenario::new(seed, &wish), None).unwrap();
+    }
+}
+
 /// A connection whose dial failed waits for room, and the answer of the one that did not answer is still waited for: it is taken over like any other.
 #[test]
 fn one_that_waits_again_behind_a_failed_dial_is_taken_over() {
