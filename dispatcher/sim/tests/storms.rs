@@ -125,13 +125,17 @@ fn a_client_that_misses_the_reset_of_an_evil_server_is_served_by_another() {
     attempt(&Scenario::new(7506, &wish), None).unwrap();
 }
 
-/// A server is no longer wanted, and its last connections go on: what they have of its limits is taken over like that of others.
+/// A server is no longer wanted, and its last connections go on: what they have of its limits is taken over like that of others. So is a connection whose class is no
+/// more, or of which nobody has been asked since the last limit went.
 #[test]
-fn what_is_taken_of_a_server_that_is_no_longer_wanted_is_taken_over() {
+fn what_is_taken_of_servers_and_by_classes_that_are_no_longer_wanted_is_taken_over() {
     use Kind::{Corruption, Crash, Duplication, Leap, Limits, Loss, Reconfigure, Reordering, Stall, Upgrade, Workers};
-    let several = [Duplication, Reordering, Corruption, Workers, Reconfigure, Limits, Upgrade].into_iter().collect();
-    let one = [Loss, Reordering, Crash, Stall, Leap, Reconfigure, Limits, Upgrade].into_iter().collect();
-    for (seed, kinds, connections) in [(30000, several, 6), (40007, one, 14)] {
+    let several: Kinds =
+        [Duplication, Reordering, Corruption, Workers, Reconfigure, Limits, Upgrade].into_iter().collect();
+    let one: Kinds = [Loss, Reordering, Crash, Stall, Leap, Reconfigure, Limits, Upgrade].into_iter().collect();
+    let worlds =
+        [(30000, several, 6), (30008, several.with(Loss), 30), (40007, one, 14), (40015, one, 30), (40098, one, 15)];
+    for (seed, kinds, connections) in worlds {
         let wish = Wish { kinds: Some(kinds), connections, ..Wish::default() };
         attempt(&Scenario::new(seed, &wish), None).unwrap();
     }

@@ -14,7 +14,7 @@ use crate::control::service::Manager;
 use crate::control::socket::running::{wall_clock, wall_clock_exactly};
 use crate::control::socket::server::Server;
 use crate::control::socket::{self, Control, Running};
-use crate::control::takeover::{self, Failed, Giver, Heir};
+use crate::control::takeover::{self, CheckCounts, Failed, Giver, Heir};
 use crate::engine::{Returning, Share, Strays};
 use crate::io::kernel;
 use crate::journal;
@@ -143,6 +143,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
                 if !queue.events().go_on(&taken.events) {
                     tracing::warn!("takeover: what has happened before cannot be read, and is left out");
                 }
+                prober.count_on(CheckCounts::here(&taken.checks, conductor.directory()));
                 let words = format!("took over {}", taken.words);
                 let news = News::new(Kind::Takeover, false, words).with("version", env!("CARGO_PKG_VERSION"));
                 queue.events().tell(news, wall_clock_exactly());
@@ -273,6 +274,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
                 control: server.listener(),
                 metrics: metrics.as_ref().map(|metrics| (metrics.address, metrics.listener())),
                 events: queue.events(),
+                prober: &prober,
                 watched: manager.watched(),
                 cards: cards::all(dpdk.as_ref()),
                 heir: who.pid,

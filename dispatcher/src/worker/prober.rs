@@ -7,7 +7,7 @@ use crate::checks::{Checks, Report};
 use crate::engine::Revision;
 use crate::io::wait_readable;
 use lb::{BackendId, BackendSet};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -26,6 +26,8 @@ pub struct Told {
     lines: VecDeque<String>,
     /// Whose keys are to be asked for anew.
     forgotten: BackendSet,
+    /// By backend, and which holder of its slot: checks that have passed and failed in processes before this one.
+    earlier: HashMap<(BackendId, u32), [u64; 2]>,
 }
 
 /// The thread. It ends when this is dropped.
@@ -103,9 +105,22 @@ fn lock(told: &Mutex<Told>) -> MutexGuard<'_, Told> {
 }
 
 impl Prober {
-    /// What holds of each backend.
+    /// What holds of each backend; with the checks that were counted before ([`Prober::count_on`]).
     pub fn reports(&self) -> Vec<Report> {
-        lock(&self.told).reports.clone()
+        let told = lock(&self.told);
+        let mut reports = told.reports.clone();
+        for report in &mut reports {
+            if let Some([passed, failed]) = told.earlier.get(&(report.backend, report.generation)) {
+                report.verdict.passed += passed;
+                report.verdict.failed += failed;
+            }
+        }
+        reports
+    }
+
+    /// Goes on from what another process has counted: by backend, and which holder of its slot, checks that have passed and failed.
+    pub fn count_on(&self, earlier: impl IntoIterator<Item = ((BackendId, u32), [u64; 2])>) {
+        lock(&self.told).earlier.extend(earlier);
     }
 
     /// What an operator should read since it was asked last.
@@ -134,5 +149,35 @@ impl Drop for Prober {
     fn drop(&mut self) {
         self.stop();
         _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::Verdict;
+    use crate::time::Time;
+
+    #[test]
+    fn checks_of_processes_before_are_counted_with_those_of_this_one_but_not_for_a_successor_in_the_slot() {
+        let mut verdict = Verdict::unknown(Time::ZERO);
+        (verdict.passed, verdict.failed) = (3, 1);
+        let report = |slot, generation| Report {
+            backend: BackendId(slot),
+            generation,
+            kind: None,
+            verdict: verdict.clone(),
+            suspicion: None,
+            agent: None,
+            keys: None,
+        };
+        let told = Told { reports: vec![report(0, 0), report(1, 1), report(2, 0)], ..Told::default() };
+        let prober = Prober { thread: None, stop: Arc::default(), told: Arc::new(Mutex::new(told)) };
+        prober.count_on([((BackendId(0), 0), [10, 20]), ((BackendId(1), 0), [10, 20])]);
+        let counts = |report: Report| (report.verdict.passed, report.verdict.failed);
+        let now = || prober.reports().into_iter().map(counts).collect::<Vec<_>>();
+        assert_eq!(now(), [(13, 21), (3, 1), (3, 1)]);
+        lock(&prober.told).reports[0].verdict.passed += 1;
+        assert_eq!(now()[0], (14, 21));
     }
 }
