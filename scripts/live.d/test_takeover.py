@@ -257,7 +257,8 @@ def takeover_fails(t):
     server = Peers(t, "servers", "serve", PORT, SERVER)
     check(server.line().strip() == "ready", "the server is there")
     workers = max(WORKERS, 1)
-    args = flags(control, workers, "snat")
+    # Checks that would fail in the second in which nobody serves, were they made.
+    args = flags(control, workers, "snat", more=CHECKED)
     d = t.dispatcher(args=args, log=log)
     load = Peers(t, "clients", "load", 50, 50, 5, VIP, PORT)
     wait_until(lambda: load.tell("look")["moving"] >= 105, 60, "all connections")

@@ -34,24 +34,27 @@ pub struct Told {
 pub struct Prober {
     thread: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
+    held: Arc<AtomicBool>,
     told: Arc<Mutex<Told>>,
 }
 
-/// Starts it, for the backends of `first` and of what follows.
+/// Starts it, for the backends of `first` and of what follows. `held`: workers do not run yet ([`Prober::hold`]).
 pub fn start(
     checks: Checks,
     clerk: Clerk,
     first: Arc<Revision>,
     changes: Reader,
     clock: Clock,
+    held: bool,
 ) -> Result<Prober, String> {
     let (stop, told) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Told::default())));
-    let (must_stop, tells) = (stop.clone(), told.clone());
+    let held = Arc::new(AtomicBool::new(held));
+    let (orders, tells) = ((stop.clone(), held.clone()), told.clone());
     let thread = std::thread::Builder::new()
         .name("checks".into())
-        .spawn(move || run(checks, &clerk, &first, changes, clock, &must_stop, &tells))
+        .spawn(move || run(checks, &clerk, &first, changes, clock, &orders, &tells))
         .map_err(|e| format!("cannot start a thread: {e}"))?;
-    Ok(Prober { thread: Some(thread), stop, told })
+    Ok(Prober { thread: Some(thread), stop, held, told })
 }
 
 fn run(
@@ -60,10 +63,11 @@ fn run(
     first: &Arc<Revision>,
     mut changes: Reader,
     clock: Clock,
-    stop: &AtomicBool,
+    (stop, held): &(Arc<AtomicBool>, Arc<AtomicBool>),
     told: &Mutex<Told>,
 ) {
     checks.follow(first, clock.now());
+    let mut stood = false;
     while !stop.load(Ordering::Relaxed) {
         let now = clock.now();
         if let Some(change) = changes.new_change() {
@@ -75,8 +79,15 @@ fn run(
         hints.tls.iter().for_each(|id| checks.speaks_tls(id, now));
         hints.strange_tickets.iter().for_each(|id| checks.look_at_keys(id, now));
         hints.suspects.iter().for_each(|id| checks.suspect(id, now));
-        clerk.receive(|packet| checks.receive(packet, now));
-        checks.poll(now, &mut |leaving| clerk.send(&leaving));
+        if held.load(Ordering::Relaxed) {
+            stood = true;
+        } else {
+            if core::mem::take(&mut stood) {
+                checks.interrupted(now);
+            }
+            clerk.receive(|packet| checks.receive(packet, now));
+            checks.poll(now, &mut |leaving| clerk.send(&leaving));
+        }
         while let Some(news) = checks.next_key() {
             clerk.tell_key(news);
         }
@@ -90,7 +101,7 @@ fn run(
                 lines.push_back(line);
             }
         }
-        let wait = checks.due(now).since(clock.now()).min(LOOK);
+        let wait = if stood { LOOK } else { checks.due(now).since(clock.now()).min(LOOK) };
         if !wait.is_zero() {
             wait_readable(&[clerk.bell().fd()], wait);
         }
@@ -133,6 +144,16 @@ impl Prober {
         lock(&self.told).forgotten.insert(backend);
     }
 
+    /// Workers stand still, or do not run yet: nothing is asked, and what is under way comes to nothing, until [`Prober::go_on`].
+    pub fn hold(&self) {
+        self.held.store(true, Ordering::Relaxed);
+    }
+
+    /// Workers run: within a tenth of a second it asks on.
+    pub fn go_on(&self) {
+        self.held.store(false, Ordering::Relaxed);
+    }
+
     /// Ends it soon: servers that are being asked hear so, if workers still send.
     pub fn stop(&self) {
         // It looks ten times a second.
@@ -172,7 +193,8 @@ mod tests {
             keys: None,
         };
         let told = Told { reports: vec![report(0, 0), report(1, 1), report(2, 0)], ..Told::default() };
-        let prober = Prober { thread: None, stop: Arc::default(), told: Arc::new(Mutex::new(told)) };
+        let prober =
+            Prober { thread: None, stop: Arc::default(), held: Arc::default(), told: Arc::new(Mutex::new(told)) };
         prober.count_on([((BackendId(0), 0), [10, 20]), ((BackendId(1), 0), [10, 20])]);
         let counts = |report: Report| (report.verdict.passed, report.verdict.failed);
         let now = || prober.reports().into_iter().map(counts).collect::<Vec<_>>();

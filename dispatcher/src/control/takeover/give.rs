@@ -153,6 +153,8 @@ fn try_to_give(passage: &mut Passage, giver: &Giver<'_>, meanwhile: &mut dyn FnM
     let began = Instant::now();
     let until = began + still(connections(workers));
     let halt = Arc::new(Halt::new(workers.len(), wall_nanos(), rows_since, until));
+    // What is not answered meanwhile is no server's fault.
+    prober.hold();
     workers.iter().enumerate().for_each(|(n, worker)| worker.halt(n, halt.clone()));
     conductor.rouse();
     let decided = settle(passage, &halt, (began, until)).and_then(|taken| match cards {
@@ -167,6 +169,9 @@ fn try_to_give(passage: &mut Passage, giver: &Giver<'_>, meanwhile: &mut dyn FnM
     });
     let goes_on = decided.as_ref().is_err_and(|failed| !failed.over);
     halt.decide(if goes_on { Verdict::GoOn } else { Verdict::End });
+    if goes_on {
+        prober.go_on();
+    }
     decided.map(|taken| format!("version {version} has taken over ({taken}), {} us", began.elapsed().as_micros()))
 }
 
