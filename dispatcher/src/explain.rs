@@ -152,7 +152,7 @@ fn word(what: &What) -> (&'static str, Option<Holder>) {
         What::NotTls => ("not-tls", None),
         What::Silent => ("silent", None),
         What::LateHello => ("late-hello", None),
-        What::Waits(_) => ("waits", None),
+        What::Waits => ("waits", None),
         What::Goes(backend) => ("goes", Some(backend)),
         What::Dials(backend) => ("dials", Some(backend)),
         What::NoWay(backend) => ("no-way", Some(backend)),
@@ -223,10 +223,8 @@ impl Explanation {
             told.handshake_ms = shown.times.handshake().map(ms);
             told.first_byte_ms = shown.times.first_byte().map(ms);
             (told.bytes_to_server, told.bytes_to_client) = (shown.bytes[0], shown.bytes[1]);
-            told.queue_class = shown.queue_class.and_then(|class| {
-                let classes = directory.service(shown.service)?.policy().classes.specs();
-                Some(classes.get(class.index())?.name.clone())
-            });
+            let queue_class = shown.queue_class.and_then(|class| directory.class_name(shown.service, class));
+            told.queue_class = queue_class.map(str::to_string);
             (told.waited_ms, told.spilled) = (u32::from(shown.waited), shown.spilled);
         }
         told

@@ -277,6 +277,32 @@ fn a_server_leaves_within_fall_intervals_and_comes_back_within_rise_while_packet
 }
 
 #[test]
+fn what_was_under_way_while_nobody_carried_packets_says_nothing_of_the_server() {
+    let check = Check { interval: Duration::from_millis(100), ..every_second(CheckKind::Tcp) };
+    let mut w = World::new(&[Manner::Tls], Some(check), &Policy::default(), false);
+    let verdict = |w: &World| w.checks.reports().next().unwrap().verdict.clone();
+    w.run(SECOND);
+    for _ in 0..20 {
+        // A question is put, and goes nowhere.
+        let mut put = 0;
+        for _ in 0..1000 {
+            w.now += Duration::from_millis(1);
+            w.checks.poll(w.now, &mut |_| put += 1);
+            if put > 0 {
+                break;
+            }
+        }
+        assert!(put > 0);
+        w.wire.clear();
+        w.now += 5 * SECOND;
+        w.checks.interrupted(w.now);
+        w.run(2 * SECOND);
+        assert_eq!((verdict(&w).state, verdict(&w).failed), (Checked::Up, 0));
+    }
+    assert!(verdict(&w).passed > 200, "and it is asked on: {}", verdict(&w).passed);
+}
+
+#[test]
 fn a_healthy_server_is_never_down_for_long_however_many_packets_are_lost() {
     let check = Check { interval: 2 * SECOND, ..Check::new(CheckKind::Http) };
     let mut world = World::new(&[Manner::Plain(200); 4], Some(check), &Policy::default(), false);

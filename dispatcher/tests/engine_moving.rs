@@ -1,7 +1,9 @@
 //! An engine as bytes, and back: in the middle of everything, whatever the bytes say, and with another number of workers.
 
 use core::time::Duration;
+use dispatcher::engine::trail::Sought;
 use dispatcher::engine::{Config, ConnectionRecord, Effects, Engine, PortId, Share};
+use dispatcher::explain::Explanation;
 use lb::{Algorithm, BackendLimits, Left, MaxHandshakes};
 use sim::apps::{COOKIE, Closing, Plan, pattern};
 use sim::config::two_armed;
@@ -9,12 +11,13 @@ use sim::links::Faults;
 use sim::rng::{Rng, size_from_env};
 use sim::storm::{self, Kind, Kinds, Scenario, Wish};
 use sim::tls::Hello;
-use sim::upgrade::{connections, distorted, left};
+use sim::upgrade::{CONNECTIONS, TRAILS, TURNS, connections, distorted, left};
 use sim::world::World;
 
 /// All kinds of connections, some at their beginning, some at their end.
 fn busy(seed: u64) -> World {
     let config = Config { flow_idle_timeout: Duration::from_secs(100), ..two_armed(3, false) };
+    let config = config.pool(|pool| pool.balance = Algorithm::ALL[seed as usize % 4]);
     let mut config = config.policy(|p| {
         p.proxy_protocol = seed.is_multiple_of(2);
         p.cookie = Some(COOKIE.parse().unwrap());
@@ -76,7 +79,7 @@ fn whatever_the_bytes_say_nothing_panics_and_nothing_is_left_of_what_was_refused
         let mut rng = Rng::new(seed);
         let (mut lost, mut taken) = (0, 0);
         for round in 0..48 {
-            let bytes = distorted(&packed, &mut rng, 1 + round / 4);
+            let bytes = distorted(&packed, CONNECTIONS, &mut rng, 1 + round / 4);
             let mut engine = fresh(&w, &left);
             let Ok(all) = engine.take_over(&[bytes], &|_| 0, now) else { continue };
             (lost, taken) = (lost + all.lost, taken + all.flows);
@@ -99,6 +102,47 @@ fn whatever_the_bytes_say_nothing_panics_and_nothing_is_left_of_what_was_refused
 }
 
 #[test]
+fn trails_and_turns_that_cannot_be_are_refused_or_harm_nobody() {
+    // By turns.
+    let mut w = busy(2);
+    let (packed, left, now) = (w.pack(), left(w.directory()), w.now);
+    let mut rng = Rng::new(9);
+    for kind in [TRAILS, TURNS] {
+        let (mut refused, mut taken) = (0, 0);
+        for round in 0..60 {
+            let bytes = distorted(&packed, kind, &mut rng, 1 + round / 10);
+            let mut engine = fresh(&w, &left);
+            match engine.take_over(&[bytes], &|_| 0, now) {
+                Ok(all) => {
+                    taken += 1;
+                    assert_eq!(all.lost, 0);
+                }
+                Err(_) => {
+                    refused += 1;
+                    continue;
+                }
+            }
+            // Whatever they say, they can be told, written again, and overwritten.
+            let directory = engine.directory().clone();
+            engine.trails(0, usize::MAX, &Sought::default(), now, &mut |trail, lives| {
+                let told = Explanation::new(0, &trail, lives.as_ref(), &directory, std::time::UNIX_EPOCH);
+                _ = (told.text(), serde_json::to_string(&told).unwrap());
+                true
+            });
+            let again = engine.pack(now, now);
+            fresh(&w, &left).take_over(&[again], &|_| 0, now).unwrap();
+            let mut at = now;
+            for _ in 0..200 {
+                at += Duration::from_secs(1);
+                engine.poll(at, &mut Nothing);
+            }
+            while !engine.shutdown(1000, at, &mut Nothing) {}
+        }
+        assert!(refused > 3 && taken > 3, "section {kind}: {refused} refused, {taken} taken");
+    }
+}
+
+#[test]
 fn what_is_cut_off_or_damaged_is_refused_as_a_whole() {
     let mut w = busy(1);
     let (packed, left, now) = (w.pack(), left(w.directory()), w.now);
@@ -112,13 +156,13 @@ fn what_is_cut_off_or_damaged_is_refused_as_a_whole() {
     assert!(fresh(&w, &left).take_over(&[packed], &|_| 0, now).is_ok());
 }
 
-/// By what it is balanced that needs no turns, so that a world with upgrades can be compared with one without.
+/// Balanced in each way.
 fn storms(kinds: &[Kind], first_seed: u64, worlds: u64, connections: usize) -> storm::Sum {
     let kinds: Kinds = kinds.iter().copied().chain([Kind::Upgrade]).collect();
     let wish = Wish { connections, kinds: Some(kinds), ..Wish::default() };
     let mut sum = storm::Sum::default();
     for seed in first_seed..first_seed + worlds {
-        let balance = [Algorithm::Maglev, Algorithm::RandomTwo][seed as usize % 2];
+        let balance = Algorithm::ALL[seed as usize % 4];
         sum += storm::run(&Scenario { balance, ..Scenario::new(seed, &wish) }, None);
     }
     println!("{sum:?}");

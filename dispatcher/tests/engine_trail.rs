@@ -1,22 +1,21 @@
 //! Why connections went where they went, told by the engine itself: against what was sent, who answered, and who issued the session.
 
 use core::time::Duration;
-use dispatcher::engine::End;
 use dispatcher::engine::connections::Shown;
+use dispatcher::engine::moving::{pack_sessions, pack_trails};
 use dispatcher::engine::trail::{Holder, STEPS, Sought, TRAILS, Trail, What};
+use dispatcher::engine::{End, Engine, Share};
+use dispatcher::pack::Unreadable;
 use lb::Reason;
 use sim::apps::Plan;
 use sim::config::two_armed;
 use sim::script::{ACK, Bench, RST_ACK, SYN_ACK, Seg, seg, written};
 use sim::tls::Hello;
+use sim::upgrade::{TRAILS as TRAILS_SECTION, entries, left};
 use sim::world::World;
 
 /// All that are meant, by a walk in portions of so many places.
-fn trails(
-    engine: &dispatcher::engine::Engine,
-    now: dispatcher::time::Time,
-    sought: &Sought,
-) -> Vec<(Trail, Option<Shown>)> {
+fn trails(engine: &Engine, now: dispatcher::time::Time, sought: &Sought) -> Vec<(Trail, Option<Shown>)> {
     let mut told: Option<Vec<u64>> = None;
     let mut found = vec![];
     for places in [1, 7, TRAILS] {
@@ -130,4 +129,73 @@ fn the_latest_are_kept_and_a_place_is_used_anew_when_as_many_have_begun_since() 
     assert_eq!(numbers, (11..=TRAILS as u64 + 10).rev().collect::<Vec<_>>());
     assert!(all.iter().all(|(trail, lives)| lives.is_none() && trail.steps.len() < STEPS));
     assert!(all.iter().all(|(trail, _)| whats(trail) == [What::Ends(End::ClientReset)]));
+}
+
+/// All that is told, in a form that can be compared.
+fn told(w: &World) -> Vec<String> {
+    trails(&w.engine, w.engine_now(), &Sought::default()).iter().map(|one| format!("{one:?}")).collect()
+}
+
+/// Some that are over, of which the last came back with its session; and one that lives.
+fn some(w: &mut World) -> (usize, usize) {
+    let over = w.connect(0, Plan::tls(&Hello::default(), b"body"));
+    w.run_until_done(Duration::from_secs(60));
+    let session_id = w.conn(over).flight().unwrap().session_id.clone();
+    w.connect(0, Plan::tls(&Hello { sni: Some("shop.example"), session_id, ..Hello::default() }, b"body"));
+    w.run_until_done(Duration::from_secs(60));
+    let lives = w.connect(1, Plan::get(300_000));
+    while w.conn(lives).received.is_empty() {
+        w.run(w.delay);
+    }
+    assert!(!w.conn(lives).complete());
+    lives
+}
+
+#[test]
+fn another_process_tells_the_same_and_goes_on_with_one_that_lives() {
+    let mut w = World::new("trail-moved", two_armed(3, false), 7, 2, 3, false);
+    let lives = some(&mut w);
+    let before = told(&w);
+    assert_eq!(before.len(), 3);
+    w.upgrade(1);
+    assert_eq!(told(&w), before);
+    w.run_until_done(Duration::from_secs(60));
+    w.connect(0, Plan::get(10));
+    w.run_until_done(Duration::from_secs(60));
+    let local = w.conn(lives).local;
+    let all = trails(&w.engine, w.engine_now(), &Sought::default());
+    assert_eq!(all.len(), 4, "its own stands before those");
+    let (trail, _) = all.iter().find(|(trail, _)| trail.client() == local).unwrap();
+    assert_eq!((whats(trail).last(), trail.ended.is_some()), (Some(&What::Ends(End::Fin)), true));
+}
+
+/// Most go while the workers still turn, and only what changed since with the connections.
+#[test]
+fn what_goes_before_and_what_has_changed_since_come_to_the_same() {
+    let mut w = World::new("trail-pieces", two_armed(3, false), 8, 2, 3, false);
+    some(&mut w);
+    let then = w.engine_now();
+    let early = trails(&w.engine, then, &Sought::default());
+    let early = pack_trails(early.iter().map(|(trail, _)| trail), w.directory());
+    // The one that lives ends, and two more begin.
+    w.run_until_done(Duration::from_secs(60));
+    (0..2).for_each(|_| _ = w.connect(0, Plan::get(10)));
+    w.run_until_done(Duration::from_secs(60));
+    let now = w.engine_now();
+    let rest = w.pack_since(then);
+    assert_eq!(entries(std::slice::from_ref(&rest), TRAILS_SECTION).len(), 3);
+    let secret = w.secret();
+    let share = Share::divide_with(&w.config, &secret, 1, &left(w.directory())).unwrap().remove(0);
+    let before = [pack_sessions(&share.rows(), w.directory(), then), early].concat();
+    let mut next = Engine::for_worker(w.config.clone(), secret, share, now).unwrap();
+    next.take_sessions(&before, &|_| 0, now).unwrap();
+    next.take_over(&[rest], &|_| 0, now).unwrap();
+    let tells = |engine: &Engine| format!("{:?}", trails(engine, now, &Sought::default()));
+    assert_eq!(tells(&next), tells(&w.engine));
+    // Without the first piece what has not changed is missing: so it was not in the second.
+    assert_eq!(trails(&next, now, &Sought::default()).len(), 5);
+    // Another format is refused.
+    let mut other = before;
+    other[4] ^= 1;
+    assert!(matches!(next.take_sessions(&other, &|_| 0, now), Err(Unreadable::Unknown { .. })));
 }

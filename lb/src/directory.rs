@@ -16,6 +16,7 @@
 //! **Listeners** that are no longer wanted are leaving, too, until the caller says that no flow is left that came by them: their
 //! addresses are ours for as long.
 
+use crate::admission::ClassId;
 use crate::backend::{BackendId, BackendSet, MAX_BACKENDS, State};
 use crate::check::{Agent, Check};
 use crate::limits::BackendLimits;
@@ -347,6 +348,12 @@ impl Directory {
     /// The service of this number, if it is still wanted.
     pub fn service(&self, id: ServiceId) -> Option<&Service> {
         self.services.get(self.service_numbers.place(id.0)?)
+    }
+
+    /// What a service calls its class of this number, if it has as many.
+    pub fn class_name(&self, service: ServiceId, class: ClassId) -> Option<&str> {
+        let classes = self.service(service)?.policy().classes.specs();
+        Some(&classes.get(class.index())?.name)
     }
 
     /// Its name, also when it has gone; `None` when its number has been given to another since.

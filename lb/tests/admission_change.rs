@@ -1,6 +1,7 @@
 //! What becomes of those who wait, and of those who were admitted, when the terms of admission change while they do.
 #![cfg(not(loom))]
 
+use lb::admission::slots::FULL;
 use lb::admission::{
     Admission, Answer, ClassId, ClassSpec, Classes, Config, Cost, Limits, Refusal, Request, Slot, Slots, Terms, Used,
 };
@@ -109,6 +110,23 @@ fn who_was_admitted_by_former_terms_counts_by_later_ones_and_reserves_know_it() 
     inside.into_iter().for_each(|slot| new.freed(slot));
     let (token, _) = tokens(&mut new, 4)[0];
     assert_eq!((token, slots.used(A).connections), (8, 1));
+}
+
+#[test]
+fn what_another_process_had_taken_of_a_server_that_is_not_wanted_counts_when_it_is_wanted_again() {
+    let slots = Arc::new(Slots::new(100));
+    slots.set_limits(B, Limits { connections: Some(1), units: Some(19) });
+    let before = Terms::new(config(&[("x", 9), ("rest", 9)], &[A]), &slots, 1);
+    let mut old = before.join(0);
+    let mut slot = old.taken_over(B, ClassId(0), FULL);
+    assert_eq!(slots.used(B), Used { connections: 1, units: u32::from(FULL) });
+    let mut new = before.followed_by(config(&[("x", 9), ("rest", 9)], &[B]), 1).join(0);
+    assert_eq!(moved(&mut old, &mut new), []);
+    waits(ask(&mut new, 1, request(1, 0, None)));
+    new.handshake_done(&mut slot);
+    assert_eq!(slots.used(B), Used { connections: 1, units: 0 });
+    new.freed(slot);
+    assert_eq!((tokens(&mut new, 2)[0].0, slots.used(B).connections), (1, 1));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod common;
 
 use common::OnePool;
+use lb::balance::{ClassTurns, Turns};
 use lb::{Algorithm, BackendId, BackendSet, Balancer, State};
 use proptest::prelude::*;
 
@@ -237,6 +238,71 @@ proptest! {
         for step in 0..3 * weights.iter().map(|&w| usize::from(w)).sum::<usize>() + 1 {
             let got = balancer.pick(&pool, 0, 0, |_| true).map(BackendId::index);
             prop_assert_eq!(got, naive.pick(|_| true), "step {}", step);
+        }
+    }
+
+    /// Whoever goes on from what another process has written chooses as that one would have.
+    #[test]
+    fn turns_go_on_in_another_process(
+        members in proptest::collection::vec((0u16..4, any::<bool>()), 1..40),
+        steps in proptest::collection::vec(any::<u8>(), 0..120),
+        least in any::<bool>(),
+    ) {
+        let weights: Vec<u16> = members.iter().map(|m| m.0).collect();
+        let world = OnePool::new(if least { Algorithm::LeastConn } else { Algorithm::RoundRobin }, &weights);
+        let pool = world.get();
+        let mut before = Balancer::new(&pool);
+        let step = |balancer: &mut Balancer, step: u8| {
+            // Some may not be chosen now and then, and now and then it is among a few.
+            let may = |b: BackendId| step % 3 > 0 || members[b.index()].1;
+            let few: BackendSet = (0..weights.len() as u16).filter(|n| n % 5 == u16::from(step) % 5).map(BackendId).collect();
+            match step % 7 {
+                0 => balancer.pick_among(&pool, &few, 0, 0, may),
+                _ => balancer.pick(&pool, 0, 0, may),
+            }
+        };
+        for &n in &steps {
+            step(&mut before, n);
+        }
+        let mut after = Balancer::new(&pool);
+        after.go_on(&pool, &before.turns(&pool).unwrap());
+        for n in (0..100).chain(steps) {
+            prop_assert_eq!(step(&mut before, n), step(&mut after, n));
+        }
+    }
+
+    /// Whatever the other one says, nobody is chosen who may not be, and somebody is.
+    #[test]
+    fn turns_that_cannot_be_harm_nobody(
+        weights in proptest::collection::vec(0u16..4, 1..12),
+        classes in proptest::collection::vec((any::<i64>(), any::<u16>(), proptest::collection::vec(0u16..20, 0..9)), 0..6),
+        among in proptest::collection::vec((0u16..5000, any::<i64>()), 0..9),
+        last in any::<[Option<u16>; 2]>(),
+    ) {
+        let ids = |ids: &[u16]| ids.iter().map(|&id| BackendId(id)).collect::<Vec<_>>();
+        let class = |(credit, chosen, turns): (i64, u16, Vec<u16>)| {
+            let (turns, had) = turns.split_at(turns.len() / 2);
+            ClassTurns { credit, chosen, turns: ids(turns), had: ids(had) }
+        };
+        let classes = classes.into_iter().map(class).collect();
+        let among = among.into_iter().map(|(id, credit)| (BackendId(id), credit)).collect();
+        let least = Turns::LeastConn(last.map(|id| id.map(BackendId)));
+        for (algorithm, turns) in
+            [(Algorithm::RoundRobin, Turns::RoundRobin { classes, among }), (Algorithm::LeastConn, least)]
+        {
+            let pool = OnePool::new(algorithm, &weights).get();
+            let mut balancer = Balancer::new(&pool);
+            balancer.go_on(&pool, &turns);
+            let all: BackendSet = (0..weights.len() as u16).map(BackendId).collect();
+            for n in 0..50 {
+                let got = if n % 3 == 0 {
+                    balancer.pick_among(&pool, &all, 0, 0, |_| true)
+                } else {
+                    balancer.pick(&pool, 0, 0, |_| true)
+                };
+                let there = weights.iter().any(|weight| *weight > 0);
+                prop_assert_eq!(got.is_some_and(|id| weights[id.index()] > 0), there);
+            }
         }
     }
 

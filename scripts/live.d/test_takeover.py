@@ -71,8 +71,12 @@ class Comers:
         check(not self.wrong, f"of {self.served} who connected meanwhile {len(self.wrong)} failed: {self.wrong[:3]}")
 
 
-def flags(control, workers, mode):
-    args = [*lab.base_args(vips=[f"{VIP}:{PORT}"], backends=[f"web0={SERVER}:{PORT}"]), "--metrics", METRICS]
+CHECKED = ",check=tcp,check-interval=100ms"
+
+
+def flags(control, workers, mode, servers=(SERVER,), more=""):
+    backends = [f"web{n}={server}:{PORT}{more}" for n, server in enumerate(servers)]
+    args = [*lab.base_args(vips=[f"{VIP}:{PORT}"], backends=backends), "--metrics", METRICS]
     pairs = [p for p in zip(args[::2], args[1::2]) if p[0] != "--workers"]
     if mode == "dnat":
         pairs = [p for p in pairs if p[0] != "--address-mode"] + [("--address-mode", "dnat")]
@@ -115,14 +119,14 @@ def succeed(t, old, args, log):
 
 
 def counted(address):
-    """All that is counted, as Prometheus is told it, of all workers together. Checks begin anew with each process."""
+    """All that is counted, as Prometheus is told it, of all workers together."""
     with lab.inside("dispatcher"):
         done = subprocess.run(["curl", "-sf", "--retry", "5", f"http://{address}/metrics"], capture_output=True, text=True, check=True)
     text = done.stdout
     kinds, found = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.M)), {}
     for name, labels, value in re.findall(r"^(\w+)(\{.*\})? (\S+)$", text, re.M):
         kind = kinds.get(name) or kinds.get(re.sub("_(bucket|count|sum)$", "", name))
-        if kind in ("counter", "histogram") and name != "dispatcher_checks_total":
+        if kind in ("counter", "histogram"):
             series = name + re.sub(r'worker="\d+",?', "", labels)
             found[series] = found.get(series, 0) + float(value)
     check(found, f"no figure: {text[:300]} {done.stderr}")
@@ -147,7 +151,7 @@ def upgrades(t, times, running, idle, mode="snat", pulses=10, counts=(1, 2, 2, 1
     log = f"{WORK}/takeover.json"
     server = Peers(t, "servers", "serve", PORT, SERVER)
     check(server.line().strip() == "ready", "the server is there")
-    d = t.dispatcher(args=flags(control, counts[0], mode), log=log)
+    d = t.dispatcher(args=flags(control, counts[0], mode, more=CHECKED), log=log)
     load = Peers(t, "clients", "load", running, idle, pulses, VIP, PORT)
     wait_until(lambda: load.tell("look")["moving"] >= running + idle + pulses, 60, "all connections")
     quiet = load.tell("look")
@@ -157,7 +161,7 @@ def upgrades(t, times, running, idle, mode="snat", pulses=10, counts=(1, 2, 2, 1
     halts, worst, moved, parts, handed, figures = [], [], [], [], [], {}
     for n in range(times):
         figures |= counted(METRICS)
-        args = flags(control, counts[(n + 1) % len(counts)], mode)
+        args = flags(control, counts[(n + 1) % len(counts)], mode, more=CHECKED)
         before = time.monotonic()
         new = succeed(t, d, args, log)
         said = took(d)
@@ -173,6 +177,8 @@ def upgrades(t, times, running, idle, mode="snat", pulses=10, counts=(1, 2, 2, 1
         seen = load.tell("look")
         now = counted(METRICS)
         fallen = {series: (figure, now.get(series)) for series, figure in figures.items() if now.get(series, 0) < figure}
+        passed = [figure for series, figure in now.items() if series.startswith("dispatcher_checks_total") and "passed" in series]
+        check(passed and all(passed), f"behind upgrade {n + 1} no check has passed")
         check(len(figures) > 50 and not fallen, f"behind upgrade {n + 1} these of {len(figures)} figures fell back: {fallen}")
         check(seen["broken"] == 0, f"behind upgrade {n + 1}: {seen['broken']} connections are broken: {seen['wrong'][:3]}")
         worst.append(max((gap * 1000 for at, gap in seen["gaps"] if at >= before), default=3.0))
@@ -251,7 +257,8 @@ def takeover_fails(t):
     server = Peers(t, "servers", "serve", PORT, SERVER)
     check(server.line().strip() == "ready", "the server is there")
     workers = max(WORKERS, 1)
-    args = flags(control, workers, "snat")
+    # Checks that would fail in the second in which nobody serves, were they made.
+    args = flags(control, workers, "snat", more=CHECKED)
     d = t.dispatcher(args=args, log=log)
     load = Peers(t, "clients", "load", 50, 50, 5, VIP, PORT)
     wait_until(lambda: load.tell("look")["moving"] >= 105, 60, "all connections")
@@ -351,6 +358,61 @@ def takeover_fails(t):
     return f"{count} takeovers failed, each with its reason, and 5 were killed: 0 of 105 connections broken, {comers.served} connected meanwhile; then one succeeded"
 
 
+def remembers(t):
+    """What nobody's connection depends on comes along, too: why connections went where they went, of one that lives and of those that are over; and whose turn it is by round-robin."""
+    control = f"{WORK}/takeover.sock"
+    servers = [f"10.78.0.{11 + n}" for n in range(3)]
+    peers = Peers(t, "servers", "serve", PORT, *servers)
+    check(peers.line().strip() == "ready", "the servers are there")
+    # Each worker turns by itself.
+    args = [*flags(control, 1, "snat", servers), "--balance", "round-robin"]
+    d = t.dispatcher(args=args, log=f"{WORK}/takeover.json")
+    lab.enter("clients")
+
+    def explain(address):
+        done = subprocess.run([lab.DISPATCHER, "ctl", "--socket", control, "explain", address, "--json"], capture_output=True, text=True, timeout=60)
+        check(done.returncode == 0, f"ctl explain {address}: {done.stderr.strip()[-300:]}")
+        told = json.loads(done.stdout)["explanations"]
+        check(len(told) == 1, f"{len(told)} trails of {address}")
+        return told[0]
+
+    def connect():
+        s = socket.create_connection((VIP, PORT), 5)
+        t.undo.append(s.close)
+        s.sendall(b"echo\n")
+        check(s.recv(100) == b"ready", "it is answered")
+        return s, "%s:%d" % s.getsockname()
+
+    def ended(address):
+        wait_until(lambda: explain(address)["end"], 10, f"the end of {address}")
+
+    first, *others = [connect() for _ in range(4)]
+    for s, address in others:
+        s.close()
+        ended(address)
+    order = [explain(address)["backend"] for _, address in (first, *others)]
+    check(len(set(order[:3])) == 3 and order[3] == order[0], f"the turns are {order}")
+    before = {address: explain(address) for _, address in others}
+    lives = explain(first[1])
+    d = succeed(t, d, args, f"{WORK}/takeover.json")
+    for address, told in before.items():
+        now = explain(address)
+        # Each process compares the clocks for itself.
+        check(abs(now["began"] - told["began"]) < 0.001, f"it began at {now['began']}, and before at {told['began']}")
+        differ = [key for key in told if key not in ("candidates", "began") and told[key] != now.get(key)]
+        check(not differ, f"of {address} the new process says something else: {[(key, told[key], now.get(key)) for key in differ]}")
+    now = explain(first[1])
+    check((now["conn"], now["backend"], now["steps"], now["state"]) == (lives["conn"], lives["backend"], lives["steps"], "spliced"), f"of the one that lives: {now}, before {lives}")
+    first[0].close()
+    ended(first[1])
+    check(explain(first[1])["steps"][:-1] == lives["steps"], "its end is noted behind what was")
+    more = [connect() for _ in range(2)]
+    turns = [explain(address)["backend"] for _, address in more]
+    check(turns == order[1:3], f"the turns go on with {turns}, and not with {order[1:3]}")
+    d.stop()
+    return f"4 trails are told as before, and the turns of round-robin go on ({' '.join(order)}, then {' '.join(turns)})"
+
+
 # Up, the same, and down; and, where a worker has several queues, such that what it has is divided, and comes together with what others had.
 COUNTS = (1, 2, 2, 1) if WORKERS < 2 else (2, 3, 1, 3)
 
@@ -359,6 +421,12 @@ COUNTS = (1, 2, 2, 1) if WORKERS < 2 else (2, 3, 1, 3)
 def takeover(t):
     """A new process takes over, time and again, with other numbers of workers: no connection is broken, no byte is wrong, whoever connects meanwhile is served"""
     return upgrades(t, 4, 100, 100, counts=COUNTS)
+
+
+@test
+def takeover_remembers(t):
+    """A new process tells of connections from before why they went where they went, and goes on with the turns of round-robin"""
+    return remembers(t)
 
 
 @test

@@ -8,7 +8,7 @@ use dispatcher::engine::{Config, Engine, Share, TakenOver};
 use dispatcher::pack::{Ids, Pack, Packer, Unpacker};
 use dispatcher::time::Time;
 use lb::affinity::SAVED_WORDS;
-use lb::{Algorithm, Directory, Left, LeftBackend};
+use lb::{Directory, Left, LeftBackend};
 
 /// What a process leaves to another: all that its directory still has.
 pub fn left(directory: &Directory) -> Left {
@@ -29,9 +29,14 @@ fn check(taken: &[TakenOver], flows: usize) {
 impl World {
     /// The engine, written down.
     pub fn pack(&mut self) -> Vec<u8> {
+        self.pack_since(Time::ZERO)
+    }
+
+    /// The engine without rows and trails that have not changed since then.
+    pub fn pack_since(&mut self, then: Time) -> Vec<u8> {
         let now = self.engine_now();
         let mut packed = vec![];
-        self.engine.look_at(|engine| packed = engine.pack(Time::ZERO, now));
+        self.engine.look_at(|engine| packed = engine.pack(then, now));
         packed
     }
 
@@ -45,11 +50,9 @@ impl World {
                 check(&taken.0, taken.1);
             }
             None => {
-                let in_turn =
-                    |pool: &lb::PoolSpec| matches!(pool.balance, Algorithm::RoundRobin | Algorithm::LeastConn);
                 let limited = config.backends().iter().any(|b| b.limits.bind());
-                if self.full > 0 || config.probe || limited || config.wanted.pools.iter().any(in_turn) {
-                    // What it says first may find no room; backends are asked at once, and whose turn it is begins anew.
+                if self.full > 0 || config.probe || limited {
+                    // What it says first may find no room, and backends are asked at once.
                     self.engine.part();
                 }
                 let flows = self.engine.flows();
@@ -77,10 +80,7 @@ pub fn successor(
     let taken = engine.take_over(core::slice::from_ref(&bytes), &|_| 0, now).expect("it can be read");
     // What was written is there, and written again the same.
     if numbers(before.directory()) == numbers(engine.directory()) {
-        assert!(
-            connections(&[bytes]) == connections(&[engine.pack(Time::ZERO, now)]),
-            "connections have changed on their way"
-        );
+        compare(&[bytes], &[engine.pack(Time::ZERO, now)]);
     }
     (engine, taken)
 }
@@ -93,7 +93,12 @@ fn numbers(directory: &Directory) -> String {
 
 /// Sections, of those that engines write.
 const ROWS: u32 = 6;
-const CONNECTIONS: u32 = 7;
+/// Connections.
+pub const CONNECTIONS: u32 = 7;
+/// Whose turn it is.
+pub const TURNS: u32 = 11;
+/// Why connections went where they went.
+pub const TRAILS: u32 = 12;
 
 /// All affinity rows that an engine has written, in a fixed order.
 pub fn rows(packed: &[u8]) -> Vec<[u64; SAVED_WORDS]> {
@@ -110,16 +115,27 @@ pub fn rows(packed: &[u8]) -> Vec<[u64; SAVED_WORDS]> {
     all
 }
 
+/// What was written, and written again by who has taken it over.
+fn compare(before: &[Vec<u8>], after: &[Vec<u8>]) {
+    assert!(connections(before) == connections(after), "connections have changed on their way");
+    assert!(entries(before, TRAILS) == entries(after, TRAILS), "trails have changed on their way");
+}
+
 /// All connections that engines have written, in a fixed order, with all that is kept of them.
 pub fn connections(packed: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    entries(packed, CONNECTIONS)
+}
+
+/// All that stands in sections of this kind, in a fixed order.
+pub fn entries(packed: &[Vec<u8>], kind: u32) -> Vec<Vec<u8>> {
     let nobody = Ids::default();
     let mut all = vec![];
     for bytes in packed {
         let mut sections = Unpacker::new(bytes, &nobody);
         while let Some(section) = sections.section().expect("sections") {
             let mut from = Unpacker::new(section.bytes, &nobody);
-            while section.kind == CONNECTIONS && !from.is_empty() {
-                all.push(from.block().expect("a connection").to_vec());
+            while section.kind == kind && !from.is_empty() {
+                all.push(from.block().expect("an entry").to_vec());
             }
         }
     }
@@ -127,14 +143,14 @@ pub fn connections(packed: &[Vec<u8>]) -> Vec<Vec<u8>> {
     all
 }
 
-/// The same bytes, of which some of the connections' are others: with checksums that are right.
-pub fn distorted(packed: &[u8], rng: &mut Rng, bytes: usize) -> Vec<u8> {
+/// The same bytes, of which some in sections of this kind are others: with checksums that are right.
+pub fn distorted(packed: &[u8], kind: u32, rng: &mut Rng, bytes: usize) -> Vec<u8> {
     let nobody = Ids::default();
     let mut sections = Unpacker::new(packed, &nobody);
     let mut to = Packer::new();
     while let Some(section) = sections.section().expect("sections") {
         let mut body = section.bytes.to_vec();
-        if section.kind == CONNECTIONS && !body.is_empty() {
+        if section.kind == kind && !body.is_empty() {
             for _ in 0..bytes {
                 let at = rng.below(body.len());
                 body[at] = [rng.below(256) as u8, body[at] ^ 1 << rng.below(8), 0, 255][rng.below(4)];
@@ -172,7 +188,7 @@ impl Crew {
         let all_stand = self.loops.len() == workers_before || waiting == 0;
         if all_stand && before == numbers(self.loops[0].handler().directory()) {
             let again: Vec<Vec<u8>> = self.loops.iter_mut().map(|l| l.handler_mut().pack(Time::ZERO, now)).collect();
-            assert!(connections(&packed) == connections(&again), "connections have changed on their way");
+            compare(&packed, &again);
         }
         (taken, flows)
     }

@@ -115,6 +115,32 @@ fn an_answer_that_lasts_too_long_is_let_go_of_at_the_same_moment_behind_a_takeov
     attempt(&Scenario::new(609, &wish), None).unwrap();
 }
 
+/// A server sends a SYN-ACK with a number that is none of its own and rightly resets who acknowledges it; the reset is lost behind the dispatcher, and what
+/// the client repeats begins another connection, elsewhere: its client is served once, and whole.
+#[test]
+fn a_client_that_misses_the_reset_of_an_evil_server_is_served_by_another() {
+    use Kind::{EvilServer, Limits, Loss, Reordering, Reuse, Upgrade};
+    let kinds = [Loss, Reordering, Reuse, EvilServer, Limits, Upgrade].into_iter().collect();
+    let wish = Wish { kinds: Some(kinds), ..Wish::default() };
+    attempt(&Scenario::new(7506, &wish), None).unwrap();
+}
+
+/// A server is no longer wanted, and its last connections go on: what they have of its limits is taken over like that of others. So is a connection whose class is no
+/// more, or of which nobody has been asked since the last limit went.
+#[test]
+fn what_is_taken_of_servers_and_by_classes_that_are_no_longer_wanted_is_taken_over() {
+    use Kind::{Corruption, Crash, Duplication, Leap, Limits, Loss, Reconfigure, Reordering, Stall, Upgrade, Workers};
+    let several: Kinds =
+        [Duplication, Reordering, Corruption, Workers, Reconfigure, Limits, Upgrade].into_iter().collect();
+    let one: Kinds = [Loss, Reordering, Crash, Stall, Leap, Reconfigure, Limits, Upgrade].into_iter().collect();
+    let worlds =
+        [(30000, several, 6), (30008, several.with(Loss), 30), (40007, one, 14), (40015, one, 30), (40098, one, 15)];
+    for (seed, kinds, connections) in worlds {
+        let wish = Wish { kinds: Some(kinds), connections, ..Wish::default() };
+        attempt(&Scenario::new(seed, &wish), None).unwrap();
+    }
+}
+
 /// A connection whose dial failed waits for room, and the answer of the one that did not answer is still waited for: it is taken over like any other.
 #[test]
 fn one_that_waits_again_behind_a_failed_dial_is_taken_over() {

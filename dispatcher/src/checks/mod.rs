@@ -217,6 +217,16 @@ impl Checks {
         }
     }
 
+    /// For a while nobody has carried its packets: what is under way says nothing of any server, and is asked anew.
+    pub fn interrupted(&mut self, now: Time) {
+        for n in 0..self.runs.len() {
+            let (id, purpose, run) = &mut self.runs[n];
+            run.abandon(now);
+            let (id, purpose) = (*id, *purpose);
+            self.forsake(id, purpose, now);
+        }
+    }
+
     /// The last it does: no server is left with a connection that nobody has the other end of.
     pub fn end(&mut self, now: Time, send: &mut dyn FnMut(Leaving<'_>)) {
         for (id, _, mut run) in core::mem::take(&mut self.runs) {

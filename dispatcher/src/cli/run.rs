@@ -14,7 +14,7 @@ use crate::control::service::Manager;
 use crate::control::socket::running::{wall_clock, wall_clock_exactly};
 use crate::control::socket::server::Server;
 use crate::control::socket::{self, Control, Running};
-use crate::control::takeover::{self, Failed, Giver, Heir};
+use crate::control::takeover::{self, CheckCounts, Failed, Giver, Heir};
 use crate::engine::{Returning, Share, Strays};
 use crate::io::kernel;
 use crate::journal;
@@ -143,6 +143,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
                 if !queue.events().go_on(&taken.events) {
                     tracing::warn!("takeover: what has happened before cannot be read, and is left out");
                 }
+                prober.go_on();
+                prober.count_on(CheckCounts::here(&taken.checks, conductor.directory()));
                 let words = format!("took over {}", taken.words);
                 let news = News::new(Kind::Takeover, false, words).with("version", env!("CARGO_PKG_VERSION"));
                 queue.events().tell(news, wall_clock_exactly());
@@ -273,6 +275,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Refusal> {
                 control: server.listener(),
                 metrics: metrics.as_ref().map(|metrics| (metrics.address, metrics.listener())),
                 events: queue.events(),
+                prober: &prober,
                 watched: manager.watched(),
                 cards: cards::all(dpdk.as_ref()),
                 heir: who.pid,
@@ -474,7 +477,7 @@ fn start(
     let mtu = ports.iter().map(|p| p.mtu).min().unwrap_or(1500);
     let seed = u64::from_le_bytes(secret[..8].try_into().expect("8 of 32 bytes"));
     let checks = Checks::new(mtu, process.learn_keys, seed ^ 0x6368_6563_6b73);
-    let prober = match prober::start(checks, clerk, revision, changes_of_checks, clock) {
+    let prober = match prober::start(checks, clerk, revision, changes_of_checks, clock, gates.is_some()) {
         Ok(prober) => prober,
         Err(why) => {
             drop(gates);

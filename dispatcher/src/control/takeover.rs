@@ -7,7 +7,7 @@
 //! | new | `HELLO` | its version, and of this protocol |
 //! | old | `WELCOME` | what is fixed, the secret, the clock, what its connections need, its listening sockets; or `REFUSED` |
 //! | new | `PREPARED` | all is built, all ports are open in standby |
-//! | old | `SESSIONS` | the rows of sessions that there are by now: most of what there is; and what has happened |
+//! | old | `SESSIONS` | the rows of sessions that there are by now, most of what there is; trails; what has happened; what checks have counted |
 //! | new | `KNOWN` | they are in its tables |
 //! | old | `BEGIN` | |
 //! | new | `BEGUN` | frames arrive at both |
@@ -21,11 +21,13 @@
 //! Until `GO` has been sent the old one goes on when anything goes wrong, or takes too long, and says why (`REFUSED`). The new one ends then, and says so. If the old one dies after its
 //! estate is complete, the new one runs: nobody else would.
 
+mod before;
 mod cards;
 mod give;
 mod take;
 mod welcome;
 
+pub use before::CheckCounts;
 pub use give::{Failed, Giver, give};
 pub use take::{Heir, Taken};
 

@@ -232,8 +232,7 @@ impl Engine {
             let (backend, slot) = match chosen {
                 Chosen::Backend(backend, slot) => (backend, slot),
                 Chosen::Waits => {
-                    let class = self.record(id).queue_class;
-                    class.into_iter().for_each(|class| self.note(id, What::Waits(class), now));
+                    self.note(id, What::Waits, now);
                     let (hot, c) = self.flows.both(id);
                     let at = timer::wakes_at(hot, c, self.config.flow_idle_timeout);
                     return self.wheel.arm(id.0, at);

@@ -2,7 +2,7 @@
 //!
 //! Written is what connections need to go on, and what would be missed: connections in every state with what they hold, what is known of backends and next hops,
 //! affinity rows, where the local ports have got to, the running number, counters; of connections also what is read of them in passing, what they have of their backends' limits,
-//! and since when they wait. Not written: what follows from the secret and the clock, which both processes have in common (cookies, hashes); trails; rates of resets.
+//! and since when they wait. Not written: what follows from the secret and the clock, which both processes have in common (cookies, hashes); rates of resets.
 //!
 //! Whoever takes over may have another number of workers. Each of them is given what all workers of the other process wrote, and takes what is its own. A connection whose local
 //! port is another worker's here is told of as a stray ([`Strays`](crate::path::Strays)).
@@ -19,18 +19,22 @@
 //! | 8 | what became of those who asked for room |
 //! | 9 | how far slow starts and limits that are found out have got |
 //! | 10 | what became of those who offered to resume, by backend |
+//! | 11 | whose turn it is, by pool |
+//! | 12 | trails |
 
 mod head;
 mod settle;
+mod turns;
 
 pub use settle::TakenOver;
 
 use super::admission::Gates;
+use super::trail::{self, Trail};
 use super::{AddressMode, Engine, session_time};
 use crate::flow::{FlowId, Key, Side};
 use crate::pack::{Ids, Pack, Packer, Section, Unpacker, Unreadable};
 use crate::tcp::connection::State;
-use crate::tcp::moving;
+use crate::tcp::{Connection, moving};
 use crate::time::Time;
 use crate::tls::Late;
 use crate::wire::packet::protocol;
@@ -51,6 +55,8 @@ const FLOWS: u32 = 7;
 const ASKED: u32 = 8;
 const PACE: u32 = 9;
 const RESUMED: u32 = 10;
+const TURNS: u32 = 11;
+const TRAILS: u32 = 12;
 
 /// Parts of a connection that others keep.
 mod part {
@@ -84,9 +90,27 @@ pub fn pack_sessions(rows: &Reader, directory: &Directory, now: Time) -> Vec<u8>
     to.into_bytes()
 }
 
+/// Trails of all workers, as these tell of them while they go on; to stand behind rows of sessions.
+pub fn pack_trails<'a>(trails: impl Iterator<Item = &'a Trail>, directory: &Directory) -> Vec<u8> {
+    let mut to = Packer::new();
+    to.section(HEAD, VERSION, |to| Head::pack_common(directory, to));
+    to.section(TRAILS, VERSION, |to| trails.for_each(|trail| to.sized(|to| trail.pack(directory, to))));
+    to.into_bytes()
+}
+
+/// A class that is no more has no name there either, and who is of it is of the last one.
+fn forget_classes(c: &mut Connection, directory: &Directory) {
+    let service = c.record.service;
+    c.record.queue_class = c.record.queue_class.filter(|class| directory.class_name(service, *class).is_some());
+    let last = directory.service(service).map(|service| service.policy().classes.last());
+    let asks = c.opening().and_then(|opening| opening.asks.as_mut());
+    asks.into_iter().for_each(|asks| asks.class = last.map_or(ClassId(u8::MAX), |last| asks.class.min(last)));
+}
+
 impl Engine {
-    /// All of it, as bytes; of rows of sessions those that may have been used since `rows_since`: the others went before ([`pack_sessions`]). It can go on as if nothing had been.
-    pub fn pack(&mut self, rows_since: Time, now: Time) -> Vec<u8> {
+    /// All of it, as bytes; of rows of sessions and trails those that may have been used or changed since `since`: the others went before ([`pack_sessions`], [`pack_trails`]). It can go
+    /// on as if nothing had been.
+    pub fn pack(&mut self, since: Time, now: Time) -> Vec<u8> {
         let mut to = Packer::new();
         to.section(HEAD, VERSION, |to| Head::pack(self, to));
         to.section(COUNTERS, VERSION, |to| self.counters.pack(to));
@@ -100,9 +124,9 @@ impl Engine {
             cursors.for_each(|cursor| cursor.pack(to));
         });
         to.section(ROWS, VERSION, |to| {
-            let (now, since) = (session_time(now), session_time(rows_since));
-            let since = if rows_since == Time::ZERO { Millis(0) } else { since };
-            self.affinity.save(now, since, names_in_rows(&self.directory), |row| row.to_words().pack(to));
+            let rows_since = if since == Time::ZERO { Millis(0) } else { session_time(since) };
+            self.affinity
+                .save(session_time(now), rows_since, names_in_rows(&self.directory), |row| row.to_words().pack(to));
         });
         to.section(FLOWS, VERSION, |to| {
             let all: Vec<FlowId> = self.flows.iter_ids().collect();
@@ -111,12 +135,14 @@ impl Engine {
                 else {
                     continue;
                 };
+                let gate = self.gate_id(id).and_then(|gate| self.gates.find(gate));
                 to.sized(|to| {
                     (client, server).pack(to);
-                    let Engine { flows, buffers, .. } = self;
+                    let Engine { flows, buffers, directory, .. } = self;
                     let (hot, c) = flows.both(id);
-                    moving::pack(hot, c, buffers, to);
-                    self.pack_parts(id, to);
+                    forget_classes(c, directory);
+                    moving::pack(hot, c, gate.is_some(), buffers, to);
+                    self.pack_parts(id, gate, to);
                 });
                 // It may have been folded.
                 self.refresh(id);
@@ -128,12 +154,16 @@ impl Engine {
             let all = self.directory.backends().flat_map(|b| IdentityKind::ALL.map(|kind| (b.id, kind)));
             all.for_each(|(id, kind)| to.sized(|to| (id, (kind, metrics.of(id, kind))).pack(to)));
         });
+        to.section(TURNS, VERSION, |to| turns::pack(&self.directory, &mut self.balancers, to));
+        to.section(TRAILS, VERSION, |to| {
+            let changed = self.trails.all().filter(|trail| trail.changed_since(since));
+            changed.for_each(|trail| to.sized(|to| trail.pack(&self.directory, to)));
+        });
         to.section(PACE, VERSION, |to| self.pace.pack(&self.observed, self.worker == 0, to));
         to.into_bytes()
     }
 
-    fn pack_parts(&mut self, id: FlowId, to: &mut Packer) {
-        let gate = self.gate_id(id).and_then(|gate| self.gates.find(gate));
+    fn pack_parts(&mut self, id: FlowId, gate: Option<usize>, to: &mut Packer) {
         let Engine { flows, flights, readings, lates, buffers, gates, .. } = self;
         let mut part = |kind: u8, write: &mut dyn FnMut(&mut Packer)| {
             kind.pack(to);
@@ -145,8 +175,10 @@ impl Engine {
         if let Late::Begun(place) = c.late {
             part(part::LATE, &mut |to| lates.pack(place, buffers, to));
         }
-        if let Some(slot) = &c.record.slot {
-            part(part::UNITS, &mut |to| (slot.class(), slot.units()).pack(to));
+        // Where nobody is asked any more, it counts as a connection alone.
+        if let (Some(slot), Some(gate)) = (&c.record.slot, gate) {
+            let class = gates.at(gate).admission.class_within(slot.class());
+            part(part::UNITS, &mut |to| (class, slot.units()).pack(to));
         }
         let ticket = c.queued().map(|queued| queued.ticket);
         let parked = gate.zip(ticket).and_then(|(gate, ticket)| gates.at(gate).admission.parked(ticket));
@@ -206,6 +238,11 @@ impl Engine {
                         let Engine { pace, live, worker, .. } = self;
                         pace.take_over(&mut from, (*worker == 0).then(|| &**live.slots()), now)?;
                     }
+                    TRAILS => self.take_trails(&mut from, head, owner)?,
+                    // Each worker turns by itself.
+                    TURNS if n == self.worker % all.len() => {
+                        turns::take_over(&self.directory, &mut self.balancers, &mut from)?;
+                    }
                     // The head, and what is of a later version, which can do without.
                     _ => {}
                 }
@@ -261,14 +298,47 @@ impl Engine {
         }
     }
 
-    /// Takes its part of the rows that were written by [`pack_sessions`]: how many.
-    pub fn take_sessions(&mut self, bytes: &[u8], now: Time) -> Result<usize, Unreadable> {
+    /// Takes its part of what was written by [`pack_sessions`], and of the trails behind it ([`pack_trails`]), before [`Engine::take_over`]: how many rows.
+    pub fn take_sessions(&mut self, bytes: &[u8], owner: Owner<'_>, now: Time) -> Result<usize, Unreadable> {
         let nobody = Ids::default();
-        let section = Unpacker::new(bytes, &nobody).section()?.ok_or(Unreadable::CutOff)?;
-        if (section.kind, section.version) != (ROWS, VERSION) {
-            return Err(Unreadable::Unknown { kind: section.kind, version: section.version });
+        let (mut rows, mut head) = (None, None);
+        let mut sections = Unpacker::new(bytes, &nobody);
+        while let Some(Section { kind, version, bytes }) = sections.section()? {
+            if version != VERSION && matches!(kind, ROWS | HEAD | TRAILS) {
+                return Err(Unreadable::Unknown { kind, version });
+            }
+            match kind {
+                ROWS => rows = Some(self.take_rows(&mut Unpacker::new(bytes, &nobody), now)?),
+                HEAD => head = Some(Head::read(bytes, &self.directory)?),
+                TRAILS => {
+                    let head = head.as_ref().ok_or(Unreadable::Impossible("no head"))?;
+                    self.take_trails(&mut Unpacker::new(bytes, &head.ids), head, owner)?;
+                }
+                // Of a later version, which can do without.
+                _ => {}
+            }
         }
-        self.take_rows(&mut Unpacker::new(section.bytes, &nobody), now)
+        rows.ok_or(Unreadable::CutOff)
+    }
+
+    /// Takes its part of trails.
+    fn take_trails(&mut self, from: &mut Unpacker<'_>, head: &Head, owner: Owner<'_>) -> Result<(), Unreadable> {
+        let mut own = Vec::new();
+        while !from.is_empty() {
+            let mut one = from.sized()?;
+            if owner(&Key::unpack(&mut one.clone())?) != self.worker {
+                continue;
+            }
+            let mut trail = Trail::unpack(&mut one, &self.directory)?;
+            let shown = trail.ended.as_mut().and_then(|shown| Some((shown.service, shown.queue_class.as_mut()?)));
+            shown.into_iter().for_each(|(service, class)| *class = head.class(service, *class));
+            own.push(trail);
+            if own.len() >= trail::TRAILS {
+                self.trails.take(core::mem::take(&mut own));
+            }
+        }
+        self.trails.take(own);
+        Ok(())
     }
 
     fn take_rows(&mut self, from: &mut Unpacker<'_>, now: Time) -> Result<usize, Unreadable> {

@@ -3,6 +3,10 @@
 //! A trail is written beside the connection, at the places where things are decided, and read when somebody asks. The latest [`TRAILS`] of a worker are kept, whether
 //! they live or have ended: a place is used anew when as many have begun since. Nothing is allocated for one, nothing is looked up for one, and a frame of a
 //! spliced connection does not touch it.
+//!
+//! A process that [takes over](super::moving) has those of the other one, too (`moving.rs`): they stand in front of its own, and give way to them.
+
+mod moving;
 
 use super::Engine;
 use super::connections::Shown;
@@ -11,8 +15,8 @@ use crate::tcp::End;
 use crate::time::Time;
 use crate::wire::Addr;
 use arrayvec::ArrayVec;
+use core::cmp::Ordering;
 use core::time::Duration;
-use lb::admission::ClassId;
 use lb::{BackendId, Identity, Lookup, Reason};
 use std::net::{IpAddr, SocketAddr};
 
@@ -43,8 +47,8 @@ pub enum What {
     Silent,
     /// A hello came after the backend was chosen.
     LateHello,
-    /// It waits for room at a backend, in this class.
-    Waits(ClassId),
+    /// It waits for room at a backend.
+    Waits,
     /// There was room at last.
     Goes(Holder),
     /// It was asked to connect.
@@ -179,9 +183,11 @@ impl Sought {
 #[derive(Debug)]
 pub(super) struct Trails {
     ring: Vec<Trail>,
-    /// So many have begun.
+    /// So many have begun, with those of another process.
     begun: u64,
-    /// Numbers of a worker's connections go in steps, from its own place.
+    /// So many of these are another process's, in the order of their numbers.
+    earlier: u64,
+    /// Numbers of a worker's own connections go in steps, from its own place.
     first: u64,
     step: u64,
 }
@@ -190,17 +196,12 @@ impl Trails {
     pub fn new(worker: usize, workers: usize) -> Trails {
         // Touched as they are written.
         let ring = Vec::with_capacity(TRAILS);
-        Trails { ring, begun: 0, first: worker as u64 + 1, step: workers as u64 }
-    }
-
-    /// The next connection to begin has this number: those before it are another process's.
-    pub fn begin_at(&mut self, number: u64) {
-        (self.first, self.begun) = (number, 0);
+        Trails { ring, begun: 0, earlier: 0, first: worker as u64 + 1, step: workers as u64 }
     }
 
     /// The next connection begins.
     pub fn begin(&mut self, number: u64, key: Key, now: Time) {
-        debug_assert_eq!(number, self.first + self.begun * self.step);
+        debug_assert_eq!(number, self.first + (self.begun - self.earlier) * self.step);
         match self.ring.get_mut(self.begun as usize % TRAILS) {
             Some(trail) => {
                 (trail.number, trail.key, trail.began) = (number, key, now);
@@ -237,8 +238,26 @@ impl Trails {
 
     /// The trail of a connection, if it is kept still.
     pub fn of(&mut self, number: u64) -> Option<&mut Trail> {
-        let nth = number.checked_sub(self.first)? / self.step;
+        let nth = match number.checked_sub(self.first) {
+            Some(behind) => self.earlier + behind / self.step,
+            None => self.of_another(number)?,
+        };
         self.ring.get_mut(nth as usize % TRAILS).filter(|trail| trail.number == number)
+    }
+
+    /// Where one of another process stands.
+    #[cold]
+    fn of_another(&self, number: u64) -> Option<u64> {
+        let (mut from, mut to) = (self.begun.saturating_sub(TRAILS as u64), self.earlier);
+        while from < to {
+            let middle = from.midpoint(to);
+            match self.ring.get(middle as usize)?.number.cmp(&number) {
+                Ordering::Less => from = middle + 1,
+                Ordering::Equal => return Some(middle),
+                Ordering::Greater => to = middle,
+            }
+        }
+        None
     }
 }
 

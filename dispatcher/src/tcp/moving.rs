@@ -40,8 +40,8 @@ mod state {
     pub const FAREWELL: u8 = 7;
 }
 
-/// Writes one.
-pub fn pack(hot: &Hot, c: &Connection, buffers: &BufferPool, to: &mut Packer) {
+/// Writes one; `counted`: somebody counts what it has of its backend's limits.
+pub fn pack(hot: &Hot, c: &Connection, counted: bool, buffers: &BufferPool, to: &mut Packer) {
     pack_hot(hot, to);
     let Connection {
         state,
@@ -75,7 +75,7 @@ pub fn pack(hot: &Hot, c: &Connection, buffers: &BufferPool, to: &mut Packer) {
     };
     (late, *proxy).pack(to);
     // Where its units have been given back there is nothing to end.
-    let under_way = record.slot.as_ref().is_some_and(|slot| slot.units() > 0);
+    let under_way = counted && record.slot.as_ref().is_some_and(|slot| slot.units() > 0);
     handshake.as_ref().filter(|_| under_way).copied().pack(to);
     pack_state(state, buffers, to);
 }

@@ -2,7 +2,7 @@
 
 use super::Times;
 use crate::flow::Key as FlowKey;
-use crate::pack::{Pack, Packer, Unpacker, Unreadable, packed};
+use crate::pack::{Pack, Packer, Unpacker, Unreadable, packed, packed_words};
 use crate::time::Time;
 pub use crate::tls::Class;
 use crate::wire::proxy::Named;
@@ -353,10 +353,7 @@ impl Record {
             bytes_to_server: bytes[0],
             bytes_to_client: bytes[1],
             dial_attempts: u32::from(self.attempts),
-            queue_class: self.queue_class.and_then(|class| {
-                let classes = directory.service(self.service)?.policy().classes.specs();
-                Some(classes.get(class.index())?.name.as_str())
-            }),
+            queue_class: self.queue_class.and_then(|class| directory.class_name(self.service, class)),
             waited_ms: u32::from(self.waited),
             spilled: self.spilled,
             end,
@@ -365,6 +362,23 @@ impl Record {
 }
 
 packed!(Kinds([Option<IdentityKind>; 3]));
+packed_words!(End {
+    Fin = 0,
+    ClientReset = 1,
+    QueueAbandoned = 2,
+    QueueTimeout = 3,
+    QueueFull = 4,
+    BackendReset = 5,
+    BackendLost = 6,
+    Idle = 7,
+    NoBackend = 8,
+    ProxyHeader = 9,
+    PortInUse = 10,
+    NoBuffer = 11,
+    Replaced = 12,
+    BackendRemoved = 13,
+    Shutdown = 14,
+});
 
 // What it has of its backend's limits is written beside it, by who counts that. Classes are those of the process that writes.
 impl Pack for Record {

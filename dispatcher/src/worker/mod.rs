@@ -203,7 +203,7 @@ pub trait FrameHandler {
         Vec::new()
     }
     /// See [`Engine::take_sessions`].
-    fn take_sessions(&mut self, _bytes: &[u8], _now: Time) -> Result<usize, Unreadable> {
+    fn take_sessions(&mut self, _bytes: &[u8], _owner: Owner<'_>, _now: Time) -> Result<usize, Unreadable> {
         Ok(0)
     }
     /// See [`Engine::memory_for`].
@@ -344,8 +344,8 @@ impl FrameHandler for Engine {
     fn pack(&mut self, rows_since: Time, now: Time) -> Vec<u8> {
         Engine::pack(self, rows_since, now)
     }
-    fn take_sessions(&mut self, bytes: &[u8], now: Time) -> Result<usize, Unreadable> {
-        Engine::take_sessions(self, bytes, now)
+    fn take_sessions(&mut self, bytes: &[u8], owner: Owner<'_>, now: Time) -> Result<usize, Unreadable> {
+        Engine::take_sessions(self, bytes, owner, now)
     }
     fn memory_for(&self, connections: usize) -> Vec<Range<*const u8>> {
         Engine::memory_for(self, connections).into()

@@ -326,7 +326,9 @@ impl<H: FrameHandler> Loop<H> {
 
     /// See [`FrameHandler::take_sessions`].
     pub(super) fn take_sessions(&mut self, bytes: &[u8]) -> Result<usize, Unreadable> {
-        self.handler.take_sessions(bytes, self.clock.now())
+        let exchange = self.exchange.as_ref();
+        let owner = |key: &Key| exchange.and_then(|exchange| exchange.owner(key)).unwrap_or(0);
+        self.handler.take_sessions(bytes, &owner, self.clock.now())
     }
 
     /// So many connections will be taken over: their memory is there before.

@@ -254,7 +254,8 @@ impl Admission {
         self.park(Waiter { place, ..waiter })
     }
 
-    fn class_within(&self, class: ClassId) -> ClassId {
+    /// The class of this number; the last, if there is none.
+    pub fn class_within(&self, class: ClassId) -> ClassId {
         class.min(self.shared.classes.last())
     }
 
@@ -482,13 +483,13 @@ impl Admission {
         if holds { Outcome::Held } else { Outcome::Nobody }
     }
 
-    /// A slot that was taken in another process, of whatever is left: it counts, and is to be given back, as if it had been taken here. Limits are not asked, for it is there. None of a
-    /// backend that is no member.
-    pub fn taken_over(&mut self, backend: BackendId, class: ClassId, units: u8) -> Option<Slot> {
-        let (member, class) = (self.member(backend)?, self.class_within(class));
+    /// A slot that was taken in another process, of whatever is left: it counts, and is to be given back, as if it had been taken here. Limits are not asked, for it is there; nor
+    /// who is a member, for a backend that is no longer wanted may be wanted again.
+    pub fn taken_over(&mut self, backend: BackendId, class: ClassId, units: u8) -> Slot {
+        let class = self.class_within(class);
         let units = units.min(slots::FULL);
-        self.shared.count(member, class, Used { connections: 1, units: u32::from(units) });
-        Some(Slot { backend, class, units, ledger: self.shared.ledger.number() })
+        self.shared.count(backend, class, Used { connections: 1, units: u32::from(units) });
+        Slot { backend, class, units, ledger: self.shared.ledger.number() }
     }
 
     /// Counts on from what another process had counted of a class.

@@ -143,8 +143,7 @@ impl Shared {
     }
 
     /// Counts what is taken already.
-    pub(super) fn count(&self, member: usize, class: ClassId, cost: Used) {
-        let id = self.members[member];
+    pub(super) fn count(&self, id: BackendId, class: ClassId, cost: Used) {
         self.slots.take_over(id, cost);
         self.ledger.taken(id, class, cost);
     }

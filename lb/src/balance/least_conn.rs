@@ -57,6 +57,19 @@ impl LeastConn {
         self.members = members.into();
     }
 
+    /// The last chosen among all, and among a few.
+    pub fn turns(&self) -> [Option<BackendId>; 2] {
+        let last = self.start.checked_sub(1).and_then(|place| self.members.get(place));
+        [last.map(|member| member.0), self.among]
+    }
+
+    /// Goes on behind those.
+    pub fn go_on(&mut self, [last, among]: [Option<BackendId>; 2]) {
+        let place = |id| self.members.iter().position(|member| member.0 == id);
+        self.start = last.and_then(place).map_or(0, |place| place + 1);
+        self.among = among;
+    }
+
     /// The least loaded of those that `may`.
     pub fn pick(&mut self, live: &Live, may: impl Fn(BackendId) -> bool) -> Option<BackendId> {
         let LeastConn { members, blocks, start, .. } = self;

@@ -8,11 +8,13 @@ pub(crate) mod maglev;
 mod random_two;
 mod round_robin;
 mod stable;
+mod turns;
 
 pub use least_conn::LeastConn;
 pub use maglev::{Maglev, table_size};
 pub use round_robin::RoundRobin;
 pub use stable::StableHash;
+pub use turns::{ClassTurns, MOST_CREDIT, Turns};
 
 use crate::backend::{BackendId, BackendSet};
 use crate::directory::{Directory, PoolId};
@@ -88,6 +90,28 @@ impl Balancer {
             Algorithm::LeastConn => self.least_conn.follow(pool),
             Algorithm::RoundRobin => self.round_robin.follow(pool),
             Algorithm::Maglev | Algorithm::RandomTwo => {}
+        }
+    }
+
+    /// Whose turn it is in this pool, where that is remembered.
+    pub fn turns(&self, pool: &Pool) -> Option<Turns> {
+        match pool.balance() {
+            Algorithm::RoundRobin => {
+                Some(Turns::RoundRobin { classes: self.round_robin.turns(), among: self.round_robin.among() })
+            }
+            Algorithm::LeastConn => Some(Turns::LeastConn(self.least_conn.turns())),
+            Algorithm::Maglev | Algorithm::RandomTwo => None,
+        }
+    }
+
+    /// Goes on where another process was. Turns of another algorithm than the pool's mean nothing.
+    pub fn go_on(&mut self, pool: &Pool, turns: &Turns) {
+        match (pool.balance(), turns) {
+            (Algorithm::RoundRobin, Turns::RoundRobin { classes, among }) => {
+                self.round_robin.go_on(pool, classes, among);
+            }
+            (Algorithm::LeastConn, Turns::LeastConn(last)) => self.least_conn.go_on(*last),
+            _ => {}
         }
     }
 

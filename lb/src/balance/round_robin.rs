@@ -1,5 +1,6 @@
 //! Smooth weighted round robin, as in nginx, without looking at every backend for each flow.
 
+use super::turns::{ClassTurns, MOST_CREDIT};
 use crate::backend::BackendId;
 use crate::pool::Pool;
 use std::collections::VecDeque;
@@ -24,6 +25,9 @@ pub struct RoundRobin {
 
 /// A backend, and its place in the pool's list.
 type Turn = (u16, BackendId);
+
+/// The credit of a backend's class, whether it had its turn, and where it stood.
+type Stood = (i64, bool, usize);
 
 /// The backends of one weight.
 #[derive(Debug)]
@@ -82,9 +86,7 @@ impl Class {
 impl RoundRobin {
     /// For this pool from now on: who is in it still keeps its turn, and with its weight its credit.
     pub fn follow(&mut self, pool: &Pool) {
-        let members = pool.members().iter().enumerate().filter(|(_, m)| pool.may_take_new(m.id));
-        let mut wanted: Vec<(u16, u16, BackendId)> = members.map(|(at, m)| (m.weight, at as u16, m.id)).collect();
-        wanted.sort_unstable();
+        let wanted = wanted(pool);
         let now = |class: &Class| {
             let mut turns: Vec<_> =
                 class.turns.iter().chain(&class.had).map(|t| (class.weight as u16, t.0, t.1)).collect();
@@ -94,15 +96,61 @@ impl RoundRobin {
         if wanted == self.classes.iter().flat_map(now).collect::<Vec<_>>() {
             return;
         }
-        // By backend: the credit of its class, whether it had its turn, and where it stood.
-        let mut before: Vec<(BackendId, (i64, bool, usize))> = vec![];
-        for class in &self.classes {
-            let had = |had| move |(at, turn): (usize, &Turn)| (turn.1, (class.credit, had, at));
-            before.extend(class.turns.iter().enumerate().map(had(false)));
-            before.extend(class.had.iter().enumerate().map(had(true)));
+        self.arrange(&wanted, &self.turns());
+    }
+
+    /// Those of all classes.
+    pub fn turns(&self) -> Vec<ClassTurns> {
+        let ids = |turns: &VecDeque<Turn>| turns.iter().map(|turn| turn.1).collect();
+        let one = |class: &Class| ClassTurns {
+            credit: class.credit,
+            chosen: class.chosen as u16,
+            turns: ids(&class.turns),
+            had: ids(&class.had),
+        };
+        self.classes.iter().map(one).collect()
+    }
+
+    /// What backends have of the account of [`RoundRobin::pick_among`].
+    pub fn among(&self) -> Vec<(BackendId, i64)> {
+        let all = self.among.iter().enumerate().filter(|(_, credit)| **credit != 0);
+        all.map(|(slot, credit)| (BackendId(slot as u16), *credit)).collect()
+    }
+
+    /// Goes on from there, for this pool: as if it had been chosen here.
+    pub fn go_on(&mut self, pool: &Pool, classes: &[ClassTurns], among: &[(BackendId, i64)]) {
+        let can_be = |credit: i64| credit.clamp(-MOST_CREDIT, MOST_CREDIT);
+        self.arrange(&wanted(pool), classes);
+        let sorted = |ids: &mut Vec<BackendId>| ids.sort_unstable();
+        let mut before: Vec<(Vec<BackendId>, u16)> =
+            classes.iter().map(|class| ([&class.turns[..], &class.had].concat(), class.chosen)).collect();
+        before.iter_mut().for_each(|(ids, _)| sorted(ids));
+        for class in &mut self.classes {
+            class.credit = can_be(class.credit);
+            let mut ids = class.turns.iter().chain(&class.had).map(|turn| turn.1).collect();
+            sorted(&mut ids);
+            // Only of the same backends is it known how many were chosen.
+            if let Some((_, chosen)) = before.iter().find(|(before, _)| *before == ids) {
+                class.reckon(ids.len().min(usize::from(*chosen)), &mut self.total);
+            }
         }
-        before.sort_unstable();
-        let known = |id| before.binary_search_by_key(&id, |b| b.0).ok().map(|at| before[at].1);
+        for (id, credit) in among {
+            if let Some(known) = self.among.get_mut(id.index()) {
+                *known = can_be(*credit);
+            }
+        }
+    }
+
+    /// Those that are wanted, as they stood before.
+    fn arrange(&mut self, wanted: &[(u16, u16, BackendId)], before: &[ClassTurns]) {
+        let mut stood: Vec<(BackendId, Stood)> = vec![];
+        for class in before {
+            let had = |had| move |(at, id): (usize, &BackendId)| (*id, (class.credit, had, at));
+            stood.extend(class.turns.iter().enumerate().map(had(false)));
+            stood.extend(class.had.iter().enumerate().map(had(true)));
+        }
+        stood.sort_unstable();
+        let known = |id| stood.binary_search_by_key(&id, |b| b.0).ok().map(|at| stood[at].1);
         self.classes = wanted
             .chunk_by(|a, b| a.0 == b.0)
             .map(|same| {
@@ -170,4 +218,12 @@ impl RoundRobin {
         self.among[id.index()] -= total;
         Some(id)
     }
+}
+
+/// The members of a pool that may be chosen: weight, place in its list, and which.
+fn wanted(pool: &Pool) -> Vec<(u16, u16, BackendId)> {
+    let members = pool.members().iter().enumerate().filter(|(_, m)| pool.may_take_new(m.id));
+    let mut wanted: Vec<(u16, u16, BackendId)> = members.map(|(at, m)| (m.weight, at as u16, m.id)).collect();
+    wanted.sort_unstable();
+    wanted
 }

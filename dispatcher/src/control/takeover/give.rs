@@ -2,8 +2,8 @@
 
 use super::welcome::{Welcome, fixed, left};
 use super::{
-    BEGIN, BEGUN, ESTATE, GO, HELLO, KNOWN, PREPARE, PREPARED, PROTOCOL, SESSIONS, SOON, TAKEN, WELCOME, cards, expect,
-    in_words, pack_all, refuse,
+    BEGIN, BEGUN, ESTATE, GO, HELLO, KNOWN, PREPARE, PREPARED, PROTOCOL, SESSIONS, SOON, TAKEN, WELCOME, before, cards,
+    expect, in_words, pack_all, refuse,
 };
 use crate::control::events::Events;
 use crate::control::service::Watched;
@@ -13,6 +13,7 @@ use crate::io::cards::Cards;
 use crate::io::pass::{self, Message, Passage};
 use crate::pack::{Ids, Pack, Packer, Unpacker};
 use crate::worker::poll::Clock;
+use crate::worker::prober::Prober;
 use crate::worker::succession::{Halt, Verdict, Written, wall_nanos};
 use crate::worker::{Conductor, SharedDevices, Worker};
 use core::time::Duration;
@@ -52,6 +53,8 @@ pub struct Giver<'a> {
     pub metrics: Option<(SocketAddr, BorrowedFd<'a>)>,
     /// What has happened.
     pub events: &'a Events,
+    /// What asks its backends.
+    pub prober: &'a Prober,
     /// By whom it is watched.
     pub watched: Watched,
     /// Its devices that cannot be in two hands.
@@ -100,8 +103,21 @@ fn try_to_give(passage: &mut Passage, giver: &Giver<'_>, meanwhile: &mut dyn FnM
     if protocol != PROTOCOL {
         return Err(format!("version {version} hands over by protocol {protocol}, and this one by {PROTOCOL}").into());
     }
-    let Giver { workers, conductor, rows, devices, secret, clock, control, metrics, events, watched, cards, heir } =
-        giver;
+    let Giver {
+        workers,
+        conductor,
+        rows,
+        devices,
+        secret,
+        clock,
+        control,
+        metrics,
+        events,
+        prober,
+        watched,
+        cards,
+        heir,
+    } = giver;
     let (xdp, passed) = devices.lend().map_err(|e| format!("af-xdp: {e}"))?.into_parts();
     let welcome = Welcome {
         secret: *secret,
@@ -120,12 +136,15 @@ fn try_to_give(passage: &mut Passage, giver: &Giver<'_>, meanwhile: &mut dyn FnM
     passage.send(WELCOME, &welcome.to_bytes(), &files, SOON).map_err(sent)?;
     wait_for(passage, PREPARED, Instant::now() + PREPARE, meanwhile)?;
     let rows_since = clock.now();
-    let sessions = pack_sessions(rows, conductor.directory(), rows_since);
+    let mut sessions = pack_sessions(rows, conductor.directory(), rows_since);
+    sessions.extend(before::trails(workers, conductor));
     let sessions = pass::memory(&sessions).map_err(|e| e.to_string())?;
     let events = pass::memory(&events.to_json()).map_err(|e| e.to_string())?;
+    let checks =
+        pass::memory(&before::pack_checks(&prober.reports(), conductor.directory())).map_err(|e| e.to_string())?;
     let connections = |workers: &[Worker]| workers.iter().map(|w| w.status.snapshot().flows).sum::<usize>();
     let there = (connections(workers) as u64).to_le_bytes();
-    passage.send(SESSIONS, &there, &[sessions.as_fd(), events.as_fd()], SOON).map_err(sent)?;
+    passage.send(SESSIONS, &there, &[sessions.as_fd(), events.as_fd(), checks.as_fd()], SOON).map_err(sent)?;
     wait_for(passage, KNOWN, Instant::now() + PREPARE, meanwhile)?;
     passage.send(BEGIN, &[], &[], SOON).map_err(sent)?;
     expect(passage, BEGUN, Instant::now() + SOON)?;
@@ -134,6 +153,8 @@ fn try_to_give(passage: &mut Passage, giver: &Giver<'_>, meanwhile: &mut dyn FnM
     let began = Instant::now();
     let until = began + still(connections(workers));
     let halt = Arc::new(Halt::new(workers.len(), wall_nanos(), rows_since, until));
+    // What is not answered meanwhile is no server's fault.
+    prober.hold();
     workers.iter().enumerate().for_each(|(n, worker)| worker.halt(n, halt.clone()));
     conductor.rouse();
     let decided = settle(passage, &halt, (began, until)).and_then(|taken| match cards {
@@ -148,6 +169,9 @@ fn try_to_give(passage: &mut Passage, giver: &Giver<'_>, meanwhile: &mut dyn FnM
     });
     let goes_on = decided.as_ref().is_err_and(|failed| !failed.over);
     halt.decide(if goes_on { Verdict::GoOn } else { Verdict::End });
+    if goes_on {
+        prober.go_on();
+    }
     decided.map(|taken| format!("version {version} has taken over ({taken}), {} us", began.elapsed().as_micros()))
 }
 

@@ -1,5 +1,6 @@
 //! The new process takes all over.
 
+use super::before::{self, CheckCounts};
 use super::welcome::{Welcome, fixed};
 use super::{
     BEGIN, BEGUN, ESTATE, GO, HELLO, KNOWN, LONGEST, PREPARE, PREPARED, PROTOCOL, SESSIONS, SOON, TAKEN, WELCOME,
@@ -26,7 +27,7 @@ use std::time::Instant;
 /// Most that is taken of what a worker wrote.
 const LARGEST: u64 = 64 << 30;
 
-/// Most that is taken of events: many times what all that are kept can be.
+/// Most that is taken of events, and of counts of checks: many times what all that are kept can be.
 const LARGEST_EVENTS: u64 = 64 << 20;
 
 /// What the new process has been told, and its connection to the old one.
@@ -140,6 +141,14 @@ impl Heir {
         let sessions = Arc::new(pass::contents(sessions, LARGEST).map_err(|e| unread(&e))?);
         let events = files.next().ok_or("no events")?;
         let events = pass::contents(events, LARGEST_EVENTS).map_err(|e| unread(&e))?;
+        let checks = match files.next() {
+            Some(checks) => {
+                let bytes = pass::contents(checks, LARGEST_EVENTS).map_err(|e| unread(&e))?;
+                before::read_checks(&bytes).map_err(|e| unread(&e))?
+            }
+            // It is of a version that does not tell them.
+            None => Vec::new(),
+        };
         let mut rows = 0;
         for answer in gates.ask(&Order::Sessions(sessions, connections), Instant::now() + PREPARE).ok_or(DIED)? {
             let Answer::Sessions(taken) = answer else { return Err(DIED.into()) };
@@ -192,7 +201,13 @@ impl Heir {
             None => _ = cards::hear(&mut self.passage, GO)?,
         }
         gates.tell(&Order::Run).ok_or(DIED)?;
-        Ok(Taken { words, control: self.control.try_clone().map_err(|e| e.to_string())?, metrics: None, events })
+        Ok(Taken {
+            words,
+            control: self.control.try_clone().map_err(|e| e.to_string())?,
+            metrics: None,
+            events,
+            checks,
+        })
     }
 }
 
@@ -206,6 +221,8 @@ pub struct Taken {
     pub metrics: Option<(SocketAddr, OwnedFd)>,
     /// What has happened there, for [`Events::go_on`](crate::control::events::Events::go_on).
     pub events: Vec<u8>,
+    /// What its checks had counted.
+    pub checks: Vec<CheckCounts>,
 }
 
 /// Asks for the connection itself, by HTTP.

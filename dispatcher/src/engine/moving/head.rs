@@ -31,8 +31,22 @@ impl Head {
     /// Of an engine.
     pub fn pack(engine: &Engine, to: &mut Packer) {
         let Engine { worker, workers, serial, swept, directory, .. } = engine;
-        (*worker as u32, *workers as u32).pack(to);
-        (*serial, *swept).pack(to);
+        Head::pack_of((*worker, *workers), (*serial, *swept), directory, to);
+    }
+
+    /// Of what all engines of this directory have in common.
+    pub fn pack_common(directory: &Directory, to: &mut Packer) {
+        Head::pack_of((0, 1), (0, Time::ZERO), directory, to);
+    }
+
+    fn pack_of(
+        (worker, workers): (usize, usize),
+        (serial, swept): (u64, Time),
+        directory: &Directory,
+        to: &mut Packer,
+    ) {
+        (worker as u32, workers as u32).pack(to);
+        (serial, swept).pack(to);
         (directory.backends().count() as u32).pack(to);
         for b in directory.backends() {
             (b.id, b.name.clone()).pack(to);

@@ -157,7 +157,7 @@ impl Engine {
         if let Some(backend) = c.record.backend.filter(|_| !c.record.told) {
             let slot = gate
                 .zip(units)
-                .and_then(|(gate, (class, units))| gates.at(gate).admission.taken_over(backend, class, units));
+                .map(|(gate, (class, units))| gates.at(gate).admission.taken_over(backend, class, units));
             if slot.is_none() {
                 // Like those from before there were limits.
                 live.opened(backend);
