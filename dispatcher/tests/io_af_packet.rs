@@ -254,6 +254,63 @@ fn a_port_without_large_units_gets_them_cut_from_one_that_has_them() {
     });
 }
 
+#[test]
+fn segments_that_were_within_other_packets_arrive_as_one_unit_and_the_kernel_cuts_them_as_they_were() {
+    for (v6, vlan) in [(false, false), (true, false), (false, true)] {
+        in_namespace(move || {
+            pair("t0", "t1");
+            let (mut a, mut b) = (open(&["t0"]).pop().unwrap(), open(&["t1"]).pop().unwrap());
+            let cut = Offload::large(1400);
+            let units = [tcp(v6, 1000, 0x18, 30_000, vlan), tcp(v6, 7000, 0x10, 20_000, vlan)];
+            let pieces = units.each_ref().map(|unit| finished(unit, cut));
+            let mut wrong = pieces[0][3].clone();
+            *wrong.last_mut().unwrap() ^= 1;
+            // The second stream's follow those of the first; one whose checksum is wrong stays what it is, and what came plainly, too.
+            let send = |a: &mut Port| {
+                pieces.iter().flatten().for_each(|piece| assert!(a.tx.transmit_alone(piece)));
+                a.tx.flush();
+                assert!(a.tx.transmit_alone(&pieces[0][2]) && a.tx.transmit_alone(&wrong));
+                assert!(a.tx.transmit_copy(&pieces[1][0]) && a.tx.transmit_copy(&pieces[1][1]));
+                a.tx.flush();
+            };
+            send(&mut a);
+            let apart = [pieces[0][2].clone(), wrong.clone(), pieces[1][0].clone(), pieces[1][1].clone()];
+            let got = receive_left(&mut b);
+            let lens: Vec<_> = got.iter().map(|(frame, _)| frame.len()).collect();
+            assert!(lens[..2] == units.each_ref().map(Vec::len), "{lens:?}");
+            for ((frame, left), pieces) in got.iter().zip(&pieces) {
+                assert!(*left == cut && finished(frame, *left) == *pieces);
+            }
+            assert!(got[2..].iter().map(|(frame, _)| frame).eq(&apart), "{lens:?}");
+            // Frames are counted as they came.
+            let whole = |frames: &[Vec<u8>]| frames.iter().map(Vec::len).sum::<usize>() as u64;
+            let sent = a.tx.traffic();
+            let count = (pieces[0].len() + pieces[1].len() + apart.len()) as u64;
+            assert_eq!((sent.frames, sent.losses), (count, [0; Loss::ALL.len()]));
+            assert_eq!(sent.bytes, whole(&pieces[0]) + whole(&pieces[1]) + whole(&apart));
+            drop(b);
+            let off = Command::new("ethtool").args(["-K", "t0", "tso", "off", "gso", "off", "tx", "off"]).output();
+            assert!(off.unwrap().status.success());
+            let mut b = packet_port("t1");
+            send(&mut a);
+            let got = receive_all(&mut b, QUIET);
+            assert!(got == [&pieces[0][..], &pieces[1][..], &apart[..]].concat(), "{} frames", got.len());
+        });
+    }
+}
+
+#[test]
+fn a_port_with_offloads_off_merges_nothing() {
+    in_namespace(|| {
+        pair("t0", "t1");
+        let (mut a, mut b) = (packet_port("t0"), open(&["t1"]).pop().unwrap());
+        let pieces = finished(&tcp(false, 1000, 0x18, 30_000, false), Offload::large(1400));
+        pieces.iter().for_each(|piece| assert!(a.tx.transmit_alone(piece)));
+        a.tx.flush();
+        assert!(receive_left(&mut b).iter().map(|(frame, _)| frame).eq(&pieces));
+    });
+}
+
 /// What a port counts of its device, as soon as that is so; the kernel takes its time to tell.
 fn await_traffic(port: &mut Port, so: impl Fn(&io::Traffic) -> bool) -> io::Traffic {
     let until = Instant::now() + Duration::from_secs(10);

@@ -298,8 +298,11 @@ def tunnel_checks_and_limits(t):
         ctx = clients.context("1.2")
         _, (session, _, _) = clients.fetch(clients.address(0), ctx)
         _, (_, resumed, _) = clients.fetch(clients.address(1), ctx, session=session)
-        rows = json.loads(ctl("show", "sessions", "--json"))["offered"]
-        check(resumed and rows and {row["context"] for row in rows} == {context}, f"{path}: resumed {resumed}, sessions: {rows}")
+        check(resumed, f"{path}: a session that was not resumed")
+        offered = lambda: json.loads(ctl("show", "sessions", "--json"))["offered"]  # noqa: E731
+        lab.wait_until(offered, 10, f"{path}: a session that is told as offered")
+        rows = offered()
+        check({row["context"] for row in rows} == {context}, f"{path}: sessions: {rows}")
         d.stop()
         before = counting.all
         d = t.dispatcher(args=lab.base_args([f"{VIP}:443"], ["only=10.78.0.15:443,max-connections=1"]))

@@ -108,11 +108,14 @@ def wireguard_lost(t):
     lab.wait_until(lambda: set(states(ctl)) == {"up"}, 30, lambda: f"tunnels up: {states(ctl)}")
     lab.wait_until(lambda: visits(6).count(None) == 0, 10, "visits after")
     back = time.monotonic() - back
-    lab.wait_until(lambda: "is up" in ctl("events").split("is down")[-1], 10, "the event")
-    events = [line for line in ctl("events").splitlines() if " tunnel " in line]
-    for worker in range(lab.WORKERS):
-        mine = [line for line in events if f"of worker {worker} " in line]
-        check([("is down" in line) for line in mine] == [False, True, False], f"events: {mine}")
+
+    def told():
+        """Of each worker whether its tunnel was down, by its events in order."""
+        events = [line for line in ctl("events").splitlines() if " tunnel " in line]
+        return [["is down" in line for line in events if f"of worker {worker} " in line] for worker in range(lab.WORKERS)]
+
+    # Each worker tells of its own.
+    lab.wait_until(lambda: told() == [[False, True, False]] * lab.WORKERS, 10, lambda: f"the events of all workers: {told()}")
     d.stop()
     check(d.drops.get("tunnel-not-up", 0) > 0, f"drops {d.drops}")
     return f"down after {lost:.1f} s, up and serving {back:.1f} s after its return"

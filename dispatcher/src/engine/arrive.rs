@@ -80,6 +80,7 @@ impl Engine {
         let at = eth.payload;
         // A card that has checked something has checked the outer packet.
         frame.doubt();
+        frame.was_within();
         let Parsed { eth, body } = Parsed::read(frame.bytes())?;
         let body = body?;
         let ip = match &body {

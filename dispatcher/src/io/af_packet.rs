@@ -20,6 +20,9 @@
 //! them by length. Of the two next frames the one that the kernel received first is taken first, and so no segment overtakes another of its flow.
 //! Ports that cannot send such a frame get it cut (`offload`).
 //!
+//! **Merging.** Segments that were within other packets no GRO has seen, and each would take the kernel's whole way. Those that follow each other go as one large unit
+//! (`merge`).
+//!
 //! **What the kernel's other side leaves undone** is done on receipt otherwise: a stripped VLAN tag is put back, a checksum that
 //! was left to the card is completed, where it is not left to the next card. Super-frames of anything but TCP, or with `offload=off`, cannot be sent
 //! on, and are dropped as `rx-oversized`.
@@ -28,20 +31,22 @@
 //! and works again when the link does. A device that is removed takes its socket with it; when one of the same name is there
 //! again, it is opened anew (`reopened`).
 
-use super::arena::Arena;
 use super::link_watch::LinkWatch;
 use super::{
-    BURST, Burst, DeviceInfo, Divide, HEADROOM, Loss, MAX_LINK_HEADER, MAX_UNIT, OpenError, Port, Receiver, RegionId,
-    Slot, Traffic, Transmitter, WaitFds, offload, sys, vnet,
+    Burst, DeviceInfo, Divide, HEADROOM, Loss, MAX_LINK_HEADER, MAX_UNIT, OpenError, Port, Receiver, RegionId, Slot,
+    Traffic, WaitFds, offload, sys, vnet,
 };
 use crate::wire::{Frame, Offload};
 use core::cell::{Cell, RefCell};
-use core::mem::{align_of, size_of, zeroed};
+use core::mem::{align_of, size_of};
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
+use transmitter::PacketTransmitter;
+
+mod transmitter;
 
 /// Bytes of a receive ring.
 const RING_BYTES: usize = 16 << 20;
@@ -67,9 +72,6 @@ pub struct Device {
 pub fn memory(devices: &[Device]) -> usize {
     devices.iter().map(|device| if device.offload { 2 * RING_BYTES } else { RING_BYTES }).sum()
 }
-
-/// Most frames queued for transmission before they are handed to the kernel.
-const QUEUE: usize = BURST;
 
 /// Where a frame may begin in its place in the ring: behind the header, and the address that follows it.
 const FRAME_HEADER: usize = libc::TPACKET2_HDRLEN;
@@ -648,200 +650,6 @@ impl Receiver for PacketReceiver {
         let drops = self.rings().filter_map(stats).map(|stats| u64::from(stats.tp_drops)).sum();
         self.traffic.lost(Loss::RxRingFull, drops);
         self.device_event();
-        self.traffic
-    }
-}
-
-/// Frames on their way to `sendmmsg`.
-struct PacketTransmitter {
-    region: Rc<Region>,
-    ring: usize,
-    /// For frames of our own making, and of ports of other drivers.
-    copies: Arena,
-    queued: Vec<Slot>,
-    iovecs: Box<[[libc::iovec; 2]; QUEUE]>,
-    /// What goes before each frame, where large units are given.
-    headers: Option<Box<[[u8; vnet::LEN]; QUEUE]>>,
-    messages: Box<[libc::mmsghdr; QUEUE]>,
-    max_frame: usize,
-    mtu: u16,
-    name: String,
-    /// To ask for the link's state.
-    questions: OwnedFd,
-    traffic: Traffic,
-}
-
-impl PacketTransmitter {
-    fn new(
-        region: Rc<Region>,
-        ring: usize,
-        offload: bool,
-        info: &DeviceInfo,
-        name: &str,
-    ) -> io::Result<PacketTransmitter> {
-        let max_frame = max_frame(info);
-        Ok(PacketTransmitter {
-            region,
-            ring,
-            copies: Arena::new(QUEUE, max_frame),
-            queued: Vec::with_capacity(QUEUE),
-            // SAFETY: all zeros is an iovec without bytes, and a message without address, buffers or control data.
-            iovecs: Box::new(unsafe { zeroed() }),
-            headers: offload.then(|| Box::new([[0; vnet::LEN]; QUEUE])),
-            // SAFETY: as above.
-            messages: Box::new(unsafe { zeroed() }),
-            max_frame,
-            mtu: info.mtu,
-            name: name.to_string(),
-            questions: sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?,
-            traffic: Traffic::default(),
-        })
-    }
-
-    fn queue(&mut self, slot: Slot) {
-        if self.queued.len() == QUEUE {
-            self.flush();
-        }
-        self.queued.push(slot);
-    }
-
-    /// Hands the queued frames from `first` on to the kernel: how many it took.
-    fn send_from(&mut self, first: usize) -> io::Result<usize> {
-        let count = self.queued.len() - first;
-        let PacketTransmitter { queued, region, copies, iovecs, headers, messages, mtu, .. } = self;
-        for (i, slot) in queued[first..].iter_mut().enumerate() {
-            let mut frame = if slot.region == region.id { region.frame(slot) } else { copies.frame(slot) };
-            describe(&mut frame, *mtu, &mut iovecs[i], headers.as_mut().map(|h| &mut h[i]), &mut messages[i]);
-        }
-        self.send_messages(count)
-    }
-
-    /// Hands the first so many messages to the kernel: how many it took.
-    fn send_messages(&mut self, count: usize) -> io::Result<usize> {
-        let fd = self.region.rings[self.ring].fd.as_raw_fd();
-        // SAFETY: `count` messages, each of which describes a frame, and a header of ours, that are ours until after the call; the kernel only
-        // reads them.
-        match unsafe { libc::sendmmsg(fd, self.messages.as_mut_ptr(), count as u32, libc::MSG_DONTWAIT) } {
-            -1 => Err(io::Error::last_os_error()),
-            taken => Ok(taken as usize),
-        }
-    }
-
-    /// What is to be done about so many frames, of which the kernel refused the first: how many are lost, for what.
-    fn refused(&self, error: &io::Error, frames: usize) -> (usize, Option<Loss>) {
-        match error.raw_os_error() {
-            Some(libc::EINTR) => (0, None),
-            // A link that went down leaves its error on the socket, to be told once: perhaps it is long back.
-            Some(libc::ENETDOWN) if self.region.rings[self.ring].take_error() => (0, None),
-            // The whole queue would fare alike. TCP's own retransmission repairs it when the link is back.
-            Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => (frames, Some(Loss::TxLinkDown)),
-            Some(libc::EAGAIN) => (frames, Some(Loss::TxQueueFull)),
-            // So is told, too, that the cable is pulled.
-            Some(libc::ENOBUFS) if !sys::link_is_up(&self.questions, &self.name) => (frames, Some(Loss::TxLinkDown)),
-            // The first of them only: its device queue is full.
-            Some(libc::ENOBUFS) => (1, Some(Loss::TxQueueFull)),
-            _ => (1, Some(Loss::TxRefused)),
-        }
-    }
-}
-
-/// Makes a message of a frame, behind its header if there is one.
-fn describe(
-    frame: &mut Frame<'_>,
-    mtu: u16,
-    iovecs: &mut [libc::iovec; 2],
-    header: Option<&mut [u8; vnet::LEN]>,
-    message: &mut libc::mmsghdr,
-) {
-    let mut parts = 0;
-    let mut part = |bytes: &mut [u8]| {
-        iovecs[parts] = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-        parts += 1;
-    };
-    if let Some(header) = header {
-        *header = vnet::write(frame, mtu);
-        part(header);
-    }
-    part(frame.bytes_mut());
-    message.msg_hdr.msg_iov = iovecs.as_mut_ptr();
-    message.msg_hdr.msg_iovlen = parts as _;
-}
-
-impl Transmitter for PacketTransmitter {
-    fn takes(&self, slot: &Slot) -> bool {
-        slot.region == self.region.id && (slot.offload.is_finished() || self.headers.is_some())
-    }
-
-    fn transmit(&mut self, slot: Slot) -> Result<(), Slot> {
-        if !self.takes(&slot) {
-            return Err(slot);
-        }
-        self.queue(slot);
-        Ok(())
-    }
-
-    fn transmit_copy(&mut self, frame: &[u8]) -> bool {
-        if frame.len() > self.max_frame {
-            self.traffic.lost(Loss::TxRefused, 1);
-            return false;
-        }
-        if self.copies.available() == 0 {
-            self.flush();
-        }
-        let Some(slot) = self.copies.copy_in(0, frame) else { return false };
-        self.queue(slot);
-        true
-    }
-
-    fn transmit_unfinished(&mut self, frame: &mut Frame<'_>) -> bool {
-        if self.headers.is_none() {
-            return offload::finish(frame, &mut |bytes| self.transmit_copy(bytes));
-        }
-        // Sent at once, behind what is queued, from where it lies: there is no buffer for so large a copy.
-        self.flush();
-        let (len, mtu) = (frame.len(), self.mtu);
-        let header = self.headers.as_mut().map(|headers| &mut headers[0]);
-        describe(frame, mtu, &mut self.iovecs[0], header, &mut self.messages[0]);
-        loop {
-            match self.send_messages(1) {
-                Ok(0) => return false,
-                Ok(_) => {
-                    self.traffic.passed(len);
-                    return true;
-                }
-                Err(e) => match self.refused(&e, 1) {
-                    (_, None) => {}
-                    (_, Some(why)) => {
-                        self.traffic.lost(why, 1);
-                        return false;
-                    }
-                },
-            }
-        }
-    }
-
-    fn flush(&mut self) {
-        let mut done = 0;
-        while done < self.queued.len() {
-            match self.send_from(done) {
-                Ok(0) => break,
-                Ok(taken) => {
-                    self.queued[done..done + taken].iter().for_each(|slot| self.traffic.passed(slot.len()));
-                    done += taken;
-                }
-                Err(e) => {
-                    let (frames, why) = self.refused(&e, self.queued.len() - done);
-                    why.into_iter().for_each(|why| self.traffic.lost(why, frames as u64));
-                    done += frames;
-                }
-            }
-        }
-        for slot in self.queued.drain(..) {
-            if slot.region == self.region.id { self.region.release(slot) } else { self.copies.release(slot) }
-        }
-    }
-
-    fn traffic(&mut self) -> Traffic {
         self.traffic
     }
 }

@@ -30,6 +30,7 @@ pub mod kernel;
 pub mod lasting;
 mod link_watch;
 pub mod mem;
+mod merge;
 mod offload;
 pub mod pass;
 pub mod pcap;
@@ -229,6 +230,11 @@ pub trait Transmitter {
         offload::finish(frame, &mut |bytes| self.transmit_copy(bytes))
     }
 
+    /// The same for a frame that is [alone](Offload::is_alone): a port may merge it with those that follow.
+    fn transmit_alone(&mut self, frame: &[u8]) -> bool {
+        self.transmit_copy(frame)
+    }
+
     /// Hands all that is queued to the device. Call it at the end of every burst.
     fn flush(&mut self);
 
@@ -268,7 +274,11 @@ pub fn send(rx: &mut dyn Receiver, tx: &mut dyn Transmitter, mut slot: Slot) -> 
 /// Sends a copy of a frame out of `tx`, finished as that port needs it. False when it, or part of it, was lost; the transmitter has counted it.
 #[inline]
 pub fn send_copy(tx: &mut dyn Transmitter, frame: &mut Frame<'_>) -> bool {
-    if frame.offload().is_finished() { tx.transmit_copy(frame.bytes()) } else { tx.transmit_unfinished(frame) }
+    match frame.offload() {
+        offload if !offload.is_finished() => tx.transmit_unfinished(frame),
+        offload if offload.is_alone() => tx.transmit_alone(frame.bytes()),
+        _ => tx.transmit_copy(frame.bytes()),
+    }
 }
 
 /// One queue pair of a port, open.

@@ -52,24 +52,30 @@ pub(super) fn read(header: &[u8; LEN]) -> Said {
 /// The header for a frame that is to be sent. A checksum that is open is made what a card takes: the sum over the pseudo header alone. What is to be
 /// cut is cut to IP packets of at most `mtu` bytes.
 pub(super) fn write(frame: &mut Frame<'_>, mtu: u16) -> [u8; LEN] {
-    let mut header = [0; LEN];
     let offload = frame.offload();
     if offload.is_finished() {
-        return header;
+        return [0; LEN];
     }
     // What is open is a TCP segment: so it was when it arrived.
-    let Ok(Parsed { body: Ok(Body::Tcp(ip, tcp)), .. }) = Parsed::read(frame.bytes()) else { return header };
+    let Ok(Parsed { body: Ok(Body::Tcp(ip, tcp)), .. }) = Parsed::read(frame.bytes()) else { return [0; LEN] };
     let sum = pseudo_header(&ip).to_be_bytes();
     frame.bytes_mut()[tcp.header + 16..tcp.header + 18].copy_from_slice(&sum);
+    segments(&ip, &tcp, offload.segment(), mtu)
+}
+
+/// The header for a TCP segment that lacks its checksum, and is to be cut into segments of so much payload, and IP packets of at most `mtu` bytes; 0: it
+/// is one segment.
+pub(super) fn segments(ip: &Ip, tcp: &Tcp, segment: u16, mtu: u16) -> [u8; LEN] {
+    let mut header = [0; LEN];
     let put = |header: &mut [u8; LEN], at: usize, word: u16| header[at..at + 2].copy_from_slice(&word.to_ne_bytes());
     header[0] = NEEDS_CSUM;
     // All offsets fit: a frame's headers end within 64 kB, and a little.
     put(&mut header, 6, tcp.header as u16);
     put(&mut header, 8, TCP_CHECKSUM);
     let headers = (tcp.payload - ip.header) as u16;
-    let segment = offload.segment().min(mtu.saturating_sub(headers));
+    let segment = segment.min(mtu.saturating_sub(headers));
     if segment > 0 && tcp.payload_len() > usize::from(segment) {
-        header[1] = gso(&ip, &tcp);
+        header[1] = gso(ip, tcp);
         put(&mut header, 2, tcp.payload as u16);
         put(&mut header, 4, segment);
     }
@@ -82,7 +88,7 @@ fn gso(ip: &Ip, tcp: &Tcp) -> u8 {
 }
 
 /// The sum over the pseudo header of a TCP segment, not complemented: a card adds the segment's to it.
-fn pseudo_header(ip: &Ip) -> u16 {
+pub(super) fn pseudo_header(ip: &Ip) -> u16 {
     Sum::default()
         .add_bytes(ip.src.octets())
         .add_bytes(ip.dst.octets())

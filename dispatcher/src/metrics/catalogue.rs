@@ -74,7 +74,7 @@ catalogue! {
     UNWATCHED = counter "dispatcher_unwatched_total" [] "Answers of servers that were not read, so that nothing was learned of them";
     FRAMES_RECEIVED = counter "dispatcher_frames_received_total" ["worker", "port"] "Frames taken from a port; a large unit is one";
     BYTES_RECEIVED = counter "dispatcher_bytes_received_total" ["worker", "port"] "Their bytes, Ethernet header included";
-    FRAMES_SENT = counter "dispatcher_frames_sent_total" ["worker", "port"] "Frames given to a port; a large unit is one";
+    FRAMES_SENT = counter "dispatcher_frames_sent_total" ["worker", "port"] "Frames given to a port; a large unit that came in as one is one";
     BYTES_SENT = counter "dispatcher_bytes_sent_total" ["worker", "port"] "Their bytes, Ethernet header included";
     LINK_DOWNS = counter "dispatcher_link_downs_total" ["port"] "How often the link of a port was seen going down";
     FRAMES_DROPPED = counter "dispatcher_frames_dropped_total" ["reason"] "Frames that came to nothing, by why";

@@ -6,6 +6,8 @@ use super::packet::{Ip, tcp_checksum_ok};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Offload {
     checksum: Checksum,
+    /// See [`Frame::was_within`].
+    alone: bool,
     segment: u16,
 }
 
@@ -23,23 +25,32 @@ pub enum Checksum {
 
 impl Offload {
     /// Nothing is left to do, and nothing was done by others: as frames come from wires.
-    pub const NONE: Offload = Offload { checksum: Checksum::Unknown, segment: 0 };
+    pub const NONE: Offload = Offload { checksum: Checksum::Unknown, alone: false, segment: 0 };
 
     /// A frame that a card or the kernel has checked.
-    pub const VERIFIED: Offload = Offload { checksum: Checksum::Verified, segment: 0 };
+    pub const VERIFIED: Offload = Offload { checksum: Checksum::Verified, alone: false, segment: 0 };
+
+    /// A whole frame [that was within another packet](Frame::was_within).
+    pub const ALONE: Offload = Offload { alone: true, ..Offload::NONE };
 
     /// One segment, without its checksum.
-    pub const OPEN: Offload = Offload { checksum: Checksum::Open, segment: 0 };
+    pub const OPEN: Offload = Offload { checksum: Checksum::Open, alone: false, segment: 0 };
 
     /// Segments of so many bytes of payload each (the last may have fewer), under one header without its checksum. 0: one segment.
     pub const fn large(segment: u16) -> Offload {
-        Offload { checksum: Checksum::Open, segment }
+        Offload { checksum: Checksum::Open, alone: false, segment }
     }
 
     /// Nothing is left to do.
     #[inline]
     pub fn is_finished(self) -> bool {
         !matches!(self.checksum, Checksum::Open)
+    }
+
+    /// It may be merged with those that follow it: see [`Frame::was_within`].
+    #[inline]
+    pub fn is_alone(self) -> bool {
+        self.alone
     }
 
     /// Payload of each of the segments; 0 if it is one.
@@ -91,6 +102,12 @@ impl<'a> Frame<'a> {
     #[inline]
     pub fn is_whole_now(&mut self) {
         self.offload = Offload::NONE;
+    }
+
+    /// It was within another packet. So no card and no kernel could merge it with the segments that follow it, as they do with what comes plainly:
+    /// whoever sends it may.
+    pub fn was_within(&mut self) {
+        self.offload.alone = self.offload.is_finished();
     }
 
     /// What others have checked was not what is looked at now. A checksum that is open stays so.
