@@ -220,7 +220,12 @@ impl Twin {
             None => replace(frame, passing.bytes()),
         }
         match passing.offload() {
-            offload if offload.is_finished() => frame.is_whole_now(),
+            offload if offload.is_finished() => {
+                frame.is_whole_now();
+                if offload.is_alone() {
+                    frame.was_within();
+                }
+            }
             offload => _ = offload.segment() == 0 || frame.cut_at_most(offload.segment()),
         }
         self.far = Some(far);

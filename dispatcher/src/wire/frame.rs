@@ -240,4 +240,21 @@ mod tests {
         large.is_whole_now();
         assert!(large.offload().is_finished() && large.offload() == Offload::NONE);
     }
+
+    #[test]
+    fn what_was_within_another_packet_may_be_merged_until_it_is_written_anew_and_what_lacks_its_checksum_never() {
+        let mut buf = [0; 4];
+        let mut frame = Frame::whole(&mut buf);
+        assert!(!frame.offload().is_alone());
+        frame.was_within();
+        assert_eq!(frame.offload(), Offload::ALONE);
+        assert!(frame.offload().is_alone() && frame.offload().is_finished() && !frame.cut_at_most(100));
+        frame.is_whole_now();
+        assert!(!frame.offload().is_alone());
+        for left in [Offload::OPEN, Offload::large(1448)] {
+            let mut open = Frame::whole(&mut buf).with(left);
+            open.was_within();
+            assert_eq!(open.offload(), left);
+        }
+    }
 }

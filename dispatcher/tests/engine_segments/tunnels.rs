@@ -74,6 +74,18 @@ fn large_units_and_open_checksums_are_finished_before_they_are_wrapped() {
     }
 }
 
+#[test]
+fn what_came_through_a_tunnel_may_be_merged_by_who_sends_it_and_what_came_plainly_may_not() {
+    for (overhead, mut b) in worlds() {
+        b.splice(HTTP);
+        let n = 1 + HTTP.len() as u32;
+        let (down, _) = b.server_sends(seg(ACK, 1, n, &[7; 500]));
+        assert!(down.len() == 1 && down[0].offload == Offload::ALONE, "{overhead}: {:?}", down);
+        let (up, _) = b.client_sends(seg(ACK, n, 501, &[7; 500]));
+        assert!(up.len() == 1 && up[0].offload == Offload::NONE, "{overhead}: {:?}", up);
+    }
+}
+
 /// As a frame arrives: to the dispatcher's servers' side, from this outer address, with this protocol and payload.
 fn outer(b: &Bench, src: Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let ours = Addr::from(sim::config::ip("10.2.0.1"));
