@@ -254,7 +254,7 @@ proptest! {
         let mut before = Balancer::new(&pool);
         let step = |balancer: &mut Balancer, step: u8| {
             // Some may not be chosen now and then, and now and then it is among a few.
-            let may = |b: BackendId| step % 3 > 0 || members[b.index()].1;
+            let may = |b: BackendId| !step.is_multiple_of(3) || members[b.index()].1;
             let few: BackendSet = (0..weights.len() as u16).filter(|n| n % 5 == u16::from(step) % 5).map(BackendId).collect();
             match step % 7 {
                 0 => balancer.pick_among(&pool, &few, 0, 0, may),
