@@ -88,6 +88,12 @@ impl Engine {
     /// All of it, as bytes; of rows of sessions those that may have been used since `rows_since`: the others went before ([`pack_sessions`]). It can go on as if nothing had been.
     pub fn pack(&mut self, rows_since: Time, now: Time) -> Vec<u8> {
         let mut to = Packer::new();
+        self.pack_to(rows_since, now, &mut to);
+        to.into_bytes()
+    }
+
+    /// The same, behind whatever has been written.
+    pub fn pack_to(&mut self, rows_since: Time, now: Time, to: &mut Packer) {
         to.section(HEAD, VERSION, |to| Head::pack(self, to));
         to.section(COUNTERS, VERSION, |to| self.counters.pack(to));
         to.section(HEALTH, VERSION, |to| self.health.pack(to));
@@ -129,7 +135,6 @@ impl Engine {
             all.for_each(|(id, kind)| to.sized(|to| (id, (kind, metrics.of(id, kind))).pack(to)));
         });
         to.section(PACE, VERSION, |to| self.pace.pack(&self.observed, self.worker == 0, to));
-        to.into_bytes()
     }
 
     fn pack_parts(&mut self, id: FlowId, to: &mut Packer) {
