@@ -76,6 +76,12 @@ impl Packer {
         Packer::default()
     }
 
+    /// Nothing yet, in memory that is there already.
+    pub fn within(mut room: Vec<u8>) -> Packer {
+        room.clear();
+        Packer { bytes: room }
+    }
+
     /// These bytes, whose number the reader knows.
     pub fn raw(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
@@ -179,12 +185,28 @@ impl<'a> Unpacker<'a> {
 
     /// The next section; `None` at the end.
     pub fn section(&mut self) -> Result<Option<Section<'a>>, Unreadable> {
-        if self.is_empty() {
-            return Ok(None);
+        self.section_if(|_| true)
+    }
+
+    /// The next section whose kind is `wanted`; `None` at the end. Those between are somebody else's, who looks whether they are whole: a checksum takes as long as reading.
+    pub fn section_if(&mut self, wanted: impl Fn(u32) -> bool) -> Result<Option<Section<'a>>, Unreadable> {
+        while !self.is_empty() {
+            let section = self.any_section(&wanted)?;
+            if section.is_some() {
+                return Ok(section);
+            }
         }
+        Ok(None)
+    }
+
+    /// The next section; `None` where it is not wanted.
+    fn any_section(&mut self, wanted: impl Fn(u32) -> bool) -> Result<Option<Section<'a>>, Unreadable> {
         let (kind, version) = (u32::unpack(self)?, u32::unpack(self)?);
         let (len, sum) = (u64::unpack(self)?, u64::unpack(self)?);
         let bytes = self.raw(usize::try_from(len).map_err(|_| Unreadable::CutOff)?)?;
+        if !wanted(kind) {
+            return Ok(None);
+        }
         if checksum(bytes) != sum {
             return Err(Unreadable::Damaged);
         }
@@ -460,6 +482,24 @@ mod tests {
             let spared = (HEAD + 7..HEAD + 15).contains(&at);
             assert_eq!(whole(&damaged) == 2, spared, "{at}");
         }
+    }
+
+    #[test]
+    fn a_section_that_is_not_wanted_is_passed_over_also_if_it_is_damaged_but_not_if_it_is_cut_off() {
+        let ids = Ids::default();
+        let mut packer = Packer::within(b"of another time".to_vec());
+        packer.section(7, 1, |to| to.block(b"abc"));
+        packer.section(8, 2, |to| 5u64.pack(to));
+        let mut bytes = packer.into_bytes();
+        bytes[HEAD] ^= 1;
+        let find = |bytes: &[u8], kind| {
+            let found = Unpacker::new(bytes, &ids).section_if(|one| one == kind);
+            found.map(|section| section.map(|section| section.bytes.len()))
+        };
+        assert_eq!(find(&bytes, 8), Ok(Some(8)));
+        assert_eq!(find(&bytes, 7), Err(Unreadable::Damaged));
+        assert_eq!(find(&bytes, 9), Ok(None));
+        assert_eq!(find(&bytes[..HEAD + 6], 8), Err(Unreadable::CutOff));
     }
 
     proptest! {

@@ -112,6 +112,12 @@ impl Engine {
     /// on as if nothing had been.
     pub fn pack(&mut self, since: Time, now: Time) -> Vec<u8> {
         let mut to = Packer::new();
+        self.pack_to(since, now, &mut to);
+        to.into_bytes()
+    }
+
+    /// The same, behind whatever has been written.
+    pub fn pack_to(&mut self, since: Time, now: Time, to: &mut Packer) {
         to.section(HEAD, VERSION, |to| Head::pack(self, to));
         to.section(COUNTERS, VERSION, |to| self.counters.pack(to));
         to.section(HEALTH, VERSION, |to| self.health.pack(to));
@@ -160,7 +166,6 @@ impl Engine {
             changed.for_each(|trail| to.sized(|to| trail.pack(&self.directory, to)));
         });
         to.section(PACE, VERSION, |to| self.pace.pack(&self.observed, self.worker == 0, to));
-        to.into_bytes()
     }
 
     fn pack_parts(&mut self, id: FlowId, gate: Option<usize>, to: &mut Packer) {

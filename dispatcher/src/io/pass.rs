@@ -99,9 +99,34 @@ impl Passage {
 
 /// Memory with these bytes, that can be passed.
 pub fn memory(bytes: &[u8]) -> io::Result<OwnedFd> {
-    let mut file = File::from(sys::memory_file()?);
-    file.write_all(bytes)?;
-    Ok(file.into())
+    Blank::new(0)?.fill(bytes)
+}
+
+/// Memory that can be passed, with nothing in it yet.
+#[derive(Debug)]
+pub struct Blank(File);
+
+impl Blank {
+    /// The system gives memory for so many bytes now, where it can. Otherwise it does so page by page as they are written.
+    pub fn new(bytes: usize) -> io::Result<Blank> {
+        let file = sys::memory_file()?;
+        sys::reserve(&file, bytes);
+        Ok(Blank(file.into()))
+    }
+
+    /// With these bytes, also if they are more.
+    pub fn fill(mut self, bytes: &[u8]) -> io::Result<OwnedFd> {
+        self.0.write_all(bytes)?;
+        self.0.set_len(bytes.len() as u64)?;
+        Ok(self.0.into())
+    }
+}
+
+/// An empty vector with room for so many bytes, which the system gives now: all at once, not page by page as they are written.
+pub fn room(bytes: usize) -> Vec<u8> {
+    let room = Vec::with_capacity(bytes);
+    sys::populate(&(room.as_ptr()..room.as_ptr().wrapping_add(room.capacity())));
+    room
 }
 
 /// What lies in memory that was passed; no more than `most` bytes.
@@ -112,7 +137,7 @@ pub fn contents(memory: OwnedFd, most: u64) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("more than is taken"));
     }
     file.seek(SeekFrom::Start(0))?;
-    let mut bytes = Vec::with_capacity(len as usize);
+    let mut bytes = room(len as usize);
     file.take(most).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
@@ -150,6 +175,17 @@ mod tests {
         let third = b.receive(soon()).unwrap();
         assert_eq!((third.kind, &third.bytes[..], third.files.len()), (3, &b"last"[..], 0));
         assert_eq!(b.receive(soon()).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn memory_that_was_given_before_has_what_is_written_and_no_more_whether_it_was_too_much_or_too_little() {
+        let state: Vec<u8> = (0..300_000u32).map(|n| n as u8).collect();
+        for before in [0, 1, state.len(), 1 << 20] {
+            let filled = Blank::new(before).unwrap().fill(&state).unwrap();
+            assert!(contents(filled, 1 << 20).unwrap() == state, "{before}");
+        }
+        let room = room(100_000);
+        assert!(room.is_empty() && room.capacity() >= 100_000);
     }
 
     #[test]

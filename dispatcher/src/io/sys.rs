@@ -499,6 +499,13 @@ pub(super) fn memory_file() -> io::Result<OwnedFd> {
     }
 }
 
+/// Has the system give memory for so many bytes of such a file now. Where it does not, it does as they are written, or says then that it cannot.
+pub(super) fn reserve(file: &OwnedFd, bytes: usize) {
+    let bytes = libc::off_t::try_from(bytes).unwrap_or(libc::off_t::MAX);
+    // SAFETY: no pointers.
+    unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, bytes) };
+}
+
 /// A file has so many bytes from now on.
 pub(super) fn set_length(file: &OwnedFd, bytes: u64) -> io::Result<()> {
     let bytes = libc::off_t::try_from(bytes).map_err(io::Error::other)?;

@@ -64,10 +64,7 @@ impl Earlier {
     ) -> Result<(), Unreadable> {
         let nobody = Ids::default();
         let mut sections = Unpacker::new(engine, &nobody);
-        while let Some(section) = sections.section()? {
-            if section.kind != SUMS {
-                continue;
-            }
+        while let Some(section) = sections.section_if(|kind| kind == SUMS)? {
             if section.version != VERSION {
                 return Err(Unreadable::Unknown { kind: SUMS, version: section.version });
             }

@@ -58,7 +58,7 @@ use crate::io::af_packet::Fanout;
 use crate::io::af_xdp::passing::Passed;
 use crate::io::{self, DeviceInfo, Filter, OpenError, Port, Traffic, af_packet, af_xdp};
 use crate::journal::Journal;
-use crate::pack::Unreadable;
+use crate::pack::{Packer, Unreadable};
 use crate::path::tunnel::{End, sealed_port};
 use crate::sessions::Sessions;
 use crate::time::Time;
@@ -198,10 +198,8 @@ pub trait FrameHandler {
     fn connection_at(&self, _key: &Key) -> Option<About> {
         None
     }
-    /// See [`Engine::pack`]. Asked for when another process takes over.
-    fn pack(&mut self, _rows_since: Time, _now: Time) -> Vec<u8> {
-        Vec::new()
-    }
+    /// See [`Engine::pack_to`]. Asked for when another process takes over.
+    fn pack_to(&mut self, _rows_since: Time, _now: Time, _to: &mut Packer) {}
     /// See [`Engine::take_sessions`].
     fn take_sessions(&mut self, _bytes: &[u8], _owner: Owner<'_>, _now: Time) -> Result<usize, Unreadable> {
         Ok(0)
@@ -341,8 +339,8 @@ impl FrameHandler for Engine {
     fn connection_at(&self, key: &Key) -> Option<About> {
         Engine::connection_at(self, key)
     }
-    fn pack(&mut self, rows_since: Time, now: Time) -> Vec<u8> {
-        Engine::pack(self, rows_since, now)
+    fn pack_to(&mut self, rows_since: Time, now: Time, to: &mut Packer) {
+        Engine::pack_to(self, rows_since, now, to);
     }
     fn take_sessions(&mut self, bytes: &[u8], owner: Owner<'_>, now: Time) -> Result<usize, Unreadable> {
         Engine::take_sessions(self, bytes, owner, now)

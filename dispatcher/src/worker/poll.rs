@@ -313,15 +313,15 @@ impl<H: FrameHandler> Loop<H> {
         self.turn(self.clock.now())
     }
 
-    /// See [`FrameHandler::pack`]; with what the ports' other owner needs.
-    pub(super) fn pack(&mut self, rows_since: Time) -> Written {
-        let mut engine = self.handler.pack(rows_since, self.clock.now());
-        let (now, mut behind) = (self.sums(), Packer::new());
+    /// See [`FrameHandler::pack_to`]; with what the ports' other owner needs. Written into `room`.
+    pub(super) fn pack(&mut self, rows_since: Time, room: Vec<u8>) -> Written {
+        let mut to = Packer::within(room);
+        self.handler.pack_to(rows_since, self.clock.now(), &mut to);
+        let now = self.sums();
         let Outside { totals, edge, .. } = &self.outside;
-        Sums { ports: port_names(&self.handler, self.rx.len()), now, totals, edge: edge.as_deref() }.pack(&mut behind);
-        engine.extend(behind.into_bytes());
+        Sums { ports: port_names(&self.handler, self.rx.len()), now, totals, edge: edge.as_deref() }.pack(&mut to);
         let ports = self.rx.iter_mut().zip(&mut self.outside.tx).map(|(rx, tx)| [rx.pack(), tx.pack()]).collect();
-        Written { engine, ports, ..Written::default() }
+        Written { engine: to.into_bytes(), ports, ..Written::default() }
     }
 
     /// See [`FrameHandler::take_sessions`].

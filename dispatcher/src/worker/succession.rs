@@ -57,6 +57,8 @@ pub struct Written {
 struct Standing {
     /// Workers that take nothing from their ports any more.
     still: usize,
+    /// By worker: memory to write into.
+    rooms: Vec<Vec<u8>>,
     /// By worker: what it wrote.
     packed: Vec<Option<Written>>,
     verdict: Option<Verdict>,
@@ -76,10 +78,10 @@ pub struct Halt {
 }
 
 impl Halt {
-    /// For so many workers, at this moment of the wall clock.
-    pub fn new(workers: usize, at: u64, rows_since: Time, until: Instant) -> Halt {
-        let packed = (0..workers).map(|_| None).collect();
-        let standing = Mutex::new(Standing { packed, ..Standing::default() });
+    /// At this moment of the wall clock, for as many workers as there is memory to write into (which grows if it is too small).
+    pub fn new(rooms: Vec<Vec<u8>>, at: u64, rows_since: Time, until: Instant) -> Halt {
+        let packed = rooms.iter().map(|_| None).collect();
+        let standing = Mutex::new(Standing { rooms, packed, ..Standing::default() });
         Halt { at, rows_since, until, standing, changed: Condvar::new() }
     }
 
@@ -120,6 +122,10 @@ impl Halt {
     fn all_are_still(&self) -> bool {
         let standing = self.standing();
         standing.still == standing.packed.len()
+    }
+
+    fn room(&self, worker: usize) -> Vec<u8> {
+        std::mem::take(&mut self.standing().rooms[worker])
     }
 
     fn wrote(&self, worker: usize, written: Written) {
@@ -267,7 +273,7 @@ impl<H: FrameHandler> Loop<H> {
         let verdict = match self.come_to_rest(&halt) {
             true => {
                 let rest = Duration::from_nanos(wall_nanos().saturating_sub(halt.at));
-                let packed = self.pack(halt.rows_since);
+                let packed = self.pack(halt.rows_since, halt.room(worker));
                 halt.wrote(worker, Written { rest, ..packed });
                 halt.verdict()
             }

@@ -10,7 +10,7 @@ use crate::control::service::Watched;
 use crate::engine::moving::pack_sessions;
 use crate::io::Urgency;
 use crate::io::cards::Cards;
-use crate::io::pass::{self, Message, Passage};
+use crate::io::pass::{self, Blank, Message, Passage};
 use crate::pack::{Ids, Pack, Packer, Unpacker};
 use crate::worker::poll::Clock;
 use crate::worker::prober::Prober;
@@ -31,6 +31,14 @@ const STILL_EACH: Duration = Duration::from_micros(20);
 
 fn still(connections: usize) -> Duration {
     STILL + STILL_EACH * u32::try_from(connections).unwrap_or(u32::MAX)
+}
+
+/// About as many bytes as a connection takes that is written down, and as all else of a worker's does: memory for them is there before anybody waits for it.
+const EACH: usize = 512;
+const ELSE: usize = 64 << 10;
+
+fn room(connections: usize) -> usize {
+    EACH.saturating_mul(connections + connections / 8).saturating_add(ELSE)
 }
 
 /// What the old process has, and lends to be handed over.
@@ -145,6 +153,9 @@ fn try_to_give(passage: &mut Passage, giver: &Giver<'_>, meanwhile: &mut dyn FnM
     let connections = |workers: &[Worker]| workers.iter().map(|w| w.status.snapshot().flows).sum::<usize>();
     let there = (connections(workers) as u64).to_le_bytes();
     passage.send(SESSIONS, &there, &[sessions.as_fd(), events.as_fd(), checks.as_fd()], SOON).map_err(sent)?;
+    let rooms = workers.iter().map(|worker| room(worker.status.snapshot().flows));
+    let blanks = rooms.clone().map(Blank::new).collect::<io::Result<Vec<Blank>>>().map_err(|e| e.to_string())?;
+    let rooms: Vec<Vec<u8>> = rooms.map(pass::room).collect();
     wait_for(passage, KNOWN, Instant::now() + PREPARE, meanwhile)?;
     passage.send(BEGIN, &[], &[], SOON).map_err(sent)?;
     expect(passage, BEGUN, Instant::now() + SOON)?;
@@ -152,12 +163,12 @@ fn try_to_give(passage: &mut Passage, giver: &Giver<'_>, meanwhile: &mut dyn FnM
     let _urgency = Urgency::begin();
     let began = Instant::now();
     let until = began + still(connections(workers));
-    let halt = Arc::new(Halt::new(workers.len(), wall_nanos(), rows_since, until));
+    let halt = Arc::new(Halt::new(rooms, wall_nanos(), rows_since, until));
     // What is not answered meanwhile is no server's fault.
     prober.hold();
     workers.iter().enumerate().for_each(|(n, worker)| worker.halt(n, halt.clone()));
     conductor.rouse();
-    let decided = settle(passage, &halt, (began, until)).and_then(|taken| match cards {
+    let decided = settle(passage, &halt, blanks, (began, until)).and_then(|taken| match cards {
         Some(cards) => {
             let words = cards::hand_over(passage, *cards, *heir, &cards::PATIENCE, meanwhile)?;
             Ok(format!("{taken}; {words}"))
@@ -176,14 +187,19 @@ fn try_to_give(passage: &mut Passage, giver: &Giver<'_>, meanwhile: &mut dyn FnM
 }
 
 /// The workers stand still, until the other one has taken all that they have written; in words.
-fn settle(passage: &mut Passage, halt: &Halt, (began, until): (Instant, Instant)) -> Result<String, Failed> {
+fn settle(
+    passage: &mut Passage,
+    halt: &Halt,
+    blanks: Vec<Blank>,
+    (began, until): (Instant, Instant),
+) -> Result<String, Failed> {
     let packed = halt.packed(until).ok_or("a worker does not come to rest")?;
     let written = began.elapsed();
     let rest = packed.iter().map(|written| written.rest).max().unwrap_or_default();
-    let memory = packed.iter().flat_map(|Written { engine, ports, .. }| {
+    let memory = packed.iter().zip(blanks).flat_map(|(Written { engine, ports, .. }, blank)| {
         let mut to = Packer::new();
         pack_all(ports, &mut to, |halves, to| halves.iter().for_each(|half| to.block(half)));
-        [pass::memory(engine), pass::memory(&to.into_bytes())]
+        [blank.fill(engine), pass::memory(&to.into_bytes())]
     });
     let memory: Vec<OwnedFd> = memory.collect::<io::Result<_>>().map_err(|e| e.to_string())?;
     let files: Vec<BorrowedFd<'_>> = memory.iter().map(AsFd::as_fd).collect();
