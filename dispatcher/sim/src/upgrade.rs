@@ -51,8 +51,10 @@ impl World {
             }
             None => {
                 let limited = config.backends().iter().any(|b| b.limits.bind());
-                if self.full > 0 || config.probe || limited {
-                    // What it says first may find no room, and backends are asked at once.
+                let short = config.limits.hellos < config.limits.flows.min(64);
+                if self.full > 0 || config.probe || limited || short {
+                    // What it says first may find no room, and backends are asked at once. Where buffers for hellos are short, it goes by their places
+                    // which one of several clients gives way that keep half a hello.
                     self.engine.part();
                 }
                 let flows = self.engine.flows();

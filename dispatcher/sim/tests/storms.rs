@@ -141,6 +141,15 @@ fn what_is_taken_of_servers_and_by_classes_that_are_no_longer_wanted_is_taken_ov
     }
 }
 
+/// Where buffers for hellos are short, another one of several clients that keep half a hello may give way behind a takeover.
+#[test]
+fn half_hellos_that_give_way_behind_a_takeover_are_told_and_their_clients_reset() {
+    use Kind::{Corruption, Leap, Loss, Mtu, Reuse, Stall, Tables, Upgrade};
+    let kinds = [Loss, Corruption, Stall, Leap, Mtu, Tables, Reuse, Upgrade].into_iter().collect();
+    let wish = Wish { connections: 12, kinds: Some(kinds), ..Wish::default() };
+    attempt(&Scenario::new(484, &wish), None).unwrap();
+}
+
 /// A connection whose dial failed waits for room, and the answer of the one that did not answer is still waited for: it is taken over like any other.
 #[test]
 fn one_that_waits_again_behind_a_failed_dial_is_taken_over() {
