@@ -251,7 +251,7 @@ fn sizes_that_cannot_work_are_refused_in_words() {
 
 #[test]
 fn a_thousand_backends_are_dialled_and_watched_over_without_a_busy_loop() {
-    for balance in [Algorithm::Maglev, Algorithm::LeastConn, Algorithm::RoundRobin, Algorithm::RandomTwo] {
+    let each = |balance: Algorithm| {
         let address = |n: u32| SocketAddr::new(ip(&format!("10.2.{}.{}", 1 + n / 250, 1 + n % 250)), 443);
         let mut config = two_armed(0, false).pool(|pool| {
             pool.backends = (0..1000).map(|n| MemberSpec::new(format!("b{n}"), address(n))).collect();
@@ -277,7 +277,12 @@ fn a_thousand_backends_are_dialled_and_watched_over_without_a_busy_loop() {
         println!("{balance:?}: {turns} turns in a minute");
         assert_eq!(b.engine.flows(), 0);
         b.assert_empty();
-    }
+    };
+    std::thread::scope(|threads| {
+        for balance in [Algorithm::Maglev, Algorithm::LeastConn, Algorithm::RoundRobin, Algorithm::RandomTwo] {
+            threads.spawn(move || each(balance));
+        }
+    });
 }
 
 // ---- everything at once

@@ -65,12 +65,13 @@ fn head(path: &std::path::Path) -> Vec<u8> {
 #[test]
 fn truncated_captures_never_panic() {
     let mut random = Random(0x5eed_0001);
-    for path in all_captures() {
-        let whole = head(&path);
+    for (n, path) in all_captures().iter().enumerate() {
+        let whole = head(path);
         for _ in 0..6 {
             read(whole[..random.below(whole.len())].to_vec());
         }
-        for cut in 0..64 {
+        // The first 64 places to cut at, in turns: headers of files are much alike.
+        for cut in (n % 8..64).step_by(8) {
             read(whole[..cut].to_vec());
         }
     }
