@@ -445,7 +445,7 @@ macro_rules! packed_words {
 pub(crate) use {packed, packed_counts, packed_words};
 
 mod foreign;
-pub(crate) use foreign::{pack_follower, unpack_follower};
+pub(crate) use foreign::{of_backend, pack_follower, unpack_follower};
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! What is known of the backends as bytes, for another process, and back. Questions under way are not: they are asked again.
 
 use super::{Backend, Checked, Health, Passive};
-use crate::pack::{Pack, Packer, Unpacker, Unreadable, packed_words};
+use crate::pack::{Pack, Packer, Unpacker, Unreadable, of_backend, packed_words};
 use crate::time::Time;
 use lb::BackendId;
 
@@ -46,10 +46,7 @@ impl Health {
     pub fn take_over(&mut self, from: &mut Unpacker<'_>, now: Time) -> Result<(), Unreadable> {
         for _ in 0..u32::unpack(from)? {
             let mut one = from.sized()?;
-            let id = match BackendId::unpack(&mut one) {
-                Err(Unreadable::NoSuchBackend) => continue,
-                id => id?,
-            };
+            let Some(id) = of_backend(&mut one)? else { continue };
             let (passive, since) = Pack::unpack(&mut one)?;
             let (checked, awaits_check) = Pack::unpack(&mut one)?;
             let (failures, doubted) = Pack::unpack(&mut one)?;

@@ -32,7 +32,7 @@ use super::admission::Gates;
 use super::trail::{self, Trail};
 use super::{AddressMode, Engine, session_time};
 use crate::flow::{FlowId, Key, Side};
-use crate::pack::{Ids, Pack, Packer, Section, Unpacker, Unreadable};
+use crate::pack::{Ids, Pack, Packer, Section, Unpacker, Unreadable, of_backend};
 use crate::tcp::connection::State;
 use crate::tcp::{Connection, moving};
 use crate::time::Time;
@@ -230,13 +230,8 @@ impl Engine {
                     ASKED if n % self.workers == self.worker => self.take_counts(head, &mut from)?,
                     RESUMED if n % self.workers == self.worker => {
                         while !from.is_empty() {
-                            match <(BackendId, (IdentityKind, KindCounters))>::unpack(&mut from.sized()?) {
-                                Err(Unreadable::NoSuchBackend) => {}
-                                one => {
-                                    let (id, (kind, counters)) = one?;
-                                    self.affinity.count_on(id, kind, counters);
-                                }
-                            }
+                            let one = of_backend::<(BackendId, (IdentityKind, KindCounters))>(&mut from.sized()?)?;
+                            one.into_iter().for_each(|(id, (kind, of))| self.affinity.count_on(id, kind, of));
                         }
                     }
                     PACE if n == self.worker % all.len() => {

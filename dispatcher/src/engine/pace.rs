@@ -7,7 +7,7 @@
 //! built anew for that, and a returning client goes to its server as ever.
 
 use crate::backends::Health;
-use crate::pack::{Pack, Packer, Unpacker, Unreadable};
+use crate::pack::{Pack, Packer, Unpacker, Unreadable, of_backend};
 use crate::time::Time;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
 use core::time::Duration;
@@ -203,10 +203,7 @@ impl Pace {
         self.due = due;
         for _ in 0..count {
             let mut one = from.sized()?;
-            let id = match <(BackendId, bool)>::unpack(&mut one) {
-                Err(Unreadable::NoSuchBackend) => continue,
-                id => id?.0,
-            };
+            let Some((id, _)) = of_backend::<(BackendId, bool)>(&mut one)? else { continue };
             let (recovered, down) = <(Option<Millis>, bool)>::unpack(&mut one)?;
             let auto = Option::<[u64; AUTO_WORDS]>::unpack(&mut one)?;
             let Ok(n) = self.all.binary_search_by_key(&id, |paced| paced.id) else { continue };

@@ -47,6 +47,14 @@ impl Pack for BackendId {
     }
 }
 
+/// What begins with a backend, or says one; `None` where it is not here.
+pub fn of_backend<T: Pack>(from: &mut Unpacker<'_>) -> Result<Option<T>, Unreadable> {
+    match T::unpack(from) {
+        Err(Unreadable::NoSuchBackend) => Ok(None),
+        one => one.map(Some),
+    }
+}
+
 // One that is not here has no name any more, and a connection outlives it.
 impl Pack for ServiceId {
     fn pack(&self, to: &mut Packer) {

@@ -352,7 +352,7 @@ impl Control for Running<'_> {
                 service: service.name().to_string(),
                 pool: directory.pool_name(line.gate.pool)?.to_string(),
                 family: family(line.gate.family()).to_string(),
-                class: service.policy().classes.specs().get(line.class.index())?.name.clone(),
+                class: directory.class_name(line.gate.service, line.class)?.to_string(),
                 waiting: line.waiting,
                 asked: c.asked,
                 admitted: c.admitted,

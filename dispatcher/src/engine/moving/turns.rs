@@ -1,6 +1,6 @@
 //! Whose turn it is by `round-robin` and `least-conn`: of each pool that is still there, as far as its backends are.
 
-use crate::pack::{Pack, Packer, Unpacker, Unreadable};
+use crate::pack::{Pack, Packer, Unpacker, Unreadable, of_backend};
 use lb::balance::{ClassTurns, MOST_CREDIT, Turns};
 use lb::{BackendId, Balancers, Directory, PoolId};
 
@@ -67,13 +67,13 @@ fn unpack_one(from: &mut Unpacker<'_>) -> Result<Turns, Unreadable> {
             }
             let mut among = Vec::new();
             for _ in 0..u32::unpack(from)? {
-                let (id, credit) = (member(from)?, credit(from)?);
+                let (id, credit) = (of_backend(from)?, credit(from)?);
                 among.extend(id.map(|id| (id, credit)));
             }
             Ok(Turns::RoundRobin { classes, among })
         }
         LEAST_CONN => {
-            let mut last = || if bool::unpack(from)? { member(from) } else { Ok(None) };
+            let mut last = || if bool::unpack(from)? { of_backend(from) } else { Ok(None) };
             Ok(Turns::LeastConn([last()?, last()?]))
         }
         _ => Err(Unreadable::Impossible("whose turn it is")),
@@ -85,18 +85,10 @@ fn credit(from: &mut Unpacker<'_>) -> Result<i64, Unreadable> {
     if credit.unsigned_abs() <= MOST_CREDIT as u64 { Ok(credit) } else { Err(Unreadable::Impossible("a credit")) }
 }
 
-/// A backend, if it is here.
-fn member(from: &mut Unpacker<'_>) -> Result<Option<BackendId>, Unreadable> {
-    match BackendId::unpack(from) {
-        Err(Unreadable::NoSuchBackend) => Ok(None),
-        one => one.map(Some),
-    }
-}
-
 fn members(from: &mut Unpacker<'_>) -> Result<Vec<BackendId>, Unreadable> {
     let mut all = Vec::new();
     for _ in 0..u32::unpack(from)? {
-        all.extend(member(from)?);
+        all.extend(of_backend::<BackendId>(from)?);
     }
     Ok(all)
 }

@@ -7,7 +7,7 @@
 use super::{Holder, NAME, Row, STEPS, Step, TRAILS, Trail, Trails, What};
 use crate::engine::connections::Shown;
 use crate::flow::Key;
-use crate::pack::{Pack, Packer, Unpacker, Unreadable, packed};
+use crate::pack::{Pack, Packer, Unpacker, Unreadable, of_backend, packed};
 use crate::tcp::STATES;
 use crate::time::Time;
 use arrayvec::ArrayVec;
@@ -137,11 +137,8 @@ fn unpack_holder(from: &mut Unpacker<'_>, directory: &Directory) -> Result<Holde
     if !bool::unpack(from)? {
         return Ok(NOBODY);
     }
-    match BackendId::unpack(from) {
-        Err(Unreadable::NoSuchBackend) => Ok(NOBODY),
-        Err(why) => Err(why),
-        Ok(id) => Ok(directory.backend(id).map_or(NOBODY, |b| (id, b.generation))),
-    }
+    let here = of_backend(from)?.and_then(|id| directory.backend(id));
+    Ok(here.map_or(NOBODY, |b| (b.id, b.generation)))
 }
 
 fn pack_what(what: &What, directory: &Directory, to: &mut Packer) {
